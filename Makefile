@@ -1,0 +1,57 @@
+# make quickstart   install, build data, train, sample, score, report (DATA=emoji: real pictures)
+# make test         everything CI runs
+# make proof        regenerate the tables and figures of docs/
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= scenes
+RUNS ?= runs
+# The newest jax needs a newer Python than the oldest one supported; tested where it is found.
+PYTHON_NEW ?= $(shell command -v python3.13 || echo "$$(pyenv prefix 3.13.0 2>/dev/null)/bin/python")
+
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: quickstart install test lint test-new proof clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "t2i_jax needs Python >= 3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[emoji]'
+	touch $@
+
+quickstart: $(INSTALLED)
+	$(BIN)/python benchmarks/quickstart.py --data=$(DATA) --runs=$(RUNS)
+
+$(VENV)/.tested: $(INSTALLED)
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[emoji,test]'
+	touch $@
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(MAKE) test-new
+
+# The short tests under the newest jax.
+test-new:
+	@if [ -x "$(PYTHON_NEW)" ]; then $(MAKE) run-test-new; \
+	else echo "no Python 3.13 here: the tests under the newest jax were left out"; fi
+
+.PHONY: run-test-new
+run-test-new:
+	[ -x $(VENV)-new/bin/python ] || $(PYTHON_NEW) -m venv $(VENV)-new
+	$(VENV)-new/bin/pip install -q --disable-pip-version-check -e '.[emoji,test]'
+	$(VENV)-new/bin/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+proof: $(VENV)/.tested
+	$(BIN)/python -m t2i_jax.evaluation.judge_proof
+
+clean:
+	rm -rf $(VENV) $(VENV)-new build *.egg-info

@@ -1,0 +1,131 @@
+"""t2i data build | show | verify: captioned pictures as a folder of shards."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from t2i_jax.errors import DataError
+
+# Flags that belong to some sources only: argparse settings by field of the source.
+SOURCE_FLAGS: dict[str, dict[str, Any]] = {
+  "level": {"help": "scenes: easy, counts or full (easy)"},
+  "size": {"type": int, "help": "scenes, emoji: pixels a side (the level's least; 64)"},
+  "count": {"type": int, "help": "scenes: records to train on (50,000)"},
+  "val_count": {"type": int, "help": "scenes: records of other scenes, same compositions (1,000)"},
+  "heldout_count": {"type": int, "help": "scenes: records of held-out compositions (1,000)"},
+  "seed": {"type": int, "help": "scenes: other scenes (0)"},
+  "skins": {"action": "store_true", "help": "emoji: with skin tones"},
+  "flags": {"action": "store_false", "help": "emoji: without flags"},
+  "path": {"help": "folder: its path. webdataset: a tar, a folder of tars or a quoted glob"},
+  "max_size": {"type": int, "help": "folder, webdataset: shrink longer sides to these pixels"},
+  "val_fraction": {"type": float, "help": "folder, webdataset: share held out, by hash (0.02)"},
+  "licence": {"help": "folder, webdataset: of the pictures, for the manifest"},
+  "attribution": {"help": "folder, webdataset: of the pictures, for the manifest"},
+}
+
+
+def flag_of(field: str) -> str:
+  """The command-line flag of a source's field."""
+  return "--no-flags" if field == "flags" else "--" + field.replace("_", "-")
+
+
+def register(subparsers) -> None:
+  parser = subparsers.add_parser("data", help="build, show, verify data", description=__doc__)
+  verbs = parser.add_subparsers(dest="data_verb", required=True)
+  _register_build(verbs)
+  show = verbs.add_parser("show", help="draw a contact sheet with captions")
+  show.add_argument("dir", help="a built folder")
+  show.add_argument("--split", help="the first one unless given")
+  show.add_argument("--count", type=int, default=24, help="pictures (24)")
+  show.add_argument("--columns", type=int, default=6, help="pictures a row (6)")
+  show.add_argument("--out", help="the PNG to write (DIR/sheet-SPLIT.png)")
+  show.set_defaults(func=run_show)
+  verify = verbs.add_parser("verify", help="check every record against the manifest")
+  verify.add_argument("dir", help="a built folder")
+  verify.add_argument("--workers", type=int, help="processes (one a core)")
+  verify.set_defaults(func=run_verify)
+
+
+def _register_build(verbs) -> None:
+  build = verbs.add_parser("build", help="write shards, a manifest and a tokenizer")
+  build.add_argument(
+    "--from", dest="source", required=True, choices=("scenes", "emoji", "folder", "webdataset")
+  )
+  build.add_argument("--to", required=True, help="the folder to make")
+  build.add_argument("--workers", type=int, help="processes (one a core)")
+  build.add_argument("--shard-records", type=int, help="records a shard (8,192)")
+  build.add_argument("--vocab", type=int, help="BPE tokens (scenes 1,024, others 4,096)")
+  build.add_argument("--overwrite", action="store_true", help="replace a folder built before")
+  for field, settings in SOURCE_FLAGS.items():
+    build.add_argument(flag_of(field), dest=field, default=argparse.SUPPRESS, **settings)
+  build.set_defaults(func=run_build)
+
+
+def make_source(name: str, given: dict[str, Any]):
+  """The source of a name with the fields given. Raises DataError on a field it does not have."""
+  from t2i_jax.data.sources import SOURCES
+
+  fields = {field.name: field for field in dataclasses.fields(SOURCES[name])}
+  for field in given:
+    if field not in fields:
+      owners = [n for n, s in SOURCES.items() if field in {f.name for f in dataclasses.fields(s)}]
+      raise DataError(
+        f"{flag_of(field)} belongs to --from {' and '.join(owners)}; --from {name} takes "
+        f"{', '.join(map(flag_of, fields))}."
+      )
+  for field, spec in fields.items():
+    if spec.default is dataclasses.MISSING and field not in given:
+      raise DataError(f"--from {name} needs {flag_of(field)}.")
+  return SOURCES[name](**given)
+
+
+def run_build(args: argparse.Namespace) -> None:
+  from t2i_jax.data.build import SHARD_RECORDS, build, skip_summary
+
+  given = {field: getattr(args, field) for field in SOURCE_FLAGS if hasattr(args, field)}
+  source = make_source(args.source, given)
+  manifest = build(
+    source,
+    args.to,
+    workers=args.workers,
+    shard_records=SHARD_RECORDS if args.shard_records is None else args.shard_records,
+    vocab=args.vocab,
+    overwrite=args.overwrite,
+  )
+  splits = ", ".join(f"{name} {s['records']:,}" for name, s in manifest["splits"].items())
+  print(f"{args.to}: {splits} records; tokenizer of {manifest['tokenizer']['vocab']} tokens")
+  skipped = manifest["skipped"]
+  if skipped["count"]:
+    listed = Path(args.to) / "skipped.jsonl"
+    print(f"skipped {skipped['count']:,}: {skip_summary(skipped['reasons'])}; named in {listed}")
+
+
+def run_show(args: argparse.Namespace) -> None:
+  from t2i_jax.data.sheet import contact_sheet
+  from t2i_jax.data.source import read_manifest
+
+  split = args.split or next(iter(read_manifest(args.dir)["splits"]))
+  sheet = contact_sheet(args.dir, split, args.count, args.columns)
+  out = Path(args.out or Path(args.dir) / f"sheet-{split}.png")
+  try:
+    sheet.save(out, format="PNG")
+  except OSError as error:
+    raise DataError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
+  print(out)
+
+
+def run_verify(args: argparse.Namespace) -> int:
+  """Returns 1 where something is wrong."""
+  from t2i_jax.data.source import read_manifest
+  from t2i_jax.data.verify import verify
+
+  problems = verify(args.dir, workers=args.workers)
+  for problem in problems:
+    print(problem)
+  if problems:
+    print(f"{args.dir}: {len(problems)} problems")
+    return 1
+  records = sum(split["records"] for split in read_manifest(args.dir)["splits"].values())
+  print(f"{args.dir}: {records:,} records, all sound")
+  return 0

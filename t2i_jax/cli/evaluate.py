@@ -1,0 +1,146 @@
+"""t2i eval --workdir=D: draws, judges, and writes eval/score.json and eval/report.html.
+
+A model of scenes is scored by the exact judge; a model of other pictures gets a report to look
+at, split by split of its data. --curve scores every kept checkpoint against its minutes.
+"""
+
+import argparse
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from t2i_jax.cli.sample import SAMPLING_FLAGS, add_sampling_flags, sampling_overrides
+
+GALLERY = 24  # pictures a split in a report without a judge
+
+
+def register(verbs) -> None:
+  parser = verbs.add_parser("eval", help="score a trained model", description=__doc__)
+  parser.add_argument("--workdir", required=True, help="of a training run")
+  parser.add_argument("--per-cell", type=int, default=250, help="prompts a category and split")
+  parser.add_argument("--seed", type=int, default=0, help="of prompts and noise")
+  parser.add_argument("--curve", action="store_true", help="score every kept checkpoint")
+  add_sampling_flags(parser)
+  parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+  from t2i_jax.training.serve import open_workdir
+
+  trained = open_workdir(args.workdir, sampling_overrides(args))
+  if not trained.config.score.level:
+    print(gallery(args, trained))
+    return
+  if args.curve:
+    curve(args, trained)
+  report(args, trained)
+
+
+def score_scenes(args: argparse.Namespace, trained):
+  """The score of one checkpoint on the level its config names."""
+  from rich.progress import track
+
+  from t2i_jax.evaluation.score import score
+
+  def draw(prompts: list[str], seed: int):
+    seeds = range(seed, seed + len(prompts))
+    step = trained.config.sampling.batch
+    starts = range(0, len(prompts), step)
+    parts = [
+      trained.draw(prompts[i : i + step], seeds[i : i + step])
+      for i in track(starts, f"drawing {len(prompts)} pictures")
+    ]
+    return np.concatenate(parts)
+
+  import numpy as np
+
+  size = trained.config.data.image_size[0]
+  return score(draw, trained.config.score.level, size=size, per_cell=args.per_cell, seed=args.seed)
+
+
+def report(args: argparse.Namespace, trained) -> None:
+  from rich.console import Console
+
+  from t2i_jax.evaluation.report import write_report
+
+  result = score_scenes(args, trained)
+  Console(width=120).print(result.table())
+  print(write_report(args.workdir, result, result.samples, context(args, trained)))
+
+
+def curve(args: argparse.Namespace, trained) -> None:
+  """eval/curve.json and eval/curve.svg: score against minutes over the kept checkpoints."""
+  from t2i_jax.evaluation.report import read_metrics
+  from t2i_jax.evaluation.score import score_curve
+  from t2i_jax.training.checkpoint import dump
+  from t2i_jax.training.serve import kept_steps, open_workdir
+
+  metrics, _ = read_metrics(Path(args.workdir) / "metrics.jsonl")
+  points = []
+  for step in kept_steps(args.workdir):
+    at = open_workdir(args.workdir, sampling_overrides(args), step)
+    seconds = max((m["perf"]["elapsed_s"] for m in metrics if m["step"] <= step), default=0)
+    points.append((seconds / 60, score_scenes(args, at)))
+    print(f"step {step}, {seconds / 60:.1f} minutes scored")
+  folder = Path(args.workdir) / "eval"
+  folder.mkdir(exist_ok=True)
+  dump(folder / "curve.json", [{"minutes": m, "score": s.to_json()} for m, s in points])
+  for name, heldout in (("seen", False), ("heldout", True)):
+    (folder / f"curve_{name}.svg").write_text(score_curve(points, heldout))
+    print(folder / f"curve_{name}.svg")
+
+
+def gallery(args: argparse.Namespace, trained) -> Path:
+  """A report without a judge: captions of every split of the data, drawn."""
+  from t2i_jax.data.source import ShardSource, read_manifest
+  from t2i_jax.evaluation.report import write_gallery_report
+
+  folder = trained.config.data.dir
+  manifest = read_manifest(folder)
+  sections = []
+  for split in manifest["splits"]:
+    source = ShardSource(folder, split)
+    # Spread over the split: records lie in the order of their source, likes beside likes.
+    chosen = [source[i * len(source) // GALLERY] for i in range(min(GALLERY, len(source)))]
+    captions = [record.captions[0] for record in chosen]
+    pictures = trained.draw(captions, range(args.seed, args.seed + len(captions)))
+    note = f"{len(source)} records; the first caption of {len(captions)}, drawn once."
+    sections.append((split, note, list(zip(captions, pictures, strict=True))))
+  about = context(args, trained) | {"attribution": manifest["attribution"]}
+  return write_gallery_report(args.workdir, sections, about)
+
+
+def context(args: argparse.Namespace, trained) -> dict[str, Any]:
+  """What the report's heading says of the run and the machine."""
+  import jax
+
+  from t2i_jax.training.checkpoint import state_size
+
+  c = trained.config
+  given = "".join(f" --{k}={getattr(args, k)}" for k in SAMPLING_FLAGS if getattr(args, k))
+  return {
+    "run": c.name,
+    "config": f"configs/{c.name}.py",
+    "data": c.data.dir,
+    "parameters": state_size(trained.params),
+    "steps": trained.step,
+    "images": trained.step * c.train.batch,
+    "sampling": f"{c.sampling.solver}, {c.sampling.steps} steps, cfg {c.sampling.cfg:g}",
+    "machine": f"{processor()}, {os.cpu_count()} cores",
+    "jax": f"{jax.__version__} on {jax.device_count()} x {jax.devices()[0].device_kind}",
+    "commands": [
+      f"t2i train --config=configs/{c.name}.py --workdir={args.workdir}",
+      f"t2i eval --workdir={args.workdir} --per-cell={args.per_cell} --seed={args.seed}{given}",
+    ],
+  }
+
+
+def processor() -> str:
+  """The processor's name as its maker gives it."""
+  try:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    return platform.processor() or platform.machine()
+  names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+  return names[0] if names else platform.machine()

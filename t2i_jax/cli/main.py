@@ -1,0 +1,43 @@
+"""t2i train | sample | eval | data."""
+
+import argparse
+import sys
+
+from t2i_jax.cli import data, evaluate, sample, train
+from t2i_jax.errors import ConfigError, T2IError
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+  """Takes --config.a.b=value out of the arguments.   Raises ConfigError for one without '='."""
+  rest, overrides = [], {}
+  for arg in argv:
+    if arg.startswith("--config."):
+      key, equals, value = arg.removeprefix("--config.").partition("=")
+      if not equals:
+        raise ConfigError(f"{arg} has no value. Write {arg}=<value>.")
+      overrides[key] = value
+    else:
+      rest.append(arg)
+  return rest, overrides
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs a verb; a user's error is one message on stderr and exit code 2."""
+  parser = argparse.ArgumentParser(prog="t2i", description=__doc__)
+  verbs = parser.add_subparsers(dest="verb", required=True)
+  for module in (data, train, sample, evaluate):
+    module.register(verbs)
+  try:
+    rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(rest)
+    if overrides and args.verb != "train":
+      raise ConfigError("--config.<key>=<value> belongs to t2i train.")
+    args.overrides = overrides
+    return args.func(args) or 0
+  except T2IError as error:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,42 @@
+"""t2i train --config=configs/X.py --workdir=D [--config.a.b=value ...]"""
+
+import argparse
+import os
+
+from t2i_jax.config import load_config
+
+
+def register(verbs) -> None:
+  parser = verbs.add_parser("train", help="train, or go on training", description=__doc__)
+  parser.add_argument("--config", required=True, help="a file with get_config()")
+  parser.add_argument("--workdir", required=True, help="logs, pictures and checkpoints")
+  parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> None:
+  config = load_config(args.config, args.overrides)
+  start_distributed()
+  from t2i_jax.training import train  # imports jax models only once the config is known good
+
+  train(config, args.workdir)
+
+
+def start_distributed() -> None:
+  """Joins the other processes of a run, where the launcher says that there are some.
+
+  T2I_COORDINATOR=host:port, T2I_PROCESSES=n, T2I_PROCESS=i name them by hand; "auto" as the
+  coordinator leaves it to jax's cluster detection (Slurm, GKE, TPU pods).
+  """
+  coordinator = os.environ.get("T2I_COORDINATOR")
+  if not coordinator:
+    return
+  import jax
+
+  if os.environ.get("JAX_PLATFORMS") == "cpu":
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  if coordinator == "auto":
+    jax.distributed.initialize()
+  else:
+    jax.distributed.initialize(
+      coordinator, int(os.environ["T2I_PROCESSES"]), int(os.environ["T2I_PROCESS"])
+    )

@@ -1,0 +1,116 @@
+"""Configs: Python files whose get_config() returns an ml_collections.ConfigDict, type-locked.
+
+A wrong key or type fails here, before anything is built, with the nearest valid name.
+"""
+
+import ast
+import difflib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from t2i_jax.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> ConfigDict:
+  """The config of a file with `a.b=value` overrides, locked.
+
+  path       a .py file with get_config(); files beside it are importable as `configs.<name>`
+  overrides  dotted key -> text as written on the command line
+  Raises ConfigError naming the file, the key and the nearest key.
+  """
+  path = Path(path)
+  if not path.is_file():
+    beside = path.parent if path.parent.is_dir() else Path("configs")
+    known = sorted(str(p) for p in beside.glob("*.py"))
+    near = difflib.get_close_matches(str(path), known, 1, 0)
+    raise ConfigError(f"--config={path} does not exist. Nearest: {near[0] if near else 'none'}.")
+  sys.path.insert(0, str(path.resolve().parent.parent))
+  try:
+    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+  finally:
+    sys.path.pop(0)
+  if not hasattr(module, "get_config"):
+    raise ConfigError(f"{path} has no get_config(); is it a config?")
+  config = module.get_config()
+  apply_overrides(config, overrides or {}, str(path))
+  return config.lock()
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+  """Every leaf key as a dotted name -> value, in order."""
+  flat: dict[str, Any] = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      flat |= leaves(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def apply_overrides(config: ConfigDict, overrides: dict[str, str], where: str) -> None:
+  """Sets dotted keys from text, each to the type it has now. Raises ConfigError."""
+  flat = leaves(config)
+  for key, text in overrides.items():
+    if key not in flat:
+      names = list(flat)
+      near = difflib.get_close_matches(key, names, 1, 0)
+      by_leaf = difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1] for n in names], 1)
+      if by_leaf:
+        near = [n for n in names if n.split(".")[-1] == by_leaf[0]]
+      hint = f" Nearest: {near[0]} (now {flat[near[0]]!r})." if near else ""
+      raise ConfigError(f"{key} is not a key of {where}.{hint}")
+    with config.unlocked():
+      config.update_from_flattened_dict({key: _parse(key, text, flat[key], where)})
+
+
+def _parse(key: str, text: str, now: Any, where: str) -> Any:
+  if isinstance(now, str):
+    return text
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    value = text
+  if isinstance(now, float) and type(value) is int:
+    value = float(value)
+  if isinstance(now, tuple) and not isinstance(value, tuple):
+    value = (value,)
+  if type(value) is not type(now):
+    raise ConfigError(
+      f"{key} = {text!r} is {_kind(value)}, {where} has {_kind(now)} there ({now!r}). "
+      f"Write --config.{key}=<{_kind(now)}>."
+    )
+  return value
+
+
+def _kind(value: Any) -> str:
+  names = {int: "an integer", float: "a number", bool: "True or False", tuple: "a tuple"}
+  return names.get(type(value), "text")
+
+
+def to_json(config: ConfigDict) -> str:
+  return json.dumps(config.to_dict(), indent=2)
+
+
+def from_json(text: str) -> ConfigDict:
+  """The config that to_json wrote, locked; lists come back as the tuples they were."""
+
+  def tuples(node):
+    if isinstance(node, dict):
+      return {key: tuples(value) for key, value in node.items()}
+    return tuple(map(tuples, node)) if isinstance(node, list) else node
+
+  return ConfigDict(tuples(json.loads(text))).lock()
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+  """Dotted keys whose values differ -> (old, new); a missing one is None."""
+  a, b = leaves(old), leaves(new)
+  return {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}

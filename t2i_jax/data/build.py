@@ -1,0 +1,179 @@
+"""Building a data folder: shards, manifest, tokenizer, and a list of what could not be used."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from t2i_jax import __version__
+from t2i_jax.data.items import BuildSource, Made, Skipped
+from t2i_jax.data.parallel_map import ordered_map
+from t2i_jax.data.progress import Meter
+from t2i_jax.data.record import SCHEMA
+from t2i_jax.data.shards import SplitWriter, sha256_of
+from t2i_jax.data.source import FORMAT, MANIFEST, read_manifest
+from t2i_jax.data.tokenize import train_bpe
+from t2i_jax.errors import DataError
+
+SKIPPED, TOKENIZER, ATTRIBUTION = "skipped.jsonl", "tokenizer.json", "ATTRIBUTION.txt"
+SHARD_RECORDS = 8192
+
+
+def build(
+  source: BuildSource,
+  out: str | Path,
+  *,
+  workers: int | None = None,
+  shard_records: int = SHARD_RECORDS,
+  vocab: int | None = None,
+  overwrite: bool = False,
+  progress: bool = True,
+) -> dict[str, Any]:
+  """Writes a source into the folder `out`; all of it, or nothing.
+
+  workers        processes; None takes one a core. Their number changes no byte of the result
+  shard_records  records a shard
+  vocab          tokens of the BPE trained on the train captions; None takes the source's own
+  overwrite      replaces `out` if it was built by this function
+  progress       shows a bar, or lines where stdout is no terminal
+  Returns the manifest. Raises DataError; then `out` is as it was.
+  """
+  out = Path(out).resolve()
+  workers = workers or os.cpu_count() or 1
+  if shard_records < 1 or workers < 1:
+    raise DataError(f"--shard-records={shard_records} and --workers={workers} must be at least 1.")
+  check_target(out, overwrite)
+  total = source.total()
+  partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+  try:
+    partial.mkdir(parents=True)
+    with Meter(f"building {out.name}", total, progress) as meter:
+      made = metered(ordered_map(source.make, source.tasks(), workers), meter)
+      items = keep_one_for_val(made) if source.holds_out else made
+      manifest = write_folder(source, items, partial, shard_records, vocab)
+    put_in_place(partial, out)
+  except OSError as error:
+    raise DataError(
+      f"{error.filename or out} cannot be written: {error.strerror}. Choose another --to."
+    ) from error
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return manifest
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+  """Raises DataError unless `out` is free, empty, or may be replaced."""
+  if not out.exists():
+    return
+  if not out.is_dir():
+    raise DataError(f"{out} is a file. Give --to a folder.")
+  if not any(out.iterdir()):
+    return
+  if not overwrite:
+    raise DataError(f"{out} is not empty. Choose another --to, or replace it with --overwrite.")
+  try:
+    read_manifest(out)
+  except DataError as error:
+    raise DataError(f"--overwrite replaces built folders only: {error}") from error
+
+
+def put_in_place(partial: Path, out: Path) -> None:
+  """Renames the finished folder; an old one is moved aside first and then deleted."""
+  old = out.with_name(f"{out.name}.old-{os.getpid()}")
+  if out.exists() and any(out.iterdir()):
+    out.rename(old)
+  partial.rename(out)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def metered(chunks: Iterable[list[Made | Skipped]], meter: Meter) -> Iterator[Made | Skipped]:
+  """The items of the chunks one by one, counted."""
+  for chunk in chunks:
+    yield from chunk
+    meter.advance(len(chunk))
+
+
+def keep_one_for_val(items: Iterable[Made | Skipped]) -> Iterator[Made | Skipped]:
+  """Makes the last training record a validation record where there would be none."""
+  held, has_val = None, False
+  for item in items:
+    if isinstance(item, Made) and item.split == "train":
+      held, item = item, held
+    has_val = has_val or (isinstance(item, Made) and item.split == "val")
+    if item is not None:
+      yield item
+  if held is not None:
+    yield held if has_val else dataclasses.replace(held, split="val")
+
+
+def write_folder(
+  source: BuildSource,
+  items: Iterable[Made | Skipped],
+  folder: Path,
+  shard_records: int,
+  vocab: int | None,
+) -> dict[str, Any]:
+  """Writes all files of a built folder into `folder`. Returns the manifest."""
+  writers = {split: SplitWriter(folder, split, shard_records) for split in source.splits}
+  spool = folder / "captions.part"  # on disk: a large set's captions do not fit in memory
+  reasons: Counter[str] = Counter()
+  with (
+    # Half a surrogate pair in a user's JSON is written as the escape it came from.
+    (folder / SKIPPED).open("w", encoding="utf-8", errors="backslashreplace") as skipped,
+    spool.open("w", encoding="utf-8") as captions,
+  ):
+    for item in items:
+      if isinstance(item, Skipped):
+        reasons[item.reason.split(":")[0]] += 1
+        skipped.write(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n")
+        continue
+      writers[item.split].write(item.data, len(item.captions))
+      if item.split == source.splits[0]:
+        captions.writelines(json.dumps(caption) + "\n" for caption in item.captions)
+  splits = {split: writer.close() for split, writer in writers.items()}
+  check_not_empty(source, splits, reasons)
+  with spool.open(encoding="utf-8") as lines:
+    text = train_bpe(map(json.loads, lines), vocab or source.vocab)
+  spool.unlink()
+  (folder / TOKENIZER).write_text(text, encoding="utf-8")
+  if source.attribution:
+    (folder / ATTRIBUTION).write_text(source.attribution + "\n", encoding="utf-8")
+  manifest = {
+    "format": FORMAT,
+    "schema": SCHEMA,
+    "made_by": {
+      "version": __version__,
+      "source": type(source).__name__.lower(),
+      "arguments": dataclasses.asdict(source),  # type: ignore[call-overload]
+    },
+    "licence": source.licence,
+    "attribution": source.attribution,
+    "splits": {split: entry for split, entry in splits.items() if entry["records"]},
+    "tokenizer": {
+      "file": TOKENIZER,
+      "vocab": len(json.loads(text)["model"]["vocab"]),
+      "sha256": sha256_of(folder / TOKENIZER),
+    },
+    "skipped": {"count": reasons.total(), "reasons": dict(sorted(reasons.items()))},
+  }
+  (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
+  return manifest
+
+
+def check_not_empty(source: BuildSource, splits: dict[str, Any], reasons: Counter[str]) -> None:
+  """Raises DataError where nothing is left to train on."""
+  usable = sum(entry["records"] for entry in splits.values())
+  if splits[source.splits[0]]["records"]:
+    return
+  why = f"; skipped: {skip_summary(dict(reasons))}" if reasons else ""
+  need = "training and validation take one each" if usable else "there is nothing to train on"
+  raise DataError(f"{usable} of {usable + reasons.total()} items can be used: {need}{why}.")
+
+
+def skip_summary(reasons: dict[str, int]) -> str:
+  """Counts by reason, in words."""
+  return ", ".join(f"{count} {reason}" for reason, count in reasons.items())

@@ -1,0 +1,106 @@
+"""Picture files to upright 8-bit RGB, the one way that building and training share."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from t2i_jax.errors import DataError
+
+NPY_MAGIC = b"\x93NUMPY"
+KEPT_FORMATS = ("PNG", "JPEG", "MPO", "WEBP")  # MPO: a phone's JPEG with more pictures behind it
+LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
+JPEG_QUALITY = 95
+ORIENTATION = 0x0112  # EXIF tag
+_SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def is_latent(data: bytes) -> bool:
+  """Whether bytes are a .npy file."""
+  return data.startswith(NPY_MAGIC)
+
+
+def read_latent(data: bytes) -> np.ndarray:
+  """A .npy file as float32 [H, W, C]. Raises DataError on another type, rank or a NaN."""
+  try:
+    x = np.load(io.BytesIO(data), allow_pickle=False)
+  except (ValueError, EOFError, OSError) as error:
+    raise DataError(f"cannot be decoded: {error}") from error
+  if x.ndim != 3 or x.dtype.kind != "f":
+    raise DataError(f"not latents: {x.dtype} {list(x.shape)}, not float [H, W, C]")
+  if not np.isfinite(x).all():
+    raise DataError("not latents: NaN or infinite values")
+  return x.astype(np.float32)
+
+
+def open_image(data: bytes) -> Image.Image:
+  """Reads all of a picture file. Raises DataError on what PIL cannot decode, or will not (size)."""
+  try:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    raise DataError(f"absurd dimensions: {error}") from error
+  except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError) as error:
+    text = "no picture format that PIL knows" if "cannot identify" in str(error) else error
+    raise DataError(f"cannot be decoded: {text}") from error
+  return image
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+  """EXIF orientation applied, alpha laid on white, 16 bits scaled to 8, any mode to RGB."""
+  image = ImageOps.exif_transpose(image)
+  if image.mode in _SIXTEEN_BIT:
+    return _from_sixteen_bit(image)
+  if image.mode == "F":
+    raise DataError("float pixels: their range is unknown")
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+  return image.convert("RGB")
+
+
+def _from_sixteen_bit(image: Image.Image) -> Image.Image:
+  x = np.asarray(image).astype(np.int64)
+  if x.min() < 0 or x.max() > 65535:
+    raise DataError(f"integer pixels from {x.min()} to {x.max()}: beyond 16 bits")
+  return Image.fromarray(((x * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+
+
+def decode(data: bytes) -> Image.Image:
+  """A picture file as an upright RGB image. Raises DataError."""
+  return upright_rgb(open_image(data))
+
+
+def normalize(data: bytes, max_size: int | None = None) -> bytes:
+  """A picture file that any reader shows alike: upright, 8 bits, RGB.
+
+  Bytes that are that already (PNG, JPEG, WEBP) come back as they are. Others are written anew, as
+  JPEG of quality 95 without chroma subsampling if the original was lossy, as PNG if not: nothing
+  is lost from what was lossless, and a photograph does not grow tenfold.
+
+  max_size  pixels that the longer side may have; a larger picture is shrunk
+  Raises DataError.
+  """
+  image = open_image(data)
+  rgb = upright_rgb(image)
+  if max_size and max(rgb.size) > max_size:
+    rgb.thumbnail((max_size, max_size), Image.Resampling.LANCZOS, reducing_gap=None)
+  elif (
+    image.format in KEPT_FORMATS
+    and image.mode == "RGB"
+    and image.getexif().get(ORIENTATION, 1) == 1
+    and not image.has_transparency_data
+  ):
+    return data
+  if image.format in LOSSY_FORMATS:
+    return encode(rgb, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+  return encode(rgb, format="PNG")
+
+
+def encode(image: Image.Image, **options) -> bytes:
+  """A picture as a file's bytes; the options are those of PIL's save."""
+  buffer = io.BytesIO()
+  image.info = {}  # or PIL writes the original's comment and profile again
+  image.save(buffer, **options)
+  return buffer.getvalue()

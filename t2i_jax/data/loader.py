@@ -1,0 +1,111 @@
+"""Batches in the global order, decoded by grain's threads or processes and read ahead."""
+
+import atexit
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import grain.experimental
+import numpy as np
+from absl import flags
+
+from t2i_jax.data.order import index_at, rng_at
+from t2i_jax.data.source import Source
+from t2i_jax.data.transforms import Transform
+
+ENDLESS = 2**48  # rows; grain wants a length
+THREADS = 4  # a PIL decode holds the interpreter's lock about half of its time
+LEAST_SHARED = 2**20  # bytes of an array that workers hand over in shared memory, not by a pipe
+VALIDATION_SEED = 0
+
+
+class _Rows:
+  """The rows one process reads, in order, from a step on. Random access for grain."""
+
+  def __init__(self, source: Source, transform: Transform, seed: int, batch: int, rows, start: int):
+    self.source, self.transform = source, transform
+    self.seed, self.batch, self.rows, self.start = seed, batch, rows, start
+
+  def __len__(self) -> int:
+    return ENDLESS
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    step, row = divmod(i, len(self.rows))
+    position = (self.start + step) * self.batch + int(self.rows[row])
+    _, index = index_at(position, len(self.source), self.seed)
+    return self.transform(self.source[index], rng_at(position, self.seed))
+
+
+class Loader:
+  """The rows of each global batch that this process owns.
+
+  seed          of the order and of the choice of captions
+  global_batch  rows of a step over all processes
+  rows          [n] row numbers in [0, global_batch) that this process reads
+  workers       processes that decode; 0 decodes in threads of this one
+  prefetch      batches read ahead
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    transform: Transform,
+    *,
+    seed: int,
+    global_batch: int,
+    rows: np.ndarray,
+    workers: int,
+    prefetch: int,
+  ):
+    self.source, self.transform, self.seed = source, transform, seed
+    self.global_batch, self.rows = global_batch, np.asarray(rows)
+    self.workers, self.prefetch = workers, prefetch
+
+  def batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of steps start_step, start_step + 1, ... without end.
+
+    Step s holds positions s * global_batch + rows of the global order. Yields image, tokens, mask
+    and weight as `Transform` gives them, with a leading axis [n]. Raises DataError.
+    """
+    rows = _Rows(self.source, self.transform, self.seed, self.global_batch, self.rows, start_step)
+    dataset = grain.MapDataset.source(rows).batch(len(self.rows))
+    iterator = iter(self._in_processes(dataset) if self.workers else self._in_threads(dataset))
+    atexit.register(iterator.close)  # workers must go before the interpreter takes modules apart
+    try:
+      yield from iterator
+    finally:
+      atexit.unregister(iterator.close)
+      iterator.close()
+
+  def _in_threads(self, dataset: grain.MapDataset) -> grain.IterDataset:
+    threads = min(THREADS, self.prefetch)
+    return dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=self.prefetch))
+
+  def _in_processes(self, dataset: grain.MapDataset) -> grain.IterDataset:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # grain reads absl flags; without absl.app nobody parses them
+    ahead = max(1, self.prefetch // self.workers)
+    options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
+    read = dataset.to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
+    by_pipe = grain.experimental.DatasetOptions(min_shm_size=LEAST_SHARED)
+    return grain.experimental.WithOptionsIterDataset(read, by_pipe).mp_prefetch(options)
+
+
+def validation_batches(
+  source: Source, transform: Transform, count: int, batch: int, rows: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+  """The first `count` records by index, each with a fixed caption, the same at every call.
+
+  batch  rows of a global batch; the last one is filled up with rows of weight 0
+  rows   [n] row numbers in [0, batch) that this process reads
+  Yields batches as `Loader` does.
+  """
+  count = min(count, len(source))
+  for start in range(0, count, batch):
+    found = []
+    for row in rows:
+      index = start + int(row)
+      real = index if index < count else start
+      item = transform(source[real], rng_at(real, VALIDATION_SEED))
+      found.append(item if index < count else {**item, "weight": np.float32(0)})
+    yield {name: np.stack([np.asarray(item[name]) for item in found]) for name in found[0]}

@@ -1,0 +1,36 @@
+"""The one global order of the data, a pure function of (seed, epoch, position).
+
+Position p is the p-th row ever consumed, counted over all processes and epochs. Whoever knows it
+knows the record and the caption, so the whole state of the input is one integer.
+"""
+
+from functools import lru_cache
+
+import grain.experimental
+import numpy as np
+
+ROUNDS = 4  # of the Simon cipher that index_shuffle walks in cycles; grain's own default
+
+
+@lru_cache(maxsize=64)
+def _epoch_seed(seed: int, epoch: int) -> int:
+  """A uint32 for one epoch's permutation."""
+  return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def index_at(position: int, size: int, seed: int) -> tuple[int, int]:
+  """The epoch and record index of a position, in O(1) memory.
+
+  position  row number from 0, over all epochs
+  size      records of the source, at least 1
+  seed      of the run, at least 0
+  Within an epoch every index comes once, in an order of its own.
+  """
+  epoch, i = divmod(int(position), size)
+  shuffled = grain.experimental.index_shuffle(i, size - 1, _epoch_seed(seed, epoch), ROUNDS)
+  return epoch, shuffled
+
+
+def rng_at(position: int, seed: int) -> np.random.Generator:
+  """The random numbers of a position, whoever reads it: choice of a caption, augmentation."""
+  return np.random.default_rng((seed, int(position)))

@@ -1,0 +1,40 @@
+"""A map over worker processes that keeps the order and a bounded number of results."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from t2i_jax.errors import DataError
+
+AHEAD = 4  # tasks in flight a worker: results wait in memory for their turn
+
+
+def ordered_map(function: Callable, tasks: Iterable[Any], workers: int) -> Iterator[Any]:
+  """function(task) for each task, in order. One worker means this process.
+
+  Processes are spawned, not forked: the caller may hold threads. A script that calls this with
+  more than one worker does so under `if __name__ == "__main__"`.
+  Raises DataError where a worker was killed; errors of `function` come through.
+  """
+  if workers == 1:
+    yield from map(function, tasks)
+    return
+  pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+  pending: deque[Future] = deque()
+  try:
+    for task in tasks:
+      pending.append(pool.submit(function, task))
+      if len(pending) >= AHEAD * workers:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
+  except BrokenProcessPool as error:
+    raise DataError(
+      f"one of {workers} worker processes was killed, by the system for memory perhaps. "
+      "Use fewer --workers."
+    ) from error
+  finally:
+    pool.shutdown(cancel_futures=True)

@@ -1,0 +1,64 @@
+"""A captioned picture as it is stored: the bytes of its file, its captions, a key, and notes."""
+
+import dataclasses
+from typing import Any
+
+import msgpack
+
+from t2i_jax.errors import DataError
+
+SCHEMA = {
+  "image": "bytes of a PNG, JPEG or WEBP file; or of a .npy file, encoded latents float [H, W, C]",
+  "captions": "list of strings, at least one; training draws one of them",
+  "key": "string that names the item in its source",
+  "meta": "map of what else the source knows, as JSON would hold it",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One captioned picture; the fields are described in SCHEMA."""
+
+  image: bytes
+  captions: tuple[str, ...]
+  key: str
+  meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def pack(self) -> bytes:
+    """The stored form, msgpack."""
+    fields = {
+      "image": self.image,
+      "captions": list(self.captions),
+      "key": self.key,
+      "meta": self.meta,
+    }
+    return msgpack.packb(fields)
+
+
+def unpack(data: bytes) -> Record:
+  """The inverse of `Record.pack`. Raises DataError on bytes that are no record."""
+  try:
+    fields = msgpack.unpackb(data)
+    record = Record(fields["image"], tuple(fields["captions"]), fields["key"], fields["meta"])
+  except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+    raise DataError(f"is no record of this format ({type(error).__name__}: {error})") from error
+  wrong = schema_problem(record)
+  if wrong:
+    raise DataError(wrong)
+  return record
+
+
+def schema_problem(record: Record) -> str | None:
+  """What in a record is not as SCHEMA says, or None."""
+  if not isinstance(record.image, bytes) or not record.image:
+    return "has no image bytes"
+  if not record.captions:
+    return "has no caption"
+  for i, caption in enumerate(record.captions):
+    if not isinstance(caption, str) or not caption.strip():
+      return f"has an empty caption (number {i})"
+  if not isinstance(record.key, str) or not record.key:
+    return "has no key"
+  if not isinstance(record.meta, dict):
+    return f"has meta of type {type(record.meta).__name__}, not a map"
+  return None

@@ -1,0 +1,99 @@
+"""Objects, and the checkable statements that a caption makes about them."""
+
+import dataclasses
+from typing import Any
+
+KINDS = ("exists", "count", "total", "relation", "absent")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """A description of objects, as a caption gives it; None leaves an attribute open."""
+
+  color: str | None = None
+  shape: str | None = None
+  size: str | None = None
+
+  def fits(self, o: "Object") -> bool:
+    """Whether the description is true of an object."""
+    return (
+      self.color in (None, o.color)
+      and self.shape in (None, o.shape)
+      and self.size in (None, o.size)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Object:
+  """A coloured shape in a picture.
+
+  shape, color, size  names in SHAPES, COLORS, SIZES; a reader puts "unknown" where none fits
+  x, y                centroid in [0, 1], y down
+  r                   radius, a fraction of the side
+  """
+
+  shape: str
+  color: str
+  size: str
+  x: float
+  y: float
+  r: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+  """One statement of a caption.
+
+  exists    some object fits a
+  count     exactly n objects fit a
+  total     the picture has exactly n objects
+  relation  some object that fits a stands in `rel` to another that fits b
+  absent    no object fits a
+  """
+
+  kind: str
+  a: Spec | None = None
+  rel: str | None = None
+  b: Spec | None = None
+  n: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """A picture's content and what its captions say of it.
+
+  objects   in painting order: what surrounds comes before what it surrounds
+  facts     all that the caption states
+  captions  1 to 3 wordings of the same facts; `caption` is the first
+  heldout   whether a composition that train and val never contain is in the caption
+  """
+
+  objects: tuple[Object, ...]
+  facts: tuple[Fact, ...]
+  captions: tuple[str, ...]
+  category: str
+  level: str
+  heldout: bool
+
+  @property
+  def caption(self) -> str:
+    """The main caption."""
+    return self.captions[0]
+
+
+def facts_to_json(facts: tuple[Fact, ...]) -> list[dict[str, Any]]:
+  """Facts as dictionaries of strings, numbers and dictionaries; what is None is left out."""
+
+  def bare(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {k: v for k, v in items if v is not None}
+
+  return [dataclasses.asdict(f, dict_factory=bare) for f in facts]
+
+
+def facts_from_json(rows: list[dict[str, Any]]) -> tuple[Fact, ...]:
+  """The inverse of `facts_to_json`."""
+  facts = []
+  for row in rows:
+    a, b = (Spec(**row[k]) if k in row else None for k in ("a", "b"))
+    facts.append(Fact(row["kind"], a, row.get("rel"), b, row.get("n")))
+  return tuple(facts)

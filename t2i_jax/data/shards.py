@@ -1,0 +1,74 @@
+"""Writing a split's shards: ArrayRecord files of a set number of records."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from t2i_jax.errors import DataError
+
+# One record a group: random access reads no neighbours.
+OPTIONS = "group_size:1"
+
+
+class SplitWriter:
+  """Writes records of one split; the number of shards is in their names, so `close` names them."""
+
+  def __init__(self, folder: Path, split: str, shard_records: int):
+    self.folder, self.split, self.shard_records = folder, split, shard_records
+    self.records = self.captions = 0
+    self._writer: Any = None
+    self._parts: list[tuple[Path, int]] = []
+
+  def write(self, data: bytes, captions: int) -> None:
+    """Appends a packed record with its number of captions. Raises DataError on a full disk."""
+    if self._writer is None:
+      path = self.folder / f"{self.split}-{len(self._parts):05d}.part"
+      self._writer = _guarded(path, ArrayRecordWriter, str(path), OPTIONS)
+      self._parts.append((path, 0))
+    path, records = self._parts[-1]
+    _guarded(path, self._writer.write, data)
+    self._parts[-1] = (path, records + 1)
+    self.records += 1
+    self.captions += captions
+    if records + 1 == self.shard_records:
+      self._finish_shard()
+
+  def _finish_shard(self) -> None:
+    writer, self._writer = self._writer, None
+    _guarded(self._parts[-1][0], writer.close)
+
+  def close(self) -> dict[str, Any]:
+    """Ends the last shard. Returns the split's entry in the manifest."""
+    if self._writer is not None:
+      self._finish_shard()
+    shards = []
+    for number, (part, records) in enumerate(self._parts):
+      path = self.folder / f"{self.split}-{number:05d}-of-{len(self._parts):05d}.arrayrecord"
+      part.rename(path)
+      shards.append(
+        {
+          "file": path.name,
+          "records": records,
+          "bytes": path.stat().st_size,
+          "sha256": sha256_of(path),
+        }
+      )
+    return {"records": self.records, "captions": self.captions, "shards": shards}
+
+
+def sha256_of(path: Path) -> str:
+  """The SHA-256 of a file, in hexadecimal."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _guarded(path: Path, action, *args) -> Any:
+  """Runs a writer's call; its RuntimeError on a full or unwritable disk becomes a DataError."""
+  try:
+    return action(*args)
+  except RuntimeError as error:
+    raise DataError(
+      f"{path} cannot be written: {error}. Free some space, or choose another --to."
+    ) from error

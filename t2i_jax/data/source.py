@@ -1,0 +1,136 @@
+"""Random access to records: the `Source` protocol, and `ShardSource` over a built folder."""
+
+import json
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+from array_record.python.array_record_module import ArrayRecordReader
+
+from t2i_jax.data.record import Record, unpack
+from t2i_jax.errors import DataError
+
+FORMAT = "t2i_jax/1"
+MANIFEST = "manifest.json"
+OPEN_READERS = 128  # files held open at once by a process; the usual limit is 1024
+RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class Source(Protocol):
+  """What the loader reads from."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Record: ...
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+  """The manifest of a built folder. Raises DataError where there is none or it is unreadable."""
+  path = Path(folder) / MANIFEST
+  try:
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError as error:
+    state = "has no manifest.json" if Path(folder).is_dir() else "does not exist"
+    raise DataError(
+      f"{folder} {state}. Build it with: t2i data build --from ... --to {folder}"
+    ) from error
+  except (OSError, ValueError) as error:
+    raise DataError(f"{path} cannot be read: {error}. Build the folder again.") from error
+  if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    raise DataError(f"{path} has format {found!r}, this version reads {FORMAT!r}. Build it again.")
+  return manifest
+
+
+class ShardSource:
+  """One split of a built folder.
+
+  folder  what `t2i data build --to` wrote
+  split   a name of its manifest
+  Raises DataError where the split is unknown or empty, or a shard is missing or has another size
+  than the manifest says. Shards are opened at their first record; the object can be pickled.
+  """
+
+  def __init__(self, folder: str | Path, split: str):
+    self.folder, self.split = Path(folder), split
+    splits = read_manifest(folder)["splits"]
+    if split not in splits:
+      raise DataError(f"{folder} has no split {split!r}; it has {', '.join(splits)}.")
+    self._shards: list[dict[str, Any]] = splits[split]["shards"]
+    for shard in self._shards:
+      problem = size_problem(self.folder, shard)
+      if problem:
+        raise DataError(f"{problem}. Build {folder} again, or copy the shard again.")
+    self._ends = list(accumulate(shard["records"] for shard in self._shards))
+    if not len(self):
+      raise DataError(f"split {split!r} of {folder} has no records.")
+    self._open()
+
+  def _open(self) -> None:
+    self._readers: OrderedDict[int, Any] = OrderedDict()
+    self._lock = threading.Lock()
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {k: v for k, v in self.__dict__.items() if k not in ("_readers", "_lock")}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._open()
+
+  def __len__(self) -> int:
+    return self._ends[-1] if self._ends else 0
+
+  def __getitem__(self, index: int) -> Record:
+    """Record `index` in [0, len). Raises DataError naming shard and record if it is corrupt."""
+    if not 0 <= index < len(self):
+      raise IndexError(f"record {index} of {len(self)}")
+    number = bisect_right(self._ends, index)
+    shard = self._shards[number]
+    within = index - (self._ends[number] - shard["records"])
+    try:
+      return unpack(self._reader(number).read([within])[0])
+    except (DataError, RuntimeError, IndexError) as error:
+      raise DataError(
+        f"{self.folder / shard['file']}, record {within}: {error}. "
+        f"Check with: t2i data verify {self.folder}"
+      ) from error
+
+  def _reader(self, number: int) -> Any:
+    """The shard's reader; the least used is closed where too many are open."""
+    with self._lock:
+      if number in self._readers:
+        self._readers.move_to_end(number)
+        return self._readers[number]
+      reader = open_shard(self.folder / self._shards[number]["file"])
+      self._readers[number] = reader
+      if len(self._readers) > OPEN_READERS:
+        self._readers.popitem(last=False)  # closed once no thread reads from it
+      return reader
+
+
+def open_shard(path: Path) -> Any:
+  """An ArrayRecordReader for random access. Raises DataError on a file that is none."""
+  reader = ArrayRecordReader(str(path), RANDOM_ACCESS)
+  if not reader.ok():
+    try:
+      reader.close()  # says why
+    except RuntimeError as error:
+      raise DataError(f"is no readable ArrayRecord file ({error})") from error
+    raise DataError("is no readable ArrayRecord file")
+  return reader
+
+
+def size_problem(folder: Path, shard: dict[str, Any]) -> str | None:
+  """What the file system alone tells of a shard: None if it has the manifest's size."""
+  path = folder / shard["file"]
+  try:
+    size = path.stat().st_size
+  except OSError as error:
+    return f"{path} is missing ({error.strerror})"
+  if size != shard["bytes"]:
+    state = "is empty" if size == 0 else f"is cut short or changed: it has {size} bytes"
+    return f"{path} {state}, the manifest says {shard['bytes']}"
+  return None

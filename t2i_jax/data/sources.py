@@ -1,0 +1,8 @@
+"""The sources that `t2i data build --from` knows, by name."""
+
+from t2i_jax.data.from_emoji import Emoji
+from t2i_jax.data.from_folder import Folder
+from t2i_jax.data.from_scenes import Scenes
+from t2i_jax.data.from_webdataset import WebDataset
+
+SOURCES = {"scenes": Scenes, "emoji": Emoji, "folder": Folder, "webdataset": WebDataset}

@@ -1,0 +1,159 @@
+"""Captions to token ids: a byte-level BPE trained on the data, or plain bytes."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from t2i_jax.data.source import read_manifest
+from t2i_jax.errors import ConfigError, DataError, PromptError
+
+SPECIAL = ("[PAD]", "[BOS]", "[EOS]")
+PAD, BOS, EOS = range(3)
+KINDS = ("bpe", "bytes")
+
+
+class Tokenizer:
+  """Text to ids: BOS, the text, EOS, then PAD. Any Unicode string has ids; none is unknown.
+
+  vocab  number of ids; special tokens are 0, 1, 2
+  Made by `bpe`, `bytes`, `load` or `from_json`; can be pickled.
+  """
+
+  def __init__(self, kind: str, model: str | None = None):
+    self.kind, self._model = kind, model
+    self._bpe = _parse(model) if model is not None else None
+    self.vocab: int = self._bpe.get_vocab_size() if self._bpe else len(SPECIAL) + 256
+
+  @classmethod
+  def bpe(cls, text: str) -> "Tokenizer":
+    """From the text of a tokenizer.json. Raises DataError if it is none."""
+    return cls("bpe", text)
+
+  @classmethod
+  def bytes(cls) -> "Tokenizer":
+    """One token per UTF-8 byte, ids 3 to 258."""
+    return cls("bytes")
+
+  @classmethod
+  def load(cls, folder: str | Path, kind: str) -> "Tokenizer":
+    """The tokenizer of a built folder. Raises ConfigError on the kind, DataError on the file."""
+    if kind not in KINDS:
+      raise ConfigError(f"text.tokenizer = {kind!r} is not one of {', '.join(KINDS)}.")
+    if kind == "bytes":
+      return cls.bytes()
+    problem = file_problem(folder)
+    if problem:
+      raise DataError(f"{problem}. Build {folder} again, or use text.tokenizer='bytes'.")
+    return cls.bpe((Path(folder) / read_manifest(folder)["tokenizer"]["file"]).read_text("utf-8"))
+
+  def to_json(self) -> str:
+    """All of the tokenizer as one string, for a checkpoint to carry."""
+    return json.dumps({"kind": self.kind, "model": self._model})
+
+  @classmethod
+  def from_json(cls, text: str) -> "Tokenizer":
+    """The inverse of `to_json`."""
+    fields = json.loads(text)
+    return cls(fields["kind"], fields["model"])
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {"kind": self.kind, "model": self._model}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__init__(**state)  # type: ignore[misc]
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
+
+  def __hash__(self) -> int:
+    return hash(self.to_json())
+
+  def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+    if self._bpe:
+      return [e.ids for e in self._bpe.encode_batch(list(texts), add_special_tokens=False)]
+    return [[b + len(SPECIAL) for b in text.encode("utf-8", "replace")] for text in texts]
+
+  def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of n texts, padded to `length` tokens.
+
+    Returns ids int32 [n, length] and mask bool [n, length], True where there is a token.
+    Raises PromptError where a text with its BOS and EOS does not fit.
+    """
+    ids = np.full((len(texts), length), PAD, np.int32)
+    mask = np.zeros((len(texts), length), bool)
+    for row, (text, found) in enumerate(zip(texts, self._ids(texts), strict=True)):
+      tokens = [BOS, *found, EOS]
+      if len(tokens) > length:
+        raise PromptError(
+          f"{_shorten(text)!r} takes {len(tokens)} tokens with begin and end, "
+          f"text.length = {length} are allowed. Shorten it, or train with text.length="
+          f"{len(tokens)} or more."
+        )
+      ids[row, : len(tokens)] = tokens
+      mask[row, : len(tokens)] = True
+    return ids, mask
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of ids; special tokens are left out."""
+    plain = [int(i) for i in ids if i >= len(SPECIAL)]
+    if self._bpe:
+      return self._bpe.decode(plain).removeprefix(" ")
+    return b"".join((i - len(SPECIAL)).to_bytes(1, "big") for i in plain).decode("utf-8", "replace")
+
+
+def _shorten(text: str, limit: int = 120) -> str:
+  return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _parse(model: str) -> tokenizers.Tokenizer:
+  try:
+    bpe = tokenizers.Tokenizer.from_str(model)
+  except Exception as error:  # the library raises bare Exception
+    raise DataError(f"tokenizer.json is no tokenizer: {error}") from error
+  found = tuple(bpe.id_to_token(i) for i in range(len(SPECIAL)))
+  if found != SPECIAL:
+    raise DataError(f"tokenizer.json begins with tokens {found}, not {SPECIAL}. Build it again.")
+  bpe.encode_special_tokens = True  # "[EOS]" in a caption is five characters, not the end
+  return bpe
+
+
+def train_bpe(captions: Iterable[str], vocab: int) -> str:
+  """Byte-level BPE of at most `vocab` tokens, as the text of a tokenizer.json.
+
+  A space is put before the first word, so that a word is the same token wherever it stands.
+  Raises DataError where vocab is too small for the 256 bytes and the special tokens.
+  """
+  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+  least = len(alphabet) + len(SPECIAL)
+  if vocab < least:
+    raise DataError(f"--vocab={vocab} is too small: bytes and special tokens alone are {least}.")
+  bpe = tokenizers.Tokenizer(models.BPE())
+  bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+  bpe.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab,
+    special_tokens=list(SPECIAL),
+    initial_alphabet=alphabet,
+    show_progress=False,
+  )
+  bpe.train_from_iterator(iter(captions), trainer)
+  return bpe.to_str()
+
+
+def file_problem(folder: str | Path) -> str | None:
+  """What is wrong with a built folder's tokenizer file, or None."""
+  entry = read_manifest(folder)["tokenizer"]
+  path = Path(folder) / entry["file"]
+  try:
+    data = path.read_bytes()
+  except OSError as error:
+    return f"{path} cannot be read ({error.strerror})"
+  if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    return f"{path} is not the file that the manifest names (another sha256)"
+  return None

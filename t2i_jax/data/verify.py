@@ -1,0 +1,118 @@
+"""Checking a built folder, record by record, against its manifest."""
+
+import dataclasses
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from t2i_jax.data.images import decode, is_latent, read_latent
+from t2i_jax.data.parallel_map import ordered_map
+from t2i_jax.data.progress import Meter
+from t2i_jax.data.record import unpack
+from t2i_jax.data.shards import sha256_of
+from t2i_jax.data.source import open_shard, read_manifest, size_problem
+from t2i_jax.data.tokenize import Tokenizer, file_problem
+from t2i_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """Something wrong: in which file, at which record of it (None: the file as a whole), and what."""
+
+  file: str
+  record: int | None
+  what: str
+
+  def __str__(self) -> str:
+    where = self.file if self.record is None else f"{self.file}, record {self.record}"
+    return f"{where}: {self.what}"
+
+
+def verify(
+  folder: str | Path, *, workers: int | None = None, progress: bool = True
+) -> list[Problem]:
+  """Reads and decodes every record of a built folder. Returns what is wrong; empty means sound.
+
+  Checked: each shard's size, hash and number of records; that each record has the schema, a
+  picture that decodes and captions that are not empty; sums of records and captions by split; the
+  tokenizer's hash; and that no shard lies there that the manifest does not name.
+  Raises DataError where there is no manifest to check against.
+  """
+  folder = Path(folder)
+  manifest = read_manifest(folder)
+  problems = _check_tokenizer(folder, manifest)
+  named = {shard["file"] for split in manifest["splits"].values() for shard in split["shards"]}
+  for path in sorted(folder.glob("*.arrayrecord")):
+    if path.name not in named:
+      problems.append(Problem(path.name, None, "is not in the manifest"))
+  total = sum(split["records"] for split in manifest["splits"].values())
+  shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+  workers = min(workers or os.cpu_count() or 1, len(shards)) or 1
+  captions: dict[str, int] = {}
+  with Meter(f"verifying {folder.name}", total, progress) as meter:
+    for shard, (found, count) in zip(
+      shards, ordered_map(partial(check_shard, folder), shards, workers), strict=True
+    ):
+      problems += found
+      captions[shard["file"]] = count
+      meter.advance(shard["records"])
+  for name, split in manifest["splits"].items():
+    problems += _check_sums(name, split, captions)
+  return problems
+
+
+def _check_tokenizer(folder: Path, manifest: dict[str, Any]) -> list[Problem]:
+  name = manifest["tokenizer"]["file"]
+  what = file_problem(folder)
+  if what:
+    return [Problem(name, None, what)]
+  try:
+    vocab = Tokenizer.load(folder, "bpe").vocab
+  except DataError as error:
+    return [Problem(name, None, str(error))]
+  if vocab != manifest["tokenizer"]["vocab"]:
+    says = manifest["tokenizer"]["vocab"]
+    return [Problem(name, None, f"has {vocab} tokens, the manifest says {says}")]
+  return []
+
+
+def _check_sums(name: str, split: dict[str, Any], captions: dict[str, int]) -> list[Problem]:
+  found = []
+  records = sum(shard["records"] for shard in split["shards"])
+  if records != split["records"]:
+    what = f"split {name}: shards have {records} records, the split says {split['records']}"
+    found.append(Problem("manifest.json", None, what))
+  counted = sum(captions[shard["file"]] for shard in split["shards"])
+  if counted != split["captions"]:
+    what = f"split {name}: {counted} captions were read, the manifest says {split['captions']}"
+    found.append(Problem("manifest.json", None, what))
+  return found
+
+
+def check_shard(folder: Path, shard: dict[str, Any]) -> tuple[list[Problem], int]:
+  """What is wrong with one shard, and the captions counted in it."""
+  name = shard["file"]
+  problem = size_problem(folder, shard)
+  found = [Problem(name, None, problem)] if problem else []
+  if not (folder / name).exists():
+    return found, 0
+  if not problem and sha256_of(folder / name) != shard["sha256"]:
+    found.append(Problem(name, None, "has another sha256 than the manifest says"))
+  try:
+    reader = open_shard(folder / name)
+  except DataError as error:
+    return [*found, Problem(name, None, str(error))], 0
+  records = reader.num_records()
+  if records != shard["records"]:
+    what = f"has {records} records, the manifest says {shard['records']}"
+    found.append(Problem(name, None, what))
+  captions = 0
+  for index in range(records):
+    try:
+      record = unpack(reader.read([index])[0])
+      captions += len(record.captions)
+      (read_latent if is_latent(record.image) else decode)(record.image)
+    except (DataError, RuntimeError) as error:
+      found.append(Problem(name, index, str(error)))
+  return found, captions

@@ -1,0 +1,379 @@
+"""Scores drawings of scenes against their captions, beside two baselines.
+
+A cell is one category of a level, on compositions seen in training or held out from it. Three
+rates a cell: the model's pictures judged against their own captions; the same pictures against
+the captions of other scenes of the cell (what chance and a lenient judge would give); and exact
+renders of the scenes (the most the judge can give).
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from t2i_jax.data.scenes import Fact, Object, Scene, prompts, render
+from t2i_jax.data.scenes.facts import KINDS, Spec
+from t2i_jax.data.scenes.vocabulary import INVERSE, find_level
+from t2i_jax.errors import ConfigError
+from t2i_jax.evaluation.chart import Series, line_chart
+from t2i_jax.evaluation.judge import UNKNOWN, Verdict, judge
+from t2i_jax.evaluation.stats import CONFIDENCE, Rate
+
+Draw = Callable[[list[str], int], np.ndarray]
+KEPT = 12  # pictures a cell keeps for the report: the first ones, not chosen
+
+
+@dataclass(frozen=True)
+class Sample:
+  """One judged picture: what was asked, what was drawn, what the judge found in it."""
+
+  category: str
+  heldout: bool
+  caption: str
+  picture: np.ndarray  # uint8 [H, W, 3]
+  correct: bool
+  failed: tuple[str, ...]  # the facts of the caption that do not hold, in words
+  seen: tuple[str, ...]  # the objects found, in words
+
+  def to_json(self) -> dict[str, Any]:
+    """Everything but the pixels."""
+    return {
+      "caption": self.caption,
+      "correct": self.correct,
+      "failed": list(self.failed),
+      "seen": list(self.seen),
+    }
+
+
+@dataclass(frozen=True)
+class Cell:
+  """The rates of one category on one kind of compositions."""
+
+  category: str
+  heldout: bool
+  model: Rate
+  shuffled: Rate
+  ceiling: Rate
+  details: dict[str, Rate]  # the model's rate by attribute
+  samples: tuple[Sample, ...]
+
+  def to_json(self) -> dict[str, Any]:
+    return {
+      "category": self.category,
+      "heldout": self.heldout,
+      "model": self.model.to_json(),
+      "shuffled": self.shuffled.to_json(),
+      "ceiling": self.ceiling.to_json(),
+      "details": {name: rate.to_json() for name, rate in self.details.items()},
+      "samples": [sample.to_json() for sample in self.samples],
+    }
+
+
+@dataclass(frozen=True)
+class Score:
+  """All cells of a level, seen and held-out compositions of a category next to each other."""
+
+  level: str
+  size: int
+  seed: int
+  cells: tuple[Cell, ...]
+
+  @property
+  def categories(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(cell.category for cell in self.cells))
+
+  @property
+  def samples(self) -> tuple[Sample, ...]:
+    """The kept pictures of all cells."""
+    return tuple(sample for cell in self.cells for sample in cell.samples)
+
+  def cell(self, category: str, heldout: bool) -> Cell:
+    """The one cell of that category and kind; KeyError where it was not scored."""
+    for cell in self.cells:
+      if (cell.category, cell.heldout) == (category, heldout):
+        return cell
+    raise KeyError((category, heldout))
+
+  def to_json(self) -> dict[str, Any]:
+    """The content of score.json.
+
+    level, size (pixels), seed, confidence (of all intervals), and cells: a list of
+      category, heldout         which cell
+      model, shuffled, ceiling  {successes, n, rate, lower, upper}; rate is null when n is 0
+      details                   {attribute: the same five}, of the model's pictures
+      samples                   [{caption, correct, failed: [words], seen: [words]}]
+    """
+    return {
+      "level": self.level,
+      "size": self.size,
+      "seed": self.seed,
+      "confidence": CONFIDENCE,
+      "cells": [cell.to_json() for cell in self.cells],
+    }
+
+  def table(self) -> Table:
+    """The score for a console: rate and 95% interval, one row a category."""
+    n = max(cell.model.n for cell in self.cells)
+    table = Table(
+      title=f"Correct drawings, level {self.level}, {self.size} px, n = {n} a cell, 95% intervals"
+    )
+    table.add_column("category")
+    for name in ("seen", "held-out", "shuffled", "ceiling"):
+      table.add_column(name, justify="right")
+    for category in self.categories:
+      seen, heldout = self.cell(category, False), self.cell(category, True)
+      table.add_row(
+        category,
+        _cell_text(seen.model),
+        _cell_text(heldout.model),
+        f"{seen.shuffled.percent()}, {heldout.shuffled.percent()}",
+        f"{seen.ceiling.percent()}, {heldout.ceiling.percent()}",
+        end_section=not seen.details,
+      )
+      for at, name in enumerate(seen.details, 1):
+        table.add_row(
+          f"  {name}",
+          _cell_text(seen.details[name]),
+          _cell_text(heldout.details[name]),
+          style="dim",
+          end_section=at == len(seen.details),
+        )
+    return table
+
+
+def score(
+  draw: Draw,
+  level: str,
+  *,
+  size: int,
+  per_cell: int = 250,
+  seed: int = 0,
+  categories: Sequence[str] | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> Score:
+  """Draws prompts of every cell of a level in one call, judges them and both baselines.
+
+  draw        (captions, seed) -> uint8 [n, size, size, 3], in the order of the captions
+  size        pixels, at least the level's floor
+  per_cell    prompts a cell
+  categories  those to score; by default all of the level
+  progress    called with (pictures judged, pictures to judge)
+  Raises ConfigError for a level, category or size that cannot be scored, and ValueError when
+  draw returns something else than it should.
+  """
+  chosen = _chosen(level, size, per_cell, categories)
+  groups = {
+    (category, heldout): prompts(level, category, heldout, per_cell, seed)
+    for category in chosen
+    for heldout in (False, True)
+  }
+  captions = [scene.caption for scenes in groups.values() for scene in scenes]
+  pictures = np.asarray(draw(captions, seed))  # [n, size, size, 3]
+  expected = (len(captions), size, size, 3)
+  if pictures.shape != expected or pictures.dtype != np.uint8:
+    raise ValueError(f"draw gave {pictures.dtype} {pictures.shape}, not uint8 {expected}")
+  rng = np.random.default_rng(seed)
+  cells, start = [], 0
+  for (category, heldout), scenes in groups.items():
+    mine = pictures[start : start + len(scenes)]
+    cells.append(_cell(category, heldout, scenes, mine, rng))
+    start += len(scenes)
+    if progress is not None:
+      progress(start, len(captions))
+  return Score(level, size, seed, tuple(cells))
+
+
+def score_curve(points: Sequence[tuple[float, Score]], heldout: bool = False) -> str:
+  """Draws score against minutes of training, a line a category with its 95% band, as SVG.
+
+  points   (minutes, score) of one run at several times, in any order
+  heldout  draws the held-out compositions instead of the seen ones
+  """
+  ordered = sorted(points, key=lambda point: point[0])
+  minutes = [at for at, _ in ordered]
+  lines = []
+  for category in ordered[-1][1].categories:
+    rates = [score.cell(category, heldout).model for _, score in ordered]
+    lines.append(
+      Series(
+        category,
+        minutes,
+        [rate.rate for rate in rates],
+        [rate.lower for rate in rates],
+        [rate.upper for rate in rates],
+      )
+    )
+  return line_chart(
+    lines,
+    title=f"Correct drawings, {'held-out' if heldout else 'seen'} compositions",
+    x_label="minutes of training",
+    y_label="correct",
+    percent=True,
+    y_limits=(0.0, 1.0),
+  )
+
+
+def derange(keys: Sequence[Hashable], rng: np.random.Generator) -> np.ndarray:
+  """A random permutation that gives no place an item with the place's own key.
+
+  Equal keys are laid next to each other, groups and members in random order, and the line is
+  rotated by the size of the largest group: no group then overlaps itself, as long as no key has
+  more than half of the places. Where one has, the places that cannot be served keep their key.
+
+  Returns int [n]: place i is given item result[i].
+  """
+  order = rng.permutation(len(keys))
+  groups: dict[Hashable, list[int]] = {}
+  for i in order:
+    groups.setdefault(keys[i], []).append(int(i))
+  line = np.array([i for members in groups.values() for i in members], int)
+  result = np.empty(len(keys), int)
+  if len(line):
+    result[line] = np.roll(line, -max(len(members) for members in groups.values()))
+  return result
+
+
+def in_words(fact: Fact) -> str:
+  """A fact as a short English phrase, "no green objects"."""
+  match fact:
+    case Fact(kind="exists", a=Spec() as a):
+      return _phrase(a)
+    case Fact(kind="count", a=a, n=int(n)):
+      return f"exactly {n} {_phrase(a or Spec(), n)}"
+    case Fact(kind="total", n=int(n)):
+      return f"{n} {_phrase(Spec(), n)} in all"
+    case Fact(kind="relation", a=Spec() as a, rel=rel, b=Spec() as b):
+      return f"{_phrase(a)} {rel} {_phrase(b)}"
+    case Fact(kind="absent", a=Spec() as a):
+      return f"no {_phrase(a, 0)}"
+  raise ValueError(f"{fact} is not one of the facts {KINDS}")
+
+
+def _object_in_words(o: Object, sizes: bool) -> str:
+  unknown = [word for word, name in (("colour", o.color), ("shape", o.shape)) if name == UNKNOWN]
+  phrase = _phrase(
+    Spec(
+      color=None if o.color == UNKNOWN else o.color,
+      shape=None if o.shape == UNKNOWN else o.shape,
+      size=o.size if sizes else None,
+    )
+  )
+  return phrase + (f" of unknown {' and '.join(unknown)}" if unknown else "")
+
+
+def _phrase(spec: Spec, n: int | None = None) -> str:
+  """The described objects: with an article, or after a number."""
+  noun = " ".join(word for word in (spec.size, spec.color, spec.shape or "object") if word)
+  if n is None:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+  if n == 1:
+    return noun
+  return noun + ("es" if noun.endswith("s") else "s")
+
+
+def _key(scene: Scene) -> Hashable:
+  """Equal for scenes whose captions mean the same: "a above b" is "b below a"."""
+
+  def canonical(fact: Fact) -> Fact:
+    inverse = INVERSE.get(fact.rel or "")
+    if inverse is None or inverse > (fact.rel or ""):
+      return fact
+    return replace(fact, a=fact.b, rel=inverse, b=fact.a)
+
+  return frozenset(canonical(fact) for fact in scene.facts)
+
+
+def _chosen(
+  level: str, size: int, per_cell: int, categories: Sequence[str] | None
+) -> tuple[str, ...]:
+  known = find_level(level)
+  if size < known.floor:
+    raise ConfigError(
+      f"pictures of {size} px are below the {known.floor} px that level {level!r} needs to be "
+      f"judged. Score a level with a lower floor, or sample at {known.floor} px or more."
+    )
+  if per_cell < 1:
+    raise ConfigError(f"{per_cell} prompts a cell leave nothing to score; use 250 or more.")
+  unknown = [name for name in categories or () if name not in known.categories]
+  if unknown:
+    raise ConfigError(
+      f"level {level!r} has no category {unknown[0]!r}; it has {', '.join(known.categories)}."
+    )
+  return tuple(name for name in known.categories if categories is None or name in categories)
+
+
+def _cell(
+  category: str,
+  heldout: bool,
+  scenes: Sequence[Scene],
+  pictures: np.ndarray,
+  rng: np.random.Generator,
+) -> Cell:
+  verdicts = [judge(p, s.facts) for p, s in zip(pictures, scenes, strict=True)]
+  keys = [_key(scene) for scene in scenes]
+  others = derange(keys, rng)
+  swapped = [
+    judge(pictures[i], scenes[j].facts).correct
+    for i, j in enumerate(others)
+    if keys[i] != keys[j]  # a scene that no other scene of the cell differs from has no partner
+  ]
+  exact = [judge(render(s, pictures.shape[1]), s.facts).correct for s in scenes]
+  sizes = find_level(scenes[0].level).sizes  # where sizes have no name, a reader's guess is noise
+  samples = tuple(
+    Sample(
+      category=category,
+      heldout=heldout,
+      caption=scene.caption,
+      picture=picture,
+      correct=verdict.correct,
+      failed=tuple(in_words(fact) for fact in verdict.failed),
+      seen=tuple(_object_in_words(o, sizes) for o in verdict.seen),
+    )
+    for scene, picture, verdict in zip(scenes[:KEPT], pictures, verdicts, strict=False)
+  )
+  return Cell(
+    category=category,
+    heldout=heldout,
+    model=Rate.of(verdict.correct for verdict in verdicts),
+    shuffled=Rate.of(swapped),
+    ceiling=Rate.of(exact),
+    details=_details(category, scenes, verdicts),
+    samples=samples,
+  )
+
+
+def _details(
+  category: str, scenes: Sequence[Scene], verdicts: Sequence[Verdict]
+) -> dict[str, Rate]:
+  pairs = list(zip(scenes, verdicts, strict=True))
+  if category == "single":
+    return {
+      f"{word} right": Rate.of(
+        len(v.seen) == 1 and getattr(v.seen[0], name) == getattr(s.objects[0], name)
+        for s, v in pairs
+      )
+      for word, name in (("shape", "shape"), ("colour", "color"))
+    }
+  if category in ("relation", "surrounding"):
+    right = [_objects_right(s.facts, v) for s, v in pairs]
+    return {
+      "objects right": Rate.of(right),
+      "relation right where objects are": Rate.of(
+        v.correct for (_, v), objects in zip(pairs, right, strict=True) if objects
+      ),
+    }
+  return {}
+
+
+def _objects_right(facts: Sequence[Fact], verdict: Verdict) -> bool:
+  """Whether all that a caption says holds, but for where the objects stand."""
+  named = [spec for f in facts if f.kind == "relation" for spec in (f.a, f.b) if spec is not None]
+  return all(f.kind == "relation" for f in verdict.failed) and all(
+    any(spec.fits(o) for o in verdict.seen) for spec in named
+  )
+
+
+def _cell_text(rate: Rate) -> str:
+  return f"{rate.percent()} {rate.interval()}" if rate.n else "none"

@@ -1,0 +1,124 @@
+"""Weights: declared once with their logical axes, stacked for the scan, taken out as plain trees.
+
+The only file that touches flax.nnx's names for variables, which are still moving.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t2i_jax.parallel.rules import Axes
+
+Init = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+Params = dict[str, Any]  # nested, of float32 arrays
+
+
+def fan_in(size: int) -> Init:
+  """Normal with variance 1 / size: keeps the variance of a sum over `size` inputs."""
+  return lambda key, shape: jax.random.normal(key, shape) * size**-0.5
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  return jnp.zeros(shape)
+
+
+def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  return jnp.ones(shape)
+
+
+def weight(
+  rngs: nnx.Rngs,
+  shape: tuple[int, ...],
+  axes: Axes,
+  init: Init,
+  matrix: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+) -> nnx.Param:
+  """A float32 parameter.
+
+  axes    one logical axis a dimension (parallel.RULES)
+  matrix  (input dimensions, output dimensions) where the weight is a hidden matrix that an
+          optimiser may treat as one (Muon); None for gains, embeddings and the outer layers
+  """
+  return nnx.Param(init(rngs.params(), shape), axes=axes, matrix=matrix)
+
+
+def stack_blocks(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
+  """`depth` equal blocks as one module whose weights have a leading "layers" axis."""
+  keys = jax.random.split(rngs.params(), depth)
+  blocks = nnx.vmap(lambda key: make(nnx.Rngs(key)))(keys)
+  for _, param in nnx.to_flat_state(nnx.state(blocks, nnx.Param)):
+    param.set_metadata("axes", ("layers", *param.get_metadata("axes")))
+    matrix = param.get_metadata("matrix")
+    if matrix is not None:
+      param.set_metadata("matrix", tuple(tuple(d + 1 for d in side) for side in matrix))
+  return blocks
+
+
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+  "none": lambda body: body,
+  "full": jax.checkpoint,
+  "dots": lambda body: jax.checkpoint(
+    body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
+}
+
+
+def scan_blocks(
+  blocks: nnx.Module, x: jax.Array, call: Callable, xs: Any = None, remat: str = "none"
+) -> jax.Array:
+  """x through the stacked blocks: x = call(block, x, xs[i]) for each i, as one scan.
+
+  remat  what the backward pass keeps: "none" all, "full" only x, "dots" the matmul outputs
+  """
+  graph, weights = nnx.split(blocks)
+
+  def body(x, layer):
+    weights, xs = layer
+    return call(nnx.merge(graph, weights), x, xs), None
+
+  return jax.lax.scan(REMAT[remat](body), x, (weights, xs))[0]
+
+
+def _abstract(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
+  return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+
+
+def init_params(make: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> Params:
+  """The weights of make(rngs) as a nested dict of arrays. Jit it to have them born sharded."""
+  return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param))
+
+
+def _metadata(make: Callable[[nnx.Rngs], nnx.Module], name: str) -> Params:
+  state = nnx.state(_abstract(make), nnx.Param)
+  tree: Params = {}
+  for path, param in nnx.to_flat_state(state):
+    node = tree
+    for part in path[:-1]:
+      node = node.setdefault(part, {})
+    node[path[-1]] = param.get_metadata(name)
+  return tree
+
+
+def axes_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
+  """The logical axes of every weight, in the structure of init_params."""
+  return _metadata(make, "axes")
+
+
+def matrices_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
+  """`matrix` of every weight (see `weight`), in the structure of init_params."""
+  return _metadata(make, "matrix")
+
+
+def with_params(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[[Params], Any]:
+  """A function from weights to the callable module that holds them."""
+  graph, state = nnx.split(_abstract(make))
+
+  def bind(params: Params) -> Any:
+    filled = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(filled, params)
+    return nnx.merge(graph, filled)
+
+  return bind

@@ -1,0 +1,57 @@
+"""The device mesh, and which rows of a global batch a process reads."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from t2i_jax.errors import MeshError
+from t2i_jax.parallel.rules import spec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
+  """A mesh of data x fsdp x tensor devices; -1 for one of them takes what is left.
+
+  Raises MeshError when the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [data, fsdp, tensor]
+  asked = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+  if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+    raise MeshError(f"mesh {asked}: sizes are positive, and at most one of them -1.")
+  if -1 in sizes:
+    known = -int(np.prod(sizes))
+    if len(devices) % known:
+      raise MeshError(f"mesh {asked}: {len(devices)} devices do not divide by {known}.")
+    sizes[sizes.index(-1)] = len(devices) // known
+  if int(np.prod(sizes)) != len(devices):
+    raise MeshError(
+      f"mesh {asked} needs {int(np.prod(sizes))} devices, this run has {len(devices)}. "
+      "Set one axis to -1 to take what is left."
+    )
+  types = (AxisType.Auto,) * len(MESH_AXES)
+  return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over data and fsdp; every other dimension whole."""
+  return NamedSharding(mesh, spec(("batch",)))
+
+
+def owned_rows(mesh: Mesh, batch: int) -> np.ndarray:
+  """The rows 0..batch-1 of a global batch that this process's devices hold, ascending.
+
+  Processes that differ only in tensor coordinate own the same rows.
+  Raises MeshError when the batch does not divide over data x fsdp.
+  """
+  data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
+  if batch % (data * fsdp):
+    step = data * fsdp
+    near = max(step, round(batch / step) * step)
+    raise MeshError(
+      f"batch {batch} does not divide over data x fsdp = {data} x {fsdp} = {step}. Use {near}."
+    )
+  indices = batch_sharding(mesh).addressable_devices_indices_map((batch,)).values()
+  slices = {index[0].indices(batch) for index in indices if index is not None}
+  return np.unique(np.concatenate([np.arange(*s) for s in slices]))

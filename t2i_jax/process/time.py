@@ -1,0 +1,35 @@
+"""A moment of the process, with every coefficient already computed.
+
+A bare float32 t is not enough: ten of DDPM's thousand steps do not survive (n + 1) / 1000 in
+float32. Grids are therefore computed on the host in float64 and carry what the network is fed.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Time(NamedTuple):
+  """t and the coefficients at t. Fields are scalars, [B], or [S] for a grid of S times.
+
+  t           time in [0, 1]: 0 = data, 1 = noise
+  alpha       coefficient of x0
+  sigma       coefficient of eps
+  d_alpha     d alpha / dt
+  d_sigma     d sigma / dt
+  model_time  what the network is fed: 1000 t for flow, the step n of 0..N-1 for DDPM
+  """
+
+  t: Any
+  alpha: Any
+  sigma: Any
+  d_alpha: Any
+  d_sigma: Any
+  model_time: Any
+
+
+def like(coefficient: jax.Array, x: jax.Array) -> jax.Array:
+  """Shapes a per-row coefficient [B] to broadcast against x [B, ...]; scalars pass through."""
+  if coefficient.ndim == 0:
+    return coefficient
+  return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))

@@ -1,0 +1,74 @@
+"""A small bidirectional text transformer, trained from scratch together with the backbone."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.attention import Attention, padding_mask
+from t2i_jax.models.conditioning import Tower
+from t2i_jax.models.layers import Mlp, layer_norm, rms_norm, rope_angles
+from t2i_jax.models.params import fan_in, scan_blocks, stack_blocks, weight
+from t2i_jax.parallel import constrain
+
+ROPE_THETA = 10000.0  # [2104.09864 sec. 3.3]
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+  """vocab is of the tokenizer; depth 0 leaves the bare embeddings (a bag of words)."""
+
+  vocab: int
+  width: int
+  depth: int
+  heads: int
+  mlp_ratio: int = 4
+
+  def __post_init__(self):
+    if self.width % (2 * self.heads):
+      raise ConfigError(
+        f"text.width = {self.width} does not divide into text.heads = {self.heads} heads of an "
+        f"even width. Use width {2 * self.heads} x n."
+      )
+
+
+class TextBlock(nnx.Module):
+  """Pre-norm attention and MLP."""
+
+  def __init__(self, c: TextTowerConfig, rngs: nnx.Rngs):
+    self.attn = Attention(c.width, c.heads, rngs)
+    self.mlp = Mlp(c.width, c.mlp_ratio * c.width, rngs)
+
+  def __call__(self, x: jax.Array, mask, rope) -> jax.Array:
+    x = x + self.attn(layer_norm(x), rope=rope, mask=mask)
+    return constrain(x + self.mlp(layer_norm(x)), "batch", "sequence", None)
+
+
+class TextTower(nnx.Module):
+  """(ids [B, T] int32, mask [B, T] bool) -> Tower; pooled is the mean over real tokens."""
+
+  def __init__(self, config: TextTowerConfig, rngs: nnx.Rngs):
+    c = self.config = config
+    self.embedding = weight(rngs, (c.vocab, c.width), ("vocab", "embed"), fan_in(1))
+    if c.depth:
+      self.blocks = stack_blocks(lambda r: TextBlock(c, r), c.depth, rngs)
+
+  def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
+    c = self.config
+    x = constrain(self.embedding[...].astype(dtype)[ids], "batch", "sequence", None)  # [B, T, D]
+    if c.depth:
+      rope = rope_angles(jnp.arange(ids.shape[1])[:, None], c.width // c.heads, ROPE_THETA)
+      allowed = padding_mask(mask, mask)
+      x = scan_blocks(self.blocks, x, lambda block, x, _: block(x, allowed, rope))
+    x = rms_norm(x)
+    count = jnp.maximum(jnp.sum(mask, axis=1), 1)[:, None]
+    pooled = jnp.sum(jnp.where(mask[:, :, None], x, 0), axis=1) / count.astype(x.dtype)
+    return Tower(x, mask, pooled)
+
+
+def tower_flops(c: TextTowerConfig, tokens: int) -> int:
+  """Matmul and attention FLOPs of one caption of `tokens` tokens."""
+  d, f = c.width, c.mlp_ratio * c.width
+  return 2 * c.depth * (tokens * (4 * d * d + 2 * d * f) + 2 * tokens * tokens * d)

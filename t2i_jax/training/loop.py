@@ -1,0 +1,216 @@
+"""The one training loop, for every system. It reads like the log of a run.
+
+The order is a contract: evaluate, draw, log, then save; save before the next batch is taken.
+The state of the data is the step, so a restored run takes the batch that a kill lost.
+"""
+
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+from PIL import Image
+
+from t2i_jax.data.loader import Loader, validation_batches
+from t2i_jax.data.source import ShardSource
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.data.transforms import Transform
+from t2i_jax.errors import ConfigError, T2IError
+from t2i_jax.parallel import batch_sharding, make_mesh, owned_rows
+from t2i_jax.training.checkpoint import (
+  Checkpoints,
+  Meta,
+  check_same_run,
+  check_workdir,
+  dump,
+  state_size,
+)
+from t2i_jax.training.draw import check_sampling, make_draw
+from t2i_jax.training.log import Log
+from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.training.state import abstract_state, create_state, merge_params
+from t2i_jax.training.step import make_train_step, make_validation_step
+from t2i_jax.training.system import make_system
+
+
+class NotFinite(T2IError):
+  """The loss became NaN or infinite."""
+
+
+def every(interval: int, step: int) -> bool:
+  """True each `interval` steps; never for 0."""
+  return interval > 0 and step % interval == 0
+
+
+class StopRequest:
+  """Becomes true after SIGTERM. Processes agree at logging steps, so that all save the same."""
+
+  def __init__(self):
+    self.asked = False
+    self.previous = signal.signal(signal.SIGTERM, self._ask)
+
+  def _ask(self, *_):
+    self.asked = True
+
+  def agreed(self, meeting: bool) -> bool:
+    if jax.process_count() == 1:
+      return self.asked
+    if not meeting:
+      return False
+    return bool(np.any(multihost_utils.process_allgather(np.array(self.asked))))
+
+  def restore(self) -> None:
+    signal.signal(signal.SIGTERM, self.previous)
+
+
+def on_devices(batches: Iterator[dict], mesh, batch: int, ahead: int = 2) -> Iterator[dict]:
+  """Local batches as global arrays, laid on the mesh `ahead` of their use."""
+  sharding = batch_sharding(mesh)
+  queue: deque = deque()
+  for local in batches:
+    queue.append(
+      {
+        name: jax.make_array_from_process_local_data(sharding, rows, (batch, *rows.shape[1:]))
+        for name, rows in local.items()
+      }
+    )
+    if len(queue) > ahead:
+      yield queue.popleft()
+  yield from queue
+
+
+def train(config: ConfigDict, workdir: str | Path) -> None:
+  """Trains, or goes on training, until train.steps or SIGTERM.
+
+  Everything a user can get wrong is checked before anything is compiled or allocated.
+  Raises ConfigError, MeshError, DataError, PromptError, RestoreError, WorkdirError, NotFinite.
+  """
+  c, workdir = config, Path(workdir)
+  mesh = make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+  rows = owned_rows(mesh, c.train.batch)
+  if c.train.batch % (c.train.accumulate * mesh.shape["data"] * mesh.shape["fsdp"]):
+    raise ConfigError(
+      f"train.batch = {c.train.batch} does not divide into train.accumulate = "
+      f"{c.train.accumulate} parts over {mesh.shape['data'] * mesh.shape['fsdp']} devices."
+    )
+  source = ShardSource(c.data.dir, c.data.train_split)
+  val_source = ShardSource(c.data.dir, c.data.val_split)
+  tokenizer = Tokenizer.load(c.data.dir, c.text.tokenizer)
+  system = make_system(c, tokenizer)
+  check_sampling(c.sampling, system.process)
+  tokenizer.encode(list(c.sampling.prompts), c.text.length)  # a prompt too long fails now
+  optimizer = make_optimizer(c.train, system.matrices)
+  abstract = abstract_state(system, optimizer, mesh, c.train.freeze)
+  check_workdir(workdir, abstract, c.checkpoint.keep)
+  checkpoints = Checkpoints(workdir, c.checkpoint.keep)
+
+  start = checkpoints.latest()
+  if start is None:
+    start, changed = 0, {}
+    state = create_state(system, optimizer, abstract, jax.random.key(c.seed), c.train.freeze)
+  else:
+    changed = check_same_run(checkpoints.meta(start).config, c, start)
+    state = checkpoints.restore(start, abstract)
+  log = Log(
+    workdir,
+    start,
+    steps=c.train.steps,
+    batch=c.train.batch,
+    flops=3.0 * system.flops * c.train.batch,
+  )
+  log.say(
+    f"{c.name}: {state_size(abstract.trainable) / 1e6:.2f} M trained parameters, "
+    f"{len(source)} records, {jax.device_count()} x {jax.devices()[0].device_kind}, "
+    f"mesh {dict(mesh.shape)}, from step {start}"
+  )
+  for key, (old, new) in changed.items():
+    log.say(f"  {key} was {old!r} in the checkpoint, is {new!r} now")
+  if jax.process_index() == 0:
+    dump(workdir / "config.json", c.to_dict())
+    (workdir / "samples").mkdir(exist_ok=True)
+    dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
+
+  transform = Transform(c.data.image_size, tokenizer, c.text.length)
+  loader = Loader(
+    source,
+    transform,
+    seed=c.seed,
+    global_batch=c.train.batch,
+    rows=rows,
+    workers=c.data.workers,
+    prefetch=c.data.prefetch,
+  )
+  data = on_devices(loader.batches(start), mesh, c.train.batch)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  step_fn = jax.jit(
+    make_train_step(system, optimizer, c),
+    donate_argnums=0,
+    in_shardings=(shardings, batch_sharding(mesh)),
+    out_shardings=(shardings, None),
+  )
+  draw = make_draw(system, tokenizer, c.sampling, mesh)
+  validate = make_validation(system, c, mesh, val_source, transform)
+  stop = StopRequest()
+  with jax.set_mesh(mesh):
+    for step in range(start + 1, c.train.steps + 1):
+      state, metrics = step_fn(state, next(data))
+      last = step == c.train.steps
+      stopping = stop.agreed(every(c.log.every, step))
+      paused = time.perf_counter()
+      if last or stopping or every(c.log.every, step):
+        metrics = {name: float(value) for name, value in metrics.items()}  # waits for the step
+        log.train(step, metrics)
+        paused = time.perf_counter()
+        if not np.isfinite(metrics["loss"]):
+          raise NotFinite(
+            f"loss is {metrics['loss']} at step {step} (finite at the log line before). Step "
+            f"{checkpoints.latest()} is saved. Lower train.lr (now {c.train.lr}) or train.clip."
+          )
+      if last or every(c.eval.every, step):
+        log.write(step, "val", validate(merge_params(state.ema, state.frozen)), {})
+      if last or every(c.sampling.every, step):
+        show_prompts(draw, merge_params(state.ema, state.frozen), c, workdir, step, log)
+      if last or stopping or every(c.checkpoint.every, step):
+        checkpoints.save(state, Meta(c, tokenizer, step * c.train.batch))
+      log.pause(time.perf_counter() - paused)
+      if stopping:
+        log.say(f"SIGTERM: saving step {step} and leaving; the same command goes on from here")
+        break
+  checkpoints.close()
+  log.close()
+  stop.restore()
+
+
+def make_validation(system, c: ConfigDict, mesh, source, transform):
+  """A function from parameters to {"loss", "loss_bin_k"} over the first eval.rows records."""
+  step = mesh.shape["data"] * mesh.shape["fsdp"]
+  batch = -(-min(c.eval.batch, c.eval.rows) // step) * step
+  owned = owned_rows(mesh, batch)
+  step_fn = jax.jit(make_validation_step(system, c), out_shardings=jax.NamedSharding(mesh, jax.P()))
+
+  def validate(params) -> dict[str, float]:
+    total = np.zeros((2, c.eval.bins))
+    local = validation_batches(source, transform, c.eval.rows, batch, owned)
+    for i, rows in enumerate(on_devices(iter(local), mesh, batch)):
+      total += np.asarray(step_fn(params, rows, np.arange(i * batch, (i + 1) * batch)))
+    by_bin = total[0] / np.maximum(total[1], 1)
+    names = {f"loss_bin_{k}": value for k, value in enumerate(by_bin)}
+    return {"loss": total[0].sum() / total[1].sum()} | names
+
+  return validate
+
+
+def show_prompts(draw, params, c: ConfigDict, workdir: Path, step: int, log: Log) -> None:
+  """Draws the fixed prompts as one row, for samples/ and TensorBoard."""
+  prompts = list(c.sampling.prompts)
+  pictures = draw(params, prompts, range(len(prompts)))
+  if pictures.shape[-1] != 3 or not log.writes:  # latents have no picture without a decoder
+    return
+  strip = np.concatenate(list(np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)))), axis=1)
+  Image.fromarray(strip).save(workdir / "samples" / f"step_{step:08d}.png")
+  log.picture(step, "samples", strip)
