@@ -91,25 +91,25 @@ def init_params(make: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> Param
   return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param))
 
 
-def _metadata(make: Callable[[nnx.Rngs], nnx.Module], name: str) -> Params:
+def _metadata(make: Callable[[nnx.Rngs], nnx.Module], name: str, as_leaf: Callable) -> Params:
   state = nnx.state(_abstract(make), nnx.Param)
   tree: Params = {}
   for path, param in nnx.to_flat_state(state):
     node = tree
     for part in path[:-1]:
       node = node.setdefault(part, {})
-    node[path[-1]] = param.get_metadata(name)
+    node[path[-1]] = as_leaf(param.get_metadata(name))
   return tree
 
 
 def axes_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
-  """The logical axes of every weight, in the structure of init_params."""
-  return _metadata(make, "axes")
+  """The logical axes of every weight as a PartitionSpec, in the structure of init_params."""
+  return _metadata(make, "axes", lambda axes: jax.P(*axes))
 
 
 def matrices_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
   """`matrix` of every weight (see `weight`), in the structure of init_params."""
-  return _metadata(make, "matrix")
+  return _metadata(make, "matrix", lambda matrix: matrix)
 
 
 def with_params(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[[Params], Any]:

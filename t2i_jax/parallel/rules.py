@@ -1,7 +1,8 @@
 """Logical axes to mesh axes: the one table, and what is derived from it.
 
 A weight says what its dimensions are ("embed", "heads", ...); this table says where those live.
-Changing the mesh, or the table, changes no model code.
+Changing the mesh, or the table, changes no model code. In trees, the axes of one array are a
+PartitionSpec of logical names: a leaf, where a tuple would be a branch.
 """
 
 from typing import Any
@@ -32,7 +33,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
-def spec(axes: Axes) -> PartitionSpec:
+def spec(axes: Axes | PartitionSpec) -> PartitionSpec:
   """The PartitionSpec of an array whose dimensions are these logical axes.
 
   Raises MeshError where two dimensions of one array would live on the same mesh axis.
@@ -44,22 +45,18 @@ def spec(axes: Axes) -> PartitionSpec:
   return PartitionSpec(*entries)
 
 
-def _is_axes(node: Any) -> bool:
-  return isinstance(node, tuple) and all(a is None or isinstance(a, str) for a in node)
-
-
 def shardings(axes_tree: Any, mesh: Mesh) -> Any:
-  """NamedShardings of a tree whose leaves are tuples of logical axes."""
-  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), axes_tree, is_leaf=_is_axes)
+  """NamedShardings of a tree whose leaves are PartitionSpecs of logical axes."""
+  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), axes_tree)
 
 
 def check_divides(shapes: Any, axes_tree: Any, mesh: Mesh) -> None:
   """Raises MeshError naming the first weight that the mesh does not divide.
 
   shapes     tree of arrays or ShapeDtypeStructs
-  axes_tree  the same tree with a tuple of logical axes per leaf
+  axes_tree  the same tree with a PartitionSpec of logical axes per leaf
   """
-  flat_axes = jax.tree.leaves(axes_tree, is_leaf=_is_axes)
+  flat_axes = jax.tree.leaves(axes_tree)
   for (path, leaf), axes in zip(jax.tree.leaves_with_path(shapes), flat_axes, strict=True):
     for size, axis in zip(leaf.shape, axes, strict=True):
       on = RULES[axis] if axis is not None else None

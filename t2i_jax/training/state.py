@@ -57,7 +57,7 @@ def _like_params(tree: Any, shapes: Params, axes: Params) -> Any:
       tail = keys[start:]
       if tail in flat_shapes and flat_shapes[tail].shape == leaf.shape:
         return flat_axes[tail]
-    return (None,) * leaf.ndim
+    return PartitionSpec(*[None] * leaf.ndim)
 
   return jax.tree.map_with_path(find, tree)
 

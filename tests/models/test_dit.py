@@ -150,7 +150,7 @@ def test_every_weight_has_axes_and_matters(mode):
   is_leaf = lambda x: x is None or isinstance(x, tuple)
   for leaf, axis, matrix in zip(
     jax.tree.leaves(params),
-    jax.tree.leaves(axes, is_leaf=is_leaf),
+    jax.tree.leaves(axes),
     jax.tree.leaves(matrices, is_leaf=is_leaf),
     strict=True,
   ):

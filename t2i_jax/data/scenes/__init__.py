@@ -9,7 +9,7 @@ Levels
   full    from 48 pixels: 6 shapes, 3 sizes, up to 6 objects; all of CATEGORIES, varied wording
 
 How many are there? Each picture's positions and radii are real numbers, so no index repeats
-another's picture. Captions: easy has 21 single objects, 2 x 7 x 7 x 3 = about 280 bindings and
+another's picture. Captions: easy has 21 single objects, 6 x 43 = 258 bindings and
 21 x 20 x 4 x 0.9 = about 1,500 relations. full has 42 coloured shapes; three of them in two stated
 relations are already 42 x 41 x 40 x 4 x 4 = 1.1 million captions, and long ones do not repeat.
 

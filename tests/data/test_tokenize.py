@@ -1,0 +1,105 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from t2i_jax.data.tokenize import BOS, EOS, PAD, Tokenizer, train_bpe
+from t2i_jax.errors import ConfigError, DataError, PromptError
+
+CAPTIONS = ["a red circle", "a blue square left of a red circle", "two red circles"] * 20
+TEXTS = ["a red circle", "", "Ein Bär, 熊 🐻", "[EOS] [PAD]", "tab\tnew\nline", "  spaces  "]
+
+
+@pytest.fixture(params=["bpe", "bytes"])
+def tokenizer(request):
+  if request.param == "bytes":
+    return Tokenizer.bytes()
+  return Tokenizer.bpe(train_bpe(CAPTIONS, 300))
+
+
+def test_any_text_begins_ends_and_comes_back(tokenizer):
+  ids, mask = tokenizer.encode(TEXTS, 40)
+  assert ids.dtype == np.int32 and ids.shape == mask.shape == (len(TEXTS), 40)
+  assert ids.max() < tokenizer.vocab
+  for text, row, real in zip(TEXTS, ids, mask, strict=True):
+    n = real.sum()
+    assert real[:n].all() and not real[n:].any()
+    assert row[0] == BOS and row[n - 1] == EOS and (row[n:] == PAD).all()
+    assert (row[1 : n - 1] > EOS).all()  # a caption cannot smuggle in a special token
+    assert tokenizer.decode(row).strip() == text.strip()
+
+
+def test_the_empty_text_is_begin_and_end(tokenizer):
+  ids, mask = tokenizer.encode([""], 4)
+  assert ids.tolist() == [[BOS, EOS, PAD, PAD]] and mask.sum() == 2
+
+
+def test_bytes_are_their_values_moved_by_three():
+  ids, _ = Tokenizer.bytes().encode(["Aé"], 5)
+  assert ids.tolist() == [[BOS, 65 + 3, 0xC3 + 3, 0xA9 + 3, EOS]]
+  assert Tokenizer.bytes().vocab == 259
+
+
+def test_a_frequent_word_is_one_token_wherever_it_stands():
+  tokenizer = Tokenizer.bpe(train_bpe(CAPTIONS, 400))
+  ids, mask = tokenizer.encode(["red circle", "circle red"], 8)
+  assert mask.sum(1).tolist() == [4, 4]
+  assert ids[0, 1] == ids[1, 2] and ids[0, 2] == ids[1, 1]
+
+
+def test_a_text_too_long_names_itself_its_count_and_the_limit(tokenizer):
+  text = "circle " * 30
+  count = tokenizer.encode([text], 1000)[1].sum()
+  assert tokenizer.encode([text], count)[1].all()  # just fits
+  with pytest.raises(PromptError, match=rf"'circle circle.*{count} tokens.*= {count - 1} are"):
+    tokenizer.encode(["short", text], count - 1)
+
+
+def test_it_survives_json_and_pickle(tokenizer):
+  for copy in (Tokenizer.from_json(tokenizer.to_json()), pickle.loads(pickle.dumps(tokenizer))):
+    assert copy == tokenizer and copy.vocab == tokenizer.vocab
+    np.testing.assert_array_equal(copy.encode(TEXTS, 40)[0], tokenizer.encode(TEXTS, 40)[0])
+
+
+def test_training_is_repeatable_and_stays_within_the_size():
+  assert train_bpe(CAPTIONS, 290) == train_bpe(CAPTIONS, 290)
+  assert Tokenizer.bpe(train_bpe(CAPTIONS, 270)).vocab == 270
+  saturated = Tokenizer.bpe(train_bpe(CAPTIONS, 5000)).vocab
+  assert 280 < saturated < 400
+
+
+def test_a_size_below_the_bytes():
+  with pytest.raises(DataError, match=r"--vocab=100 is too small.* 259"):
+    train_bpe(CAPTIONS, 100)
+
+
+def test_loading_from_a_built_folder(scenes_dir):
+  bpe = Tokenizer.load(scenes_dir, "bpe")
+  assert bpe.vocab == json.loads((scenes_dir / "manifest.json").read_text())["tokenizer"]["vocab"]
+  assert bpe.encode(["a red circle"], 5)[1].sum() == 5  # one token a word
+  assert Tokenizer.load(scenes_dir, "bytes") == Tokenizer.bytes()
+  with pytest.raises(ConfigError, match=r"text\.tokenizer = 'words' is not one of bpe, bytes"):
+    Tokenizer.load(scenes_dir, "words")
+
+
+def test_a_changed_or_missing_tokenizer_file(scenes_copy):
+  path = scenes_copy / "tokenizer.json"
+  path.write_text(path.read_text() + " ")
+  with pytest.raises(DataError, match=r"tokenizer\.json is not the file.*sha256"):
+    Tokenizer.load(scenes_copy, "bpe")
+  path.unlink()
+  with pytest.raises(DataError, match=r"tokenizer\.json cannot be read"):
+    Tokenizer.load(scenes_copy, "bpe")
+
+
+def test_files_that_are_no_tokenizer_of_ours():
+  with pytest.raises(DataError, match="is no tokenizer"):
+    Tokenizer.bpe("{}")
+  other = json.loads(train_bpe(CAPTIONS, 300))
+  other["added_tokens"][0]["content"] = "<s>"
+  other["model"]["vocab"] = {
+    ("<s>" if token == "[PAD]" else token): i for token, i in other["model"]["vocab"].items()
+  }
+  with pytest.raises(DataError, match="begins with tokens"):
+    Tokenizer.bpe(json.dumps(other))
