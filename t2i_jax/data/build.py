@@ -20,6 +20,7 @@ from t2i_jax.data.tokenize import train_bpe
 from t2i_jax.errors import DataError
 
 SKIPPED, TOKENIZER, ATTRIBUTION = "skipped.jsonl", "tokenizer.json", "ATTRIBUTION.txt"
+OWN_FILES = (MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, "*.arrayrecord", "sheet-*.png")
 SHARD_RECORDS = 8192
 
 
@@ -35,6 +36,8 @@ def build(
 ) -> dict[str, Any]:
   """Writes a source into the folder `out`; all of it, or nothing.
 
+  A build that is killed leaves `out.partial-PID` beside it, which nothing reads.
+
   workers        processes; None takes one a core. Their number changes no byte of the result
   shard_records  records a shard
   vocab          tokens of the BPE trained on the train captions; None takes the source's own
@@ -43,7 +46,7 @@ def build(
   Returns the manifest. Raises DataError; then `out` is as it was.
   """
   out = Path(out).resolve()
-  workers = workers or os.cpu_count() or 1
+  workers = (os.cpu_count() or 1) if workers is None else workers
   if shard_records < 1 or workers < 1:
     raise DataError(f"--shard-records={shard_records} and --workers={workers} must be at least 1.")
   check_target(out, overwrite)
@@ -79,6 +82,11 @@ def check_target(out: Path, overwrite: bool) -> None:
     read_manifest(out)
   except DataError as error:
     raise DataError(f"--overwrite replaces built folders only: {error}") from error
+  foreign = sorted(p.name for p in out.iterdir() if not any(p.match(own) for own in OWN_FILES))
+  if foreign:
+    raise DataError(
+      f"--overwrite would delete {foreign[0]} in {out}, which no build wrote. Move it away first."
+    )
 
 
 def put_in_place(partial: Path, out: Path) -> None:

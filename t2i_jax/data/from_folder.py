@@ -70,6 +70,7 @@ class Folder:
   def _items(self) -> Iterator[Item]:
     """In the order of sorted paths, the same on every file system."""
     seen = set()
+    given: set[str] = set()  # pictures that a metadata.jsonl further up names
     closed: list[Item] = []
 
     def note(error: OSError) -> None:
@@ -93,8 +94,9 @@ class Folder:
           problems = [Item(name, problem=f"cannot be read: {error.strerror}")]
         yield from problems
       here = {os.path.normpath(os.path.join(under, f)) for f in files if _is_picture(f)}
-      for name in sorted(here | set(listed)):
+      for name in sorted((here | set(listed)) - given):
         yield Item(name, listed.get(name))
+      given |= set(listed) - here
     yield from closed
 
   def make(self, task: list[Item]) -> list[Made | Skipped]:

@@ -10,6 +10,7 @@ import numpy as np
 from absl import flags
 
 from t2i_jax.data.order import index_at, rng_at
+from t2i_jax.data.parallel_map import end_with_parent
 from t2i_jax.data.source import Source
 from t2i_jax.data.transforms import Transform
 
@@ -88,7 +89,8 @@ class Loader:
     options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
     read = dataset.to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
     by_pipe = grain.experimental.DatasetOptions(min_shm_size=LEAST_SHARED)
-    return grain.experimental.WithOptionsIterDataset(read, by_pipe).mp_prefetch(options)
+    shared = grain.experimental.WithOptionsIterDataset(read, by_pipe)
+    return shared.mp_prefetch(options, worker_init_fn=lambda index, count: end_with_parent())
 
 
 def validation_batches(

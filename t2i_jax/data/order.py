@@ -9,13 +9,22 @@ from functools import lru_cache
 import grain.experimental
 import numpy as np
 
-ROUNDS = 4  # of the Simon cipher that index_shuffle walks in cycles; grain's own default
+ROUNDS = 4  # of the cipher in index_shuffle; grain's own default
+# index_shuffle looks for an index below `size` among the 2^16 values of its smallest cipher: 23 us
+# for 1,000 records, 6 ms for 2 (measured, November 2026, one x86-64 core).
+SMALL = 1024
 
 
 @lru_cache(maxsize=64)
 def _epoch_seed(seed: int, epoch: int) -> int:
   """A uint32 for one epoch's permutation."""
   return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+@lru_cache(maxsize=64)
+def _small_order(size: int, seed: int, epoch: int) -> np.ndarray:
+  """One epoch's permutation as a table."""
+  return np.random.default_rng((seed, epoch)).permutation(size)
 
 
 def index_at(position: int, size: int, seed: int) -> tuple[int, int]:
@@ -27,8 +36,9 @@ def index_at(position: int, size: int, seed: int) -> tuple[int, int]:
   Within an epoch every index comes once, in an order of its own.
   """
   epoch, i = divmod(int(position), size)
-  shuffled = grain.experimental.index_shuffle(i, size - 1, _epoch_seed(seed, epoch), ROUNDS)
-  return epoch, shuffled
+  if size <= SMALL:
+    return epoch, int(_small_order(size, seed, epoch)[i])
+  return epoch, grain.experimental.index_shuffle(i, size - 1, _epoch_seed(seed, epoch), ROUNDS)
 
 
 def rng_at(position: int, seed: int) -> np.random.Generator:

@@ -1,6 +1,8 @@
 """A map over worker processes that keeps the order and a bounded number of results."""
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,7 +24,8 @@ def ordered_map(function: Callable, tasks: Iterable[Any], workers: int) -> Itera
   if workers == 1:
     yield from map(function, tasks)
     return
-  pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+  spawn = multiprocessing.get_context("spawn")
+  pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent)
   pending: deque[Future] = deque()
   try:
     for task in tasks:
@@ -38,3 +41,15 @@ def ordered_map(function: Callable, tasks: Iterable[Any], workers: int) -> Itera
     ) from error
   finally:
     pool.shutdown(cancel_futures=True)
+
+
+def end_with_parent() -> None:
+  """In a worker: ends it when the parent is gone, which a killed parent cannot ask for."""
+
+  def watch() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+      parent.join()
+      os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()

@@ -48,7 +48,10 @@ def verify(
       problems.append(Problem(path.name, None, "is not in the manifest"))
   total = sum(split["records"] for split in manifest["splits"].values())
   shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
-  workers = min(workers or os.cpu_count() or 1, len(shards)) or 1
+  workers = (os.cpu_count() or 1) if workers is None else workers
+  if workers < 1:
+    raise DataError(f"--workers={workers} must be at least 1.")
+  workers = max(1, min(workers, len(shards)))
   captions: dict[str, int] = {}
   with Meter(f"verifying {folder.name}", total, progress) as meter:
     for shard, (found, count) in zip(

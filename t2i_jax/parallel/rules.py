@@ -18,6 +18,7 @@ Axes = tuple[str | None, ...]
 # each matrix; rows of a batch over both data and fsdp.
 RULES: dict[str, str | tuple[str, ...] | None] = {
   "batch": ("data", "fsdp"),
+  "batch_data": "data",  # of a small activation whose width lies on fsdp
   "sequence": None,
   "height": None,
   "width": None,

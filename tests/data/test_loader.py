@@ -81,7 +81,6 @@ def test_another_seed_is_another_order():
   assert not np.array_equal(a, b)
 
 
-@pytest.mark.slow
 def test_workers_change_nothing(scenes_dir, tmp_path):
   """In a script of its own, as a run is: workers are spawned and import the script again."""
   script = tmp_path / "script.py"
@@ -115,6 +114,28 @@ if __name__ == "__main__":
   assert done.returncode == 0, done.stderr
   assert done.stdout.strip() == "same"
   assert "leaked" not in done.stderr, done.stderr
+
+
+def test_a_killed_run_leaves_no_worker(scenes_dir, tmp_path):
+  script = tmp_path / "script.py"
+  script.write_text(f"""
+import numpy as np
+from t2i_jax.data.loader import Loader
+from t2i_jax.data.source import ShardSource
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.data.transforms import Transform
+
+if __name__ == "__main__":
+  transform = Transform((32, 32), Tokenizer.bytes(), 60)
+  loader = Loader(ShardSource({str(scenes_dir)!r}, "train"), transform, seed=1, global_batch=16,
+                  rows=np.arange(16), workers=1, prefetch=2)
+  for batch in loader.batches(0):
+    print("batch", flush=True)
+""")
+  process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
+  assert process.stdout.readline() == b"batch\n"
+  process.kill()
+  process.communicate(timeout=20)  # the pipe ends once no worker holds it open
 
 
 def test_shapes_and_types(scenes_dir):

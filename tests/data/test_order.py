@@ -4,7 +4,7 @@ import pytest
 from t2i_jax.data.order import index_at, rng_at
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1024, 1025, 5000])
 def test_each_epoch_is_a_permutation(size):
   for epoch in range(3):
     pairs = [index_at(epoch * size + i, size, seed=5) for i in range(size)]
@@ -12,8 +12,8 @@ def test_each_epoch_is_a_permutation(size):
     assert sorted(i for _, i in pairs) == list(range(size))
 
 
-def test_epochs_and_seeds_differ():
-  size = 200
+@pytest.mark.parametrize("size", [200, 2000])  # either side of SMALL
+def test_epochs_and_seeds_differ(size):
   orders = {
     (seed, epoch): tuple(index_at(epoch * size + i, size, seed)[1] for i in range(size))
     for seed in range(3)

@@ -54,7 +54,8 @@ def test_a_folder_that_was_not_built(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "text, said", [("{", "cannot be read"), ("[]", "format 'list'"), ('{"format": "t2i_jax/9"}', "/9")]
+  "text, said",
+  [("{", "cannot be read"), ("[]", "format 'list'"), ('{"format": "t2i_jax/9"}', "/9")],
 )
 def test_a_bad_manifest(tmp_path, text, said):
   (tmp_path / "manifest.json").write_text(text)
@@ -94,12 +95,7 @@ def test_a_split_without_records(scenes_copy):
 def test_a_corrupt_record_is_named_and_its_neighbours_are_read(scenes_copy):
   path = scenes_copy / SECOND
   data = bytearray(path.read_bytes())
-  key = b"easy/train/0/47"
-  # Records are compressed: find the one by damaging bytes until it alone fails.
-  source = ShardSource(scenes_copy, "train")
-  assert source[47].key.encode() == key
-  middle = 5000
-  data[middle : middle + 4] = bytes(255 - b for b in data[middle : middle + 4])
+  data[5000:5004] = bytes(255 - b for b in data[5000:5004])  # inside some record
   path.write_bytes(data)
   source, bad = ShardSource(scenes_copy, "train"), []
   for index in range(40, 80):

@@ -1,0 +1,34 @@
+"""Emoji by name in two artists' styles: `make quickstart DATA=emoji`, about half an hour.
+
+  pip install 't2i_jax[emoji]'
+  t2i data build --from emoji --size 32 --to runs/data/emoji
+  t2i train --config=configs/emoji_dit_flow.py --workdir=runs/emoji_dit_flow
+
+Validation is on concepts that are trained in neither style.
+Result: not yet run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import scenes_dit_flow
+
+
+def get_config() -> ConfigDict:
+  c = scenes_dit_flow.get_config()
+  c.name = "emoji_dit_flow"
+  c.data.update(dir="runs/data/emoji", val_split="val_concept")
+  c.text.update(vocab=4096, length=40)  # the longest caption has 36 tokens
+  c.model.patch = 4
+  c.train.steps = 4000
+  c.sampling.prompts = (
+    "fox, Twemoji style",
+    "fox, OpenMoji style",
+    "red heart, Twemoji style",
+    "red heart, OpenMoji style",
+    "pizza, Twemoji style",
+    "rocket, OpenMoji style",
+    "grinning face, Twemoji style",
+    "mushroom, OpenMoji style",
+  )
+  c.score.level = ""
+  return c

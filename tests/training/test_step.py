@@ -1,0 +1,187 @@
+"""The step's arithmetic: accumulation, weights, dropout, EMA, freezing, optimisers, schedules."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from t2i_jax.config import load_config
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.errors import ConfigError
+from t2i_jax.training.optimizer import make_optimizer, make_schedule
+from t2i_jax.training.state import TrainState, merge_params, split_params
+from t2i_jax.training.step import drop_captions, make_train_step, make_validation_step, row_keys
+from t2i_jax.training.system import make_system
+
+CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
+TINY = {
+  "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8", "text.width": "16",
+  "text.heads": "2", "text.depth": "1", "model.width": "32", "model.heads": "2",
+  "model.depth": "2", "train.batch": "16", "train.steps": "20", "train.warmup": "2",
+}  # fmt: skip
+
+
+def setup(**overrides):
+  named = {key.replace("__", "."): str(value) for key, value in overrides.items()}
+  config = load_config(CONFIG, TINY | named)
+  system = make_system(config, Tokenizer.bytes())
+  optimizer = make_optimizer(config.train, system.matrices)
+  trainable, frozen = split_params(jax.jit(system.init)(jax.random.key(1)), config.train.freeze)
+  # Away from the initial zeros, so that every gradient is alive.
+  trainable = jax.tree.map(lambda x: x + 0.02, trainable)
+  state = TrainState(
+    jnp.zeros((), jnp.int32), trainable, frozen, optimizer.init(trainable), trainable
+  )
+  return config, system, optimizer, state
+
+
+def batch(n=16, weight=None, seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    "image": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8),
+    "tokens": rng.integers(3, 259, (n, 8)).astype(np.int32),
+    "mask": np.ones((n, 8), bool),
+    "weight": np.ones(n, np.float32) if weight is None else np.asarray(weight, np.float32),
+  }
+
+
+def gradient_norms(accumulate, data):
+  config, system, optimizer, state = setup(train__accumulate=accumulate, train__clip=1e9)
+  _, metrics = jax.jit(make_train_step(system, optimizer, config))(state, data)
+  return float(metrics["loss"]), float(metrics["grad_norm"])
+
+
+def test_accumulation_is_the_mean_over_the_rows_used():
+  """Rows of weight 0 lie unevenly over the parts; a mean of the parts' means would differ."""
+  weight = np.ones(16)
+  weight[[0, 4, 8, 12, 1]] = 0
+  data = batch(weight=weight)
+  whole, parts = gradient_norms(1, data), gradient_norms(4, data)
+  np.testing.assert_allclose(whole, parts, rtol=1e-4)
+  junk = batch(weight=weight)
+  junk["image"][weight == 0] = 255  # what an unused row holds does not matter
+  np.testing.assert_allclose(gradient_norms(4, junk), parts, rtol=1e-6)
+
+
+def test_same_step_same_numbers_other_step_others():
+  config, system, optimizer, state = setup()
+  step = jax.jit(make_train_step(system, optimizer, config))
+  first, again = step(state, batch())[1]["loss"], step(state, batch())[1]["loss"]
+  assert first == again
+  assert first != step(state._replace(step=jnp.int32(5)), batch())[1]["loss"]
+
+
+def test_row_keys_do_not_depend_on_the_batch():
+  key = jax.random.key(0)
+  many, few = row_keys(key, jnp.arange(10), 1), row_keys(key, jnp.array([7]), 1)
+  assert jnp.array_equal(jax.random.key_data(many)[7], jax.random.key_data(few)[0])
+  assert len(np.unique(jax.random.key_data(many), axis=0)) == 10
+  assert not jnp.array_equal(
+    jax.random.key_data(many), jax.random.key_data(row_keys(key, jnp.arange(10), 2))
+  )
+
+
+def test_caption_dropout_is_the_null_at_the_rate():
+  _, system, _, _ = setup()
+  data = batch(2000)
+  keys = jax.random.split(jax.random.key(2), 2000)
+  dropped = drop_captions(system, data, keys, 0.1)
+  null, mask = system.null_tokens
+  is_null = np.all(np.asarray(dropped["tokens"]) == null, axis=1)
+  assert 0.07 < is_null.mean() < 0.13
+  assert np.all(np.asarray(dropped["mask"])[is_null] == mask)
+  np.testing.assert_array_equal(np.asarray(dropped["tokens"])[~is_null], data["tokens"][~is_null])
+  assert mask.sum() == 2  # the encoding of "": begin and end
+
+
+def test_ema_warms_up():
+  config, system, optimizer, state = setup(train__ema=0.999)
+  new, _ = jax.jit(make_train_step(system, optimizer, config))(state, batch())
+  decay = 2 / 11  # min(0.999, (1 + n) / (10 + n)) with n = 1
+  expected = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, new.trainable)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.ema, expected)
+
+
+def test_freezing():
+  config, system, optimizer, state = setup(train__freeze="('text', 'dit/patch_in')")
+  assert list(state.frozen) == ["dit", "text"] and list(state.frozen["dit"]) == ["patch_in"]
+  new, _ = jax.jit(make_train_step(system, optimizer, config))(state, batch())
+  jax.tree.map(np.testing.assert_array_equal, new.frozen, state.frozen)
+  assert not jnp.array_equal(new.trainable["dit"]["head"], state.trainable["dit"]["head"])
+  whole = jax.eval_shape(system.init, jax.random.key(0))
+  merged = merge_params(state.trainable, state.frozen)
+  assert jax.tree.structure(merged) == jax.tree.structure(whole)
+  with pytest.raises(ConfigError, match="no parameter is under 'txt'"):
+    split_params(whole, ("txt",))
+  with pytest.raises(ConfigError, match="nothing to train"):
+    split_params(whole, ("dit", "text"))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_loss_falls_on_one_batch(optimizer):
+  config, system, tx, state = setup(
+    train__optimizer=optimizer, train__lr=4e-3, train__steps=60, train__caption_dropout=0.0
+  )
+  step = jax.jit(make_train_step(system, tx, config))
+  losses = []
+  for _ in range(60):
+    state, metrics = step(state, batch())
+    losses.append(float(metrics["loss"]))
+  assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_muon_orthogonalises_the_matrices_and_only_them():
+  _, _, optimizer, state = setup(train__warmup=0, train__lr=1.0, train__vector_lr=1.0)
+  grads = jax.tree.map(
+    lambda x: jax.random.normal(jax.random.key(x.size), x.shape), state.trainable
+  )
+  updates, _ = optimizer.update(grads, state.opt, state.trainable)
+  up = updates["dit"]["blocks"]["mlp"]["up"]  # [layers, D, F]
+  singular = jnp.linalg.svd(up, compute_uv=False)
+  assert float(singular.max() / singular.min()) < 2.5  # Newton-Schulz brings all near one value
+  gains = updates["dit"]["blocks"]["attn"]["q_gain"]
+  np.testing.assert_allclose(jnp.abs(gains), jnp.ones_like(gains), rtol=1e-3)  # Adam's first step
+
+
+def test_validation_is_the_same_number_in_any_batches():
+  config, system, _, state = setup(eval__bins=4)
+  step = jax.jit(make_validation_step(system, config))
+  params, data = merge_params(state.trainable, state.frozen), batch(16)
+  whole = step(params, data, jnp.arange(16))
+  halves = [
+    step(params, {k: v[i : i + 8] for k, v in data.items()}, jnp.arange(i, i + 8)) for i in (0, 8)
+  ]
+  np.testing.assert_allclose(whole, halves[0] + halves[1], rtol=1e-4)
+  np.testing.assert_array_equal(whole[1], [4, 4, 4, 4])
+  unused = step(params, data | {"weight": np.zeros(16, np.float32)}, jnp.arange(16))
+  assert not np.any(unused)
+
+
+def test_schedules():
+  config = load_config(CONFIG, {"train.steps": "100", "train.warmup": "10"})
+  cosine = make_schedule(1.0, config.train)
+  np.testing.assert_allclose([cosine(0), cosine(5), cosine(10), cosine(55)], [0, 0.5, 1, 0.5])
+  assert float(cosine(100)) == pytest.approx(0, abs=1e-6)
+  flat = load_config(CONFIG, {"train.decay": "constant", "train.warmup": "10"})
+  np.testing.assert_allclose([make_schedule(2.0, flat.train)(n) for n in (5, 50)], [1, 2])
+  for change, words in (({"train.decay": "linear"}, "constant, cosine"),
+                        ({"train.warmup": "2000"}, "leaves nothing")):  # fmt: skip
+    with pytest.raises(ConfigError, match=words):
+      make_schedule(1.0, load_config(CONFIG, change).train)
+  bad = load_config(CONFIG, {"train.optimizer": "sgd"})
+  with pytest.raises(ConfigError, match="adamw, muon"):
+    make_optimizer(bad.train, {})
+
+
+def test_clip_limits_what_the_optimiser_sees():
+  config = load_config(CONFIG, TINY | {"train.clip": "0.5", "train.optimizer": "adamw"})
+  tx = make_optimizer(config.train, {"w": None})
+  grads = {"w": jnp.full((4,), 10.0)}
+  state = tx.init(grads)
+  clipped, _ = optax.clip_by_global_norm(0.5).update(grads, optax.EmptyState())
+  _, state = tx.update(grads, state, grads)
+  mu = next(x for x in jax.tree.leaves(state) if x.shape == (4,))
+  np.testing.assert_allclose(mu, 0.1 * clipped["w"], rtol=1e-5)
