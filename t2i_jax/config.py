@@ -15,6 +15,11 @@ from ml_collections import ConfigDict
 
 from t2i_jax.errors import ConfigError
 
+# Keys that count something of which there must be one.
+COUNTS = ("train.steps", "train.batch", "train.accumulate", "eval.rows", "eval.batch", "eval.bins")
+COUNTS += ("checkpoint.keep", "data.prefetch", "text.vocab", "text.width", "text.heads")
+COUNTS += ("model.channels", "model.patch", "model.width", "model.depth", "model.heads")
+
 
 def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> ConfigDict:
   """The config of a file with `a.b=value` overrides, locked.
@@ -64,11 +69,15 @@ def apply_overrides(config: ConfigDict, overrides: dict[str, str], where: str) -
       near = difflib.get_close_matches(key, names, 1, 0)
       by_leaf = difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1] for n in names], 1)
       if by_leaf:
-        near = [n for n in names if n.split(".")[-1] == by_leaf[0]]
+        same_leaf = [n for n in names if n.split(".")[-1] == by_leaf[0]]
+        near = difflib.get_close_matches(key, same_leaf, 1, 0)
       hint = f" Nearest: {near[0]} (now {flat[near[0]]!r})." if near else ""
       raise ConfigError(f"{key} is not a key of {where}.{hint}")
     with config.unlocked():
       config.update_from_flattened_dict({key: _parse(key, text, flat[key], where)})
+  for key, value in leaves(config).items():
+    if key in COUNTS and value < 1:
+      raise ConfigError(f"{key} = {value}: at least 1 is needed.")
 
 
 def _parse(key: str, text: str, now: Any, where: str) -> Any:

@@ -47,6 +47,11 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
       raise PromptError(f"--prompts={args.prompts} cannot be read as UTF-8: {error}.") from error
     prompts += [line.strip() for line in text.splitlines() if line.strip()]
+  if args.num < 1 or not 0 <= args.seed <= 2**32 - args.num:
+    raise PromptError(
+      f"--num={args.num} --seed={args.seed}: at least 1 picture is needed, with seeds from 0 to "
+      "4294967295."
+    )
   if not prompts:
     raise PromptError('nothing to draw: give --prompt="..." or --prompts=FILE.')
   return prompts

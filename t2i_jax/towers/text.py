@@ -18,9 +18,10 @@ ROPE_THETA = 10000.0  # [2104.09864 sec. 3.3]
 
 @dataclass(frozen=True)
 class TextTowerConfig:
-  """vocab is of the tokenizer; depth 0 leaves the bare embeddings (a bag of words)."""
+  """vocab is of the tokenizer, length the most tokens a caption may have."""
 
   vocab: int
+  length: int
   width: int
   depth: int
   heads: int
@@ -52,17 +53,17 @@ class TextTower(nnx.Module):
   def __init__(self, config: TextTowerConfig, rngs: nnx.Rngs):
     c = self.config = config
     self.embedding = weight(rngs, (c.vocab, c.width), ("vocab", "embed"), fan_in(1))
-    if c.depth:
-      self.blocks = stack_blocks(lambda r: TextBlock(c, r), c.depth, rngs)
+    # Rotary angles tell distances; a learned row a place tells the first noun from the second.
+    self.place = weight(rngs, (c.length, c.width), ("sequence", "embed"), fan_in(1))
+    self.blocks = stack_blocks(lambda r: TextBlock(c, r), c.depth, rngs)
 
   def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
     c = self.config
-    x = constrain(self.embedding[...].astype(dtype)[ids], "batch", "sequence", None)  # [B, T, D]
-    if c.depth:
-      rope = rope_angles(jnp.arange(ids.shape[1])[:, None], c.width // c.heads, ROPE_THETA)
-      allowed = padding_mask(mask, mask)
-      x = scan_blocks(self.blocks, x, lambda block, x, _: block(x, allowed, rope))
-    x = rms_norm(x)
+    x = (self.embedding[...][ids] + self.place[...][: ids.shape[1]]).astype(dtype)  # [B, T, D]
+    x = constrain(x, "batch", "sequence", None)
+    rope = rope_angles(jnp.arange(ids.shape[1])[:, None], c.width // c.heads, ROPE_THETA)
+    allowed = padding_mask(mask, mask)
+    x = rms_norm(scan_blocks(self.blocks, x, lambda block, x, _: block(x, allowed, rope)))
     count = jnp.maximum(jnp.sum(mask, axis=1), 1)[:, None]
     pooled = jnp.sum(jnp.where(mask[:, :, None], x, 0), axis=1) / count.astype(x.dtype)
     return Tower(x, mask, pooled)

@@ -38,7 +38,7 @@ def check_workdir(workdir: Path, state: Any, keep: int) -> None:
   """Raises WorkdirError where the run could not be saved: unwritable, or too little space."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    probe = workdir / ".probe"
+    probe = workdir / f".probe-{jax.process_index()}"
     probe.write_bytes(b"0" * 4096)
     probe.unlink()
   except OSError as error:
@@ -71,8 +71,8 @@ class Checkpoints:
   """The checkpoints of a work directory."""
 
   def __init__(self, workdir: str | Path, keep: int = 1):
-    # Orbax narrates each save at INFO and WARNING; what concerns a user is raised.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax narrates each save, and its failures too; what concerns a user is raised.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     self.root = Path(workdir).resolve() / "checkpoints"
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
@@ -81,6 +81,10 @@ class Checkpoints:
 
   def latest(self) -> int | None:
     return self.manager.latest_step()
+
+  def on_disk(self) -> int | None:
+    """The newest step that is whole on disk, whatever is being written now."""
+    return max(self.manager.all_steps(read=True), default=None)
 
   def save(self, state: TrainState, meta: Meta) -> None:
     """Starts writing; returns once the arrays are copied. A full disk raises WorkdirError."""
@@ -109,12 +113,12 @@ class Checkpoints:
       action()
     except (OSError, ValueError) as error:
       raise WorkdirError(
-        f"saving to {self.root} failed: {error}. Step {self.latest()} is still there and usable."
+        f"saving to {self.root} failed: {error}. Step {self.on_disk()} is still there and usable."
       ) from error
 
   def meta(self, step: int) -> Meta:
     """Config, tokenizer and position of a step."""
-    saved = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    saved = self._restore(step, meta=ocp.args.JsonRestore())["meta"]
     return Meta(
       configs.from_json(saved["config"]),
       Tokenizer.from_json(saved["tokenizer"]),

@@ -88,6 +88,11 @@ class Log:
     """Seconds spent on evaluation, pictures or saving: not counted in images/s."""
     self.aside += seconds
 
+  def compiled(self, step: int, seconds: float) -> None:
+    """The first step of a sitting, which compiled: it says nothing of the speed to come."""
+    self.say(f"compiled and made step {step} in {duration(seconds)}")
+    self.since, self.last = time.perf_counter(), step
+
   def train(self, step: int, metrics: dict[str, Any]) -> None:
     """One progress line; `metrics` are scalars."""
     now = time.perf_counter()

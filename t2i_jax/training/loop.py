@@ -8,6 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -64,7 +65,7 @@ class StopRequest:
       return False
     return bool(np.any(multihost_utils.process_allgather(np.array(self.asked))))
 
-  def restore(self) -> None:
+  def close(self) -> None:
     signal.signal(signal.SIGTERM, self.previous)
 
 
@@ -93,10 +94,12 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
   c, workdir = config, Path(workdir)
   mesh = make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
   rows = owned_rows(mesh, c.train.batch)
-  if c.train.batch % (c.train.accumulate * mesh.shape["data"] * mesh.shape["fsdp"]):
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  if c.train.batch % (c.train.accumulate * parts):
     raise ConfigError(
       f"train.batch = {c.train.batch} does not divide into train.accumulate = "
-      f"{c.train.accumulate} parts over {mesh.shape['data'] * mesh.shape['fsdp']} devices."
+      f"{c.train.accumulate} parts over data x fsdp = {parts} devices. Use a train.batch that "
+      f"{c.train.accumulate * parts} divides, or train.accumulate=1."
     )
   source = ShardSource(c.data.dir, c.data.train_split)
   val_source = ShardSource(c.data.dir, c.data.val_split)
@@ -155,21 +158,25 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
   )
   draw = make_draw(system, tokenizer, c.sampling, mesh)
   validate = make_validation(system, c, mesh, val_source, transform)
-  stop = StopRequest()
-  with jax.set_mesh(mesh):
+  with closing(checkpoints), closing(log), closing(StopRequest()) as stop, jax.set_mesh(mesh):
     for step in range(start + 1, c.train.steps + 1):
+      began = time.perf_counter()
       state, metrics = step_fn(state, next(data))
+      if step == start + 1:
+        jax.block_until_ready(metrics)
+        log.compiled(step, time.perf_counter() - began)
       last = step == c.train.steps
       stopping = stop.agreed(every(c.log.every, step))
       paused = time.perf_counter()
       if last or stopping or every(c.log.every, step):
         metrics = {name: float(value) for name, value in metrics.items()}  # waits for the step
-        log.train(step, metrics)
+        if last or every(c.log.every, step):  # a run that was never stopped has no line there
+          log.train(step, metrics)
         paused = time.perf_counter()
         if not np.isfinite(metrics["loss"]):
           raise NotFinite(
             f"loss is {metrics['loss']} at step {step} (finite at the log line before). Step "
-            f"{checkpoints.latest()} is saved. Lower train.lr (now {c.train.lr}) or train.clip."
+            f"{checkpoints.on_disk()} is saved. Lower train.lr (now {c.train.lr}) or train.clip."
           )
       if last or every(c.eval.every, step):
         log.write(step, "val", validate(merge_params(state.ema, state.frozen)), {})
@@ -181,9 +188,6 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
       if stopping:
         log.say(f"SIGTERM: saving step {step} and leaving; the same command goes on from here")
         break
-  checkpoints.close()
-  log.close()
-  stop.restore()
 
 
 def make_validation(system, c: ConfigDict, mesh, source, transform):

@@ -1,61 +1,115 @@
 """What a pod will hold, without the pod: the real train step through the real TPU compiler.
 
-  python -m t2i_jax.training.pod --config=configs/X.py --topology=v5p:8x8x4
+  python -m t2i_jax.training.pod --config=configs/X.py --topology=v5p:8x8x4 [--config.a.b=value]
 
-Needs the package libtpu (pip install t2i_jax[tpu]) and no TPU. Nothing is executed or allocated;
-a step that does not fit the chip fails in the compiler.
+Needs the package libtpu (pip install 't2i_jax[tpu]') and no TPU. Nothing is allocated or run.
 """
 
 import argparse
+import importlib.util
+import math
 import os
-import re
-from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.config import load_config
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.errors import ConfigError
+from t2i_jax.parallel import batch_sharding, collectives, make_mesh
 from t2i_jax.training.optimizer import make_optimizer
-from t2i_jax.training.state import TrainState, abstract_state
+from t2i_jax.training.state import abstract_state
 from t2i_jax.training.step import make_train_step
 from t2i_jax.training.system import System, make_system
 
+GIB = 2**30
+# For libtpu: ask no metadata server, and share the machine with another process that has it open.
+ENVIRONMENT = "TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost TPU_ACCELERATOR_TYPE=v5p-8 "
+ENVIRONMENT += "ALLOW_MULTIPLE_LIBTPU_LOAD=1"
 
-def abstract_batch(config: ConfigDict, system: System, mesh: Mesh) -> dict[str, Any]:
+
+def topology_devices(name: str) -> list:
+  """The chips of a slice that is not there, "v5e:16x16" or "v5p:8x8x4". Raises ConfigError."""
+  if importlib.util.find_spec("libtpu") is None:
+    raise ConfigError("the TPU compiler is not installed: pip install 't2i_jax[tpu]'")
+  os.environ.update(pair.split("=") for pair in ENVIRONMENT.split())
+  jax.config.update("jax_platforms", "cpu")
+  return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+
+
+def abstract_batch(system: System, rows: int, mesh: Mesh) -> dict[str, Any]:
   """A global batch as the loader gives it: uint8 pixels, or float32 latents."""
-  rows, length = config.train.batch, system.text_length
-  pixels = jnp.uint8 if system.x_shape[-1] == 3 else jnp.float32
+  length, pixels = system.text_length, jnp.uint8 if system.x_shape[2] == 3 else jnp.float32
   shapes = {
     "image": ((rows, *system.x_shape), pixels),
     "tokens": ((rows, length), jnp.int32),
     "mask": ((rows, length), jnp.bool_),
     "weight": ((rows,), jnp.float32),
   }
-  sharding = batch_sharding(mesh)
-  return {
-    name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-    for name, (shape, dtype) in shapes.items()
-  }
+  put = batch_sharding(mesh)
+  return {k: jax.ShapeDtypeStruct(*pair, sharding=put) for k, pair in shapes.items()}
 
 
-def lower_train_step(config: ConfigDict, mesh: Mesh):
+def total_bytes(tree: Any, a_device: bool = False) -> int:
+  """Bytes of a tree of ShapeDtypeStructs, in all or of the shards that one device holds."""
+  shape = lambda x: x.sharding.shard_shape(x.shape) if a_device else x.shape
+  return sum(math.prod(shape(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def compile_train_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any, Any]:
+  """The step that `train` runs, compiled for the mesh's devices, and its abstract arguments.
+
+  No data are read: the byte tokenizer stands for the data's own, whose null is the same.
+  """
   system = make_system(config, Tokenizer.bytes())
   optimizer = make_optimizer(config.train, system.matrices)
-  abstract = abstract_state(system, optimizer, mesh, config.train.freeze)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  state = abstract_state(system, optimizer, mesh, config.train.freeze)
+  batch = abstract_batch(system, config.train.batch, mesh)
+  put = jax.tree.map(lambda leaf: leaf.sharding, state)
   step = jax.jit(
     make_train_step(system, optimizer, config),
     donate_argnums=0,
-    in_shardings=(shardings, batch_sharding(mesh)),
-    out_shardings=(shardings, None),
+    in_shardings=(put, batch_sharding(mesh)),
+    out_shardings=(put, None),
   )
   with jax.set_mesh(mesh):
-    return step.lower(abstract, abstract_batch(config, system, mesh)), abstract
+    return step.lower(state, batch).compile(), state, batch
+
+
+def report(config: ConfigDict, topology: str) -> dict[str, Any]:
+  """Compiles, and says what a chip holds in GiB. A step that does not fit fails to compile."""
+  c = config.mesh
+  mesh = make_mesh(c.data, c.fsdp, c.tensor, topology_devices(topology))
+  compiled, state, batch = compile_train_step(config, mesh)
+  memory = compiled.memory_analysis()
+  held = {
+    "state, whole": total_bytes(state),
+    "state a chip": memory.argument_size_in_bytes - total_bytes(batch, a_device=True),
+    "arguments a chip": memory.argument_size_in_bytes,
+    "temporary a chip": memory.temp_size_in_bytes,
+    "peak a chip": memory.peak_memory_in_bytes,
+  }
+  return {
+    "chips": f"{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}",
+    "parameters": total_bytes(state.ema) // 4 + total_bytes(state.frozen) // 4,
+    **{f"{name}, GiB": round(size / GIB, 3) for name, size in held.items()},
+    **{f"{kind} operations": n for kind, n in sorted(collectives(compiled.as_text()).items())},
+  }
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--config", required=True)
+  parser.add_argument("--topology", required=True)
+  args, rest = parser.parse_known_args()
+  overrides = dict(arg.removeprefix("--config.").split("=", 1) for arg in rest)
+  for name, value in report(load_config(args.config, overrides), args.topology).items():
+    print(f"{name:30} {value}")
+
+
+if __name__ == "__main__":
+  main()

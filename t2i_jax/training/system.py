@@ -100,12 +100,17 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
       f"text.vocab = {c.text.vocab} is smaller than the tokenizer's {tokenizer.vocab} tokens. "
       f"Use text.vocab={tokenizer.vocab} or rebuild the data with --vocab={c.text.vocab}."
     )
+  if [type(side) for side in c.data.image_size] != [int, int]:
+    raise ConfigError(
+      f"data.image_size = {c.data.image_size} is no height and width. "
+      "Write --config.data.image_size=(32,32)."
+    )
   height, width = c.data.image_size
   if height % c.model.patch or width % c.model.patch:
     raise ConfigError(
       f"data.image_size = {height} x {width} does not divide into patches of {c.model.patch}."
     )
-  text = TextTowerConfig(c.text.vocab, c.text.width, c.text.depth, c.text.heads)
+  text = TextTowerConfig(c.text.vocab, c.text.length, c.text.width, c.text.depth, c.text.heads)
   dit = DiTConfig(
     width=c.model.width,
     depth=c.model.depth,

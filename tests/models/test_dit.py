@@ -82,7 +82,7 @@ def test_padding_does_not_matter(mode):
 def test_word_order_matters(mode):
   config = dataclasses.replace(CONFIG, text=mode)
   params = live(init_params(make(config), jax.random.key(0)))
-  tower = TextTowerConfig(vocab=20, width=16, depth=1, heads=2)
+  tower = TextTowerConfig(vocab=20, length=24, width=16, depth=1, heads=2)
   text = with_params(lambda r: TextTower(tower, r))(
     live(init_params(lambda r: TextTower(tower, r), jax.random.key(1)))
   )
@@ -168,7 +168,7 @@ def test_every_weight_has_axes_and_matters(mode):
 def test_flops_against_xla(mode):
   """One block, so that the scan body that XLA counts once is all there is."""
   config = dataclasses.replace(CONFIG, text=mode, width=128, depth=1, heads=2, text_width=64)
-  tower = TextTowerConfig(vocab=20, width=64, depth=1, heads=2)
+  tower = TextTowerConfig(vocab=20, length=24, width=64, depth=1, heads=2)
   maker = lambda r: TextTower(tower, r)
 
   def run(p, q, x, ids):

@@ -33,7 +33,7 @@ def setup(**overrides):
   # Away from the initial zeros, so that every gradient is alive.
   trainable = jax.tree.map(lambda x: x + 0.02, trainable)
   state = TrainState(
-    jnp.zeros((), jnp.int32), trainable, frozen, optimizer.init(trainable), trainable
+    jnp.zeros((), jnp.int32), trainable, frozen, jax.jit(optimizer.init)(trainable), trainable
   )
   return config, system, optimizer, state
 
@@ -138,7 +138,7 @@ def test_muon_orthogonalises_the_matrices_and_only_them():
   grads = jax.tree.map(
     lambda x: jax.random.normal(jax.random.key(x.size), x.shape), state.trainable
   )
-  updates, _ = optimizer.update(grads, state.opt, state.trainable)
+  updates, _ = jax.jit(optimizer.update)(grads, state.opt, state.trainable)
   up = updates["dit"]["blocks"]["mlp"]["up"]  # [layers, D, F]
   singular = jnp.linalg.svd(up, compute_uv=False)
   assert float(singular.max() / singular.min()) < 2.5  # Newton-Schulz brings all near one value

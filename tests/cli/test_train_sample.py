@@ -1,0 +1,138 @@
+"""Train, sample, score in one process, as a user does: what is written, and that it is right."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i_jax.cli.main import main
+from t2i_jax.training import create_state
+from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.training.serve import open_workdir
+from t2i_jax.training.state import abstract_state
+
+pytestmark = pytest.mark.slow
+
+SHORT = {"train.steps": 4, "checkpoint.every": 0, "sampling.every": 0, "eval.every": 0}
+PROMPTS = ["a red circle", "a blue square", "a green triangle", "a cyan circle", "a red square"]
+
+
+@pytest.fixture(scope="module")
+def trained(train_args, tmp_path_factory):
+  """The work directory of four steps of flow matching."""
+  workdir = tmp_path_factory.mktemp("runs") / "flow"
+  assert main(train_args(workdir, SHORT)) == 0
+  return workdir
+
+
+def draw_with_noisy_weights(workdir, sampling, prompts, seeds):
+  """Pictures of weights far from their zero initial values, so that prompt and seed matter."""
+  at = open_workdir(workdir, sampling)
+  rng = np.random.default_rng(0)
+  noisy = jax.tree.map(lambda w: w + 0.2 * rng.standard_normal(w.shape, np.float32), at.params)
+  return at.draw.func(noisy, prompts, seeds)
+
+
+def agreement(a, b):
+  """Share of the values that agree within 1/255."""
+  return np.mean(np.abs(a.astype(int) - b.astype(int)) <= 1)
+
+
+def test_train_leaves_what_the_readme_says(trained):
+  left = {str(path.relative_to(trained)) for path in trained.rglob("*")}
+  assert {"config.json", "metrics.jsonl", "checkpoints/4", "samples/prompts.json"} <= left
+  assert "samples/step_00000004.png" in left and any("tfevents" in name for name in left)
+  entries = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+  assert [(e["step"], e["kind"]) for e in entries] == [(2, "train"), (4, "train"), (4, "val")]
+  assert {"loss", "grad_norm", "update_norm", "param_norm"} < set(entries[0])
+  assert {"images_per_s", "flops_per_s", "memory_gb", "eta_s"} < set(entries[0]["perf"])
+  assert {"loss", *(f"loss_bin_{k}" for k in range(4))} < set(entries[2])
+  strip = Image.open(trained / "samples" / "step_00000004.png")
+  assert strip.size == (2 * 34, 34)  # two prompts of 32 pixels with a border
+
+
+def test_sample_writes_pictures_that_say_what_they_are(trained, tmp_path, capsys):
+  flags = ["--prompt=a red circle", "--prompt=ein blåes Quadrat", "--num=2", "--seed=7"]
+  assert main(["sample", f"--workdir={trained}", *flags, f"--out={tmp_path}"]) == 0
+  paths = capsys.readouterr().out.split("\n")[:-1]
+  assert paths == [str(path) for path in sorted(tmp_path.iterdir())]
+  assert [path.split("/")[-1] for path in paths[-2:]] == ["0003_seed8.png", "grid.png"]
+  for i, path in enumerate(paths[:4]):
+    picture = Image.open(path)
+    assert picture.size == (32, 32) and picture.mode == "RGB"
+    assert picture.text["prompt"] == ["a red circle", "ein blåes Quadrat"][i // 2]
+    assert picture.text["seed"] == str(7 + i % 2)
+    assert json.loads(picture.text["config"])["model"]["width"] == 32
+  grid = np.asarray(Image.open(tmp_path / "grid.png"))
+  assert grid.shape == (2 * 34, 2 * 34, 3)  # a row a prompt
+  assert np.array_equal(grid[35:67, 1:33], np.asarray(Image.open(paths[2])))
+
+
+def test_sample_reads_prompts_from_a_file(trained, tmp_path):
+  (tmp_path / "prompts.txt").write_text("\ufeffa red circle\n\n  a blue square \r\n", "utf-8")
+  args = ["sample", f"--workdir={trained}", f"--prompts={tmp_path / 'prompts.txt'}"]
+  assert main(args) == 0
+  pictures = sorted((trained / "drawn").glob("0*.png"))
+  assert [Image.open(p).text["prompt"] for p in pictures] == ["a red circle", "a blue square"]
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_a_picture_does_not_depend_on_its_batch(trained, solver):
+  """Within 1/255 on 99.9% of the values: alone, among others, and in batches of another size."""
+  sampling = {"solver": solver, "steps": "6"}
+  seeds = [3, 3, 4, 5, 6]
+  many = draw_with_noisy_weights(trained, sampling | {"batch": "16"}, PROMPTS, seeds)
+  for i in (0, 4):
+    small = sampling | {"batch": "8"}
+    alone = draw_with_noisy_weights(trained, small, PROMPTS[i : i + 1], seeds[i : i + 1])
+    assert agreement(alone[0], many[i]) >= 0.999
+  for other in (1, 4):  # another prompt with the same seed; the same words with another seed
+    assert agreement(many[0], many[other]) < 0.5
+  again = draw_with_noisy_weights(trained, sampling | {"batch": "16"}, PROMPTS, seeds)
+  assert np.array_equal(again, many)
+
+
+def test_guidance_changes_the_picture(trained):
+  off, on = (
+    draw_with_noisy_weights(trained, {"cfg": cfg}, PROMPTS[:2], [0, 1]) for cfg in ("1", "4")
+  )
+  assert agreement(off, on) < 0.9
+
+
+def test_eval_scores_and_reports(trained, capsys):
+  assert main(["eval", f"--workdir={trained}", "--per-cell=4", "--steps=2"]) == 0
+  score = json.loads((trained / "eval" / "score.json").read_text())
+  assert score
+  report = (trained / "eval" / "report.html").read_text()
+  assert "data:image/png;base64," in report and "scenes_dit_flow" in report
+  assert str(trained / "eval" / "report.html") in capsys.readouterr().out.replace("\n", "")
+
+
+def test_ddpm_with_a_frozen_text_tower(train_args, tmp_path):
+  ddpm = {"process.kind": "ddpm_linear", "process.prediction": "eps", "process.loss_space": "eps"}
+  changes = SHORT | ddpm | {"sampling.solver": "ddim", "train.freeze": ("text",)}
+  assert main(train_args(tmp_path, changes)) == 0
+  at = open_workdir(tmp_path)
+  optimizer = make_optimizer(at.config.train, at.system.matrices)
+  abstract = abstract_state(
+    at.system, optimizer, jax.tree.leaves(at.params)[0].sharding.mesh, ("text",)
+  )
+  born = create_state(at.system, optimizer, abstract, jax.random.key(at.config.seed), ("text",))
+  same = jax.tree.map(np.array_equal, at.params["text"], born.frozen["text"])
+  assert all(jax.tree.leaves(same))
+  assert not np.array_equal(at.params["dit"]["patch_in"], born.trainable["dit"]["patch_in"])
+  out = tmp_path / "drawn"
+  assert main(["sample", f"--workdir={tmp_path}", "--prompt=a red circle", "--steps=5"]) == 0
+  assert Image.open(out / "0000_seed0.png").text["prompt"] == "a red circle"
+
+
+def test_bytes_and_bfloat16(train_args, tmp_path):
+  changes = {"text.tokenizer": "bytes", "text.length": 64, "model.dtype": "bfloat16"}
+  assert main(train_args(tmp_path, SHORT | changes)) == 0
+  at = open_workdir(tmp_path)
+  assert at.tokenizer.kind == "bytes"
+  assert {str(leaf.dtype) for leaf in jax.tree.leaves(at.params)} == {"float32"}
+  pictures = at.draw(["a red circle", "\N{SNOWMAN}"], [0, 1])
+  assert pictures.shape == (2, 32, 32, 3) and pictures.dtype == np.uint8

@@ -1,0 +1,177 @@
+"""Every config: loads, is traced at full size, learns for two shrunk steps, has no unread key."""
+
+import inspect
+import io
+import json
+import math
+import tarfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+from ml_collections import ConfigDict
+
+from t2i_jax.cli import evaluate
+from t2i_jax.config import leaves, load_config
+from t2i_jax.data.build import build
+from t2i_jax.data.from_scenes import Scenes
+from t2i_jax.data.from_webdataset import WebDataset
+from t2i_jax.data.scenes import make_scene, prompts
+from t2i_jax.data.tokenize import Tokenizer, train_bpe
+from t2i_jax.parallel import MESH_AXES
+from t2i_jax.training import make_system, train
+from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.training.pod import abstract_batch
+from t2i_jax.training.state import abstract_state
+from t2i_jax.training.step import make_train_step
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+LATENTS = [path for path in CONFIGS if load_config(path).model.channels != 3]
+# Keys that training does not read -> who reads them.
+READ_ELSEWHERE = {"score.level": evaluate}
+SHRUNK = {
+  "text.width": "16", "text.depth": "1", "text.heads": "2", "text.vocab": "600",
+  "model.width": "32", "model.depth": "2", "model.heads": "2",
+  "train.batch": "8", "train.steps": "2", "train.warmup": "1", "log.every": "1",
+  "eval.rows": "8", "eval.batch": "8", "sampling.steps": "2", "sampling.batch": "8",
+  "data.val_split": "val", "data.workers": "0",
+}  # fmt: skip
+
+each_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+
+
+def test_there_are_configs_for_pictures_and_for_latents():
+  assert {"scenes_dit_flow", "scenes_dit_ddpm", "emoji_dit_flow"} <= {p.stem for p in CONFIGS}
+  assert LATENTS
+
+
+@each_config
+def test_loads_under_its_own_name_with_at_most_60_keys(path):
+  config = load_config(path)
+  assert config.name == path.stem
+  assert len(leaves(config)) <= 60
+  text = path.read_text()
+  assert f"--config=configs/{path.name}" in text and "\nResult:" in text
+
+
+@each_config
+def test_full_size_is_traced_without_allocating(path):
+  config = load_config(path)
+  sizes = tuple(max(1, config.mesh[axis]) for axis in MESH_AXES)
+  mesh = AbstractMesh(sizes, MESH_AXES)
+  system = make_system(config, Tokenizer.bytes())
+  optimizer = make_optimizer(config.train, system.matrices)
+  state = abstract_state(system, optimizer, mesh, config.train.freeze)
+  batch = abstract_batch(system, config.train.batch, mesh)
+  after, metrics = jax.eval_shape(make_train_step(system, optimizer, config), state, batch)
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shapes(after) == shapes(state)
+  assert metrics["loss"].shape == ()
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves((state.trainable, state.frozen)))
+  print(f"{path.stem}: {count / 1e6:.2f} M parameters, {system.flops / 1e9:.2f} GFLOPs a forward")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+  out = tmp_path_factory.mktemp("data") / "pictures"
+  build(Scenes("easy", None, 32, 8, 0), out, workers=1, progress=False)
+  return out
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+  """Latents [8, 8, 4] in a tar, as a user would bring them."""
+  folder, rng = tmp_path_factory.mktemp("tars"), np.random.default_rng(0)
+  with tarfile.open(folder / "a.tar", "w") as tar:
+    for i in range(40):
+      npy = io.BytesIO()
+      np.save(npy, rng.standard_normal((8, 8, 4), dtype=np.float32))
+      for name, data in ((f"{i}.npy", npy.getvalue()), (f"{i}.txt", f"number {i}".encode())):
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+  out = tmp_path_factory.mktemp("data") / "latents"
+  build(WebDataset(str(folder), val_fraction=0.2), out, workers=1, progress=False)
+  return out
+
+
+def record_reads(config, monkeypatch):
+  """The set of dotted leaf keys that attribute access reads from now on."""
+  prefixes, read = {}, set()
+
+  def walk(node, prefix):
+    prefixes[id(node)] = prefix
+    for key, value in node.items():
+      if isinstance(value, ConfigDict):
+        walk(value, f"{prefix}{key}.")
+
+  walk(config, "")
+  original = ConfigDict.__getattr__
+
+  def recording(self, name):
+    if id(self) in prefixes:
+      read.add(prefixes[id(self)] + name)
+    return original(self, name)
+
+  monkeypatch.setattr(ConfigDict, "__getattr__", recording)
+  return read
+
+
+@pytest.mark.slow
+@each_config
+def test_two_shrunk_steps_are_finite_and_leave_no_key_unread(
+  path, pictures, latents, tmp_path, monkeypatch
+):
+  size = {"data.image_size": "(8, 8)"} if path in LATENTS else {"data.image_size": "(16, 16)"}
+  data = {"data.dir": str(latents if path in LATENTS else pictures)}
+  mesh = {"mesh.data": "-1", "mesh.fsdp": "4" if jax.device_count() % 4 == 0 else "1"}
+  config = load_config(path, SHRUNK | size | data | mesh)
+  read = record_reads(config, monkeypatch)
+  train(config, tmp_path)
+  monkeypatch.undo()
+  entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [(e["step"], e["kind"]) for e in entries] == [(1, "train"), (2, "train"), (2, "val")]
+  assert all(np.isfinite(e["loss"]) for e in entries)
+  assert (tmp_path / "samples/step_00000002.png").exists() == (path not in LATENTS)
+  assert set(leaves(config)) - read == set(READ_ELSEWHERE)
+
+
+@pytest.mark.parametrize("key, reader", READ_ELSEWHERE.items())
+def test_keys_that_training_does_not_read_are_read_elsewhere(key, reader):
+  assert f"config.{key}" in inspect.getsource(reader)
+
+
+def longest(captions, vocab):
+  tokenizer = Tokenizer.bpe(train_bpe(captions, vocab))
+  ids = (tokenizer.encode([c], 1000)[1].sum() for c in set(captions))
+  return int(max(ids)), tokenizer.vocab
+
+
+@pytest.mark.parametrize("name", ["scenes_dit_flow", "scenes_full_dit_flow"])
+def test_captions_and_prompts_of_scenes_fit(name):
+  """With a margin, as these are 2,000 scenes of many."""
+  config = load_config(Path(__file__).parents[1] / f"configs/{name}.py")
+  level = config.score.level
+  captions = [c for i in range(2000) for c in make_scene(i, level, "train").captions]
+  tokens, vocab = longest(captions, Scenes.vocab)
+  assert tokens + 2 <= config.text.length
+  assert vocab <= config.text.vocab
+  words = {word for caption in captions for word in caption.split()}
+  assert all(word in words for prompt in config.sampling.prompts for word in prompt.split())
+  score = [s.caption for s in prompts(level, "relation", True, 50)]
+  assert longest(captions + score, Scenes.vocab)[0] <= config.text.length
+
+
+def test_captions_of_emoji_fit_and_its_prompts_are_trained():
+  pytest.importorskip("resvg_py")
+  from t2i_jax.data.from_emoji import Emoji
+
+  config = load_config(Path(__file__).parents[1] / "configs/emoji_dit_flow.py")
+  found = [picture for task in Emoji(32).tasks() for picture in task]
+  captions = [c for picture in found for c in picture.captions]
+  tokens, vocab = longest(captions, Emoji.vocab)
+  assert tokens <= config.text.length and vocab <= config.text.vocab
+  trained = {c for picture in found if picture.split == "train" for c in picture.captions}
+  assert set(config.sampling.prompts) <= trained

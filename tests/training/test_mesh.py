@@ -1,0 +1,139 @@
+"""The same run on any mesh, and a share of the memory on each device of it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from t2i_jax.config import load_config
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.parallel import batch_sharding, collectives, make_mesh
+from t2i_jax.training.draw import make_draw
+from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.training.pod import abstract_batch, compile_train_step, total_bytes
+from t2i_jax.training.state import abstract_state, create_state
+from t2i_jax.training.step import make_train_step
+from t2i_jax.training.system import make_system
+
+pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
+
+CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8)]
+TINY = {
+  "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "8", "text.width": "32",
+  "text.heads": "8", "text.depth": "1", "model.width": "64", "model.heads": "8", "model.depth": "2",
+  "train.batch": "16", "train.steps": "20", "train.warmup": "5",
+}  # fmt: skip
+# Large enough that what is not sharded (gains, the outer layers over tensor) does not show.
+BIGGER = TINY | {"text.width": "128", "model.width": "256", "model.depth": "4"}
+
+
+def mesh_of(sizes):
+  return make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+
+
+def batches(n):
+  rng = np.random.default_rng(0)
+  for _ in range(n):
+    yield {
+      "image": rng.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8),
+      "tokens": rng.integers(3, 259, (16, 8), dtype=np.int32),
+      "mask": np.arange(8) < rng.integers(2, 9, (16, 1)),
+      "weight": np.ones(16, np.float32),
+    }
+
+
+def run(sizes, steps=20):
+  """Losses and gradient norms [steps, 2] of a run on a mesh of these sizes."""
+  config, mesh = load_config(CONFIG, TINY), mesh_of(sizes)
+  system = make_system(config, Tokenizer.bytes())
+  optimizer = make_optimizer(config.train, system.matrices)
+  abstract = abstract_state(system, optimizer, mesh)
+  put = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  with jax.set_mesh(mesh):
+    state = create_state(system, optimizer, abstract, jax.random.key(0))
+    step = jax.jit(
+      make_train_step(system, optimizer, config), donate_argnums=0, out_shardings=(put, None)
+    )
+    found = []
+    for batch in batches(steps):
+      state, metrics = step(state, jax.device_put(batch, batch_sharding(mesh)))
+      found.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+  return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+  return run((1, 1, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", MESHES)
+def test_the_curve_is_that_of_one_device(sizes, on_one_device):
+  found = run(sizes)
+  error = np.abs(found / on_one_device - 1).max(axis=0)
+  print(f"{sizes}: loss {error[0]:.1e}, gradient norm {error[1]:.1e}")
+  assert on_one_device[-1, 0] < 0.9 * on_one_device[0, 0]  # it does learn
+  assert error[0] < 2e-5
+  assert error[1] < 2e-4
+
+
+def state_bytes(mesh):
+  """Bytes of the state that a device holds, by the compiled step, and of the whole state."""
+  compiled, state, batch = compile_train_step(load_config(CONFIG, BIGGER), mesh)
+  held = compiled.memory_analysis().argument_size_in_bytes - total_bytes(batch, a_device=True)
+  return held, total_bytes(state)
+
+
+def gradient_bytes(mesh):
+  """Bytes of the gradients that a device holds, by the compiled step, and of all gradients."""
+  config = load_config(CONFIG, BIGGER)
+  system = make_system(config, Tokenizer.bytes())
+  # An optimiser whose updates are the gradients, and no state: the step's new weights hold them.
+  plain = optax.identity()
+  state = abstract_state(system, plain, mesh)._replace(ema=())
+  put = jax.tree.map(lambda leaf: leaf.sharding, state.trainable)
+  step = make_train_step(system, plain, config)
+
+  def updated(state, batch):
+    return step(state._replace(ema=state.trainable), batch)[0].trainable
+
+  with jax.set_mesh(mesh):
+    lowered = jax.jit(updated, out_shardings=put).lower(state, abstract_batch(system, 16, mesh))
+    held = lowered.compile().memory_analysis().output_size_in_bytes
+  return held, total_bytes(state.trainable)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (1, 4, 2)])
+@pytest.mark.parametrize("measure", [state_bytes, gradient_bytes])
+def test_a_device_holds_its_share(sizes, measure):
+  held, whole = measure(mesh_of(sizes))
+  print(f"{sizes} {measure.__name__}: {held / whole:.4f} of {whole / 2**20:.1f} MiB")
+  assert held < 1.1 / 8 * whole
+
+
+def test_the_guided_sampler_moves_no_rows_between_devices(monkeypatch):
+  """Conditional and null rows are interleaved, so each stays where its row of the batch is."""
+  config, mesh = load_config(CONFIG, TINY), mesh_of((8, 1, 1))
+  system, tokenizer = make_system(config, Tokenizer.bytes()), Tokenizer.bytes()
+  jit, caught = jax.jit, []
+
+  def catch(*args, **kwargs):
+    caught.append(jit(*args, **kwargs))
+    return caught[-1]
+
+  monkeypatch.setattr(jax, "jit", catch)
+  make_draw(system, tokenizer, config.sampling, mesh)
+  monkeypatch.undo()
+  (sampler,) = caught
+  batch = abstract_batch(system, 64, mesh)
+  params = abstract_state(system, make_optimizer(config.train, system.matrices), mesh).ema
+  seeds = jax.ShapeDtypeStruct((64,), np.uint32, sharding=batch_sharding(mesh))
+  with jax.set_mesh(mesh):
+    lowered = sampler.lower(params, batch["tokens"], batch["mask"], seeds, np.float32(2))
+    found = collectives(lowered.compile().as_text())
+  assert found["all-to-all"] == found["collective-permute"] == 0
+  assert found.total() <= 1  # the pictures, gathered at the end

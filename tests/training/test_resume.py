@@ -1,0 +1,223 @@
+"""Kill, resume, compare: a resumed run is, bit for bit, the run that was never stopped.
+
+Every run is a real process, compiled as a user's is (the other tests take shortcuts there).
+"""
+
+import json
+import re
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from t2i_jax.cli.main import main
+
+AS_USERS_DO = ""  # no XLA flags
+# Runs `t2i` and sends itself a signal some seconds after a progress line.
+AFTER_LINE = """
+import os, sys, threading
+from t2i_jax.cli.main import main
+from t2i_jax.training.log import Log
+number, wanted, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+write_line = Log.train
+def and_signal(self, step, metrics):
+  write_line(self, step, metrics)
+  if step == wanted:
+    threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
+Log.train = and_signal
+sys.exit(main(sys.argv[4:]))
+"""
+# Runs `t2i` and kills it as it begins an operation (mkdir, rename) on a path.
+AT_OPERATION = """
+import os, re, signal, sys
+wanted, pattern = sys.argv[1:3]
+def kill(event, args):
+  if event == wanted and re.search(pattern, str(args[0])):
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(kill)
+from t2i_jax.cli.main import main
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def start(start_t2i, train_args):
+  """start(workdir, **of start_t2i) -> the tiny run, started or going on there."""
+  return lambda workdir, **options: start_t2i(
+    train_args(workdir, options.pop("changes", None)), flags=AS_USERS_DO, **options
+  )
+
+
+@pytest.fixture(scope="module")
+def reference(start, tmp_path_factory):
+  """The work directory of the run that was never stopped."""
+  workdir = tmp_path_factory.mktemp("runs") / "reference"
+  finish(start(workdir))
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def killed(start, reference, tmp_path_factory):
+  """A work directory left by kill -9 while a step ran; reference has compiled before."""
+  workdir = tmp_path_factory.mktemp("runs") / "killed"
+  # A step takes about 20 ms; the next line is due after step 16, the next checkpoint after 18.
+  process = start(workdir, program=("-c", AFTER_LINE, signal.SIGKILL.value, 14, 0.01))
+  out, _ = process.communicate()
+  assert process.returncode == -signal.SIGKILL, out
+  assert "step 14/24" in out and "step 18/24" not in out
+  assert newest(workdir) in (6, 12)  # the save of step 12 may still have been under way
+  return workdir
+
+
+def finish(process):
+  """The output of a process that must succeed."""
+  out, _ = process.communicate(timeout=600)
+  assert process.returncode == 0, out
+  return out
+
+
+def newest(workdir):
+  """The newest complete checkpoint, by the names of folders alone."""
+  return max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def arrays(workdir, step):
+  """Every array of a checkpoint: path -> numpy."""
+  items = {name: ocp.args.StandardRestore() for name in ("params", "ema", "opt")}
+  with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+    saved = manager.restore(step, args=ocp.args.Composite(**items))
+  trees = {name: saved[name] for name in items}
+  return {jax.tree_util.keystr(k): np.asarray(x) for k, x in jax.tree.leaves_with_path(trees)}
+
+
+def metrics(workdir):
+  """metrics.jsonl without what depends on the clock."""
+  entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [{key: value for key, value in e.items() if key != "perf"} for e in entries]
+
+
+def contents(folder):
+  """Relative path -> bytes of every file under a folder."""
+  return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def assert_same(workdir, reference):
+  """Checkpoint, metrics and pictures are equal bit for bit."""
+  assert metrics(workdir) == metrics(reference)
+  assert contents(workdir / "samples") == contents(reference / "samples")
+  assert newest(workdir) == newest(reference) == 24
+  ours, theirs = arrays(workdir, 24), arrays(reference, 24)
+  assert ours.keys() == theirs.keys()
+  assert any("opt" in path for path in ours) and any("ema" in path for path in ours)
+  for path, array in theirs.items():
+    assert ours[path].dtype == array.dtype and ours[path].tobytes() == array.tobytes(), path
+
+
+@pytest.mark.slow
+def test_the_reference_logs_what_it_was_asked_to(reference):
+  found = [(entry["step"], entry["kind"]) for entry in metrics(reference)]
+  train = [(step, "train") for step in range(2, 25, 2)]
+  assert sorted(found) == sorted([*train, *((step, "val") for step in range(6, 25, 6))])
+  pictures = {f"step_{step:08d}.png" for step in (12, 24)}
+  assert set(contents(reference / "samples")) == {"prompts.json", *pictures}
+  assert not np.array_equal(arrays(reference, 18)["['ema']['dit']['head']"], 0)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_step(start, reference, killed, tmp_path):
+  """The compiled programs are made anew here, not read from the cache as in the other tests."""
+  workdir = shutil.copytree(killed, tmp_path / "run")
+  out = finish(start(workdir, env={"JAX_ENABLE_COMPILATION_CACHE": "false"}))
+  assert f"from step {newest(killed)}\n" in out
+  assert_same(workdir, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "event, pattern",
+  [
+    pytest.param("os.mkdir", r"checkpoints/12\.[^/]*/opt", id="while items are written"),
+    pytest.param("os.rename", r"checkpoints/12\.[^/]*$", id="before the last rename"),
+  ],
+)
+def test_killed_in_the_middle_of_a_save(start, reference, tmp_path, event, pattern):
+  process = start(tmp_path, program=("-c", AT_OPERATION, event, pattern))
+  out, _ = process.communicate()
+  assert process.returncode == -signal.SIGKILL, out
+  left = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+  assert "6" in left and "12" not in left and any(re.match(r"12\.", name) for name in left)
+  assert "from step 6\n" in finish(start(tmp_path))
+  assert_same(tmp_path, reference)
+  assert not any(re.match(r"12\.", p.name) for p in (tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_step_and_leaves(start, reference, tmp_path):
+  """The step is one at which an undisturbed run writes no line: 9, of every 2."""
+  out = finish(start(tmp_path, program=("-c", AFTER_LINE, signal.SIGTERM.value, 8, 0)))
+  assert "SIGTERM: saving step 9 and leaving" in out
+  assert newest(tmp_path) == 9
+  assert "from step 9\n" in finish(start(tmp_path))
+  assert_same(tmp_path, reference)
+
+
+@pytest.mark.slow
+def test_resumed_on_another_mesh(start, reference, killed, tmp_path):
+  """Float32 sums in another order, nothing else.
+
+  Other rows or other noise would show: losses of neighbouring steps differ by factors.
+  """
+  workdir = shutil.copytree(killed, tmp_path / "run")
+  changes = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+  out = finish(start(workdir, devices=8, changes=changes))
+  assert "mesh.fsdp was 1 in the checkpoint, is 2 now" in out
+  ours, theirs = metrics(workdir), metrics(reference)
+  assert [(e["step"], e["kind"]) for e in ours] == [(e["step"], e["kind"]) for e in theirs]
+  for a, b in zip(ours, theirs, strict=True):
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-4), a["step"]
+  worst = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(ours, theirs, strict=True))
+  print(f"largest relative difference of a loss: {worst:.1e}")
+  assert ours != theirs  # or the mesh was not another one
+
+
+def truncate_largest(folder):
+  largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+DAMAGE = {
+  "largest file cut": truncate_largest,
+  "ema gone": lambda folder: shutil.rmtree(folder / "ema"),
+  "meta cut": lambda folder: (folder / "meta" / "metadata").write_text('{"config": "'),
+  "meta gone": lambda folder: shutil.rmtree(folder / "meta"),
+  "manifest of opt gone": lambda folder: (folder / "opt" / "manifest.ocdbt").unlink(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_checkpoint_is_named_and_the_others_left(
+  reference, train_args, tmp_path, capsys, damage
+):
+  workdir = shutil.copytree(reference, tmp_path / "run")
+  damage(workdir / "checkpoints" / "24")
+  before = contents(workdir)
+  began = time.monotonic()
+  assert main(train_args(workdir)) == 2
+  error = capsys.readouterr().err
+  assert f"RestoreError: {workdir}/checkpoints/24 cannot be restored" in error
+  assert "remove that folder to fall back to the step before" in error
+  assert contents(workdir) == before
+  assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_the_way_out_of_a_damaged_checkpoint_works(start, reference, tmp_path):
+  workdir = shutil.copytree(reference, tmp_path / "run")
+  shutil.rmtree(workdir / "checkpoints" / "24")
+  assert "from step 18\n" in finish(start(workdir))
+  assert_same(workdir, reference)
