@@ -7,6 +7,7 @@ Run again, it goes on from where it stopped. Times are of two cores without a GP
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -26,11 +27,22 @@ PLANS: dict[str, dict[str, list[str]]] = {
 }
 
 
+# XLA on the CPU allocates a step's buffers anew each time. Kept by glibc, and in large pages, they
+# save 73,000 page faults a step, about a fifth of its time (measured with and without, 2 cores).
+KEEP_MEMORY = {
+  "MALLOC_MMAP_MAX_": "0",
+  "MALLOC_TRIM_THRESHOLD_": str(2**36),
+  "MALLOC_ARENA_MAX": "1",
+  "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
 def t2i(*args: str) -> float:
   """Runs a verb as a user would; returns its seconds. Exits with its code where it fails."""
   print(f"\n$ t2i {' '.join(args)}", flush=True)
   began = time.perf_counter()
-  code = subprocess.run([sys.executable, "-m", "t2i_jax.cli.main", *args]).returncode
+  verb = [sys.executable, "-m", "t2i_jax.cli.main", *args]
+  code = subprocess.run(verb, env=KEEP_MEMORY | os.environ).returncode
   if code:
     sys.exit(code)
   return time.perf_counter() - began

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-# Set before jax is imported, hence the imports inside the fixtures. The level of the code generator changes compile time only: the tests
-# of models, process and sampling take 92 s of CPU with it and 157 s without (measured, November
-# 2026, two x86-64 cores).
+# Set before jax is imported, hence the imports inside the fixtures. The level of the code generator
+# is for compile time: the tests of models, process and sampling take 92 s of CPU with it and 157 s
+# without (measured, November 2026, two x86-64 cores).
 FAST = "--xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST}"

@@ -1,9 +1,7 @@
 """t2i train --config=configs/X.py --workdir=D [--config.a.b=value ...]"""
 
 import argparse
-import ctypes
 import os
-import sys
 
 from t2i_jax.config import load_config
 
@@ -17,7 +15,6 @@ def register(verbs) -> None:
 
 def run(args: argparse.Namespace) -> None:
   config = load_config(args.config, args.overrides)
-  keep_host_memory()
   start_distributed()
   from t2i_jax.training import train  # imports jax models only once the config is known good
 
@@ -43,19 +40,3 @@ def start_distributed() -> None:
     jax.distributed.initialize(
       coordinator, int(os.environ["T2I_PROCESSES"]), int(os.environ["T2I_PROCESS"])
     )
-
-
-def keep_host_memory() -> None:
-  """Has glibc keep freed memory, for steps that run on the CPU.
-
-  XLA allocates a step's buffers anew each time; given back to the kernel in between, they cost
-  the quickstart 73,000 page faults and 0.13 s of system time a step (measured, 2 cores).
-  """
-  if not sys.platform.startswith("linux"):
-    return
-  libc = ctypes.CDLL(None)
-  if hasattr(libc, "mallopt"):
-    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
-    libc.mallopt(m_arena_max, 1)

@@ -31,7 +31,7 @@ def draw_with_noisy_weights(workdir, sampling, prompts, seeds):
   """Pictures of weights far from their zero initial values, so that prompt and seed matter."""
   at = open_workdir(workdir, sampling)
   rng = np.random.default_rng(0)
-  noisy = jax.tree.map(lambda w: w + 0.2 * rng.standard_normal(w.shape, np.float32), at.params)
+  noisy = jax.tree.map(lambda w: w + 0.05 * rng.standard_normal(w.shape, np.float32), at.params)
   return at.draw.func(noisy, prompts, seeds)
 
 
@@ -89,7 +89,7 @@ def test_a_picture_does_not_depend_on_its_batch(trained, solver):
     alone = draw_with_noisy_weights(trained, small, PROMPTS[i : i + 1], seeds[i : i + 1])
     assert agreement(alone[0], many[i]) >= 0.999
   for other in (1, 4):  # another prompt with the same seed; the same words with another seed
-    assert agreement(many[0], many[other]) < 0.5
+    assert agreement(many[0], many[other]) < 0.2
   again = draw_with_noisy_weights(trained, sampling | {"batch": "16"}, PROMPTS, seeds)
   assert np.array_equal(again, many)
 
