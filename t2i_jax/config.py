@@ -16,7 +16,14 @@ from ml_collections import ConfigDict
 from t2i_jax.errors import ConfigError
 
 # Keys that count something of which there must be one.
-COUNTS = ("train.steps", "train.batch", "train.accumulate", "eval.rows", "eval.batch", "eval.bins")
+COUNTS: tuple[str, ...] = (
+  "train.steps",
+  "train.batch",
+  "train.accumulate",
+  "eval.rows",
+  "eval.batch",
+  "eval.bins",
+)
 COUNTS += ("checkpoint.keep", "data.prefetch", "text.vocab", "text.width", "text.heads")
 COUNTS += ("model.channels", "model.patch", "model.width", "model.depth", "model.heads")
 

@@ -25,15 +25,25 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "scenes_dit_flow.py"
 
-# 8 heads of width 4 and 16 rows, so that any mesh of 8 devices divides them.
+# 8 heads of width 4 and 16 rows, so that any mesh of 8 devices divides them. What the shipped config
+# may come to choose otherwise is set here too.
 TINY = {
+  "data.image_size": (32, 32),
   "data.prefetch": 2,
+  "text.tokenizer": "bpe",
+  "text.vocab": 512,
+  "text.length": 24,
   "text.width": 32,
   "text.depth": 1,
   "text.heads": 8,
+  "model.patch": 8,
+  "model.text": "cross",
   "model.width": 32,
   "model.depth": 2,
   "model.heads": 8,
+  "process.kind": "flow",
+  "process.prediction": "x0",
+  "train.optimizer": "muon",
   "train.steps": 24,
   "train.batch": 16,
   "train.warmup": 3,
@@ -45,6 +55,7 @@ TINY = {
   "checkpoint.every": 6,
   "checkpoint.keep": 2,
   "sampling.every": 12,
+  "sampling.solver": "euler",
   "sampling.steps": 3,
   "sampling.batch": 8,
   "sampling.prompts": ("a red circle", "a blue square"),

@@ -5,18 +5,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
-from t2i_jax.data.items import (
-  Made,
-  Skipped,
-  caption_fields,
-  caption_lines,
-  check_val_fraction,
-  in_chunks,
-  printable,
-  user_item,
-)
+from t2i_jax.data.items import in_chunks
+from t2i_jax.data.user_pictures import UserPictures, caption_fields, caption_lines, printable
 from t2i_jax.errors import DataError
 
 METADATA = "metadata.jsonl"
@@ -34,32 +25,23 @@ class Item:
   captions: tuple[str, ...] | None = None
   problem: str = ""
 
+  @property
+  def key(self) -> str:
+    return printable(self.name.replace(os.sep, "/"))
+
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class Folder(UserPictures):
   """Pictures of a folder and the folders in it; names that begin with a dot are passed over.
 
   Captions of `a/b.jpg` are the lines of `a/b.txt`, or rows of a `metadata.jsonl` in any folder:
   {"file_name": "b.jpg", "text" | "caption" | "captions": ...}, names relative to that folder.
 
-  path                  of the folder; it is only read
-  max_size              pixels that the longer side may have; None leaves sizes alone
-  val_fraction          share of the pictures held out as "val", by hash of the name; at least one
-  licence, attribution  of the pictures, for the manifest
+  path  of the folder; it is only read
   """
 
-  path: str
-  max_size: int | None = None
-  val_fraction: float = 0.02
-  licence: str = "not stated"
-  attribution: str = ""
-
-  splits: ClassVar = ("train", "val")
-  vocab: ClassVar = 4096
-  holds_out: ClassVar = True
-
   def total(self) -> int:
-    check_val_fraction(self.val_fraction)
+    self.check_val_fraction()
     if not Path(self.path).is_dir():
       raise DataError(f"--path={self.path} is no folder.")
     return sum(1 for _ in self._items())
@@ -99,21 +81,10 @@ class Folder:
       given |= set(listed) - here
     yield from closed
 
-  def make(self, task: list[Item]) -> list[Made | Skipped]:
-    return [self._make(item) for item in task]
-
-  def _make(self, item: Item) -> Made | Skipped:
-    key = printable(item.name.replace(os.sep, "/"))
+  def open_item(self, item: Item) -> tuple[bytes, list[str] | None]:
     path = Path(self.path) / item.name
-    try:
-      if item.problem:
-        raise DataError(item.problem)
-      captions = list(item.captions) if item.captions is not None else _beside(path)
-      return user_item(key, path.read_bytes(), captions, self.max_size, self.val_fraction)
-    except DataError as error:
-      return Skipped(key, str(error))
-    except OSError as error:
-      return Skipped(key, f"cannot be read: {error.strerror}")
+    captions = list(item.captions) if item.captions is not None else _beside(path)
+    return path.read_bytes(), captions
 
 
 def _is_picture(name: str) -> bool:

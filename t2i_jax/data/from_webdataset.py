@@ -8,18 +8,9 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
-from t2i_jax.data.items import (
-  Made,
-  Skipped,
-  caption_fields,
-  caption_lines,
-  check_val_fraction,
-  in_chunks,
-  printable,
-  user_item,
-)
+from t2i_jax.data.items import in_chunks
+from t2i_jax.data.user_pictures import UserPictures, caption_fields, caption_lines, printable
 from t2i_jax.errors import DataError
 
 IMAGE_FIELDS = ("npy", "png", "webp", "jpeg", "jpg")
@@ -37,26 +28,13 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class WebDataset:
+class WebDataset(UserPictures):
   """Tars with KEY.jpg (jpeg, png, webp, or npy: encoded latents) beside KEY.txt or KEY.json.
 
   A txt holds one caption a line, a json has "text", "caption" or "captions".
 
-  path                  a tar, a folder of tars or a glob; tars are only read
-  max_size              pixels that the longer side may have; None leaves sizes alone
-  val_fraction          share of the items held out as "val", by hash of the key; at least one
-  licence, attribution  of the pictures, for the manifest
+  path  a tar, a folder of tars or a glob; tars are only read
   """
-
-  path: str
-  max_size: int | None = None
-  val_fraction: float = 0.02
-  licence: str = "not stated"
-  attribution: str = ""
-
-  splits: ClassVar = ("train", "val")
-  vocab: ClassVar = 4096
-  holds_out: ClassVar = True
 
   def _tars(self) -> list[str]:
     if os.path.isdir(self.path):
@@ -65,7 +43,7 @@ class WebDataset:
     return sorted(glob.glob(self.path, recursive=True))
 
   def total(self) -> None:
-    check_val_fraction(self.val_fraction)
+    self.check_val_fraction()
     if not self._tars():
       raise DataError(f"--path={self.path}: no tar there. Give a tar, a folder or a quoted glob.")
 
@@ -73,19 +51,11 @@ class WebDataset:
     """Members are read here, in order, since a tar is a tape; decoding is the workers' part."""
     return in_chunks(item for tar in self._tars() for item in _read_tar(tar))
 
-  def make(self, task: list[Item]) -> list[Made | Skipped]:
-    return [self._make(item) for item in task]
-
-  def _make(self, item: Item) -> Made | Skipped:
-    try:
-      if item.problem:
-        raise DataError(item.problem)
-      image = next((item.fields[f] for f in IMAGE_FIELDS if f in item.fields), None)
-      if image is None:
-        raise DataError("no picture")
-      return user_item(item.key, image, _captions(item), self.max_size, self.val_fraction)
-    except DataError as error:
-      return Skipped(item.key, str(error))
+  def open_item(self, item: Item) -> tuple[bytes, list[str] | None]:
+    image = next((item.fields[f] for f in IMAGE_FIELDS if f in item.fields), None)
+    if image is None:
+      raise DataError("no picture")
+    return image, _captions(item)
 
 
 def _captions(item: Item) -> list[str] | None:

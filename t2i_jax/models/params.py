@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
 from t2i_jax.parallel.rules import Axes
 
@@ -93,13 +93,8 @@ def init_params(make: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> Param
 
 def _metadata(make: Callable[[nnx.Rngs], nnx.Module], name: str, as_leaf: Callable) -> Params:
   state = nnx.state(_abstract(make), nnx.Param)
-  tree: Params = {}
-  for path, param in nnx.to_flat_state(state):
-    node = tree
-    for part in path[:-1]:
-      node = node.setdefault(part, {})
-    node[path[-1]] = as_leaf(param.get_metadata(name))
-  return tree
+  flat = {path: as_leaf(param.get_metadata(name)) for path, param in nnx.to_flat_state(state)}
+  return traverse_util.unflatten_dict(flat)
 
 
 def axes_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:

@@ -21,7 +21,14 @@ from t2i_jax.models.params import Params
 from t2i_jax.training.state import TrainState, merge_params
 
 # What a run is: a checkpoint restores only where these are the same.
-IDENTITY = ("seed", "text.", "model.", "process.", "data.image_size", "data.train_split")
+IDENTITY: tuple[str, ...] = (
+  "seed",
+  "text.",
+  "model.",
+  "process.",
+  "data.image_size",
+  "data.train_split",
+)
 IDENTITY += ("train.batch", "train.optimizer", "train.freeze")
 FREE = ("model.remat",)
 

@@ -1,6 +1,7 @@
 """The way back: prompts -> Conditioning -> guided denoiser -> solver -> x0_hat -> pictures."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def make_draw(system: System, tokenizer: Tokenizer, c: ConfigDict, mesh: Mesh) -
   def run(params, ids, mask, seeds, scale):
     keys = jax.vmap(jax.random.key)(seeds)
     noise = system.process.prior(keys, system.x_shape)
-    cond = system.encode_text(params, ids, mask)
+    cond: Any = system.encode_text(params, ids, mask)
     denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
     if c.cfg != 1:
       null_ids, null_mask = (jnp.broadcast_to(part, ids.shape) for part in system.null_tokens)
@@ -65,7 +66,9 @@ def make_draw(system: System, tokenizer: Tokenizer, c: ConfigDict, mesh: Mesh) -
     ids, mask = tokenizer.encode(list(prompts), system.text_length)
     pictures = []
     for start in range(0, len(ids), batch_size):
-      part = [np.asarray(a)[start : start + batch_size] for a in (ids, mask, np.uint32(seeds))]
+      part = [
+        np.asarray(a)[start : start + batch_size] for a in (ids, mask, np.asarray(seeds, np.uint32))
+      ]
       used = len(part[0])
       part = [np.concatenate([a, np.repeat(a[:1], batch_size - used, 0)]) for a in part]
       with jax.set_mesh(mesh):

@@ -18,11 +18,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from t2i_jax.data.loader import Loader, validation_batches
-from t2i_jax.data.source import ShardSource
-from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.data.transforms import Transform
-from t2i_jax.errors import ConfigError, T2IError
-from t2i_jax.parallel import batch_sharding, make_mesh, owned_rows
+from t2i_jax.errors import T2IError
+from t2i_jax.parallel import batch_sharding, owned_rows
 from t2i_jax.training.checkpoint import (
   Checkpoints,
   Meta,
@@ -31,12 +29,11 @@ from t2i_jax.training.checkpoint import (
   dump,
   state_size,
 )
-from t2i_jax.training.draw import check_sampling, make_draw
+from t2i_jax.training.draw import make_draw
 from t2i_jax.training.log import Log
-from t2i_jax.training.optimizer import make_optimizer
-from t2i_jax.training.state import abstract_state, create_state, merge_params
+from t2i_jax.training.setup import set_up
+from t2i_jax.training.state import create_state, merge_params
 from t2i_jax.training.step import make_train_step, make_validation_step
-from t2i_jax.training.system import make_system
 
 
 class NotFinite(T2IError):
@@ -92,30 +89,15 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
   Raises ConfigError, MeshError, DataError, PromptError, RestoreError, WorkdirError, NotFinite.
   """
   c, workdir = config, Path(workdir)
-  mesh = make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
-  rows = owned_rows(mesh, c.train.batch)
-  parts = mesh.shape["data"] * mesh.shape["fsdp"]
-  if c.train.batch % (c.train.accumulate * parts):
-    raise ConfigError(
-      f"train.batch = {c.train.batch} does not divide into train.accumulate = "
-      f"{c.train.accumulate} parts over data x fsdp = {parts} devices. Use a train.batch that "
-      f"{c.train.accumulate * parts} divides, or train.accumulate=1."
-    )
-  source = ShardSource(c.data.dir, c.data.train_split)
-  val_source = ShardSource(c.data.dir, c.data.val_split)
-  tokenizer = Tokenizer.load(c.data.dir, c.text.tokenizer)
-  system = make_system(c, tokenizer)
-  check_sampling(c.sampling, system.process)
-  tokenizer.encode(list(c.sampling.prompts), c.text.length)  # a prompt too long fails now
-  optimizer = make_optimizer(c.train, system.matrices)
-  abstract = abstract_state(system, optimizer, mesh, c.train.freeze)
+  run = set_up(c)
+  mesh, system, tokenizer, abstract = run.mesh, run.system, run.tokenizer, run.abstract
   check_workdir(workdir, abstract, c.checkpoint.keep)
   checkpoints = Checkpoints(workdir, c.checkpoint.keep)
 
   start = checkpoints.latest()
   if start is None:
     start, changed = 0, {}
-    state = create_state(system, optimizer, abstract, jax.random.key(c.seed), c.train.freeze)
+    state = create_state(system, run.optimizer, abstract, jax.random.key(c.seed), c.train.freeze)
   else:
     changed = check_same_run(checkpoints.meta(start).config, c, start)
     state = checkpoints.restore(start, abstract)
@@ -128,7 +110,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
   )
   log.say(
     f"{c.name}: {state_size(abstract.trainable) / 1e6:.2f} M trained parameters, "
-    f"{len(source)} records, {jax.device_count()} x {jax.devices()[0].device_kind}, "
+    f"{len(run.source)} records, {jax.device_count()} x {jax.devices()[0].device_kind}, "
     f"mesh {dict(mesh.shape)}, from step {start}"
   )
   for key, (old, new) in changed.items():
@@ -140,24 +122,24 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
 
   transform = Transform(c.data.image_size, tokenizer, c.text.length)
   loader = Loader(
-    source,
+    run.source,
     transform,
     seed=c.seed,
     global_batch=c.train.batch,
-    rows=rows,
+    rows=run.rows,
     workers=c.data.workers,
     prefetch=c.data.prefetch,
   )
   data = on_devices(loader.batches(start), mesh, c.train.batch)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   step_fn = jax.jit(
-    make_train_step(system, optimizer, c),
+    make_train_step(system, run.optimizer, c),
     donate_argnums=0,
     in_shardings=(shardings, batch_sharding(mesh)),
     out_shardings=(shardings, None),
   )
   draw = make_draw(system, tokenizer, c.sampling, mesh)
-  validate = make_validation(system, c, mesh, val_source, transform)
+  validate = make_validation(system, c, mesh, run.val_source, transform)
   with closing(checkpoints), closing(log), closing(StopRequest()) as stop, jax.set_mesh(mesh):
     for step in range(start + 1, c.train.steps + 1):
       began = time.perf_counter()

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
+from t2i_jax.training.state import split_params
 
 OPTIMIZERS = ("adamw", "muon")
 DECAYS = ("constant", "cosine")
@@ -29,9 +30,11 @@ def make_optimizer(c: ConfigDict, matrices: Params) -> optax.GradientTransformat
 
   c         config.train: hidden matrices learn at lr, everything else (embeddings, gains, outer
             layers) by AdamW at vector_lr; "adamw" uses AdamW for the matrices too
-  matrices  which weights are matrices, and along which dimensions (models.params.weight)
+  matrices  which weights are matrices, and along which dimensions (models.params.weight); those
+            under train.freeze are left out here, as in the trees to be optimised
   Source: Muon [2502.16982 alg. 1], AdamW [1711.05101 alg. 2].
   """
+  matrices, _ = split_params(matrices, c.freeze)
   is_leaf = lambda m: m is None or isinstance(m, tuple)
   lr, vector_lr = make_schedule(c.lr, c), make_schedule(c.vector_lr, c)
   if c.optimizer == "muon":

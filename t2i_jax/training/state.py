@@ -38,7 +38,10 @@ def split_params(tree: Params, freeze: tuple[str, ...]) -> tuple[Params, Params]
   if len(frozen) == len(flat):
     raise ConfigError(f"train.freeze = {freeze} leaves nothing to train.")
   trainable = {p: leaf for p, leaf in flat.items() if p not in frozen}
-  return tuple(traverse_util.unflatten_dict(part, sep="/") for part in (trainable, frozen))  # type: ignore[return-value]
+  return (
+    traverse_util.unflatten_dict(trainable, sep="/"),
+    traverse_util.unflatten_dict(frozen, sep="/"),
+  )
 
 
 def merge_params(trainable: Params, frozen: Params) -> Params:
