@@ -18,8 +18,9 @@ def get_config() -> ConfigDict:
   c.name = "emoji_dit_flow"
   c.data.update(dir="runs/data/emoji", val_split="val_concept")
   c.text.update(vocab=4096, length=40)  # the longest caption has 36 tokens
-  c.model.patch = 4
-  c.train.steps = 4000
+  c.model.width = 256
+  c.train.update(steps=2400, lr=1.5e-2, ema=0.998)
+  c.process.timestep_mean = 0.3
   c.sampling.prompts = (
     "fox, Twemoji style",
     "fox, OpenMoji style",

@@ -59,7 +59,9 @@ class TextTower(nnx.Module):
 
   def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
     c = self.config
-    x = (self.embedding[...][ids] + self.place[...][: ids.shape[1]]).astype(dtype)  # [B, T, D]
+    # Whole on every device: left to itself the compiler would gather the batch's rows instead.
+    table, place = (constrain(w[...], None, None) for w in (self.embedding, self.place))
+    x = (table[ids] + place[: ids.shape[1]]).astype(dtype)  # [B, T, D]
     x = constrain(x, "batch", "sequence", None)
     rope = rope_angles(jnp.arange(ids.shape[1])[:, None], c.width // c.heads, ROPE_THETA)
     allowed = padding_mask(mask, mask)

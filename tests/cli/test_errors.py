@@ -10,6 +10,7 @@ import pytest
 from t2i_jax.cli.main import main
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import WorkdirError
+from t2i_jax.parallel import make_mesh
 from t2i_jax.training import checkpoint, loop, make_system
 from t2i_jax.training.checkpoint import Checkpoints, Meta
 from t2i_jax.training.optimizer import make_optimizer
@@ -46,7 +47,7 @@ def some_state(config, step):
   tokenizer = Tokenizer.load(config.data.dir, config.text.tokenizer)
   system = make_system(config, tokenizer)
   optimizer = make_optimizer(config.train, system.matrices)
-  mesh = loop.make_mesh(-1, 1, 1)
+  mesh = make_mesh(-1, 1, 1)
   abstract = abstract_state(system, optimizer, mesh, config.train.freeze)
   put = lambda leaf: jax.device_put(np.full(leaf.shape, step, leaf.dtype), leaf.sharding)
   return jax.tree.map(put, abstract), abstract, Meta(config, tokenizer, step * config.train.batch)

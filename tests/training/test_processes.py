@@ -49,7 +49,7 @@ def start_two(start_t2i, args, **options):
 
 def finish(*processes):
   """The output of each process; all must succeed."""
-  outs = [process.communicate(timeout=600)[0] for process in processes]
+  outs = [process.communicate(timeout=1200)[0] for process in processes]
   assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outs)
   return outs
 

@@ -75,7 +75,7 @@ def killed(start, reference, tmp_path_factory):
 
 def finish(process):
   """The output of a process that must succeed."""
-  out, _ = process.communicate(timeout=600)
+  out, _ = process.communicate(timeout=1200)
   assert process.returncode == 0, out
   return out
 

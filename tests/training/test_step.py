@@ -106,7 +106,9 @@ def test_ema_warms_up():
 
 
 def test_freezing():
-  config, system, optimizer, state = setup(train__freeze="('text', 'dit/patch_in')")
+  config, system, optimizer, state = setup(
+    train__freeze="('text', 'dit/patch_in')", train__warmup=0
+  )
   assert list(state.frozen) == ["dit", "text"] and list(state.frozen["dit"]) == ["patch_in"]
   new, _ = jax.jit(make_train_step(system, optimizer, config))(state, batch())
   jax.tree.map(np.testing.assert_array_equal, new.frozen, state.frozen)
@@ -126,9 +128,10 @@ def test_loss_falls_on_one_batch(optimizer):
     train__optimizer=optimizer, train__lr=4e-3, train__steps=60, train__caption_dropout=0.0
   )
   step = jax.jit(make_train_step(system, tx, config))
-  losses = []
+  data, losses = batch(), []
+  data["image"][:] = data["image"][:, :1, :1]  # plain pictures: white noise has nothing to learn
   for _ in range(60):
-    state, metrics = step(state, batch())
+    state, metrics = step(state, data)
     losses.append(float(metrics["loss"]))
   assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
@@ -143,7 +146,8 @@ def test_muon_orthogonalises_the_matrices_and_only_them():
   singular = jnp.linalg.svd(up, compute_uv=False)
   assert float(singular.max() / singular.min()) < 2.5  # Newton-Schulz brings all near one value
   gains = updates["dit"]["blocks"]["attn"]["q_gain"]
-  np.testing.assert_allclose(jnp.abs(gains), jnp.ones_like(gains), rtol=1e-3)  # Adam's first step
+  size = jnp.abs(gains)  # Adam's first step moves all alike
+  np.testing.assert_allclose(size, jnp.full_like(gains, size.max()), rtol=1e-3)
 
 
 def test_validation_is_the_same_number_in_any_batches():
@@ -173,7 +177,7 @@ def test_schedules():
       make_schedule(1.0, load_config(CONFIG, change).train)
   bad = load_config(CONFIG, {"train.optimizer": "sgd"})
   with pytest.raises(ConfigError, match="adamw, muon"):
-    make_optimizer(bad.train, {})
+    make_optimizer(bad.train, {"dit": {"head": None}})
 
 
 def test_clip_limits_what_the_optimiser_sees():
