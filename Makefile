@@ -26,7 +26,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/python benchmarks/quickstart.py --data=$(DATA) --runs=$(RUNS)
 
 $(VENV)/.tested: $(INSTALLED)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[emoji,test]'
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[emoji,test,tpu]'
 	touch $@
 
 lint: $(VENV)/.tested

@@ -32,7 +32,8 @@ LATENTS = [path for path in CONFIGS if load_config(path).model.channels != 3]
 # Keys that training does not read -> who reads them.
 READ_ELSEWHERE = {"score.level": evaluate}
 SHRUNK = {
-  "text.width": "16", "text.depth": "1", "text.heads": "2", "text.vocab": "600", "text.length": "24",
+  "text.width": "16", "text.depth": "1", "text.heads": "2", "text.vocab": "600",
+  "text.length": "24",
   "model.width": "32", "model.depth": "2", "model.heads": "2",
   "train.batch": "8", "train.steps": "2", "train.warmup": "1", "log.every": "1",
   "eval.rows": "8", "eval.batch": "8", "sampling.steps": "2", "sampling.batch": "8",

@@ -12,7 +12,8 @@ def collectives(program: str) -> Counter:
   The pieces of an asynchronous operation share a channel. On TPU a reduce-scatter is an
   all-reduce in a computation of that name.
   """
-  seen, around = set(), ""
+  seen: set[tuple[str, ...]] = set()
+  around = ""
   for line in program.splitlines():
     if line.endswith("{") and not line.startswith(" "):
       around = line.split(" ")[0]

@@ -28,15 +28,15 @@ from t2i_jax.training.system import System, make_system
 
 GIB = 2**30
 # For libtpu: ask no metadata server, and share the machine with another process that has it open.
-ENVIRONMENT = "TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost TPU_ACCELERATOR_TYPE=v5p-8 "
-ENVIRONMENT += "ALLOW_MULTIPLE_LIBTPU_LOAD=1"
+ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+ENVIRONMENT |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
 
 
 def topology_devices(name: str) -> list:
   """The chips of a slice that is not there, "v5e:16x16" or "v5p:8x8x4". Raises ConfigError."""
   if importlib.util.find_spec("libtpu") is None:
     raise ConfigError("the TPU compiler is not installed: pip install 't2i_jax[tpu]'")
-  os.environ.update(pair.split("=") for pair in ENVIRONMENT.split())
+  os.environ.update(ENVIRONMENT)
   jax.config.update("jax_platforms", "cpu")
   return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
 

@@ -77,8 +77,7 @@ def test_the_curve_is_that_of_one_device(sizes, on_one_device):
   error = np.abs(found / on_one_device - 1).max(axis=0)
   print(f"{sizes}: loss {error[0]:.1e}, gradient norm {error[1]:.1e}")
   assert on_one_device[-1, 0] < 0.9 * on_one_device[0, 0]  # it does learn
-  assert error[0] < 2e-5
-  assert error[1] < 2e-4
+  assert error.max() < 2e-5  # measured: at most 4.5e-6, of the loss on (2, 2, 2)
 
 
 def state_bytes(mesh):
