@@ -25,8 +25,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "scenes_dit_flow.py"
 
-# 8 heads of width 4 and 16 rows, so that any mesh of 8 devices divides them. What the shipped config
-# may come to choose otherwise is set here too.
+# 8 heads of width 4 and 16 rows, so that any mesh of 8 devices divides them. What the shipped
+# config may come to choose otherwise is set here too.
 TINY = {
   "data.image_size": (32, 32),
   "data.prefetch": 2,

@@ -13,8 +13,8 @@ from t2i_jax.data.build import build
 from t2i_jax.data.from_folder import Folder
 from t2i_jax.data.from_webdataset import WebDataset
 from t2i_jax.data.images import read_latent
-from t2i_jax.data.user_pictures import split_of
 from t2i_jax.data.source import ShardSource, read_manifest
+from t2i_jax.data.user_pictures import split_of
 from t2i_jax.errors import DataError
 
 
