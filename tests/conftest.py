@@ -127,4 +127,5 @@ def start_t2i():
   yield start
   for process in started:
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stdout.close()

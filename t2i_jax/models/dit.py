@@ -13,6 +13,7 @@ from flax import nnx
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Attention, Mask, padding_mask
+from t2i_jax.models.block import block_macs
 from t2i_jax.models.conditioning import Conditioning, Tower
 from t2i_jax.models.layers import (
   Mlp,
@@ -45,7 +46,6 @@ class DiTConfig:
   text: str
   text_width: int
   remat: str = "none"
-  mlp_ratio: int = 4
 
   def __post_init__(self):
     if self.text not in TEXT_MODES:
@@ -66,7 +66,7 @@ class Block(nnx.Module):
     self.attn = Attention(c.width, c.heads, rngs)
     if c.text == "cross":
       self.cross = Attention(c.width, c.heads, rngs, kv_width=c.width)
-    self.mlp = Mlp(c.width, c.mlp_ratio * c.width, rngs)
+    self.mlp = Mlp(c.width, rngs)
     self.joint = c.text == "joint"
 
   def __call__(self, x, modulation, text, mask: Mask, rope):
@@ -156,10 +156,10 @@ class DiT(nnx.Module):
 
 def forward_flops(c: DiTConfig, image_tokens: int, text_tokens: int) -> int:
   """Matmul and attention FLOPs of one forward pass of one image (2 a multiply-add)."""
-  d, f = c.width, c.mlp_ratio * c.width
+  d = c.width
   p = c.patch * c.patch * c.channels
   length = image_tokens + (text_tokens if c.text == "joint" else 0)
-  block = length * (4 * d * d + 2 * d * f) + 2 * length * length * d
+  block = block_macs(d, length)
   if c.text == "cross":
     block += 2 * image_tokens * d * d + 2 * text_tokens * d * d
     block += 2 * image_tokens * text_tokens * d

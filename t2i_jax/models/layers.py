@@ -13,6 +13,8 @@ from flax import nnx
 
 from t2i_jax.models.params import fan_in, weight
 
+MLP_RATIO = 4  # hidden width of an MLP over its width [1706.03762 sec. 3.3]
+
 
 def project(equation: str, x: jax.Array, kernel: nnx.Param | jax.Array) -> jax.Array:
   """einsum of activations with a weight, in the activations' dtype."""
@@ -95,7 +97,8 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 class Mlp(nnx.Module):
   """Two matrices with a GELU between."""
 
-  def __init__(self, width: int, hidden: int, rngs: nnx.Rngs):
+  def __init__(self, width: int, rngs: nnx.Rngs):
+    hidden = MLP_RATIO * width
     self.up = weight(rngs, (width, hidden), ("embed", "mlp"), fan_in(width), ((0,), (1,)))
     self.down = weight(rngs, (hidden, width), ("mlp", "embed"), fan_in(hidden), ((0,), (1,)))
 

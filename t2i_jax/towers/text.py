@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.attention import Attention, padding_mask
+from t2i_jax.models.attention import padding_mask
+from t2i_jax.models.block import PreNormBlock, block_macs
 from t2i_jax.models.conditioning import Tower
-from t2i_jax.models.layers import Mlp, layer_norm, rms_norm, rope_angles
+from t2i_jax.models.layers import rms_norm, rope_angles
 from t2i_jax.models.params import fan_in, scan_blocks, stack_blocks, weight
 from t2i_jax.parallel import constrain
 
@@ -25,7 +26,6 @@ class TextTowerConfig:
   width: int
   depth: int
   heads: int
-  mlp_ratio: int = 4
 
   def __post_init__(self):
     if self.width % (2 * self.heads):
@@ -33,18 +33,6 @@ class TextTowerConfig:
         f"text.width = {self.width} does not divide into text.heads = {self.heads} heads of an "
         f"even width. Use width {2 * self.heads} x n."
       )
-
-
-class TextBlock(nnx.Module):
-  """Pre-norm attention and MLP."""
-
-  def __init__(self, c: TextTowerConfig, rngs: nnx.Rngs):
-    self.attn = Attention(c.width, c.heads, rngs)
-    self.mlp = Mlp(c.width, c.mlp_ratio * c.width, rngs)
-
-  def __call__(self, x: jax.Array, mask, rope) -> jax.Array:
-    x = x + self.attn(layer_norm(x), rope=rope, mask=mask)
-    return constrain(x + self.mlp(layer_norm(x)), "batch", "sequence", None)
 
 
 class TextTower(nnx.Module):
@@ -55,7 +43,7 @@ class TextTower(nnx.Module):
     self.embedding = weight(rngs, (c.vocab, c.width), ("vocab", "embed"), fan_in(1))
     # Rotary angles tell distances; a learned row a place tells the first noun from the second.
     self.place = weight(rngs, (c.length, c.width), ("sequence", "embed"), fan_in(1))
-    self.blocks = stack_blocks(lambda r: TextBlock(c, r), c.depth, rngs)
+    self.blocks = stack_blocks(lambda r: PreNormBlock(c.width, c.heads, r), c.depth, rngs)
 
   def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
     c = self.config
@@ -72,6 +60,5 @@ class TextTower(nnx.Module):
 
 
 def tower_flops(c: TextTowerConfig, tokens: int) -> int:
-  """Matmul and attention FLOPs of one caption of `tokens` tokens."""
-  d, f = c.width, c.mlp_ratio * c.width
-  return 2 * c.depth * (tokens * (4 * d * d + 2 * d * f) + 2 * tokens * tokens * d)
+  """Matmul and attention FLOPs of one caption of `tokens` tokens (2 a multiply-add)."""
+  return 2 * c.depth * block_macs(c.width, tokens)

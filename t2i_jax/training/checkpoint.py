@@ -154,9 +154,10 @@ class Checkpoints:
   def _restore(self, step: int, **items):
     try:
       return self.manager.restore(step, args=ocp.args.Composite(**items))
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # Orbax raises bare Exception on a file cut short
+      why = str(error.__cause__ or error)[:500]
       raise RestoreError(
-        f"{self.root}/{step} cannot be restored: {str(error)[:500]}. It is damaged or of another "
+        f"{self.root}/{step} cannot be restored: {why}. It is damaged or of another "
         "model; remove that folder to fall back to the step before."
       ) from error
 

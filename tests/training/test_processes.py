@@ -4,10 +4,11 @@ import json
 import shutil
 import socket
 import sys
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -124,11 +125,12 @@ def test_written_by_one_goes_on_in_two(start_t2i, train_args, one, tmp_path):
   workdir = shutil.copytree(one, tmp_path / "run")
   shutil.rmtree(workdir / "checkpoints" / "24")
   changes = {"mesh.data": 1, "mesh.tensor": 8}
+  began = time.time()
   outs = finish(*start_two(start_t2i, train_args(workdir, changes)))
   assert "from step 18\n" in outs[0]
   assert_close(losses(workdir), losses(one), "1 x 8 devices to step 18, then 2 x 4 over tensor")
-
-
-def test_pictures_of_two_processes_are_those_of_one(start_t2i, train_args, one, two):
-  names = {path.name for path in Path(two, "samples").iterdir()}
-  assert "prompts.json" in names and np.isfinite(list(losses(two).values())).all()
+  pictures = [
+    np.asarray(Image.open(at / "samples" / "step_00000024.png"), int) for at in (workdir, one)
+  ]
+  assert (workdir / "samples" / "step_00000024.png").stat().st_mtime > began  # drawn again
+  assert np.mean(np.abs(pictures[0] - pictures[1]) <= 1) >= 0.999
