@@ -29,6 +29,8 @@ def test_the_pod_config_fits_the_chip(topology):
   gib = {k.removesuffix(", GiB"): float(v) for k, v in table.items() if k.endswith("GiB")}
   fsdp = int(re.search(r"'fsdp': (\d+)", table["chips"])[1])
   assert gib["state a chip"] < 1.1 / fsdp * gib["state, whole"]
+  # The compiler pads heads of 72 to 128 (measured: 1.28 / fsdp).
+  assert gib["arguments a chip, with padding"] < 1.35 / fsdp * gib["state, whole"]
   assert gib["peak a chip"] < HBM_GIB[topology]
   assert float(table["parameters"]) > 675e6  # not less than a DiT-XL/2
   # Gradients are scattered as they are summed, and no activation changes hands in a block.

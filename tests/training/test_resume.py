@@ -199,6 +199,7 @@ DAMAGE = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_checkpoint_is_named_and_the_others_left(
   reference, train_args, tmp_path, capsys, damage
