@@ -7,7 +7,8 @@ VENV ?= .venv
 DATA ?= scenes
 RUNS ?= runs
 # The newest jax needs a newer Python than the oldest one supported; tested where it is found.
-PYTHON_NEW ?= $(shell command -v python3.13 || echo "$$(pyenv prefix 3.13.0 2>/dev/null)/bin/python")
+PYTHON_NEW ?= $(shell for p in python3.13 "$$(pyenv prefix 3.13.0 2>/dev/null)/bin/python"; do \
+  "$$p" -c pass 2>/dev/null && echo "$$p" && break; done)
 
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
@@ -41,7 +42,7 @@ test: lint
 
 # The short tests under the newest jax.
 test-new:
-	@if [ -x "$(PYTHON_NEW)" ]; then $(MAKE) run-test-new; \
+	@if [ -n "$(PYTHON_NEW)" ]; then $(MAKE) run-test-new; \
 	else echo "no Python 3.13 here: the tests under the newest jax were left out"; fi
 
 .PHONY: run-test-new
