@@ -1,4 +1,4 @@
-"""A page of docs/ from a finished run: its score, its minutes, its fixed prompts over time.
+"""A page of docs/ from a finished run: its score, its speed, its fixed prompts over time.
 
 python benchmarks/run_page.py --workdir=runs/scenes_dit_flow --out=docs/quickstart
 """
@@ -6,6 +6,7 @@ python benchmarks/run_page.py --workdir=runs/scenes_dit_flow --out=docs/quicksta
 import argparse
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from PIL import Image
@@ -45,16 +46,16 @@ def page(workdir: Path, out: Path) -> str:
   metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   prompts = json.loads((workdir / "samples" / "prompts.json").read_text())
   steps = metrics[-1]["step"]
-  minutes = max(m["perf"]["elapsed_s"] for m in metrics) / 60
-  speed = sorted(m["perf"]["images_per_s"] for m in metrics if m["kind"] == "train")
+  images = steps * config["train"]["batch"]
+  speed = median(m["perf"]["images_per_s"] for m in metrics if m["kind"] == "train")
   picture = out.with_suffix(".png")
   strip(workdir / "samples").save(picture)
   lines = [
     f"# {config['name']}",
     "",
-    f"`configs/{config['name']}.py`: {steps} steps of {config['train']['batch']} pictures in "
-    f"{minutes:.1f} minutes (compilation, validation and pictures included), median "
-    f"{speed[len(speed) // 2]:.0f} images/s. Made by:",
+    f"`configs/{config['name']}.py`: {steps} steps of {config['train']['batch']} pictures. At the "
+    f"run's median of {speed:.0f} images/s that is {images / speed / 60:.1f} minutes of steps. "
+    "Made by:",
     "",
     "```sh",
     f"python benchmarks/run_page.py --workdir={workdir} --out={out}",

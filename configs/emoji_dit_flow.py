@@ -5,7 +5,8 @@
   t2i train --config=configs/emoji_dit_flow.py --workdir=runs/emoji_dit_flow
 
 Validation is on concepts that are trained in neither style.
-Result: not yet run.
+Result: stopped at step 1300 of 2400; the style follows the caption, faces are recognisable, most
+objects are not yet.
 """
 
 from ml_collections import ConfigDict
