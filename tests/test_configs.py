@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from t2i_jax.cli import evaluate
@@ -62,7 +62,7 @@ def test_loads_under_its_own_name_with_at_most_60_keys(path):
 def test_full_size_is_traced_without_allocating(path):
   config = load_config(path)
   sizes = tuple(max(1, config.mesh[axis]) for axis in MESH_AXES)
-  mesh = AbstractMesh(sizes, MESH_AXES)
+  mesh = AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
   system = make_system(config, Tokenizer.bytes())
   optimizer = make_optimizer(config.train, system.matrices)
   state = abstract_state(system, optimizer, mesh, config.train.freeze)
