@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # GPUs under Slurm, one process a GPU: jax reads rank, size and coordinator from Slurm's variables.
 #
-#   sbatch --nodes=32 launch/slurm.sh configs/latents_dit_xl2_flow.py /shared/runs/xl2
+#   sbatch --nodes=32 launch/slurm.sh configs/latents_dit_xl2_flow.py /mnt/runs/xl2
 #
 # --workdir and data.dir lie on a file system that every node sees. The mesh of the config must
 # multiply to the number of GPUs: 32 nodes x 8 = 256. Submit the same line again to go on.
