@@ -28,8 +28,8 @@ PLANS: dict[str, dict[str, list[str]]] = {
 
 
 # XLA on the CPU allocates a step's buffers anew each time. Kept by glibc, and in large pages,
-# 73,000 page faults a step and most of 0.13 s of system time go (measured, 2 cores). What that saves on
-# the clock was not measured apart from the machine's other work.
+# 73,000 page faults a step and most of 0.13 s of system time go (measured, 2 cores). What that
+# saves on the clock was not measured apart from the machine's other work.
 KEEP_MEMORY = {
   "MALLOC_MMAP_MAX_": "0",
   "MALLOC_TRIM_THRESHOLD_": str(2**36),
