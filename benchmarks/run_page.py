@@ -1,6 +1,9 @@
-"""A page of docs/ from a finished run: its score, its speed, its fixed prompts over time.
+"""A page of docs/ from a finished run: its speed, its fixed prompts over time, its score.
 
 python benchmarks/run_page.py --workdir=runs/scenes_dit_flow --out=docs/quickstart
+
+After `t2i eval --curve` the page has the score against minutes as well. A run on pictures that are
+no scenes has no score: its page has sheets of drawings beside the real pictures, split by split.
 """
 
 import argparse
@@ -9,14 +12,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-SCALE = 3  # a small pixel is drawn as 3 x 3
+from t2i_jax.data.sheet import lay_out, picture
+from t2i_jax.data.source import ShardSource, read_manifest
+from t2i_jax.data.transforms import fit
+from t2i_jax.training.serve import open_workdir
+
+SCALE = 3  # a small pixel of the strip is drawn as 3 x 3
+SHEET, COLUMNS = 24, 6  # pairs a split
 
 
 def strip(samples: Path) -> Image.Image:
-  """The rows of samples/step_*.png under each other, the earliest on top."""
-  rows = [Image.open(path) for path in sorted(samples.glob("step_*.png"))]
+  """About ten rows of samples/step_*.png under each other, the last at the bottom."""
+  paths = sorted(samples.glob("step_*.png"), reverse=True)
+  rows = [Image.open(path) for path in reversed(paths[:: -(-len(paths) // 10)])]
   sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
   for i, row in enumerate(rows):
     sheet.paste(row, (0, i * rows[0].height))
@@ -40,16 +51,72 @@ def score_table(score: dict[str, Any]) -> list[str]:
   return lines
 
 
+def curve_table(curve: list[dict[str, Any]]) -> list[str]:
+  """One row a checkpoint: correct drawings, seen / held out, a column a category."""
+  cells = [point["score"]["cells"] for point in curve]
+  categories = list(dict.fromkeys(cell["category"] for cell in cells[0]))
+  lines = [f"| minutes | {' | '.join(categories)} |", "|---" * (len(categories) + 1) + "|"]
+  for point, scored in zip(curve, cells, strict=True):
+    rates = {(c["category"], c["heldout"]): c["model"]["rate"] for c in scored}
+    row = [f"{rates[c, False]:.0%} / {rates[c, True]:.0%}" for c in categories]
+    lines.append(f"| {point['minutes']:.0f} | {' | '.join(row)} |")
+  return lines
+
+
+def section_of_scores(evaluated: Path, out: Path) -> list[str]:
+  """The curve, where it was drawn, and the table of scores."""
+  lines = []
+  if (evaluated / "curve.json").exists():
+    curve = json.loads((evaluated / "curve.json").read_text())
+    n = curve[0]["score"]["cells"][0]["model"]["n"]
+    for name in ("seen", "heldout"):
+      chart = out.with_name(f"{out.name}_{name}.svg")
+      chart.write_text((evaluated / f"curve_{name}.svg").read_text())
+      lines.append(f"![score against minutes]({chart.name})")
+    lines += ["", f"Correct, seen / held out, {n} drawings a cell:", "", *curve_table(curve), ""]
+  score = json.loads((evaluated / "score.json").read_text())
+  return [*lines, f"The last checkpoint, prompt seed {score['seed']}:", "", *score_table(score), ""]
+
+
+def pair(drawn: np.ndarray, data: bytes) -> Image.Image:
+  """A drawing and, right of it, the record's picture at the same size."""
+  height, width = drawn.shape[:2]
+  sheet = Image.new("RGB", (2 * width + 2, height), "white")
+  sheet.paste(Image.fromarray(drawn), (0, 0))
+  sheet.paste(fit(picture(data), (height, width)), (width + 2, 0))
+  return sheet
+
+
+def section_of_pairs(workdir: Path, out: Path) -> list[str]:
+  """A sheet a split: what the model draws for a caption, left, and the real picture, right."""
+  trained = open_workdir(workdir)
+  folder = trained.config.data.dir
+  manifest = read_manifest(folder)
+  lines = []
+  for split in manifest["splits"]:
+    source = ShardSource(folder, split)
+    records = source.spread(SHEET)
+    captions = [record.captions[0] for record in records]
+    drawn = trained.draw(captions, range(len(captions)))
+    pairs = [pair(d, record.image) for d, record in zip(drawn, records, strict=True)]
+    heading = f"{split}: drawn (left), real (right); {len(pairs)} spread over {len(source):,}"
+    sheet = out.with_name(f"{out.name}_{split}.png")
+    tiles = list(zip(pairs, captions, strict=True))
+    lay_out(tiles, heading, manifest["attribution"], COLUMNS).save(sheet, optimize=True)
+    lines += [f"![{heading}]({sheet.name})", ""]
+  return [*lines, manifest["attribution"], ""]
+
+
 def page(workdir: Path, out: Path) -> str:
-  """The page's text; the strip is saved beside it."""
+  """The page's text; its pictures are saved beside it."""
   config = json.loads((workdir / "config.json").read_text())
   metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   prompts = json.loads((workdir / "samples" / "prompts.json").read_text())
   steps = metrics[-1]["step"]
   images = steps * config["train"]["batch"]
   speed = median(m["perf"]["images_per_s"] for m in metrics if m["kind"] == "train")
-  picture = out.with_suffix(".png")
-  strip(workdir / "samples").save(picture)
+  shown = out.with_suffix(".png")
+  strip(workdir / "samples").save(shown, optimize=True)
   lines = [
     f"# {config['name']}",
     "",
@@ -61,20 +128,19 @@ def page(workdir: Path, out: Path) -> str:
     f"python benchmarks/run_page.py --workdir={workdir} --out={out}",
     "```",
     "",
-    f"![{'; '.join(prompts)}]({picture.name})",
+    f"![The fixed prompts over training time]({shown.name})",
     "",
     f"The fixed prompts over training time, the same noise in every row: {'; '.join(prompts)}.",
     "",
   ]
-  found = workdir / "eval" / "score.json"
-  if found.exists():
-    lines += [*score_table(json.loads(found.read_text())), ""]
-  return "\n".join(lines)
+  scored = (workdir / "eval" / "score.json").exists()
+  section = section_of_scores(workdir / "eval", out) if scored else section_of_pairs(workdir, out)
+  return "\n".join([*lines, *section])
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--workdir", type=Path, required=True, help="of a scored run")
+  parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
   parser.add_argument("--out", type=Path, required=True, help="page without its ending")
   args = parser.parse_args()
   out = args.out.with_suffix(".md")

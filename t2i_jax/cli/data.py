@@ -1,4 +1,4 @@
-"""t2i data build | show | verify: captioned pictures as a folder of shards."""
+"""Build, show or verify a folder of captioned pictures in shards: t2i data build | show | verify"""
 
 import argparse
 import dataclasses
@@ -30,8 +30,7 @@ def flag_of(field: str) -> str:
   return "--no-flags" if field == "flags" else "--" + field.replace("_", "-")
 
 
-def register(subparsers) -> None:
-  parser = subparsers.add_parser("data", help="build, show, verify data", description=__doc__)
+def add_flags(parser: argparse.ArgumentParser) -> None:
   verbs = parser.add_subparsers(dest="data_verb", required=True)
   _register_build(verbs)
   show = verbs.add_parser("show", help="draw a contact sheet with captions")
@@ -40,11 +39,15 @@ def register(subparsers) -> None:
   show.add_argument("--count", type=int, default=24, help="pictures (24)")
   show.add_argument("--columns", type=int, default=6, help="pictures a row (6)")
   show.add_argument("--out", help="the PNG to write (DIR/sheet-SPLIT.png)")
-  show.set_defaults(func=run_show)
+  show.set_defaults(act=run_show)
   verify = verbs.add_parser("verify", help="check every record against the manifest")
   verify.add_argument("dir", help="a built folder")
   verify.add_argument("--workers", type=int, help="processes (one a core)")
-  verify.set_defaults(func=run_verify)
+  verify.set_defaults(act=run_verify)
+
+
+def run(args: argparse.Namespace) -> int | None:
+  return args.act(args)
 
 
 def _register_build(verbs) -> None:
@@ -59,7 +62,7 @@ def _register_build(verbs) -> None:
   build.add_argument("--overwrite", action="store_true", help="replace a folder built before")
   for field, settings in SOURCE_FLAGS.items():
     build.add_argument(flag_of(field), dest=field, default=argparse.SUPPRESS, **settings)
-  build.set_defaults(func=run_build)
+  build.set_defaults(act=run_build)
 
 
 def make_source(name: str, given: dict[str, Any]):

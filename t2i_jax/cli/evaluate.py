@@ -1,4 +1,4 @@
-"""t2i eval --workdir=D: draws, judges, and writes eval/score.json and eval/report.html.
+"""Draw, judge and report, as eval/score.json and eval/report.html: t2i eval --workdir=D
 
 A model of scenes is scored by the exact judge; a model of other pictures gets a report to look
 at, split by split of its data. --curve scores every kept checkpoint against its minutes.
@@ -15,14 +15,12 @@ from t2i_jax.cli.sample import SAMPLING_FLAGS, add_sampling_flags, sampling_over
 GALLERY = 24  # pictures a split in a report without a judge
 
 
-def register(verbs) -> None:
-  parser = verbs.add_parser("eval", help="score a trained model", description=__doc__)
+def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, help="of a training run")
   parser.add_argument("--per-cell", type=int, default=250, help="prompts a category and split")
   parser.add_argument("--seed", type=int, default=0, help="of prompts and noise")
   parser.add_argument("--curve", action="store_true", help="score every kept checkpoint")
   add_sampling_flags(parser)
-  parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -101,9 +99,7 @@ def gallery(args: argparse.Namespace, trained) -> Path:
   sections = []
   for split in manifest["splits"]:
     source = ShardSource(folder, split)
-    # Spread over the split: records lie in the order of their source, likes beside likes.
-    chosen = [source[i * len(source) // GALLERY] for i in range(min(GALLERY, len(source)))]
-    captions = [record.captions[0] for record in chosen]
+    captions = [record.captions[0] for record in source.spread(GALLERY)]
     pictures = trained.draw(captions, range(args.seed, args.seed + len(captions)))
     note = f"{len(source)} records; the first caption of {len(captions)}, drawn once."
     sections.append((split, note, list(zip(captions, pictures, strict=True))))

@@ -2,9 +2,12 @@
 
 import argparse
 import sys
+from typing import Any
 
 from t2i_jax.cli import data, evaluate, sample, train
 from t2i_jax.errors import ConfigError, T2IError
+
+VERBS: dict[str, Any] = {"data": data, "train": train, "sample": sample, "eval": evaluate}
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -25,15 +28,16 @@ def main(argv: list[str] | None = None) -> int:
   """Runs a verb; a user's error is one message on stderr and exit code 2."""
   parser = argparse.ArgumentParser(prog="t2i", description=__doc__)
   verbs = parser.add_subparsers(dest="verb", required=True)
-  for module in (data, train, sample, evaluate):
-    module.register(verbs)
+  for verb, module in VERBS.items():
+    about = module.__doc__
+    module.add_flags(verbs.add_parser(verb, help=about.splitlines()[0], description=about))
   try:
     rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(rest)
     if overrides and args.verb != "train":
       raise ConfigError("--config.<key>=<value> belongs to t2i train.")
     args.overrides = overrides
-    return args.func(args) or 0
+    return VERBS[args.verb].run(args) or 0
   except T2IError as error:
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     return 2

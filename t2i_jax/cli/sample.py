@@ -1,4 +1,4 @@
-"""t2i sample --workdir=D --prompt="a red circle" [--prompts=FILE] [--seed=0] [--num=1]"""
+"""Draw prompts: t2i sample --workdir=D --prompt="a red circle" [--prompts=FILE] [--num=1]"""
 
 import argparse
 import json
@@ -15,8 +15,7 @@ SAMPLING_FLAGS = {
 }
 
 
-def register(verbs) -> None:
-  parser = verbs.add_parser("sample", help="draw prompts", description=__doc__)
+def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, help="of a training run")
   parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
   parser.add_argument("--prompts", help="a UTF-8 file with one prompt a line")
@@ -24,7 +23,6 @@ def register(verbs) -> None:
   parser.add_argument("--num", type=int, default=1, help="pictures a prompt: seed, seed + 1, ...")
   parser.add_argument("--out", help="folder for the PNGs; default WORKDIR/drawn")
   add_sampling_flags(parser)
-  parser.set_defaults(func=run)
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""t2i train --config=configs/X.py --workdir=D [--config.a.b=value ...]"""
+"""Train, or go on training: t2i train --config=configs/X.py --workdir=D [--config.a.b=value ...]"""
 
 import argparse
 import os
@@ -6,11 +6,9 @@ import os
 from t2i_jax.config import load_config
 
 
-def register(verbs) -> None:
-  parser = verbs.add_parser("train", help="train, or go on training", description=__doc__)
+def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--config", required=True, help="a file with get_config()")
   parser.add_argument("--workdir", required=True, help="logs, pictures and checkpoints")
-  parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """A contact sheet: pictures of a built folder with their captions under them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +26,27 @@ def contact_sheet(
   """
   manifest = read_manifest(folder)
   source = ShardSource(folder, split or next(iter(manifest["splits"])))
-  n = min(n, len(source))
-  columns = max(1, min(columns, n))
+  records = source.spread(n)
+  tiles = [(picture(record.image), record.captions[0]) for record in records]
+  heading = f"{Path(folder).name}, {source.split}: {len(records)} of {len(source):,} records"
+  return lay_out(tiles, heading, manifest["attribution"], columns)
+
+
+def lay_out(
+  tiles: Sequence[tuple[Image.Image, str]], heading: str, footer: str, columns: int
+) -> Image.Image:
+  """Pictures in tiles of TILE pixels, each over its wrapped caption, between two lines of text."""
   font = ImageFont.load_default(FONT_SIZE)
-  records = [source[i * len(source) // n] for i in range(n)]
-  tiles = [(picture(record.image), wrap(record.captions[0], font, TILE)) for record in records]
-  rows = [tiles[i : i + columns] for i in range(0, n, columns)]
+  columns = max(1, min(columns, len(tiles)))
+  wrapped = [(fitted(image), wrap(caption, font, TILE)) for image, caption in tiles]
+  rows = [wrapped[i : i + columns] for i in range(0, len(wrapped), columns)]
   width = GAP + columns * (TILE + GAP)
-  heading = [f"{Path(folder).name}, {source.split}: {n} of {len(source):,} records"]
-  footer = [
-    line
-    for part in manifest["attribution"].splitlines()
-    for line in wrap(part, font, width - 2 * GAP)
-  ]
+  below = [line for part in footer.splitlines() for line in wrap(part, font, width - 2 * GAP)]
   heights = [TILE + LINE * max(len(lines) for _, lines in row) + 2 * GAP for row in rows]
-  height = 2 * GAP + LINE * (len(heading) + len(footer)) + sum(heights) + GAP
+  height = 2 * GAP + LINE * (1 + len(below)) + sum(heights) + GAP
   sheet = Image.new("RGB", (width, height), PAPER)
   draw = ImageDraw.Draw(sheet)
-  y = write(draw, heading, GAP, GAP, font, INK) + GAP
+  y = write(draw, [heading], GAP, GAP, font, INK) + GAP
   for row, row_height in zip(rows, heights, strict=True):
     for column, (image, lines) in enumerate(row):
       x = GAP + column * (TILE + GAP)
@@ -50,22 +54,26 @@ def contact_sheet(
       draw.rectangle((x - 1, y - 1, x + TILE, y + TILE), outline="#d0d0d0")
       write(draw, lines, x, y + TILE + 4, font, INK)
     y += row_height
-  write(draw, footer, GAP, y, font, GREY)
+  write(draw, below, GAP, y, font, GREY)
   return sheet
 
 
 def picture(data: bytes) -> Image.Image:
-  """A record's picture, fitted into a tile; small ones are enlarged in whole pixels."""
-  if is_latent(data):
-    x = read_latent(data)
-    low, high = x.min(), max(x.max(), x.min() + 1e-6)
-    x = np.repeat(x, 3, axis=2) if x.shape[2] < 3 else x
-    image = Image.fromarray(((x[:, :, :3] - low) / (high - low) * 255).astype(np.uint8))
-  else:
-    image = decode(data)
+  """A record's picture at its own size."""
+  if not is_latent(data):
+    return decode(data)
+  x = read_latent(data)
+  low, high = x.min(), max(x.max(), x.min() + 1e-6)
+  x = np.repeat(x, 3, axis=2) if x.shape[2] < 3 else x
+  return Image.fromarray(((x[:, :, :3] - low) / (high - low) * 255).astype(np.uint8))
+
+
+def fitted(image: Image.Image) -> Image.Image:
+  """A picture that fits into a tile; small ones are enlarged in whole pixels."""
   factor = TILE // max(image.size)
   if factor >= 1:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+  image = image.copy()
   image.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
   return image
 

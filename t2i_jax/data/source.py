@@ -98,6 +98,11 @@ class ShardSource:
         f"Check with: t2i data verify {self.folder}"
       ) from error
 
+  def spread(self, n: int) -> list[Record]:
+    """At most n records, evenly over the split: like records often lie side by side."""
+    n = min(n, len(self))
+    return [self[i * len(self) // n] for i in range(n)]
+
   def _reader(self, number: int) -> Any:
     """The shard's reader; the least used is closed where too many are open."""
     with self._lock:

@@ -33,7 +33,7 @@ from t2i_jax.training.draw import make_draw
 from t2i_jax.training.log import Log
 from t2i_jax.training.setup import set_up
 from t2i_jax.training.state import create_state, merge_params
-from t2i_jax.training.step import make_train_step, make_validation_step
+from t2i_jax.training.step import jit_train_step, make_validation_step
 
 
 class NotFinite(T2IError):
@@ -131,13 +131,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     prefetch=c.data.prefetch,
   )
   data = on_devices(loader.batches(start), mesh, c.train.batch)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  step_fn = jax.jit(
-    make_train_step(system, run.optimizer, c),
-    donate_argnums=0,
-    in_shardings=(shardings, batch_sharding(mesh)),
-    out_shardings=(shardings, None),
-  )
+  step_fn = jit_train_step(system, run.optimizer, c, mesh, abstract)
   draw = make_draw(system, tokenizer, c.sampling, mesh)
   validate = make_validation(system, c, mesh, run.val_source, transform)
   with closing(checkpoints), closing(log), closing(StopRequest()) as stop, jax.set_mesh(mesh):

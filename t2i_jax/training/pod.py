@@ -23,7 +23,7 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import batch_sharding, collectives, make_mesh
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.state import abstract_state
-from t2i_jax.training.step import make_train_step
+from t2i_jax.training.step import jit_train_step
 from t2i_jax.training.system import System, make_system
 
 GIB = 2**30
@@ -69,13 +69,7 @@ def compile_train_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any, Any]:
   optimizer = make_optimizer(config.train, system.matrices)
   state = abstract_state(system, optimizer, mesh, config.train.freeze)
   batch = abstract_batch(system, config.train.batch, mesh)
-  put = jax.tree.map(lambda leaf: leaf.sharding, state)
-  step = jax.jit(
-    make_train_step(system, optimizer, config),
-    donate_argnums=0,
-    in_shardings=(put, batch_sharding(mesh)),
-    out_shardings=(put, None),
-  )
+  step = jit_train_step(system, optimizer, config, mesh, state)
   with jax.set_mesh(mesh):
     return step.lower(state, batch).compile(), state, batch
 

@@ -14,9 +14,8 @@ from t2i_jax.errors import DataError
 def t2i(*argv):
   """Runs `t2i data ...` as main does, but lets errors through."""
   parser = argparse.ArgumentParser()
-  data.register(parser.add_subparsers(dest="verb", required=True))
-  args = parser.parse_args(["data", *map(str, argv)])
-  return args.func(args) or 0
+  data.add_flags(parser)
+  return data.run(parser.parse_args(list(map(str, argv)))) or 0
 
 
 def scenes(out, *more):

@@ -25,7 +25,7 @@ def nothing_compiles(monkeypatch):
     pytest.fail("the error came too late: the run was being built")
 
   monkeypatch.setattr(loop, "create_state", reached)
-  monkeypatch.setattr(loop, "make_train_step", reached)
+  monkeypatch.setattr(loop, "jit_train_step", reached)
 
 
 @pytest.fixture

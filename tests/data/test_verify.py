@@ -7,7 +7,7 @@ from PIL import ImageFont
 
 from t2i_jax.data.record import Record
 from t2i_jax.data.shards import SplitWriter, sha256_of
-from t2i_jax.data.sheet import LINE, MAX_LINES, TILE, contact_sheet, picture, wrap
+from t2i_jax.data.sheet import LINE, MAX_LINES, TILE, contact_sheet, fitted, picture, wrap
 from t2i_jax.data.verify import Problem, verify
 from t2i_jax.errors import DataError
 
@@ -113,7 +113,7 @@ def test_a_contact_sheet_has_the_pictures_in_their_tiles(scenes_dir):
   pixels = np.asarray(sheet)
   paper = (pixels == 255).all(-1)
   assert 0.3 < paper.mean() < 0.7
-  tile = np.asarray(picture(first_image(scenes_dir)))  # 32 pixels, five times enlarged
+  tile = np.asarray(fitted(picture(first_image(scenes_dir))))  # 32 pixels, five times enlarged
   assert tile.shape == (TILE, TILE, 3)
   top = next(
     y for y in range(LINE, 60) if np.array_equal(pixels[y : y + TILE, 10 : 10 + TILE], tile)
@@ -150,9 +150,18 @@ def test_latents_are_shown(channels):
 
   buffer = io.BytesIO()
   np.save(buffer, np.random.default_rng(0).normal(size=(4, 4, channels)))
-  assert picture(buffer.getvalue()).size == (TILE, TILE)
+  assert picture(buffer.getvalue()).size == (4, 4)
 
 
 def test_pictures_are_scaled_into_the_tile(saved, noise):
-  assert picture(saved(noise(400, 200))).size == (80, 160)
-  assert picture(saved(noise(50, 70))).size == (140, 100)
+  assert fitted(picture(saved(noise(400, 200)))).size == (80, 160)
+  assert fitted(picture(saved(noise(50, 70)))).size == (140, 100)
+
+
+def test_a_split_is_spread_evenly(scenes_dir):
+  from t2i_jax.data.source import ShardSource
+
+  source = ShardSource(scenes_dir, "val")
+  n = len(source)
+  assert [r.key for r in source.spread(2)] == [source[0].key, source[n // 2].key]
+  assert [r.key for r in source.spread(10 * n)] == [source[i].key for i in range(n)]

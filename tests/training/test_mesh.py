@@ -14,7 +14,7 @@ from t2i_jax.training.draw import make_draw
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.pod import abstract_batch, compile_train_step, total_bytes
 from t2i_jax.training.state import abstract_state, create_state
-from t2i_jax.training.step import make_train_step
+from t2i_jax.training.step import jit_train_step, make_train_step
 from t2i_jax.training.system import make_system
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
@@ -52,12 +52,9 @@ def run(sizes, steps=20):
   system = make_system(config, Tokenizer.bytes())
   optimizer = make_optimizer(config.train, system.matrices)
   abstract = abstract_state(system, optimizer, mesh)
-  put = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  step = jit_train_step(system, optimizer, config, mesh, abstract)
   with jax.set_mesh(mesh):
     state = create_state(system, optimizer, abstract, jax.random.key(0))
-    step = jax.jit(
-      make_train_step(system, optimizer, config), donate_argnums=0, out_shardings=(put, None)
-    )
     found = []
     for batch in batches(steps):
       state, metrics = step(state, jax.device_put(batch, batch_sharding(mesh)))
