@@ -1,4 +1,4 @@
-"""Scenes of level "full": counts, surrounding, negation, captions of up to 143 tokens.
+"""Scenes of level "full": counts, surrounding, negation, captions of up to 143 tokens; an hour.
 
   t2i data build --from scenes --level full --size 48 --to runs/data/scenes_full
   t2i train --config=configs/scenes_full_dit_flow.py --workdir=runs/scenes_full_dit_flow
@@ -17,7 +17,9 @@ def get_config() -> ConfigDict:
   c.data.update(dir="runs/data/scenes_full", image_size=(48, 48))
   # Measured on the 60,000 captions of 20,000 scenes: 500 BPE tokens in all, the longest 143.
   c.text.update(vocab=512, length=160)
-  c.train.steps = 12_000
+  c.train.update(steps=3600, ema=0.998)
+  for part in (c.eval, c.sampling, c.checkpoint):
+    part.every = 450  # eight points of a curve
   c.sampling.prompts = (
     "a medium cyan star",
     "an orange circle, a yellow triangle and a green diamond",
