@@ -5,8 +5,8 @@
   t2i train --config=configs/emoji_dit_flow.py --workdir=runs/emoji_dit_flow
 
 Validation is on concepts that are trained in neither style.
-Result: stopped at step 1300 of 2400; the style follows the caption, faces are recognisable, most
-objects are not yet.
+Result: 25 minutes on 2 cores (jax 0.10.2). The style follows the caption; faces, flags, signs and
+people are recognisable as such, few objects are. docs/emoji.md shows drawings beside the pictures.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""The quickstart: a small DiT learns to draw scenes of level "easy" in about eight minutes.
+"""The quickstart: a small DiT learns to draw scenes of level "easy" in about seven minutes.
 
   t2i data build --from scenes --level easy --size 32 --to runs/data/scenes_easy
   t2i train --config=configs/scenes_dit_flow.py --workdir=runs/scenes_dit_flow
 
 Result: single 98%, binding 70%, relation 87% right on seen compositions, 99, 65 and 86% on held-out
-ones (2 cores, jax 0.10.2, about 280 images/s). docs/quickstart.md has the intervals.
+ones (2 cores, jax 0.10.2, about 390 images/s). docs/quickstart.md has the intervals.
 """
 
 from ml_collections import ConfigDict
