@@ -107,6 +107,20 @@ def section_of_pairs(workdir: Path, out: Path) -> list[str]:
   return [*lines, manifest["attribution"], ""]
 
 
+def commands(workdir: Path, out: Path, config: dict[str, Any]) -> list[str]:
+  """What made the run, its scores and this page, in order."""
+  train = f"t2i train --config=configs/{config['name']}.py --workdir={workdir}"
+  lines = [f"{train} --config.data.dir={config['data']['dir']}"]
+  evaluated, score = workdir / "eval", f"t2i eval --workdir={workdir}"
+  if (evaluated / "curve.json").exists():
+    first = json.loads((evaluated / "curve.json").read_text())[0]["score"]
+    lines.append(f"{score} --curve --per-cell={first['cells'][0]['model']['n']}")
+  if (evaluated / "score.json").exists():
+    last = json.loads((evaluated / "score.json").read_text())
+    lines.append(f"{score} --per-cell={last['cells'][0]['model']['n']} --seed={last['seed']}")
+  return [*lines, f"python benchmarks/run_page.py --workdir={workdir} --out={out}"]
+
+
 def page(workdir: Path, out: Path) -> str:
   """The page's text; its pictures are saved beside it."""
   config = json.loads((workdir / "config.json").read_text())
@@ -125,7 +139,7 @@ def page(workdir: Path, out: Path) -> str:
     "Made by:",
     "",
     "```sh",
-    f"python benchmarks/run_page.py --workdir={workdir} --out={out}",
+    *commands(workdir, out, config),
     "```",
     "",
     f"![The fixed prompts over training time]({shown.name})",
