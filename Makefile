@@ -28,6 +28,8 @@ quickstart: $(INSTALLED)
 
 $(VENV)/.tested: $(INSTALLED)
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[emoji,test,tpu]'
+	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[parity]'
 	touch $@
 
 lint: $(VENV)/.tested
@@ -53,6 +55,10 @@ run-test-new:
 
 proof: $(VENV)/.tested
 	$(BIN)/python -m t2i_jax.evaluation.judge_proof
+	$(BIN)/python -m t2i_jax.evaluation.solver_orders
+	$(BIN)/python -m t2i_jax.evaluation.choosing
+	$(BIN)/python benchmarks/solver_parity.py
+	$(BIN)/python docs/equations.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-new build *.egg-info

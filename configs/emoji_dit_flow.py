@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   c.text.update(vocab=4096, length=40)  # the longest caption has 36 tokens
   c.model.width = 256
   c.train.update(steps=2600, lr=1.5e-2, ema=0.998)
-  c.process.timestep_mean = 0.3
+  c.process.timesteps = "logit_normal(mean=0.3, std=1.2)"
   c.sampling.prompts = (
     "fox, Twemoji style",
     "fox, OpenMoji style",

@@ -25,15 +25,13 @@ def get_config() -> ConfigDict:
   c.model.update(channels=4, patch=2, width=1152, depth=28, heads=16)
   c.model.update(dtype="bfloat16", remat="none")
   # [2403.03206 sec. 3.1]
-  c.process.update(
-    prediction="velocity", loss_space="velocity", timestep_mean=0.0, timestep_std=1.0
-  )
+  c.process.update(prediction="velocity", weighting="velocity", timesteps="logit_normal")
   # Optimiser and average as [2212.09748 sec. 4]; the batch is 8 times theirs.
-  c.train.update(steps=400_000, batch=2048, optimizer="adamw", lr=1e-4, vector_lr=1e-4, b2=0.999)
-  c.train.update(warmup=5000, decay="constant", ema=0.9999)
+  c.train.update(steps=400_000, batch=2048, optimizer="adamw", lr=1e-4, vector_lr=1e-4)
+  c.train.update(schedule="constant(warmup=5000)", ema=0.9999)
   c.mesh.update(data=16, fsdp=16)
   c.log.every = 100
-  c.eval.update(every=5000, rows=8192, batch=2048)
+  c.eval.update(every=5000, rows=8192)
   c.checkpoint.update(every=5000, keep=3)
   c.sampling.update(every=10_000, steps=50, cfg=4.0, batch=256)
   c.sampling.prompts = (

@@ -6,8 +6,10 @@ A wrong key or type fails here, before anything is built, with the nearest valid
 import ast
 import difflib
 import importlib.util
+import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,6 @@ COUNTS: tuple[str, ...] = (
   "train.batch",
   "train.accumulate",
   "eval.rows",
-  "eval.batch",
-  "eval.bins",
 )
 COUNTS += ("checkpoint.keep", "data.prefetch", "text.vocab", "text.width", "text.heads")
 COUNTS += ("model.channels", "model.patch", "model.width", "model.depth", "model.heads")
@@ -109,6 +109,40 @@ def _parse(key: str, text: str, now: Any, where: str) -> Any:
 def _kind(value: Any) -> str:
   names = {int: "an integer", float: "a number", bool: "True or False", tuple: "a tuple"}
   return names.get(type(value), "text")
+
+
+def build(registry: dict[str, Callable[..., Any]], text: str, key: str, *first: Any) -> Any:
+  """registry[name](*first, **arguments) of a choice "name" or "name(a=1, b='x')" in a config.
+
+  key  where the text stands, for the message
+  Raises ConfigError for a wrong name, argument or type, with the nearest that exists.
+  """
+  try:
+    node = ast.parse(text.strip(), mode="eval").body
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    if not isinstance(call.func, ast.Name) or call.args:
+      raise ValueError
+    name = call.func.id
+    given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+  except (SyntaxError, ValueError) as error:
+    raise ConfigError(f'{key} = {text!r}: write "name" or "name(argument=value)".') from error
+  if name not in registry:
+    raise ConfigError(f"{key} = {text!r}: {name!r} is not one of {', '.join(registry)}.")
+  takes = list(inspect.signature(registry[name]).parameters.values())[len(first) :]
+  defaults = {parameter.name: parameter.default for parameter in takes}
+  for argument, value in given.items():
+    if argument not in defaults:
+      known = ", ".join(f"{n}={d!r}" for n, d in defaults.items()) or "no arguments"
+      raise ConfigError(f"{key} = {text!r}: {name} takes {known}, not {argument!r}.")
+    now = defaults[argument]
+    if isinstance(now, float) and type(value) is int:
+      given[argument] = float(value)
+    elif now is not None and now is not inspect.Parameter.empty and type(value) is not type(now):
+      raise ConfigError(f"{key} = {text!r}: {argument} is {_kind(now)} ({now!r}).")
+  missing = [n for n, d in defaults.items() if d is inspect.Parameter.empty and n not in given]
+  if missing:
+    raise ConfigError(f"{key} = {text!r}: {name} needs {', '.join(missing)}.")
+  return registry[name](*first, **given)
 
 
 def to_json(config: ConfigDict) -> str:

@@ -1,9 +1,12 @@
 """Configs load, lock, take typed overrides, and refuse the rest with the nearest name."""
 
+import re
+
 import pytest
 from ml_collections import ConfigDict
 
 from t2i_jax import config as configs
+from t2i_jax.config import build
 from t2i_jax.errors import ConfigError
 
 TEXT = """
@@ -75,3 +78,37 @@ def test_differences():
   a = ConfigDict({"x": 1, "y": {"z": 2, "w": 0}})
   b = ConfigDict({"x": 1, "y": {"z": 3}})
   assert configs.differences(a, b) == {"y.z": (2, 3), "y.w": (0, None)}
+
+
+def make(first, rate: float = 0.5, name: str = "a", flags: tuple = (1,)):
+  return first, rate, name, flags
+
+
+def test_choices_are_built_from_text():
+  registry = {"make": make}
+  assert build(registry, "make", "a.b", 0) == (0, 0.5, "a", (1,))
+  assert build(registry, "make()", "a.b", 0) == (0, 0.5, "a", (1,))
+  assert build(registry, " make(rate=2, name='b', flags=(3, 4)) ", "a.b", 1) == (
+    1,
+    2.0,
+    "b",
+    (3, 4),
+  )
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("mak", "a.b = 'mak': 'mak' is not one of make"),
+    ("make(rat=1)", "make takes rate=0.5, name='a', flags=(1,), not 'rat'"),
+    ("make(rate='x')", "rate is a number"),
+    ("make(name=3)", "name is text"),
+    ("make(3)", "write"),
+    ("make(rate=open('x'))", "write"),
+    ("make(", "write"),
+    ("", "write"),
+  ],
+)
+def test_a_wrong_choice_is_named(text, message):
+  with pytest.raises(ConfigError, match=re.escape(message)):
+    build({"make": make}, text, "a.b", 0)

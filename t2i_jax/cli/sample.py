@@ -9,9 +9,12 @@ import numpy as np
 from t2i_jax.errors import PromptError, WorkdirError
 
 SAMPLING_FLAGS = {
-  "solver": "euler, heun or ddim",
+  "solver": "as in config.sampling: euler, heun, ddim(eta=1.0), dpmpp(order=3), ...",
+  "grid": "of times: trailing, leading, karras(rho=7), shifted(factor=3), ...",
   "steps": "solver steps",
+  "guidance": "cfg, cfg(rescale=0.7), apg, cfg_zero, cfg_norm, pag(layers=(2,3)), slg(layers=(1,))",
   "cfg": "guidance scale, 1 = off",
+  "negative": "what not to draw: the prompt of the null",
 }
 
 
@@ -22,6 +25,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--seed", type=int, default=0, help="seed of the first picture of a prompt")
   parser.add_argument("--num", type=int, default=1, help="pictures a prompt: seed, seed + 1, ...")
   parser.add_argument("--out", help="folder for the PNGs; default WORKDIR/drawn")
+  parser.add_argument(
+    "--guidance.classifier", dest="classifier", metavar="DIR", help="workdir of a noisy classifier"
+  )
+  parser.add_argument(
+    "--guidance.weight", dest="weight", type=float, default=1.0, help="of the classifier, 0 = off"
+  )
   add_sampling_flags(parser)
 
 
@@ -59,7 +68,9 @@ def run(args: argparse.Namespace) -> None:
   from t2i_jax.training.serve import open_workdir
 
   prompts = read_prompts(args)
-  trained = open_workdir(args.workdir, sampling_overrides(args))
+  trained = open_workdir(
+    args.workdir, sampling_overrides(args), classifier=args.classifier, weight=args.weight
+  )
   texts = [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
   pictures = trained.draw(texts, seeds)

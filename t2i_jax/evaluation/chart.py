@@ -33,13 +33,14 @@ class Series:
   """One line: points (x[i], y[i]), and the band low[i] to high[i] around it where given."""
 
   name: str
-  x: Sequence[float]
-  y: Sequence[float]
+  x: Sequence[float] | np.ndarray
+  y: Sequence[float] | np.ndarray
   low: Sequence[float] | None = None
   high: Sequence[float] | None = None
   color: str | None = None  # a CSS colour; by default the next of PALETTE
+  dash: str | None = None  # as SVG's stroke-dasharray, "5 3"; by default unbroken
 
-  def points(self, log_y: bool) -> np.ndarray:
+  def points(self, log_y: bool, log_x: bool = False) -> np.ndarray:
     """[N, 4] float64: x, y, low, high of the points that can be drawn, at most _MAX_POINTS."""
     low = self.y if self.low is None else self.low
     high = self.y if self.high is None else self.high
@@ -47,6 +48,8 @@ class Series:
     drawable = np.isfinite(table).all(1)
     if log_y:
       drawable &= (table[:, 1:] > 0).all(1)
+    if log_x:
+      drawable &= table[:, 0] > 0
     table = table[drawable]
     if len(table) > _MAX_POINTS:
       table = np.stack([part.mean(0) for part in np.array_split(table, _MAX_POINTS)])
@@ -86,9 +89,12 @@ def line_chart(
   title: str,
   x_label: str,
   y_label: str,
+  log_x: bool = False,
   log_y: bool = False,
   percent: bool = False,
+  x_limits: tuple[float, float] | None = None,
   y_limits: tuple[float, float] | None = None,
+  legend: bool = True,
   width: int = 560,
   height: int = 300,
 ) -> str:
@@ -96,31 +102,35 @@ def line_chart(
 
   Points that are not finite (and on a logarithmic axis not positive) are left out.
 
-  log_y     logarithmic y axis
+  log_x, log_y  logarithmic axes
   percent   y ticks as percentages of 1
-  y_limits  y range in data units; by default the data's, with a margin
+  x_limits, y_limits  ranges in data units; by default the data's, that of y with a margin. Lines
+            are cut off there
+  legend    whether the lines are named beside the chart
   width, height  of the whole chart in CSS pixels
   Returns an <svg> element.  Raises ValueError when no point can be drawn.
   """
-  drawn = [(s, s.points(log_y)) for s in series]
+  drawn = [(s, s.points(log_y, log_x)) for s in series]
   drawn = [(s, table) for s, table in drawn if len(table)]
   if not drawn:
     raise ValueError(f"chart {title!r}: no series has a point that can be drawn")
   every = np.concatenate([table for _, table in drawn])
-  x_range = _limits(every[:, 0].min(), every[:, 0].max(), False, margin=0.0)
+  x_range = x_limits or _limits(every[:, 0].min(), every[:, 0].max(), log_x, margin=0.0)
   y_range = y_limits or _limits(every[:, 1:].min(), every[:, 1:].max(), log_y, margin=0.06)
-  legend_width = 34 + 7 * max(len(s.name) for s, _ in drawn)
-  left, right, top, bottom = 56, width - legend_width - 8, 34, height - 44
-  at_x = _scale(x_range, (left, right), False)
-  at_y = _scale(y_range, (bottom, top), log_y)
   y_ticks = log_ticks(*y_range) if log_y else ticks(*y_range)
+  y_names = [f"{100 * value:g}%" if percent else _label(value) for value in y_ticks]
+  legend_width = 34 + 7 * max(len(s.name) for s, _ in drawn) if legend else 8
+  left = max(56, 30 + 7 * max(map(len, y_names), default=0))
+  right, top, bottom = width - legend_width - 8, 34, height - 44
+  at_x = _scale(x_range, (left, right), log_x)
+  at_y = _scale(y_range, (bottom, top), log_y)
   colors = [s.color or PALETTE[i % len(PALETTE)] for i, (s, _) in enumerate(drawn)]
   parts = [_opening(title, width, height, left)]
-  for value in y_ticks:
-    y, label = at_y(value), f"{100 * value:g}%" if percent else _label(value)
+  for value, label in zip(y_ticks, y_names, strict=True):
+    y = at_y(value)
     parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
     parts.append(_text(left - 8, y + 4, label, "end", "y-tick"))
-  for value in ticks(*x_range):
+  for value in log_ticks(*x_range) if log_x else ticks(*x_range):
     x = at_x(value)
     parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
     parts.append(_text(x, bottom + 17, _label(value), "middle", "x-tick"))
@@ -130,13 +140,35 @@ def line_chart(
     f'<text class="label" text-anchor="middle" transform="translate(14 {(top + bottom) / 2:.0f}) '
     f'rotate(-90)">{escape(y_label)}</text>'
   )
-  for (s, table), color in zip(drawn, colors, strict=True):
-    parts.append(_line(s, table, color, at_x, at_y))
+  lines = "".join(
+    _line(s, table, color, at_x, at_y) for (s, table), color in zip(drawn, colors, strict=True)
+  )
+  parts.append(_window(lines, left, right, top, bottom) if x_limits or y_limits else lines)
   parts += [
-    _key(right + 14, top + 8 + 18 * row, s.name, color)
+    _key(right + 14, top + 8 + 18 * row, s, color)
     for row, ((s, _), color) in enumerate(zip(drawn, colors, strict=True))
+    if legend
   ]
   return "".join(parts) + "</svg>"
+
+
+def panels(charts: Sequence[str], columns: int) -> str:
+  """Charts in rows of so many columns, each as wide as its widest. Returns an <svg>."""
+  sizes = np.array([re.findall(r'(?:width|height)="(\d+)"', chart)[:2] for chart in charts], int)
+  at = np.arange(len(charts))
+  widths = [sizes[at % columns == i, 0].max() for i in range(min(columns, len(charts)))]
+  heights = [sizes[at // columns == i, 1].max() for i in range(ceil(len(charts) / columns))]
+  placed = [
+    chart.replace(
+      "<svg ", f'<svg x="{sum(widths[: i % columns])}" y="{sum(heights[: i // columns])}" ', 1
+    )
+    for i, chart in enumerate(charts)
+  ]
+  width, height = sum(widths), sum(heights)
+  return (
+    f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+    f'viewBox="0 0 {width} {height}" style="max-width:100%;height:auto">{"".join(placed)}</svg>'
+  )
 
 
 def loss_charts(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -199,7 +231,7 @@ def _line(
     around = f"{path(table, 2)} {path(table[::-1], 3)}"
     parts.append(f'<polygon class="band" fill="{color}" points="{around}"/>')
   parts.append(
-    f'<polyline class="line" stroke="{color}" points="{path(table, 1)}">'
+    f'<polyline class="line" stroke="{color}"{_dash(series)} points="{path(table, 1)}">'
     f"<title>{escape(series.name)}</title></polyline>"
   )
   if len(table) <= _MAX_MARKERS:
@@ -208,6 +240,18 @@ def _line(
       for x, y, *_ in table
     ]
   return "".join(parts)
+
+
+def _window(inner: str, left: int, right: int, top: int, bottom: int) -> str:
+  """What lies inside the axes and 4 pixels around: an inner <svg> cuts the rest off."""
+  box = f"{left - 4} {top - 4} {right - left + 8} {bottom - top + 8}"
+  x, y, width, height = box.split()
+  place = f'x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}"'
+  return f"<svg {place}>{inner}</svg>"
+
+
+def _dash(series: Series) -> str:
+  return f' stroke-dasharray="{series.dash}"' if series.dash else ""
 
 
 def _limits(low: float, high: float, log: bool, margin: float) -> tuple[float, float]:
@@ -238,9 +282,9 @@ def _label(value: float) -> str:
   return f"{value / unit:g}{letter}"
 
 
-def _key(x: float, y: float, name: str, color: str) -> str:
-  swatch = f'<path class="line" stroke="{color}" d="M{x} {y}h16"/>'
-  return swatch + _text(x + 22, y + 4, name, "start", "key")
+def _key(x: float, y: float, series: Series, color: str) -> str:
+  swatch = f'<path class="line" stroke="{color}"{_dash(series)} d="M{x} {y}h16"/>'
+  return swatch + _text(x + 22, y + 4, series.name, "start", "key")
 
 
 def _text(x: float, y: float, text: str, anchor: str, name: str) -> str:

@@ -181,6 +181,8 @@ def _coverage(pixels: np.ndarray, owner: np.ndarray, number: int, color: np.ndar
   axis = color - under
   share = np.clip((pixels - under) @ axis / max(float(axis @ axis), 1.0), 0.0, 1.0)
   share[~near | ((owner != 0) & (owner != behind) & ~mine)] = 0.0
+  if not share.any():  # mixed colours, whose median is what lies behind
+    share = whole.astype(share.dtype)
   holes, n = ndimage.label(whole & ~mine)
   for i in range(1, n + 1):
     hole = holes == i

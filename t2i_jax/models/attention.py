@@ -6,7 +6,8 @@ covers padding (another doc), causality (end[i] = i), packing, and bidirectional
 causal row (end = the image's last index).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,13 @@ from flax import nnx
 
 from t2i_jax.models.layers import project, rms_norm, rotate
 from t2i_jax.models.params import fan_in, ones, weight
+
+
+class Visible(Protocol):
+  """Anything that says what may see what."""
+
+  def allowed(self) -> jax.Array:
+    """[B, Lq, Lkv] bool, or a shape that broadcasts to it."""
 
 
 class Mask(NamedTuple):
@@ -36,7 +44,7 @@ def padding_mask(mask_q: jax.Array, mask_kv: jax.Array) -> Mask:
   return Mask(mask_q.astype(jnp.int32), mask_kv.astype(jnp.int32))
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None = None) -> jax.Array:
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None) -> jax.Array:
   """Scaled dot-product attention; scores and softmax in float32.   # [B, Lq, N, K]
 
       softmax(q k / sqrt(K)) v        [1706.03762 eq. 1]
@@ -53,6 +61,10 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None = None) -
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
   out = jnp.einsum("bngqs,bsnk->bqngk", weights, v)
   return out.reshape(*out.shape[:2], -1, out.shape[-1])
+
+
+# (q, k, v, mask) -> [B, Lq, N, K]: `attend`, or what a control puts in its place.
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask | None], jax.Array]
 
 
 class Attention(nnx.Module):
@@ -81,6 +93,7 @@ class Attention(nnx.Module):
     kv: jax.Array | None = None,  # [B, T, Dkv]
     rope: tuple[jax.Array, jax.Array] | None = None,  # cos, sin [L, K / 2]
     mask: Mask | None = None,
+    attend: Attend = attend,
   ) -> jax.Array:
     q = rms_norm(project("bld,dnk->blnk", x, self.q), self.q_gain)
     pair = project("bld,dcnk->bclnk", x if kv is None else kv, self.kv)  # [B, 2, T, N, K]

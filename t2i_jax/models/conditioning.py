@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Tower(NamedTuple):
@@ -23,3 +24,18 @@ class Conditioning(NamedTuple):
 
   towers: dict[str, Tower]
   extras: dict[str, Any]
+
+
+def drop_towers(cond: Conditioning, null: Conditioning, drop: dict[str, jax.Array]) -> Conditioning:
+  """The conditioning whose towers are the null's in the rows where `drop` says so.
+
+  null  one row, or as many as cond;   drop  tower -> bool [B]; towers not named are kept
+  """
+
+  def mixed(name: str, tower: Tower) -> Tower:
+    if name not in drop:
+      return tower
+    where = lambda new, old: jnp.where(drop[name].reshape(-1, *[1] * (old.ndim - 1)), new, old)
+    return jax.tree.map(where, null.towers[name], tower)
+
+  return cond._replace(towers={name: mixed(name, t) for name, t in cond.towers.items()})

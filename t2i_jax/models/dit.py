@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.attention import Attention, Mask, padding_mask
+from t2i_jax.models.attention import Attention, Mask, attend, padding_mask
 from t2i_jax.models.block import block_macs
 from t2i_jax.models.conditioning import Conditioning, Tower
+from t2i_jax.models.control import Control, Here
 from t2i_jax.models.layers import (
   Mlp,
+  grid_positions,
   layer_norm,
   modulate,
   patchify,
@@ -36,13 +38,17 @@ ROPE_THETA = 100.0  # axial positions of small grids [2403.13298 sec. 4]
 
 @dataclass(frozen=True)
 class DiTConfig:
-  """width is of tokens, patch of a side in pixels or latents, channels of x_t and the output."""
+  """width is of tokens, patch of a side in pixels or latents, channels of x_t.
+
+  out_channels is twice channels where a variance is learned [2212.09748, its code].
+  """
 
   width: int
   depth: int
   heads: int
   patch: int
   channels: int
+  out_channels: int
   text: str
   text_width: int
   remat: str = "none"
@@ -69,22 +75,25 @@ class Block(nnx.Module):
     self.mlp = Mlp(c.width, rngs)
     self.joint = c.text == "joint"
 
-  def __call__(self, x, modulation, text, mask: Mask, rope):
+  def __call__(self, x, modulation, text, mask: Mask, rope, own=attend, cross=attend):
+    """own, cross: the two attentions, which a control may replace."""
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation  # 6 x [B, D]
     h = modulate(layer_norm(x), shift_a, scale_a)  # [B, L, D]
-    x = x + gate_a[:, None] * self.attn(h, rope=rope, mask=mask if self.joint else None)
+    seen = mask if self.joint else None
+    x = x + gate_a[:, None] * self.attn(h, rope=rope, mask=seen, attend=own)
     if not self.joint:
-      x = x + self.cross(layer_norm(x), kv=text, mask=mask)
+      x = x + self.cross(layer_norm(x), kv=text, mask=mask, attend=cross)
     x = x + gate_m[:, None] * self.mlp(modulate(layer_norm(x), shift_m, scale_m))
     return constrain(x, "batch", "sequence", None)
 
 
 class DiT(nnx.Module):
-  """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, C]."""
+  """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
     c = self.config = config
     d, p = c.width, c.patch * c.patch * c.channels
+    p_out = c.patch * c.patch * c.out_channels
     self.patch_in = weight(rngs, (p, d), ("conv_in", "embed"), fan_in(p))
     self.text_in = weight(rngs, (c.text_width, d), (None, "embed"), fan_in(c.text_width))
     self.time_in = weight(rngs, (TIME_EMBEDDING, d), (None, "embed"), fan_in(TIME_EMBEDDING))
@@ -95,9 +104,16 @@ class DiT(nnx.Module):
     self.adaln_bias = weight(rngs, (c.depth, 6, d), ("layers", None, "embed"), zeros)
     self.blocks = stack_blocks(lambda r: Block(c, r), c.depth, rngs)
     self.final_adaln = weight(rngs, (d, 2, d), ("mlp", None, "embed"), zeros)
-    self.head = weight(rngs, (d, p), ("embed", "conv_out"), zeros)
+    self.head = weight(rngs, (d, p_out), ("embed", "conv_out"), zeros)
 
-  def __call__(self, x_t: jax.Array, model_time: jax.Array, cond: Conditioning) -> jax.Array:
+  def __call__(
+    self,
+    x_t: jax.Array,
+    model_time: jax.Array,
+    cond: Conditioning,
+    control: Control | None = None,
+  ) -> jax.Array:
+    """control: what is changed inside the blocks, on rows told by cond.extras["role"]."""
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
     rows, cols = height // c.patch, width // c.patch
@@ -119,13 +135,17 @@ class DiT(nnx.Module):
     if c.text == "joint":
       x = jnp.concatenate([tokens, x], axis=1)  # [B, T + L, D]
     rope = rope_angles(positions, c.width // c.heads, ROPE_THETA)
-    x = scan_blocks(
-      self.blocks,
-      constrain(x, "batch", "sequence", None),
-      lambda block, x, modulation: block(x, modulation, tokens, mask, rope),
-      modulation,
-      c.remat,
-    )
+
+    def run(block: Block, x: jax.Array, layer: tuple) -> jax.Array:
+      modulation, controlled = layer
+      if control is None:
+        return block(x, modulation, tokens, mask, rope)
+      here = Here(controlled, cond.extras["role"], x.shape[1] - rows * cols)
+      own, cross = (control.attending(here, site) for site in ("self", "cross"))
+      return control.block(here, x, block(x, modulation, tokens, mask, rope, own, cross))
+
+    xs = (modulation, None if control is None else control.layers)
+    x = scan_blocks(self.blocks, constrain(x, "batch", "sequence", None), run, xs, c.remat)
     x = x[:, -rows * cols :]  # [B, L, D]
     final = project("bd,dsk->sbk", vector, self.final_adaln)
     final = constrain(constrain(final, None, "batch_data", "embed"), None, "batch", None)
@@ -144,8 +164,7 @@ class DiT(nnx.Module):
 
   def layout(self, text_mask: jax.Array, rows: int, cols: int) -> tuple[Mask, jax.Array]:
     """Who sees whom, and where each token sits: (row, column) of a patch, of a word (-i, -i)."""
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(rows), jnp.arange(cols), indexing="ij"), -1)
-    grid = grid.reshape(-1, 2)  # [L, 2]
+    grid = grid_positions(rows, cols)  # [L, 2]
     image = jnp.ones((text_mask.shape[0], rows * cols), bool)
     if self.config.text == "cross":
       return padding_mask(image, text_mask), grid
@@ -158,11 +177,12 @@ def forward_flops(c: DiTConfig, image_tokens: int, text_tokens: int) -> int:
   """Matmul and attention FLOPs of one forward pass of one image (2 a multiply-add)."""
   d = c.width
   p = c.patch * c.patch * c.channels
+  p_out = c.patch * c.patch * c.out_channels
   length = image_tokens + (text_tokens if c.text == "joint" else 0)
   block = block_macs(d, length)
   if c.text == "cross":
     block += 2 * image_tokens * d * d + 2 * text_tokens * d * d
     block += 2 * image_tokens * text_tokens * d
   vectors = TIME_EMBEDDING * d + d * d + c.text_width * d + 6 * c.depth * d * d + 2 * d * d
-  ends = 2 * image_tokens * p * d + text_tokens * c.text_width * d
+  ends = image_tokens * (p + p_out) * d + text_tokens * c.text_width * d
   return 2 * (c.depth * block + vectors + ends)

@@ -87,6 +87,12 @@ def rope_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.
   return jnp.cos(angle), jnp.sin(angle)
 
 
+def grid_positions(rows: int, cols: int) -> jax.Array:
+  """(row, column) of each patch in reading order, for rope_angles.   # [rows cols, 2]"""
+  grid = jnp.stack(jnp.meshgrid(jnp.arange(rows), jnp.arange(cols), indexing="ij"), -1)
+  return grid.reshape(-1, 2)
+
+
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   """Applies rotary angles [L, K / 2] to x [B, L, N, K], whose halves are the pairs' two sides."""
   cos, sin = cos[:, None], sin[:, None]  # [L, 1, K / 2]

@@ -3,24 +3,26 @@
 Schedules, predictions and their conversions, the laws of t, and the losses. Knows no model.
 """
 
-from t2i_jax.process.losses import denoising_loss
-from t2i_jax.process.prediction import KINDS, Prediction, convert, to_velocity, to_x0_eps
-from t2i_jax.process.schedules import PROCESSES, Process, make_process
+from t2i_jax.process.losses import PENALTIES, denoising_loss
+from t2i_jax.process.prediction import KINDS, Prediction, convert, from_x0_eps, to_x0_eps
+from t2i_jax.process.schedules import PROCESSES, Process
 from t2i_jax.process.time import Time, like
-from t2i_jax.process.timesteps import TIMESTEP_LAWS, make_timestep_law
+from t2i_jax.process.timesteps import SHIFTS, TIMESTEP_LAWS
+from t2i_jax.process.weightings import WEIGHTINGS
 
 __all__ = [
   "KINDS",
+  "PENALTIES",
   "PROCESSES",
+  "SHIFTS",
   "TIMESTEP_LAWS",
+  "WEIGHTINGS",
   "Prediction",
   "Process",
   "Time",
   "convert",
   "denoising_loss",
+  "from_x0_eps",
   "like",
-  "make_process",
-  "make_timestep_law",
-  "to_velocity",
   "to_x0_eps",
 ]

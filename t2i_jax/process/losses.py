@@ -1,42 +1,73 @@
 """The denoising loss: target, weight, reduction over a row. Batches are averaged by the step."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from t2i_jax.process.prediction import Prediction, target
-from t2i_jax.process.time import Time
+from t2i_jax.process.prediction import Prediction, from_x0_eps
+from t2i_jax.process.time import Time, like
+from t2i_jax.process.weightings import Weighting, space_factor
 
-# Where a prediction is weighed in a space that its own coefficients make infinite (x0 seen as
-# velocity at t = 0), the coefficient is held at this floor [2511.13720 sec. 4].
-FLOOR = 0.05
+Penalty = Callable[[jax.Array], jax.Array]
 
 
-def space_factor(kind: str, time: Time) -> jax.Array:
-  """How far one unit of error in x0 moves the prediction of this kind, at fixed x_t.
+def huber(delta: float = 1.0) -> Penalty:
+  """2 delta^2 (sqrt(1 + (e / delta)^2) - 1): e^2 near 0, 2 delta |e| far away.
 
-  x0: 1,    eps: alpha / sigma,    velocity: |alpha sigma' - sigma alpha'| / sigma
+  The pseudo-Huber penalty of one element; tends to e^2 as delta grows. That of a whole row, which
+  consistency training uses [2310.14189 sec. 3.3], is few_step.pseudo_huber.
   """
-  sigma = jnp.maximum(time.sigma, FLOOR)
-  if kind == "x0":
-    return jnp.ones_like(sigma)
-  if kind == "eps":
-    return time.alpha / sigma
-  return jnp.abs(time.alpha * time.d_sigma - time.sigma * time.d_alpha) / sigma
+  return lambda error: 2 * delta**2 * (jnp.sqrt(1 + jnp.square(error / delta)) - 1)
+
+
+def squared() -> Penalty:
+  """e^2."""
+  return jnp.square
+
+
+PENALTIES: dict[str, Callable[..., Penalty]] = {"squared": squared, "huber": huber}
 
 
 def denoising_loss(
-  prediction: Prediction, x0: jax.Array, eps: jax.Array, time: Time, space: str
+  prediction: Prediction,
+  x0: jax.Array,
+  eps: jax.Array,
+  time: Time,
+  weighting: Weighting,
+  penalty: Penalty = jnp.square,
+  mask: jax.Array | None = None,
 ) -> jax.Array:
-  """Squared error of a row, measured in `space` whatever the network predicts.   # [B]
+  """Weighted error of a row, whatever the network predicts.   # [B]
 
-      loss = (c_space / c_kind)^2 mean |value - target|^2,   c = space_factor
+      loss = w_x0(t) / c_kind(t)^2  mean penalty(value - target),   c = space_factor
 
-  which for space == kind is the plain regression of [2006.11239 eq. 14] (eps) and
+  which for weighting = in_space(kind) is the plain regression of [2006.11239 eq. 14] (eps) and
   [2210.02747 eq. 14] (velocity).
+
+  mask  [B, ..., 1 or C], 1 where an element counts; the mean is over those
   """
-  error = prediction.value.astype(jnp.float32) - target(prediction.kind, x0, eps, time)
-  per_row = jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))  # [B]
-  if space == prediction.kind:
-    return per_row
-  kind_factor = jnp.maximum(space_factor(prediction.kind, time), 1e-6)
-  return per_row * jnp.square(space_factor(space, time) / kind_factor)
+  error = prediction.value.astype(jnp.float32) - from_x0_eps(prediction.kind, x0, eps, time)
+  cost = penalty(error)
+  axes = tuple(range(1, error.ndim))
+  if mask is None:
+    per_row = jnp.mean(cost, axis=axes)  # [B]
+  else:
+    counts = jnp.broadcast_to(mask, cost.shape)
+    per_row = jnp.sum(cost * counts, axis=axes) / jnp.maximum(jnp.sum(counts, axis=axes), 1)
+  own = jnp.square(jnp.maximum(space_factor(prediction.kind, time), 1e-6))
+  return per_row * weighting(time) / own
+
+
+def offset_noise(eps: jax.Array, per_channel: jax.Array, strength: float) -> jax.Array:
+  """eps + strength N(0, 1) that is one number a channel, so that mean colours are learned too.
+
+  eps [B, H, W, C], per_channel [B, 1, 1, C] unit Gaussian. The target is the sum.
+  Source: "Diffusion with offset noise", N. Guttenberg 2023.
+  """
+  return eps + strength * per_channel
+
+
+def perturbed_input(x_t: jax.Array, time: Time, extra: jax.Array, strength: float) -> jax.Array:
+  """x_t with more noise than the target says: sigma (eps + strength extra). [2301.11706 alg. 1]"""
+  return x_t + like(time.sigma, x_t) * strength * extra

@@ -1,13 +1,21 @@
 """What a network predicts, and every conversion between the predictions, in one place.
 
-    x_t = alpha x0 + sigma eps,    velocity = dx_t/dt = alpha' x0 + sigma' eps
+    x_t = alpha x0 + sigma eps
 
-With det = alpha sigma' - sigma alpha' these two lines solve to
+    velocity = dx_t/dt = alpha' x0 + sigma' eps         [2209.03003 eq. 1]
+    v        = alpha eps - sigma x0                     [2202.00512 app. D]
+    score    = grad log p(x_t | x0) = -eps / sigma      [2011.13456 eq. 7]
 
-    x0 = (sigma' x_t - sigma velocity) / det,    eps = (alpha velocity - alpha' x_t) / det
+Each is one more line beside x_t that is linear in (x0, eps), so that both can be solved for:
 
-Source of the three parameterisations: eps [2006.11239 eq. 14], x0 [2202.00512 sec. 4],
-velocity [2209.03003 eq. 1].
+    eps        x0 = (x_t - sigma eps) / alpha
+    x0         eps = (x_t - alpha x0) / sigma
+    velocity   x0 = (sigma' x_t - sigma velocity) / det,  eps = (alpha velocity - alpha' x_t) / det
+    v          x0 = (alpha x_t - sigma v) / norm,         eps = (sigma x_t + alpha v) / norm
+    score      x0 = (x_t + sigma^2 score) / alpha,        eps = -sigma score
+
+with det = alpha sigma' - sigma alpha' and norm = alpha^2 + sigma^2, which is 1 where v was
+proposed. `undefined` says where a line has no solution.
 """
 
 from typing import Any, NamedTuple
@@ -18,38 +26,58 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.process.schedules import Process
 from t2i_jax.process.time import Time, like
 
-KINDS = ("eps", "x0", "velocity")
+KINDS = ("eps", "x0", "v", "velocity", "score")
 
 
 class Prediction(NamedTuple):
   """A network's answer.
 
-  value  [B, ...]  shaped like x_t
-  kind   one of KINDS (static)
-  aux    whatever else was asked for: learned variance, recorded attention; else None
+  value   [B, ...]  shaped like x_t
+  kind    one of KINDS (static)
+  aux     whatever else was asked for: learned variance, recorded attention; else None
+  memory  what a guidance keeps for the next step; else None
   """
 
   value: jax.Array
   kind: str
   aux: Any = None
+  memory: Any = None
 
 
 # A NamedTuple would make `kind` a leaf; as metadata it survives jit, scan and tree.map.
 jax.tree_util.register_pytree_node(
   Prediction,
-  lambda p: ((p.value, p.aux), p.kind),
-  lambda kind, children: Prediction(children[0], kind, children[1]),
+  lambda p: ((p.value, p.aux, p.memory), p.kind),
+  lambda kind, children: Prediction(children[0], kind, *children[1:]),
 )
+
+
+def undefined(kind: str, wanted: str, alpha: float, sigma: float) -> str | None:
+  """Why a prediction of `kind` says nothing of `wanted` where x_t has these coefficients, or None.
+
+  At alpha = 0 (no signal) eps is x_t itself and leaves x0 open; at sigma = 0 (no noise) x0 is x_t
+  itself and leaves eps open, and the score is -eps / sigma with both 0. A finite score says there
+  that eps_hat = 0.
+  """
+  if kind == wanted:
+    return None
+  if alpha == 0 and kind in ("eps", "score") and wanted not in ("eps", "score"):
+    return f"{kind} leaves x0 open where alpha = 0"
+  if sigma == 0 and kind == "x0":
+    return "x0 leaves eps open where sigma = 0"
+  if sigma == 0 and wanted == "score":
+    return f"{kind} leaves the score open where sigma = 0"
+  return None
 
 
 def check_prediction(process: Process, kind: str) -> None:
   """Refuses a prediction that has no value somewhere on the process. Raises ConfigError."""
   if kind not in KINDS:
     raise ConfigError(f"process.prediction = {kind!r} is not one of {', '.join(KINDS)}.")
-  if kind == "eps" and process.zero_terminal_snr:
+  if kind in ("eps", "score") and process.zero_terminal_snr:
     raise ConfigError(
-      f"process.prediction = 'eps' has no x0 at t = 1, where {process.name} has alpha = 0. "
-      "Use 'velocity' or 'x0', or a ddpm process."
+      f"process.prediction = {kind!r} has no x0 at t = 1, where {process.name} has alpha = 0. "
+      "Use 'v', 'velocity' or 'x0', or a process that keeps some signal."
     )
 
 
@@ -57,41 +85,40 @@ def to_x0_eps(prediction: Prediction, x_t: jax.Array, time: Time) -> tuple[jax.A
   """Both halves of the mixture from any prediction.
 
   x_t [B, ...]; time fields scalar or [B]. Returns (x0_hat, eps_hat), shaped like x_t.
-  x0 needs sigma > 0 for its eps, eps needs alpha > 0 for its x0; velocity is finite everywhere.
+  See `undefined` for where a kind has no answer; there the result is not finite.
   """
-  value = prediction.value
+  kind, value = prediction.kind, prediction.value
   alpha, sigma = like(time.alpha, x_t), like(time.sigma, x_t)
-  if prediction.kind == "x0":
+  if kind == "x0":
     return value, (x_t - alpha * value) / sigma
-  if prediction.kind == "eps":
+  if kind == "eps":
     return (x_t - sigma * value) / alpha, value
+  if kind == "score":
+    return (x_t + sigma * sigma * value) / alpha, -sigma * value
+  if kind == "v":
+    norm = alpha * alpha + sigma * sigma
+    return (alpha * x_t - sigma * value) / norm, (sigma * x_t + alpha * value) / norm
   d_alpha, d_sigma = like(time.d_alpha, x_t), like(time.d_sigma, x_t)
   det = alpha * d_sigma - sigma * d_alpha
   return (d_sigma * x_t - sigma * value) / det, (alpha * value - d_alpha * x_t) / det
 
 
-def to_velocity(prediction: Prediction, x_t: jax.Array, time: Time) -> jax.Array:
-  """dx_t/dt along the probability-flow ODE, shaped like x_t."""
-  if prediction.kind == "velocity":
-    return prediction.value
-  x0_hat, eps_hat = to_x0_eps(prediction, x_t, time)
-  return like(time.d_alpha, x_t) * x0_hat + like(time.d_sigma, x_t) * eps_hat
-
-
-def convert(prediction: Prediction, kind: str, x_t: jax.Array, time: Time) -> Prediction:
-  """The same prediction as another kind; aux is kept. See to_x0_eps for where each is finite."""
-  if kind == prediction.kind:
-    return prediction
-  if kind == "velocity":
-    return prediction._replace(value=to_velocity(prediction, x_t, time), kind=kind)
-  x0_hat, eps_hat = to_x0_eps(prediction, x_t, time)
-  return prediction._replace(value=x0_hat if kind == "x0" else eps_hat, kind=kind)
-
-
-def target(kind: str, x0: jax.Array, eps: jax.Array, time: Time) -> jax.Array:
-  """What a perfect network of this kind answers at x_t = alpha x0 + sigma eps."""
+def from_x0_eps(kind: str, x0: jax.Array, eps: jax.Array, time: Time) -> jax.Array:
+  """The prediction of a kind from both halves; with the true ones, the target of training."""
   if kind == "x0":
     return x0
   if kind == "eps":
     return eps
+  if kind == "score":
+    return -eps / like(time.sigma, x0)
+  if kind == "v":
+    return like(time.alpha, x0) * eps - like(time.sigma, x0) * x0
   return like(time.d_alpha, x0) * x0 + like(time.d_sigma, x0) * eps
+
+
+def convert(prediction: Prediction, kind: str, x_t: jax.Array, time: Time) -> Prediction:
+  """The same prediction as another kind; aux and memory are kept."""
+  if kind == prediction.kind:
+    return prediction
+  value = from_x0_eps(kind, *to_x0_eps(prediction, x_t, time), time)
+  return prediction._replace(value=value, kind=kind)

@@ -1,8 +1,14 @@
-"""The processes: flow matching and DDPM, behind one form x_t = alpha(t) x0 + sigma(t) eps.
+"""The processes, behind one form x_t = alpha(t) x0 + sigma(t) eps, t in [0, 1], 0 = data.
 
 A schedule is a function of an array of t that works for numpy (float64 grids on the host) and
-for jax (float32 inside the train step) alike. Adding a process is one function and one line in
-PROCESSES.
+for jax (float32 inside the train step) alike. Most of them are a curve in the (alpha, sigma)
+plane and a law of how t runs along it:
+
+    variance preserving   alpha = cos phi, sigma = sin phi
+    flow                  alpha = 1 - t,   sigma = t
+    variance exploding    alpha = 1,       sigma
+
+Adding a process is one function and one line in PROCESSES.
 """
 
 from collections.abc import Callable
@@ -14,9 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from t2i_jax.errors import ConfigError
+from t2i_jax.process.tables import (
+  STEPS,
+  alpha_bar_of,
+  cosine_betas,
+  linear_betas,
+  rescale_zero_terminal_snr,
+  scaled_linear_betas,
+  shifted_snr,
+  sigmoid_alpha_bar,
+)
 from t2i_jax.process.time import Time
-
-STEPS = 1000  # N of the discrete processes [2006.11239 sec. 4]
 
 
 @dataclass(frozen=True)
@@ -25,104 +39,228 @@ class Process:
 
   name        as in PROCESSES
   at          Time of an array of t in [0, 1], any shape, numpy or jax
-  on_grid     rounds t in (0, 1] up to a time the process is trained at; the identity for flow
-  grid        [S + 1] times of float64 from noise to data for S steps; the last is t = 0
-  zero_terminal_snr   whether alpha(1) = 0, so that eps says nothing about x0 at t = 1
+  time_of     t of sigma / alpha, float64 on the host: the inverse of `at`; inf is noise alone
+  steps       N of a process with N training steps, step n at t = (n + 1) / N; None: any t
+  prior_std   standard deviation of x at t = 1, where the data's part is neglected
   """
 
   name: str
   at: Callable[[Any], Time]
-  on_grid: Callable[[Any], Any]
-  grid: Callable[[int], np.ndarray]
-  zero_terminal_snr: bool
+  time_of: Callable[[np.ndarray], np.ndarray]
+  steps: int | None = None
+  prior_std: float = 1.0
 
-  def times(self, steps: int) -> Time:
-    """Sampling grid of `steps` steps from noise to data, computed in float64.   # [S + 1]
+  @property
+  def zero_terminal_snr(self) -> bool:
+    """Whether alpha(1) = 0, so that eps says nothing about x0 at t = 1."""
+    return bool(self.at(np.array(1.0)).alpha == 0)
 
-    Raises ConfigError when the process has no grid of that many steps.
-    """
-    return Time(*(np.asarray(field) for field in self.at(self.grid(steps))))
+  def on_grid(self, t):
+    """Rounds t in (0, 1] up to a time that the process is trained at."""
+    if self.steps is None:
+      return t
+    xp = _xp(t)
+    return xp.clip(xp.ceil(whole_steps(t * self.steps)), 1, self.steps) / self.steps
 
   def prior(self, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Unit Gaussian noise at t = 1, one key a row: a row does not depend on its batch."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)  # [B, *shape]
+    """x at t = 1, one key a row: a row does not depend on its batch.   # [B, *shape]"""
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return noise if self.prior_std == 1 else self.prior_std * noise
 
 
-def _flow() -> Process:
+def _xp(t):
+  return np if isinstance(t, np.ndarray | float) else jnp
+
+
+def whole_steps(position):
+  """A position in steps, whole where it nearly is: (n + 1) / N times N rounds off for some n.
+
+  Nearly is 1e-3 in float32 and 1e-9 in float64, whose grids need what lies between.
+  """
+  xp = _xp(position)
+  whole = xp.round(position)
+  near = 1e-9 if np.result_type(position) == np.float64 else 1e-3
+  return xp.where(xp.abs(position - whole) < near, whole, position)
+
+
+def flow() -> Process:
   """Rectified flow: alpha = 1 - t, sigma = t [2209.03003 eq. 1; t reversed to run to noise]."""
 
   def at(t):
     one = t * 0 + 1
     return Time(t, 1 - t, t, -one, one, 1000 * t)
 
-  def grid(steps):
-    if steps < 1:
-      raise ConfigError(f"sampling.steps = {steps}: at least 1 is needed.")
-    return np.linspace(1.0, 0.0, steps + 1)
-
-  return Process("flow", at, lambda t: t, grid, zero_terminal_snr=True)
+  return Process("flow", at, lambda s: 1 - 1 / (1 + s))
 
 
-def linear_betas(beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
-  """beta_n of DDPM, float64 [N]. Source: [2006.11239 sec. 4]."""
-  return np.linspace(beta_start, beta_end, STEPS)
-
-
-def cosine_betas(s: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
-  """beta_n whose alpha_bar follows a squared cosine, float64 [N]. Source: [2102.09672 eq. 17]."""
-  f = np.cos((np.arange(STEPS + 1) / STEPS + s) / (1 + s) * np.pi / 2) ** 2
-  return np.minimum(1 - f[1:] / f[:-1], max_beta)
-
-
-def _ddpm(name: str, betas: np.ndarray) -> Process:
-  """DDPM over a table of betas; step n of 0..N-1 is t = (n + 1) / N.
-
-      x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps        [2006.11239 eq. 4]
-
-  Between the steps log alpha_bar is linear in t, with alpha_bar(0) = 1.
-  """
-  log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])  # [N + 1]
+def trigonometric() -> Process:
+  """alpha = cos(pi t / 2), sigma = sin(pi t / 2) [2209.15571 table 1; 2410.11081 sec. 3]."""
 
   def at(t):
-    xp = np if isinstance(t, np.ndarray | float) else jnp
-    dtype = t.dtype if hasattr(t, "dtype") else np.float64
-    table = xp.asarray(log_alpha_bar, dtype)
-    # (n + 1) / N times N is off by a rounding for some n; whole steps must come back whole.
-    position = t * STEPS
-    whole = xp.round(position)
-    position = xp.where(xp.abs(position - whole) < 1e-3, whole, position)
-    below = xp.clip(xp.floor(position), 0, STEPS - 1).astype(np.int32)
-    slope = table[below + 1] - table[below]
-    log_ab = table[below] + slope * (position - below)
-    alpha, sigma = xp.exp(log_ab / 2), xp.sqrt(-xp.expm1(log_ab))
-    d_alpha = alpha * slope * STEPS / 2
+    xp, rate = _xp(t), np.pi / 2
+    # As sines of what is left: exactly 0 at either end.
+    alpha, sigma = xp.sin(rate * (1 - t)), xp.sin(rate * t)
+    return Time(t, alpha, sigma, -rate * sigma, rate * alpha, 1000 * t)
+
+  return Process("trigonometric", at, lambda s: np.arctan(s) * 2 / np.pi)
+
+
+def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+  """The variance-preserving SDE, beta(t) linear in t [2011.13456 eq. 11 and app. C].
+
+  alpha = exp(-b / 2),   sigma = sqrt(1 - exp(-b)),   b(t) = integral of beta from 0 to t
+  """
+  slope = beta_max - beta_min
+
+  def at(t):
+    xp = _xp(t)
+    beta = beta_min + slope * t
+    b = beta_min * t + slope * t * t / 2
+    alpha, sigma = xp.exp(-b / 2), xp.sqrt(-xp.expm1(-b))
     # d sigma / dt is infinite at t = 0; no solver evaluates the network there.
-    d_sigma = -(alpha**2) * slope * STEPS / (2 * xp.maximum(sigma, 1e-12))
-    return Time(t, alpha, sigma, d_alpha, d_sigma, position - 1)
+    d_sigma = beta * alpha**2 / (2 * xp.maximum(sigma, 1e-6))
+    return Time(t, alpha, sigma, -beta * alpha / 2, d_sigma, 1000 * t)
 
-  def on_grid(t):
-    xp = np if isinstance(t, np.ndarray) else jnp
-    return xp.clip(xp.ceil(t * STEPS), 1, STEPS) / STEPS
+  def time_of(s):
+    b = np.log1p(np.square(s))
+    return 2 * b / (beta_min + np.sqrt(beta_min**2 + 2 * slope * b))
 
-  def grid(steps):
-    if not 1 <= steps <= STEPS:
-      raise ConfigError(f"sampling.steps = {steps}: {name} has between 1 and {STEPS} steps.")
-    # "trailing" spacing, which begins at the last training step [2305.08891 table 2].
-    n = np.round(STEPS - np.arange(steps) * (STEPS / steps)) - 1
-    return np.append((n + 1) / STEPS, 0.0)
-
-  return Process(name, at, on_grid, grid, zero_terminal_snr=False)
+  return Process("vp", at, time_of)
 
 
-PROCESSES: dict[str, Callable[[], Process]] = {
-  "flow": _flow,
-  "ddpm_linear": lambda: _ddpm("ddpm_linear", linear_betas()),
-  "ddpm_cosine": lambda: _ddpm("ddpm_cosine", cosine_betas()),
+def edm(sigma_max: float = 80.0) -> Process:
+  """alpha = 1, sigma = 80 t; the network is fed ln(sigma) / 4 [2206.00364 table 1]."""
+
+  def at(t):
+    xp = _xp(t)
+    one, sigma = t * 0 + 1, sigma_max * t
+    return Time(t, one, sigma, t * 0, sigma_max * one, xp.log(xp.maximum(sigma, 1e-30)) / 4)
+
+  return Process("edm", at, lambda s: s / sigma_max, prior_std=sigma_max)
+
+
+BETWEEN: dict[str, Callable[[Any], Any]] = {
+  "sigma": np.asarray,
+  "log_sigma": np.log,
+  "angle": np.arctan,
 }
 
 
-def make_process(name: str) -> Process:
-  """The process of that name. Raises ConfigError that lists the names."""
-  if name not in PROCESSES:
-    raise ConfigError(f"process.kind = {name!r} is not one of {', '.join(PROCESSES)}.")
-  return PROCESSES[name]()
+def interpolated(name: str, alpha_bar: np.ndarray, between: str = "sigma") -> Process:
+  """A variance-preserving process over a table of N steps; step n of 0..N-1 is t = (n + 1) / N.
+
+      x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps        [2006.11239 eq. 4]
+
+  between   what is linear in t between two steps, and hence what a fractional step means:
+            "sigma": sigma / alpha (as the discrete Euler and Heun samplers of SD have it),
+            "log_sigma": its logarithm (as sigmas of [2206.00364] are looked up),
+            "angle": phi = atan(sigma / alpha), finite where the table ends without signal
+  Before step 0 sigma / alpha is linear from 0 at t = 0, whatever `between`.
+  The derivatives are of the interpolant; at a step, that of the interval below it.
+  """
+  ratio = np.sqrt((1 - alpha_bar) / np.maximum(alpha_bar, 1e-300))  # sigma / alpha
+  ratio = np.where(alpha_bar == 0, np.inf, ratio)
+  if between not in BETWEEN:
+    raise ConfigError(f"{name}: between = {between!r} is not one of {', '.join(BETWEEN)}.")
+  to_u = BETWEEN[between]
+  u = np.concatenate([[0.0], to_u(ratio)])  # [N + 1]; the first is never interpolated from
+  first = ratio[0]
+
+  def at(t):
+    xp = _xp(t)
+    dtype = t.dtype if hasattr(t, "dtype") else np.float64
+    table, slope = xp.asarray(u, dtype), xp.asarray(np.diff(u), dtype)
+    position = whole_steps(t * STEPS)
+    below = xp.clip(xp.ceil(position) - 1, 1, STEPS - 1).astype(np.int32)
+    du = slope[below]  # per step; as a difference in float32 it would lose half its digits
+    here = table[below] + du * (position - below)
+    early = position <= 1
+    if between == "angle":
+      phi = xp.where(early, xp.arctan(xp.asarray(first, dtype) * position), here)
+      alpha, sigma = xp.sin(np.pi / 2 - phi), xp.sin(phi)
+      d_phi = xp.where(early, first * alpha**2, du) * STEPS
+      return Time(t, alpha, sigma, -sigma * d_phi, alpha * d_phi, position - 1)
+    grown = xp.exp(here) if between == "log_sigma" else here
+    s = xp.where(early, xp.asarray(first, dtype) * position, grown)
+    d_s = xp.where(early, first, du * grown if between == "log_sigma" else du) * STEPS
+    alpha = 1 / xp.sqrt(1 + s * s)
+    sigma = s * alpha
+    return Time(t, alpha, sigma, -sigma * alpha**2 * d_s, alpha**3 * d_s, position - 1)
+
+  def time_of(s):
+    s = np.asarray(s, np.float64)
+    with np.errstate(divide="ignore"):
+      position = np.interp(to_u(s), u[1:], np.arange(1, STEPS + 1))
+    return np.where(s < first, s / first, position) / STEPS
+
+  return Process(name, at, time_of, steps=STEPS)
+
+
+def _table(
+  name: str, alpha_bar: np.ndarray, between: str, zero_terminal_snr: bool, snr_shift: float
+) -> Process:
+  """A named table with what may be done to it: its end moved to zero SNR, its SNR shifted."""
+  if snr_shift != 1:
+    alpha_bar = shifted_snr(alpha_bar.astype(np.float64), snr_shift)
+  if zero_terminal_snr:
+    alpha_bar = rescale_zero_terminal_snr(alpha_bar)
+  if alpha_bar[-1] == 0 and between != "angle":
+    raise ConfigError(f"{name}: a table that ends at zero SNR needs between='angle'.")
+  return interpolated(name, alpha_bar.astype(np.float64), between)
+
+
+def ddpm_linear(
+  beta_start: float = 1e-4,
+  beta_end: float = 0.02,
+  published: bool = False,
+  zero_terminal_snr: bool = False,
+  snr_shift: float = 1.0,
+  between: str = "sigma",
+) -> Process:
+  """DDPM's own schedule [2006.11239 sec. 4]; `published`: its float32 table."""
+  table = alpha_bar_of(linear_betas(beta_start, beta_end, published))
+  return _table("ddpm_linear", table, between, zero_terminal_snr, snr_shift)
+
+
+def ddpm_scaled_linear(
+  beta_start: float = 0.00085,
+  beta_end: float = 0.012,
+  published: bool = False,
+  zero_terminal_snr: bool = False,
+  snr_shift: float = 1.0,
+  between: str = "sigma",
+) -> Process:
+  """Stable Diffusion's schedule [2112.10752, its code]; `published`: its float32 table."""
+  table = alpha_bar_of(scaled_linear_betas(beta_start, beta_end, published))
+  return _table("ddpm_scaled_linear", table, between, zero_terminal_snr, snr_shift)
+
+
+def ddpm_cosine(
+  s: float = 0.008,
+  published: bool = False,
+  zero_terminal_snr: bool = False,
+  snr_shift: float = 1.0,
+  between: str = "sigma",
+) -> Process:
+  """The squared cosine [2102.09672 eq. 17]; `published`: its float32 table."""
+  table = alpha_bar_of(cosine_betas(s, published=published))
+  return _table("ddpm_cosine", table, between, zero_terminal_snr, snr_shift)
+
+
+def ddpm_sigmoid(
+  start: float = -3.0, end: float = 3.0, tau: float = 1.0, snr_shift: float = 1.0
+) -> Process:
+  """The sigmoid [2301.10972 alg. 1], which ends at zero SNR."""
+  return _table("ddpm_sigmoid", sigmoid_alpha_bar(start, end, tau), "angle", False, snr_shift)
+
+
+PROCESSES: dict[str, Callable[..., Process]] = {
+  "flow": flow,
+  "trigonometric": trigonometric,
+  "vp": vp,
+  "edm": edm,
+  "ddpm_linear": ddpm_linear,
+  "ddpm_scaled_linear": ddpm_scaled_linear,
+  "ddpm_cosine": ddpm_cosine,
+  "ddpm_sigmoid": ddpm_sigmoid,
+}

@@ -1,29 +1,137 @@
-"""The laws from which training draws t: functions of a key that return one t in (0, 1)."""
+"""The laws from which training draws t, and what may be done to a t that is drawn.
+
+A law is the inverse of a distribution function: it maps u, uniform on (0, 1), to t in (0, 1).
+Independent u give independent t; stratified u give t that covers its law evenly in every batch.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import betainc, ndtri
 
 from t2i_jax.errors import ConfigError
 
 TimestepLaw = Callable[[jax.Array], jax.Array]
-TIMESTEP_LAWS = ("uniform", "logit_normal")
 
 # float32 uniforms include 0, where sigma = 0 and an x0 prediction has no eps.
-_SMALLEST = 1e-5
+SMALLEST = 1e-5
 
 
-def make_timestep_law(name: str, mean: float = 0.0, std: float = 1.0) -> TimestepLaw:
-  """A law of t by name; `mean` and `std` are those of logit(t) for logit_normal.
+def uniform() -> TimestepLaw:
+  """t = u."""
+  return lambda u: u
 
-  logit_normal: t = sigmoid(mean + std z), z ~ N(0, 1)        [2403.03206 eq. 19]
-  Raises ConfigError for another name.
+
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimestepLaw:
+  """logit(t) ~ N(mean, std^2)        [2403.03206 eq. 19]"""
+  return lambda u: jax.nn.sigmoid(mean + std * ndtri(u))
+
+
+def mode(scale: float = 1.29) -> TimestepLaw:
+  """t = 1 - u - scale (cos^2(pi u / 2) - 1 + u), heavy in the middle for scale > 0.
+
+  Source: [2403.03206 eq. 20]; monotone for -1 <= scale <= 2 / (pi - 2).
   """
-  if name == "uniform":
-    return lambda key: jax.random.uniform(key, minval=_SMALLEST, maxval=1.0)
-  if name == "logit_normal":
-    return lambda key: jnp.clip(
-      jax.nn.sigmoid(mean + std * jax.random.normal(key)), _SMALLEST, 1 - _SMALLEST
-    )
-  raise ConfigError(f"process.timesteps = {name!r} is not one of {', '.join(TIMESTEP_LAWS)}.")
+  if not -1 <= scale <= 2 / (np.pi - 2):
+    raise ConfigError(f"the mode law's scale = {scale} is not in [-1, {2 / (np.pi - 2):.3f}].")
+  # With 1 - u for u, so that t grows with u as in every other law.
+  return lambda u: u - scale * (jnp.square(jnp.sin(jnp.pi / 2 * u)) - u)
+
+
+def cosmap() -> TimestepLaw:
+  """t = 1 - 1 / (tan(pi u / 2) + 1): the SNR of the cosine schedule. [2403.03206 eq. 21]"""
+  return lambda u: 1 - 1 / (jnp.tan(jnp.pi / 2 * u) + 1)
+
+
+def edm(mean: float = -1.2, std: float = 1.2, sigma_max: float = 80.0) -> TimestepLaw:
+  """ln(sigma) ~ N(mean, std^2) on the process "edm", sigma = 80 t. [2206.00364 table 1]"""
+  return lambda u: jnp.exp(mean + std * ndtri(u)) / sigma_max
+
+
+def beta(a: float = 1.0, b: float = 1.5) -> TimestepLaw:
+  """t ~ Beta(a, b), by bisection of the incomplete beta function."""
+
+  def law(u):
+    def halve(_, ends):
+      low, high = ends
+      middle = (low + high) / 2
+      below = betainc(a, b, middle) < u
+      return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 30, halve, (jnp.zeros_like(u), jnp.ones_like(u)))
+    return (low + high) / 2
+
+  return law
+
+
+def discrete(times: Any) -> TimestepLaw:
+  """One of the given times, each as likely: t = times[floor(n u)]."""
+  table = jnp.asarray(np.asarray(times, np.float32))
+  return lambda u: table[jnp.minimum((u * len(table)).astype(jnp.int32), len(table) - 1)]
+
+
+def static(factor: float = 1.0) -> Callable[[int], Any]:
+  """The same shift for every picture; 1 is none, SD3 has 3."""
+  return lambda tokens: factor
+
+
+def dynamic(
+  base_shift: float = 0.5, max_shift: float = 1.15, base_tokens: int = 256, max_tokens: int = 4096
+) -> Callable[[int], Any]:
+  """A shift by the number of image tokens: `dynamic_factor`."""
+  return lambda tokens: dynamic_factor(tokens, base_shift, max_shift, base_tokens, max_tokens)
+
+
+def shift(t: Any, factor: Any) -> Any:
+  """t' = factor t / (1 + (factor - 1) t): sigma / alpha of flow matching times `factor`.
+
+  The factor is `static`, or `dynamic` in the image tokens of the batch that is trained on.
+  Source: [2403.03206 eq. 23]
+  """
+  return factor * t / (1 + (factor - 1) * t)
+
+
+def dynamic_factor(
+  tokens: Any,
+  base_shift: float = 0.5,
+  max_shift: float = 1.15,
+  base_tokens: int = 256,
+  max_tokens: int = 4096,
+) -> Any:
+  """exp(mu), mu linear in the number of image tokens.   Source: FLUX.1's sampling code"""
+  slope = (max_shift - base_shift) / (max_tokens - base_tokens)
+  xp = np if isinstance(tokens, int | float | np.ndarray) else jnp
+  return xp.exp(slope * (tokens - base_tokens) + base_shift)
+
+
+def stratified(key: jax.Array, rows: jax.Array, n: int) -> jax.Array:
+  """u of the rows (global positions) of a batch of n: one in each n-th of (0, 1).   # [B]
+
+  The strata are dealt to the rows by a permutation that every process computes alike, so the
+  whole global batch is covered whatever share of it a process holds.
+  Source: the low-discrepancy sampler of [2107.00630 app. I], jittered within each stratum.
+  """
+  deal, jitter = jax.random.split(key)
+  stratum = jax.random.permutation(deal, n)[rows]
+  within = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(jitter, row)))(rows)
+  return (stratum + within) / n
+
+
+def inside(t: jax.Array) -> jax.Array:
+  """t kept off both ends, where some prediction has no value."""
+  return jnp.clip(t, SMALLEST, 1 - SMALLEST)
+
+
+TIMESTEP_LAWS: dict[str, Callable[..., TimestepLaw]] = {
+  "uniform": uniform,
+  "logit_normal": logit_normal,
+  "mode": mode,
+  "cosmap": cosmap,
+  "beta": beta,
+  "edm": edm,
+}
+
+SHIFTS: dict[str, Callable[..., Callable[[int], Any]]] = {"static": static, "dynamic": dynamic}

@@ -3,8 +3,38 @@
 A denoiser is any function (x_t, time, cond) -> Prediction; a closed form serves as well as a net.
 """
 
-from t2i_jax.sampling.guidance import Guided, cfg
-from t2i_jax.sampling.loop import sample
-from t2i_jax.sampling.solvers import SOLVERS, Denoiser, Solver
+from t2i_jax.sampling.grids import GRIDS
+from t2i_jax.sampling.guidance import (
+  Combine,
+  Guided,
+  Labelled,
+  autoguide,
+  classify,
+  guide,
+  remember,
+)
+from t2i_jax.sampling.guidance_methods import GUIDANCE, compose, dual
+from t2i_jax.sampling.loop import make_plan, row_noise, sample
+from t2i_jax.sampling.solver import Denoiser, Solver, Step
+from t2i_jax.sampling.solvers import SOLVERS
 
-__all__ = ["SOLVERS", "Denoiser", "Guided", "Solver", "cfg", "sample"]
+__all__ = [
+  "GRIDS",
+  "GUIDANCE",
+  "SOLVERS",
+  "Combine",
+  "Denoiser",
+  "Guided",
+  "Labelled",
+  "Solver",
+  "Step",
+  "autoguide",
+  "classify",
+  "compose",
+  "dual",
+  "guide",
+  "make_plan",
+  "remember",
+  "row_noise",
+  "sample",
+]

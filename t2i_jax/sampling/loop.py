@@ -1,46 +1,90 @@
-"""The sampling loop: one `lax.scan` over a time grid, with one pure hook."""
+"""The sampling loop: one `lax.scan` over a plan, with one pure hook."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from t2i_jax.process import Prediction, Time
-from t2i_jax.sampling.solvers import Denoiser, Solver
+from t2i_jax.process import Prediction, Process, Time
+from t2i_jax.sampling.solver import Denoiser, Solver, Step
 
 OnStep = Callable[[jax.Array, jax.Array, Prediction, Any], tuple[jax.Array, Any]]
+CondAt = Callable[[jax.Array, Any, Any], Any]
+Noise = Callable[[jax.Array], jax.Array]  # step index -> unit Gaussian shaped like x
+
+
+def make_plan(solver: Solver, process: Process, times: Time) -> Step:
+  """The solver's steps over a grid, with the leading axis [S]; computed in float64 on the host.
+
+  times  [S + 1], concrete, as from sampling.grids
+  A plan is an argument of a compiled sampler: another grid of as many steps compiles nothing.
+  """
+  times = Time(*(np.asarray(field, np.float64) for field in times))
+  with np.errstate(divide="ignore", invalid="ignore"):
+    numbers = solver.plan(process, times)
+  now, to = (Time(*(f[part] for f in times)) for part in (slice(None, -1), slice(1, None)))
+  dtype = jnp.result_type(float)  # float32, or float64 where that is enabled
+  floats = jax.tree.map(lambda a: jnp.asarray(a, dtype), (now, to, numbers))
+  return Step(jnp.arange(len(times.t) - 1), *floats)
+
+
+def row_noise(keys: jax.Array, shape: tuple[int, ...]) -> Noise:
+  """Noise of a step that depends on a row's own key alone.   keys [B] -> [B, *shape]"""
+
+  def noise(index: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape))(keys)
+
+  return noise
 
 
 def sample(
   denoise: Denoiser,
   solver: Solver,
-  times: Time,
+  plan: Step,
   x: jax.Array,
   cond: Any,
+  noise: Noise | None = None,
   on_step: OnStep | None = None,
   state: Any = None,
+  cond_at: CondAt | None = None,
 ) -> tuple[jax.Array, Any]:
-  """Runs the solver over the grid from x at times[0] to times[-1].
+  """Runs the solver over its plan, from x at the first time to the last.
 
-  times    Time of [S + 1] fields (Process.times)
-  x        [B, ...] float32, at times[0]
-  cond     whatever the denoiser takes, the same at every step
-  on_step  (i, x_s, prediction, state) -> (x_s, state): edits, masks, previews, caches
-  Returns (x at times[-1], state). The compiled program depends on S, not on its values.
+  x        [B, ...] float32, at the plan's first time
+  cond     whatever the denoiser takes
+  noise    for solvers that use it: row_noise(keys, shape)
+  on_step  (i, x_s, prediction of x0, state) -> (x_s, state): edits, masks, previews, caches.
+           The prediction is the step's first, with the denoiser's aux.
+  cond_at  (i, cond, state) -> the condition of step i: schedules of a prompt, memory of a guidance
+  Returns (x at the last time, state). The compiled program depends on S, not on the grid.
   """
-  times = Time(*(jnp.asarray(field, jnp.float32) for field in times))
-  now = Time(*(field[:-1] for field in times))
-  to = Time(*(field[1:] for field in times))
+  if solver.noisy and noise is None:
+    raise ValueError("this solver is stochastic: give noise=row_noise(keys, shape)")
 
-  def body(carry, step):
+  def body(carry, step: Step):
     x, memory, state = carry
-    i, now, to = step
-    x, prediction, memory = solver.step(denoise, x, now, to, cond, memory)
+    given = cond if cond_at is None else cond_at(step.index, cond, state)
+    call = lambda x_t, time: denoise(x_t, time, given)
+    drawn = noise(step.index).astype(x.dtype) if solver.noisy and noise is not None else None
+    x, prediction, memory = solver.step(call, x, step, memory, drawn)
     if on_step is not None:
-      x, state = on_step(i, x, prediction, state)
+      x, state = on_step(step.index, x, prediction, state)
     return (x, memory, state), None
 
-  index = jnp.arange(now.t.shape[0])
-  (x, _, state), _ = jax.lax.scan(body, (x, solver.init(x), state), (index, now, to))
+  (x, _, state), _ = jax.lax.scan(body, (x, solver.init(x), state), plan)
   return x, state
+
+
+def previews(every: int) -> OnStep:
+  """A hook that keeps x0_hat of each `every`-th step in the state, [S // every, B, ...].
+
+  Start it from zeros of that shape: `state=jnp.zeros((steps // every, *x.shape))`.
+  """
+
+  def on_step(i, x, prediction, state):
+    row = jax.lax.dynamic_update_index_in_dim(state, prediction.value, i // every, 0)
+    return x, jnp.where(i % every == every - 1, row, state)
+
+  return on_step

@@ -109,7 +109,7 @@ class Checkpoints:
         args=ocp.args.Composite(
           params=ocp.args.StandardSave({"trainable": state.trainable, "frozen": state.frozen}),
           ema=ocp.args.StandardSave(state.ema),
-          opt=ocp.args.StandardSave(state.opt),
+          opt=ocp.args.StandardSave({"opt": state.opt, "running": state.running}),
           meta=ocp.args.JsonSave(content),
         ),
       )
@@ -138,11 +138,13 @@ class Checkpoints:
       step,
       params=ocp.args.StandardRestore({"trainable": abstract.trainable, "frozen": abstract.frozen}),
       ema=ocp.args.StandardRestore(abstract.ema),
-      opt=ocp.args.StandardRestore(abstract.opt),
+      opt=ocp.args.StandardRestore({"opt": abstract.opt, "running": abstract.running}),
     )
     count = jax.device_put(np.int32(step), abstract.step.sharding)
-    params = saved["params"]
-    return TrainState(count, params["trainable"], params["frozen"], saved["opt"], saved["ema"])
+    params, opt = saved["params"], saved["opt"]
+    return TrainState(
+      count, params["trainable"], params["frozen"], opt["opt"], saved["ema"], opt["running"]
+    )
 
   def restore_ema(self, step: int, abstract: TrainState) -> Params:
     """Only what sampling needs: averaged weights, merged with the frozen ones."""

@@ -1,7 +1,7 @@
 """The way back: prompts -> Conditioning -> guided denoiser -> solver -> x0_hat -> pictures."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,49 +9,121 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from t2i_jax.config import build
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
+from t2i_jax.models import Conditioning
+from t2i_jax.models.control import CONTROLS, Role, with_role
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding, owned_rows
-from t2i_jax.process import Process
-from t2i_jax.sampling import SOLVERS, Guided, cfg, sample
-from t2i_jax.training.system import System
+from t2i_jax.process import Process, Time
+from t2i_jax.sampling import (
+  GRIDS,
+  GUIDANCE,
+  SOLVERS,
+  Combine,
+  Guided,
+  Labelled,
+  Solver,
+  classify,
+  guide,
+  make_plan,
+  remember,
+  row_noise,
+  sample,
+)
+from t2i_jax.training.system import NoisyClassifierSystem, System
 
 # (params, prompts, one seed a prompt) -> uint8 [n, H, W, C]
 Draw = Callable[[Params, Sequence[str], Sequence[int]], np.ndarray]
 
 
-def check_sampling(c: ConfigDict, process: Process) -> None:
-  """Refuses a config.sampling that cannot run. Raises ConfigError."""
-  if c.solver not in SOLVERS:
-    raise ConfigError(f"sampling.solver = {c.solver!r} is not one of {', '.join(SOLVERS)}.")
+class Sampler(NamedTuple):
+  """config.sampling, built: the solver, its time grid [steps + 1], and its method of guidance."""
+
+  solver: Solver
+  times: Time
+  guidance: Combine
+
+
+def make_sampler(c: ConfigDict, process: Process) -> Sampler:
+  """Raises ConfigError for a config.sampling that cannot run."""
   if c.batch < 1:
     raise ConfigError(f"sampling.batch = {c.batch}: at least 1 is needed.")
-  process.grid(c.steps)
+  return Sampler(
+    build(SOLVERS, c.solver, "sampling.solver"),
+    build(GRIDS, c.grid, "sampling.grid", process, c.steps),
+    build(GUIDANCE, c.guidance, "sampling.guidance"),
+  )
 
 
-def make_draw(system: System, tokenizer: Tokenizer, c: ConfigDict, mesh: Mesh) -> Draw:
+class Classifier(NamedTuple):
+  """A noisy classifier that guides, and how strongly: weight 0 = off."""
+
+  system: NoisyClassifierSystem
+  tokenizer: Tokenizer
+  params: Params
+  weight: float
+
+
+def check_classifier(system: System, classifier: NoisyClassifierSystem) -> None:
+  """Refuses a classifier of other pictures or of another process. Raises ConfigError."""
+  for what, mine, its in (
+    ("process", system.process.name, classifier.process.name),
+    ("pictures [H, W, C]", system.x_shape, classifier.x_shape),
+  ):
+    if mine != its:
+      raise ConfigError(
+        f"the classifier's {what} is {its}, the drawing model's {mine}: train "
+        "configs/scenes_classifier.py with the drawing model's process and data."
+      )
+
+
+def _with_roles(cond: Conditioning, null: Conditioning | None) -> Guided:
+  """The conditions of a method with a control: the third is the first, on perturbed rows."""
+  null = None if null is None else with_role(null, Role.NULL)
+  return Guided(with_role(cond, Role.COND), null, (with_role(cond, Role.PERTURBED),))
+
+
+def make_draw(
+  system: System,
+  tokenizer: Tokenizer,
+  c: ConfigDict,
+  mesh: Mesh,
+  classifier: Classifier | None = None,
+) -> Draw:
   """A function that draws any number of prompts in batches of config.sampling.batch.
 
   A picture is a function of (parameters, prompt, seed): its batch changes it by matmul rounding
   only. The result is whole on every process. Raises ConfigError; the function PromptError.
   """
-  check_sampling(c, system.process)
-  times = system.process.times(c.steps)
-  solver = SOLVERS[c.solver]
+  solver, times, method = make_sampler(c, system.process)
+  asked = method.perturb
+  control = None if asked is None else CONTROLS[asked.kind](asked.layers, system.depth)
+  plan = make_plan(solver, system.process, times)
+  null_tokens = [part[0] for part in tokenizer.encode([c.negative], system.text_length)]
+  if classifier is not None:
+    check_classifier(system, classifier.system)
   step = mesh.shape["data"] * mesh.shape["fsdp"]
   batch_size = -(-c.batch // step) * step
 
-  def run(params, ids, mask, seeds, scale):
+  def run(params, plan, ids, mask, seeds, scale, guide_params, label, weight):
     keys = jax.vmap(jax.random.key)(seeds)
-    noise = system.process.prior(keys, system.x_shape)
+    prior = system.process.prior(keys, system.x_shape)
     cond: Any = system.encode_text(params, ids, mask)
-    denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
-    if c.cfg != 1:
-      null_ids, null_mask = (jnp.broadcast_to(part, ids.shape) for part in system.null_tokens)
-      cond = Guided(cond, system.encode_text(params, null_ids, null_mask))
-      denoise = cfg(denoise, scale)
-    x0_hat, _ = sample(denoise, solver, times, noise, cond)
+    denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond, control)
+    hooks: dict[str, Any] = {}
+    if c.cfg != 1 or control is not None:  # at scale 1 the null has no weight
+      null_ids, null_mask = (jnp.broadcast_to(part, ids.shape) for part in null_tokens)
+      null = system.encode_text(params, null_ids, null_mask) if c.cfg != 1 else None
+      cond = Guided(cond, null) if control is None else _with_roles(cond, null)
+      denoise = guide(denoise, method, scale)
+      hooks = remember(method, prior)
+    if classifier is not None:
+      log_prob = lambda x_t, time, y: classifier.system.log_prob(guide_params, x_t, time, y)
+      denoise, cond = classify(denoise, log_prob, weight), Labelled(cond, label)
+    noise = row_noise(keys, system.x_shape)
+    x0_hat, _ = sample(denoise, solver, plan, prior, cond, noise, **hooks)
     image = system.autoencoder.decode(x0_hat)
     return jnp.round((jnp.clip(image, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
@@ -64,15 +136,20 @@ def make_draw(system: System, tokenizer: Tokenizer, c: ConfigDict, mesh: Mesh) -
 
   def draw(params: Params, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     ids, mask = tokenizer.encode(list(prompts), system.text_length)
+    given = [ids, mask, np.asarray(seeds, np.uint32)]
+    guide_params, weight = None, None
+    if classifier is not None:
+      given += classifier.tokenizer.encode(list(prompts), classifier.system.text_length)
+      guide_params, weight = classifier.params, jnp.float32(classifier.weight)
     pictures = []
     for start in range(0, len(ids), batch_size):
-      part = [
-        np.asarray(a)[start : start + batch_size] for a in (ids, mask, np.asarray(seeds, np.uint32))
-      ]
+      part = [np.asarray(a)[start : start + batch_size] for a in given]
       used = len(part[0])
       part = [np.concatenate([a, np.repeat(a[:1], batch_size - used, 0)]) for a in part]
       with jax.set_mesh(mesh):
-        out = compiled(params, *map(place, part), jnp.float32(c.cfg))
+        laid = [place(a) for a in part]
+        scale = jnp.float32(c.cfg)
+        out = compiled(params, plan, *laid[:3], scale, guide_params, laid[3:], weight)
       pictures.append(np.asarray(out)[:used])
     return np.concatenate(pictures)
 

@@ -31,9 +31,11 @@ from t2i_jax.training.checkpoint import (
 )
 from t2i_jax.training.draw import make_draw
 from t2i_jax.training.log import Log
+from t2i_jax.training.running import BINS
 from t2i_jax.training.setup import set_up
 from t2i_jax.training.state import create_state, merge_params
 from t2i_jax.training.step import jit_train_step, make_validation_step
+from t2i_jax.training.system import System
 
 
 class NotFinite(T2IError):
@@ -117,8 +119,9 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     log.say(f"  {key} was {old!r} in the checkpoint, is {new!r} now")
   if jax.process_index() == 0:
     dump(workdir / "config.json", c.to_dict())
-    (workdir / "samples").mkdir(exist_ok=True)
-    dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
+    if isinstance(system, System):
+      (workdir / "samples").mkdir(exist_ok=True)
+      dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
 
   transform = Transform(c.data.image_size, tokenizer, c.text.length)
   loader = Loader(
@@ -132,7 +135,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
   )
   data = on_devices(loader.batches(start), mesh, c.train.batch)
   step_fn = jit_train_step(system, run.optimizer, c, mesh, abstract)
-  draw = make_draw(system, tokenizer, c.sampling, mesh)
+  draw = make_draw(system, tokenizer, c.sampling, mesh) if isinstance(system, System) else None
   validate = make_validation(system, c, mesh, run.val_source, transform)
   with closing(checkpoints), closing(log), closing(StopRequest()) as stop, jax.set_mesh(mesh):
     for step in range(start + 1, c.train.steps + 1):
@@ -156,7 +159,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
           )
       if last or every(c.eval.every, step):
         log.write(step, "val", validate(merge_params(state.ema, state.frozen)), {})
-      if last or every(c.sampling.every, step):
+      if draw is not None and (last or every(c.sampling.every, step)):
         show_prompts(draw, merge_params(state.ema, state.frozen), c, workdir, step, log)
       if last or stopping or every(c.checkpoint.every, step):
         checkpoints.save(state, Meta(c, tokenizer, step * c.train.batch))
@@ -169,12 +172,13 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
 def make_validation(system, c: ConfigDict, mesh, source, transform):
   """A function from parameters to {"loss", "loss_bin_k"} over the first eval.rows records."""
   step = mesh.shape["data"] * mesh.shape["fsdp"]
-  batch = -(-min(c.eval.batch, c.eval.rows) // step) * step
+  fits = c.train.batch // c.train.accumulate  # rows at once, as in training
+  batch = -(-min(fits, c.eval.rows) // step) * step
   owned = owned_rows(mesh, batch)
   step_fn = jax.jit(make_validation_step(system, c), out_shardings=jax.NamedSharding(mesh, jax.P()))
 
   def validate(params) -> dict[str, float]:
-    total = np.zeros((2, c.eval.bins))
+    total = np.zeros((2, BINS))
     local = validation_batches(source, transform, c.eval.rows, batch, owned)
     for i, rows in enumerate(on_devices(iter(local), mesh, batch)):
       total += np.asarray(step_fn(params, rows, np.arange(i * batch, (i + 1) * batch)))

@@ -1,64 +1,95 @@
 """Optimisers from optax, with the schedule counted in optimiser steps."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import optax
 from ml_collections import ConfigDict
 
+from t2i_jax.config import build
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
 from t2i_jax.training.state import split_params
 
-OPTIMIZERS = ("adamw", "muon")
-DECAYS = ("constant", "cosine")
+
+def constant(peak: float, steps: int, warmup: int = 0) -> optax.Schedule:
+  """Linear from 0 to `peak` over `warmup` steps, then constant."""
+  rise, flat = optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)
+  return optax.join_schedules([rise, flat], [_checked(warmup, steps)])
 
 
-def make_schedule(peak: float, c: ConfigDict) -> optax.Schedule:
-  """Linear warm-up to `peak` over train.warmup steps, then constant or cosine to zero."""
-  if c.decay not in DECAYS:
-    raise ConfigError(f"train.decay = {c.decay!r} is not one of {', '.join(DECAYS)}.")
-  if c.warmup >= c.steps:
-    raise ConfigError(f"train.warmup = {c.warmup} leaves nothing of train.steps = {c.steps}.")
-  if c.decay == "cosine":
-    return optax.warmup_cosine_decay_schedule(0.0, peak, c.warmup, c.steps)
-  return optax.join_schedules(
-    [optax.linear_schedule(0.0, peak, c.warmup), optax.constant_schedule(peak)], [c.warmup]
+def cosine(peak: float, steps: int, warmup: int = 0) -> optax.Schedule:
+  """Linear from 0 to `peak` over `warmup` steps, then a cosine to 0 at the last step."""
+  return optax.warmup_cosine_decay_schedule(0.0, peak, _checked(warmup, steps), steps)
+
+
+def _checked(warmup: int, steps: int) -> int:
+  if warmup >= steps:
+    raise ConfigError(
+      f"train.schedule: warmup = {warmup} leaves nothing of train.steps = {steps}. Shorten it."
+    )
+  return warmup
+
+
+def _is_matrix(m: Any) -> bool:
+  return m is None or isinstance(m, tuple)
+
+
+def adamw(
+  lr: optax.Schedule,
+  vector_lr: optax.Schedule,
+  matrices: Params,
+  b2: float = 0.999,
+  weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+  """AdamW for all; weights decay in matrices only. Source: [1711.05101 alg. 2]"""
+  labels = jax.tree.map(lambda m: "vector" if m is None else "matrix", matrices, is_leaf=_is_matrix)
+  return optax.partition(
+    {
+      "matrix": optax.adamw(lr, b2=b2, weight_decay=weight_decay),
+      "vector": optax.adamw(vector_lr, b2=b2, weight_decay=0.0),
+    },
+    labels,
   )
 
 
+def muon(
+  lr: optax.Schedule,
+  vector_lr: optax.Schedule,
+  matrices: Params,
+  b2: float = 0.999,
+  weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+  """Muon for matrices [2502.16982 alg. 1]; b2 is of the AdamW that learns the rest."""
+  numbers = jax.tree.map(
+    lambda m: None if m is None else optax.contrib.MuonDimensionNumbers(*m),
+    matrices,
+    is_leaf=_is_matrix,
+  )
+  return optax.contrib.muon(
+    lr,
+    weight_decay=weight_decay,
+    adam_b2=b2,
+    adam_learning_rate=vector_lr,
+    muon_weight_dimension_numbers=numbers,
+  )
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {"constant": constant, "cosine": cosine}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adamw": adamw, "muon": muon}
+
+
 def make_optimizer(c: ConfigDict, matrices: Params) -> optax.GradientTransformation:
-  """Clip by the global norm, then the optimiser.
+  """Clip by the global norm, then the optimiser. Raises ConfigError.
 
   c         config.train: hidden matrices learn at lr, everything else (embeddings, gains, outer
-            layers) by AdamW at vector_lr; "adamw" uses AdamW for the matrices too
+            layers) at vector_lr
   matrices  which weights are matrices, and along which dimensions (models.params.weight); those
             under train.freeze are left out here, as in the trees to be optimised
-  Source: Muon [2502.16982 alg. 1], AdamW [1711.05101 alg. 2].
   """
   matrices, _ = split_params(matrices, c.freeze)
-  is_leaf = lambda m: m is None or isinstance(m, tuple)
-  lr, vector_lr = make_schedule(c.lr, c), make_schedule(c.vector_lr, c)
-  if c.optimizer == "muon":
-    numbers = jax.tree.map(
-      lambda m: None if m is None else optax.contrib.MuonDimensionNumbers(*m),
-      matrices,
-      is_leaf=is_leaf,
-    )
-    optimizer = optax.contrib.muon(
-      lr,
-      weight_decay=c.weight_decay,
-      adam_b2=c.b2,
-      adam_learning_rate=vector_lr,
-      muon_weight_dimension_numbers=numbers,
-    )
-  elif c.optimizer == "adamw":
-    labels = jax.tree.map(lambda m: "vector" if m is None else "matrix", matrices, is_leaf=is_leaf)
-    optimizer = optax.partition(
-      {
-        "matrix": optax.adamw(lr, b2=c.b2, weight_decay=c.weight_decay),
-        "vector": optax.adamw(vector_lr, b2=c.b2, weight_decay=0.0),
-      },
-      labels,
-    )
-  else:
-    raise ConfigError(f"train.optimizer = {c.optimizer!r} is not one of {', '.join(OPTIMIZERS)}.")
+  schedule = lambda peak: build(SCHEDULES, c.schedule, "train.schedule", peak, c.steps)
+  rates = (schedule(c.lr), schedule(c.vector_lr))
+  optimizer = build(OPTIMIZERS, c.optimizer, "train.optimizer", *rates, matrices)
   return optax.chain(optax.clip_by_global_norm(c.clip), optimizer)

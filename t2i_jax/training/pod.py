@@ -24,7 +24,7 @@ from t2i_jax.parallel import batch_sharding, collectives, make_mesh
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.state import abstract_state
 from t2i_jax.training.step import jit_train_step
-from t2i_jax.training.system import System, make_system
+from t2i_jax.training.system import Trainable, make_system
 
 GIB = 2**30
 # For libtpu: ask no metadata server, and share the machine with another process that has it open.
@@ -41,7 +41,7 @@ def topology_devices(name: str) -> list:
   return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
 
 
-def abstract_batch(system: System, rows: int, mesh: Mesh) -> dict[str, Any]:
+def abstract_batch(system: Trainable, rows: int, mesh: Mesh) -> dict[str, Any]:
   """A global batch as the loader gives it: uint8 pixels, or float32 latents."""
   length, pixels = system.text_length, jnp.uint8 if system.x_shape[2] == 3 else jnp.float32
   shapes = {

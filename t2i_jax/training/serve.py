@@ -3,19 +3,33 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.config import apply_overrides
 from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import make_mesh
 from t2i_jax.training.checkpoint import read_latest
-from t2i_jax.training.draw import Draw, make_draw
+from t2i_jax.training.draw import Classifier, Draw, make_draw, make_sampler
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.state import abstract_state
-from t2i_jax.training.system import System, make_system
+from t2i_jax.training.system import NoisyClassifierSystem, System, make_system
+
+
+class Loaded(NamedTuple):
+  """params are the averaged ones."""
+
+  config: ConfigDict
+  system: System | NoisyClassifierSystem
+  tokenizer: Tokenizer
+  params: Params
+  step: int
+  mesh: Mesh
 
 
 @dataclass(frozen=True)
@@ -36,26 +50,57 @@ def kept_steps(workdir: str | Path) -> list[int]:
   return sorted(checkpoints.manager.all_steps())
 
 
-def open_workdir(
-  workdir: str | Path, sampling: dict[str, str] | None = None, step: int | None = None
-) -> Trained:
-  """Loads a checkpoint of a work directory, the newest by default, onto all devices.
+def load(
+  workdir: str | Path, overrides: dict[str, str] | None = None, step: int | None = None
+) -> Loaded:
+  """A checkpoint of a work directory, the newest by default, onto all devices.
 
-  sampling  keys of config.sampling to set, as text: {"steps": "50", "cfg": "4"}
+  overrides  dotted keys of its config to set, as text
   Raises RestoreError, ConfigError.
   """
   checkpoints, latest, meta = read_latest(workdir)
   step = latest if step is None else step
   config = meta.config.copy_and_resolve_references()
-  overrides = {f"sampling.{key}": value for key, value in (sampling or {}).items()}
-  apply_overrides(config, overrides, f"the config in {workdir}")
+  apply_overrides(config, overrides or {}, f"the config in {workdir}")
   system = make_system(config, meta.tokenizer)
   mesh = make_mesh(-1, 1, 1)
-  draw: Draw = make_draw(system, meta.tokenizer, config.sampling, mesh)
   optimizer = make_optimizer(config.train, system.matrices)
   abstract = abstract_state(system, optimizer, mesh, config.train.freeze)
-  params = checkpoints.restore_ema(step, abstract)
+  if isinstance(system, System):
+    make_sampler(config.sampling, system.process)  # a wrong choice fails before the restore
+  params = jax.block_until_ready(checkpoints.restore_ema(step, abstract))
   checkpoints.close()
-  return Trained(
-    config, system, meta.tokenizer, jax.block_until_ready(params), step, partial(draw, params)
-  )
+  return Loaded(config, system, meta.tokenizer, params, step, mesh)
+
+
+def open_workdir(
+  workdir: str | Path,
+  sampling: dict[str, str] | None = None,
+  step: int | None = None,
+  classifier: str | Path | None = None,
+  weight: float = 1.0,
+) -> Trained:
+  """A model that draws.
+
+  sampling    keys of config.sampling to set, as text: {"steps": "50", "cfg": "4"}
+  classifier  the work directory of a noisy classifier that guides it, with this weight
+  Raises RestoreError, ConfigError.
+  """
+  overrides = {f"sampling.{key}": value for key, value in (sampling or {}).items()}
+  at = load(workdir, overrides, step)
+  if not isinstance(at.system, System):
+    raise ConfigError(
+      f"--workdir={workdir} holds a classifier ({at.config.name}), which draws nothing. Give it as "
+      "--guidance.classifier to a model that draws."
+    )
+  guiding = None
+  if classifier is not None:
+    other = load(classifier)
+    if not isinstance(other.system, NoisyClassifierSystem):
+      raise ConfigError(
+        f"--guidance.classifier={classifier} holds {other.config.name}, which is no classifier. "
+        "Train one with configs/scenes_classifier.py."
+      )
+    guiding = Classifier(other.system, other.tokenizer, other.params, weight)
+  draw: Draw = make_draw(at.system, at.tokenizer, at.config.sampling, at.mesh, guiding)
+  return Trained(at.config, at.system, at.tokenizer, at.params, at.step, partial(draw, at.params))

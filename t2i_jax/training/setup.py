@@ -11,10 +11,10 @@ from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import make_mesh, owned_rows
-from t2i_jax.training.draw import check_sampling
+from t2i_jax.training.draw import make_sampler
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.state import TrainState, abstract_state
-from t2i_jax.training.system import System, make_system
+from t2i_jax.training.system import System, Trainable, make_system
 
 
 class Run(NamedTuple):
@@ -25,7 +25,7 @@ class Run(NamedTuple):
   source: ShardSource
   val_source: ShardSource
   tokenizer: Tokenizer
-  system: System
+  system: Trainable
   optimizer: optax.GradientTransformation
   abstract: TrainState
 
@@ -48,8 +48,14 @@ def set_up(c: ConfigDict) -> Run:
   val_source = ShardSource(c.data.dir, c.data.val_split)
   tokenizer = Tokenizer.load(c.data.dir, c.text.tokenizer)
   system = make_system(c, tokenizer)
-  check_sampling(c.sampling, system.process)
-  tokenizer.encode(list(c.sampling.prompts), c.text.length)  # a prompt too long fails now
+  if set(c.train.caption_dropout) != set(system.towers):
+    raise ConfigError(
+      f"train.caption_dropout names {sorted(c.train.caption_dropout)}; the towers are "
+      f"{sorted(system.towers)}."
+    )
+  if isinstance(system, System):
+    make_sampler(c.sampling, system.process)
+    tokenizer.encode([*c.sampling.prompts, c.sampling.negative], c.text.length)  # or too long
   optimizer = make_optimizer(c.train, system.matrices)
   abstract = abstract_state(system, optimizer, mesh, c.train.freeze)
   return Run(mesh, rows, source, val_source, tokenizer, system, optimizer, abstract)

@@ -11,13 +11,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import check_divides, shardings
-from t2i_jax.training.system import System
+from t2i_jax.training.running import new_running
+from t2i_jax.training.system import Trainable
 
 
 class TrainState(NamedTuple):
   """step [] int32 counts optimiser steps done; the rest are trees of arrays.
 
   trainable and frozen are disjoint parts of the parameters; ema averages the trainable ones.
+  running holds averages over steps: training.running.
   """
 
   step: Any
@@ -25,6 +27,7 @@ class TrainState(NamedTuple):
   frozen: Any
   opt: Any
   ema: Any
+  running: Any
 
 
 def split_params(tree: Params, freeze: tuple[str, ...]) -> tuple[Params, Params]:
@@ -66,7 +69,10 @@ def _like_params(tree: Any, shapes: Params, axes: Params) -> Any:
 
 
 def abstract_state(
-  system: System, optimizer: optax.GradientTransformation, mesh: Mesh, freeze: tuple[str, ...] = ()
+  system: Trainable,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  freeze: tuple[str, ...] = (),
 ) -> TrainState:
   """The state as ShapeDtypeStructs that carry their shardings. Raises MeshError, ConfigError."""
   shapes = jax.eval_shape(system.init, jax.random.key(0))
@@ -74,6 +80,7 @@ def abstract_state(
   trainable, frozen = split_params(shapes, freeze)
   axes, frozen_axes = split_params(system.axes, freeze)
   opt = jax.eval_shape(optimizer.init, trainable)
+  running = jax.eval_shape(new_running)
   replicated = NamedSharding(mesh, PartitionSpec())
   where = TrainState(
     replicated,
@@ -81,8 +88,10 @@ def abstract_state(
     shardings(frozen_axes, mesh),
     shardings(_like_params(opt, trainable, axes), mesh),
     shardings(axes, mesh),
+    jax.tree.map(lambda _: replicated, running),
   )
-  state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, frozen, opt, trainable)
+  step = jax.ShapeDtypeStruct((), jnp.int32)
+  state = TrainState(step, trainable, frozen, opt, trainable, running)
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
     state,
@@ -91,7 +100,7 @@ def abstract_state(
 
 
 def create_state(
-  system: System,
+  system: Trainable,
   optimizer: optax.GradientTransformation,
   abstract: TrainState,
   key: jax.Array,
@@ -102,6 +111,8 @@ def create_state(
   def init(key):
     trainable, frozen = split_params(system.init(key), freeze)
     copy = jax.tree.map(jnp.copy, trainable)
-    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.init(trainable), copy)
+    running = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract.running)
+    step, opt = jnp.zeros((), jnp.int32), optimizer.init(trainable)
+    return TrainState(step, trainable, frozen, opt, copy, running)
 
   return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))(key)

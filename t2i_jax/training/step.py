@@ -11,14 +11,17 @@ from ml_collections import ConfigDict
 
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding
-from t2i_jax.process import denoising_loss, like
+from t2i_jax.process import like
+from t2i_jax.process.losses import offset_noise, perturbed_input
+from t2i_jax.process.timesteps import stratified
+from t2i_jax.training.running import BINS, KEEP, averaged, by_bin, gradient_noise, importance
 from t2i_jax.training.state import TrainState, merge_params
-from t2i_jax.training.system import System, unit_range
+from t2i_jax.training.system import Mixture, Trainable, unit_range
 
-Batch = dict[str, jax.Array]  # image [B, H, W, C], tokens [B, T], mask [B, T], weight [B]
+Batch = dict[str, Any]  # image [B, H, W, C], tokens [B, T], mask [B, T], weight [B]
 
 # What a row's randomness is for. The same row, step and purpose draw the same numbers on any mesh.
-DRAW_T, DRAW_EPS, DRAW_DROP = range(3)
+DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB = range(5)
 
 
 def row_keys(key: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
@@ -27,26 +30,42 @@ def row_keys(key: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
   return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
 
+def row_noise(key: jax.Array, rows: jax.Array, purpose: int, shape: tuple[int, ...]) -> jax.Array:
+  """Unit Gaussian of each row.   # [B, *shape]"""
+  keys = row_keys(key, rows, purpose)
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
 def row_losses(
-  system: System, params: Params, batch: Batch, t: jax.Array, keys_eps: jax.Array
+  system: Trainable, params: Params, batch: Batch, t: jax.Array, rows: jax.Array, key: jax.Array
 ) -> jax.Array:
-  """The denoising loss of each row at time t.   # [B]"""
+  """Encodes the rows, mixes them with noise at time t, and gives each one's loss.   # [B]"""
+  c = system.mixing.noise
   x0 = system.autoencoder.encode(unit_range(batch["image"]))  # [B, H, W, C]
   time = system.process.at(t)
-  eps = system.process.prior(keys_eps, x0.shape[1:])
+  eps = row_noise(key, rows, DRAW_EPS, x0.shape[1:])
+  if c.offset:
+    per_channel = row_noise(key, rows, DRAW_OFFSET, (1, 1, x0.shape[-1]))
+    eps = offset_noise(eps, per_channel, c.offset)
   x_t = like(time.alpha, x0) * x0 + like(time.sigma, x0) * eps
-  cond = system.encode_text(params, batch["tokens"], batch["mask"])
-  prediction = system.denoise(params, x_t, time, cond)
-  return denoising_loss(prediction, x0, eps, time, system.loss_space)
+  seen = x_t
+  if c.perturbation:
+    extra = row_noise(key, rows, DRAW_PERTURB, x0.shape[1:])
+    seen = perturbed_input(x_t, time, extra, c.perturbation)
+  return system.losses(params, batch, Mixture(x0, eps, x_t, seen, time))
 
 
-def drop_captions(system: System, batch: Batch, keys: jax.Array, rate: float) -> Batch:
-  """Replaces captions by the null with probability `rate` [2207.12598 sec. 3.2]."""
-  drop = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)[:, None]  # [B, 1]
-  ids, mask = system.null_tokens
-  return batch | {
-    "tokens": jnp.where(drop, ids, batch["tokens"]),
-    "mask": jnp.where(drop, mask, batch["mask"]),
+def draw_drops(key: jax.Array, rows: jax.Array, rates: dict[str, float]) -> dict[str, jax.Array]:
+  """Which rows lose the caption of which tower, each tower for itself.   # tower -> bool [B]
+
+  Source: [2207.12598 sec. 3.2]; by tower as [2403.03206]
+  """
+  key = jax.random.fold_in(key, DRAW_DROP)
+  towers = enumerate(sorted(rates.items()))
+  return {
+    name: jax.vmap(lambda k, rate=rate: jax.random.bernoulli(k, rate))(row_keys(key, rows, i))
+    for i, (name, rate) in towers
+    if rate > 0
   }
 
 
@@ -56,39 +75,68 @@ def _micro_batches(tree: Any, n: int) -> Any:
 
 
 def make_train_step(
-  system: System, optimizer: optax.GradientTransformation, config: ConfigDict
+  system: Trainable, optimizer: optax.GradientTransformation, config: ConfigDict
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """The pure step (state, batch) -> (state, metrics).
 
   The gradient is the mean over the rows of weight 1 of the whole batch, however many
-  micro-batches (train.accumulate) it is computed in.
+  micro-batches (train.accumulate) it is computed in. loss_bin_k and noise_scale (in rows; from
+  two micro-batches on) are running averages.
   """
   c, root = config.train, config.seed
+  mixing = system.mixing
+  drop_rates = {tower: getattr(c.caption_dropout, tower) for tower in system.towers}
 
-  def summed_loss(trainable, frozen, batch, rows, key):
-    batch = drop_captions(system, batch, row_keys(key, rows, DRAW_DROP), c.caption_dropout)
-    t = system.process.on_grid(jax.vmap(system.law)(row_keys(key, rows, DRAW_T)))
-    params = merge_params(trainable, frozen)
-    losses = row_losses(system, params, batch, t, row_keys(key, rows, DRAW_EPS))
-    return jnp.sum(losses * batch["weight"])
+  def draw_t(key, rows, running, n):
+    """u, t and the weights that undo importance sampling, of the rows of a batch of n."""
+    if "stratified" in mixing.t_sampling:
+      u = stratified(jax.random.fold_in(key, DRAW_T), rows, n)
+    else:
+      u = jax.vmap(jax.random.uniform)(row_keys(key, rows, DRAW_T))
+    undo = jnp.ones_like(u)
+    if "importance" in mixing.t_sampling:
+      u, undo = importance(u, running["square"])
+    return u, system.process.on_grid(mixing.t_of(u)), undo
+
+  def summed_loss(trainable, frozen, batch, rows, key, drawn):
+    batch = batch | {"drop": draw_drops(key, rows, drop_rates)}
+    u, t, undo = drawn
+    losses = row_losses(system, merge_params(trainable, frozen), batch, t, rows, key)
+    sums = {
+      "loss": by_bin(losses, t, batch["weight"]),
+      "square": by_bin(jnp.square(losses), u, batch["weight"]),
+    }
+    return jnp.sum(losses * undo * batch["weight"]), sums
 
   def step(state: TrainState, batch: Batch):
     key = jax.random.fold_in(jax.random.key(root), state.step)
     rows = jnp.arange(batch["weight"].shape[0])
-    grad_fn = jax.value_and_grad(summed_loss)
+    drawn = draw_t(key, rows, state.running, len(rows))
+    grad_fn = jax.value_and_grad(summed_loss, has_aux=True)
+    used = jnp.maximum(jnp.sum(batch["weight"]), 1)
 
-    def accumulate(total, micro):
-      part = grad_fn(state.trainable, state.frozen, *micro, key)
-      return jax.tree.map(jnp.add, total, part), None
+    def part_of(part_batch, part_rows, part_drawn):
+      trained = (state.trainable, state.frozen)
+      (loss, sums), grads = grad_fn(*trained, part_batch, part_rows, key, part_drawn)
+      return loss, sums, grads, jnp.square(optax.global_norm(grads))
 
     if c.accumulate == 1:
-      loss, grads = grad_fn(state.trainable, state.frozen, batch, rows, key)
+      loss, sums, grads, _ = part_of(batch, rows, drawn)
     else:
-      zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.trainable))
-      micro = _micro_batches((batch, rows), c.accumulate)
-      (loss, grads), _ = jax.lax.scan(accumulate, zero, micro)
-    used = jnp.maximum(jnp.sum(batch["weight"]), 1)
+      micro = _micro_batches((batch, rows, drawn), c.accumulate)
+      first = jax.tree.map(lambda x: x[0], micro)
+      zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_of, *first))
+      add = lambda total, part: (jax.tree.map(jnp.add, total, part_of(*part)), None)
+      (loss, sums, grads, squares), _ = jax.lax.scan(add, zero, micro)
     loss, grads = jax.tree.map(lambda x: x / used, (loss, grads))
+    running = {name: averaged(state.running[name], part) for name, part in sums.items()}
+    running["noise"] = state.running["noise"]
+    if c.accumulate > 1:
+      rows_small = used / c.accumulate
+      small = squares / c.accumulate / jnp.square(rows_small)
+      big = jnp.square(optax.global_norm(grads))
+      now = gradient_noise(small, big, rows_small, used)
+      running["noise"] = KEEP * running["noise"] + (1 - KEEP) * now
 
     updates, opt = optimizer.update(grads, state.opt, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
@@ -101,13 +149,17 @@ def make_train_step(
       "update_norm": optax.global_norm(updates),
       "param_norm": optax.global_norm(trainable),
     }
-    return TrainState(n, trainable, state.frozen, opt, ema), metrics
+    metrics |= {f"loss_bin_{i}": running["loss"][i] for i in range(BINS)}
+    if c.accumulate > 1:
+      square, trace = running["noise"]
+      metrics["noise_scale"] = trace / jnp.maximum(square, 1e-30)
+    return TrainState(n, trainable, state.frozen, opt, ema, running), metrics
 
   return step
 
 
 def jit_train_step(
-  system: System,
+  system: Trainable,
   optimizer: optax.GradientTransformation,
   config: ConfigDict,
   mesh: Mesh,
@@ -126,22 +178,20 @@ def jit_train_step(
   )
 
 
-def make_validation_step(system: System, config: ConfigDict) -> Callable[..., jax.Array]:
-  """(params, batch, rows [B]) -> [2, bins]: sums of losses and counts by bin of t.
+def make_validation_step(system: Trainable, config: ConfigDict) -> Callable[..., jax.Array]:
+  """(params, batch, rows [B]) -> [2, BINS]: sums of losses and counts by bin of t.
 
-  Row r is judged at one fixed t, drawn inside bin r mod bins, with fixed noise: the same number
+  Row r is judged at one fixed t, drawn inside bin r mod BINS, with fixed noise: the same number
   for the same weights, whenever and on however many devices it is asked.
   """
-  bins = config.eval.bins
 
   def step(params: Params, batch: Batch, rows: jax.Array) -> jax.Array:
     key = jax.random.key(config.seed)
-    bin_of = rows % bins
+    bin_of = rows % BINS
     within = jax.vmap(jax.random.uniform)(row_keys(key, rows, DRAW_T))
     # The first hundredth of the first bin is left out, where an x0 prediction has no eps.
-    t = system.process.on_grid(jnp.maximum((bin_of + within) / bins, 0.01 / bins))
-    losses = row_losses(system, params, batch, t, row_keys(key, rows, DRAW_EPS))
-    one_hot = jax.nn.one_hot(bin_of, bins) * batch["weight"][:, None]  # [B, bins]
-    return jnp.stack([losses @ one_hot, jnp.sum(one_hot, axis=0)])
+    t = system.process.on_grid(jnp.maximum((bin_of + within) / BINS, 0.01 / BINS))
+    losses = row_losses(system, params, batch, t, rows, key)
+    return by_bin(losses, (bin_of + 0.5) / BINS, batch["weight"])
 
   return step

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,51 +11,127 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from t2i_jax.autoencoders import Identity
+from t2i_jax.config import build
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning, DiT, axes_of, init_params, matrices_of, with_params
+from t2i_jax.models.classifier import (
+  ClassifierConfig,
+  NoisyClassifier,
+  classifier_flops,
+  log_prob,
+  present,
+)
+from t2i_jax.models.conditioning import drop_towers
+from t2i_jax.models.control import Control
 from t2i_jax.models.dit import DiTConfig, forward_flops
 from t2i_jax.models.params import Params
 from t2i_jax.process import (
   KINDS,
+  PENALTIES,
+  PROCESSES,
+  SHIFTS,
+  TIMESTEP_LAWS,
+  WEIGHTINGS,
   Prediction,
   Process,
   Time,
-  make_process,
-  make_timestep_law,
+  denoising_loss,
 )
+from t2i_jax.process.losses import Penalty
+from t2i_jax.process.preconditioning import preconditioned
 from t2i_jax.process.prediction import check_prediction
-from t2i_jax.process.timesteps import TimestepLaw
+from t2i_jax.process.timesteps import TimestepLaw, inside, shift
+from t2i_jax.process.variational import variance_loss
+from t2i_jax.process.weightings import Weighting
 from t2i_jax.towers import TextTower, TextTowerConfig, tower_flops
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+# The t of a batch cover their law evenly; t is drawn by the running loss [2102.09672 sec. 3.3].
+T_SAMPLING = ("stratified", "importance")
+
+
+class Noise(NamedTuple):
+  """Gaussian noise, and how much is added to it: per channel, and to what the network sees."""
+
+  offset: float = 0.0
+  perturbation: float = 0.0
+
+
+class Output(NamedTuple):
+  """What the network predicts; sigma_data > 0 wraps it in EDM's preconditioning."""
+
+  prediction: str
+  learned_variance: bool = False
+  sigma_data: float = 0.0
+
+
+def _output(kind: str) -> Callable[..., Output]:
+  return lambda learned_variance=False: Output(kind, learned_variance)
+
+
+OUTPUTS: dict[str, Callable[..., Output]] = {kind: _output(kind) for kind in KINDS}
+OUTPUTS["edm"] = lambda sigma_data=0.5: Output("x0", sigma_data=sigma_data)
+
+
 @dataclass(frozen=True)
-class System:
-  """What the train step, the sampler and the evaluation need of a model.
+class Mixing:
+  """How training mixes data with noise: that part of config.process, built.
+
+  shift       factor of timesteps.shift, by the image tokens of the pictures that are trained on
+  t_sampling  any of T_SAMPLING
+  """
+
+  law: TimestepLaw
+  shift: Any
+  t_sampling: tuple[str, ...]
+  noise: Noise
+
+  def t_of(self, u: jax.Array) -> jax.Array:
+    """Quantiles of the law, shifted, off both ends.   u in (0, 1) -> t"""
+    return inside(shift(self.law(u), self.shift))
+
+
+class Mixture(NamedTuple):
+  """What a loss is made of: rows of data, mixed with noise at their t.
+
+  x0, eps, x_t [B, H, W, C], time of [B]; seen is x_t as the network is given it
+  """
+
+  x0: jax.Array
+  eps: jax.Array
+  x_t: jax.Array
+  seen: jax.Array
+  time: Time
+
+
+@dataclass(frozen=True)
+class Trainable:
+  """What the train step needs of a model; `System` and `NoisyClassifierSystem` add a loss.
 
   axes, matrices  trees like the parameters (models.params.weight)
   x_shape         [H, W, C] of one x0
+  towers          names of the text towers, whose captions training may drop
   text_length     tokens a caption may have
   null_tokens     (ids [T], mask [T]) of "", the null of classifier-free guidance
   flops           matmul and attention FLOPs of one forward pass of one image and caption
   """
 
   process: Process
-  prediction: str
-  loss_space: str
-  law: TimestepLaw
+  mixing: Mixing
   autoencoder: Identity
   makers: dict[str, Callable[[nnx.Rngs], nnx.Module]]
   dtype: Any
   x_shape: tuple[int, int, int]
+  towers: tuple[str, ...]
   text_length: int
   null_tokens: tuple[np.ndarray, np.ndarray]
   flops: int
 
   def init(self, key: jax.Array) -> Params:
-    """Fresh float32 parameters, {"dit": ..., "text": ...}."""
+    """Fresh float32 parameters by part, {"dit": ..., "text": ...}."""
     keys = dict(zip(self.makers, jax.random.split(key, len(self.makers)), strict=True))
     return {name: init_params(make, keys[name]) for name, make in self.makers.items()}
 
@@ -67,16 +143,93 @@ class System:
   def matrices(self) -> Params:
     return {name: matrices_of(make) for name, make in self.makers.items()}
 
+  def losses(self, params: Params, batch: dict[str, Any], mixture: Mixture) -> jax.Array:
+    """The loss of each row.   # [B]
+
+    batch  tokens, mask [B, T]; drop: tower -> bool [B], where its caption is replaced by the null
+    """
+    raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class System(Trainable):
+  """A model that draws.
+
+  depth               blocks of the backbone, by which a control names its layers
+  weighting, penalty  of the loss, whatever the network predicts
+  """
+
+  depth: int
+  output: Output
+  weighting: Weighting
+  penalty: Penalty
+
   def encode_text(self, params: Params, ids: jax.Array, mask: jax.Array) -> Conditioning:
     """ids [B, T] int32, mask [B, T] bool."""
     tower = with_params(self.makers["text"])(params["text"])(ids, mask, self.dtype)
     return Conditioning({"text": tower}, {})
 
-  def denoise(self, params: Params, x_t: jax.Array, time: Time, cond: Conditioning) -> Prediction:
-    """The network as a denoiser: x_t [B, H, W, C] float32, time of scalars or [B]."""
+  def null(self, params: Params) -> Conditioning:
+    """The conditioning of "", one row."""
+    ids, mask = self.null_tokens
+    return self.encode_text(params, jnp.asarray(ids)[None], jnp.asarray(mask)[None])
+
+  def denoise(
+    self,
+    params: Params,
+    x_t: jax.Array,
+    time: Time,
+    cond: Conditioning,
+    control: Control | None = None,
+  ) -> Prediction:
+    """The network as a denoiser: x_t [B, H, W, C] float32, time of scalars or [B].
+
+    aux is the raw learned variance, shaped like x_t, or None.
+    """
     model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
     model = with_params(self.makers["dit"])(params["dit"])
-    return Prediction(model(x_t.astype(self.dtype), model_time, cond), self.prediction)
+    network = lambda x: model(x.astype(self.dtype), model_time, cond, control)
+    kind, learned_variance, sigma_data = self.output
+    if sigma_data:
+      return Prediction(preconditioned(network, x_t, time, sigma_data), kind)
+    if not learned_variance:
+      return Prediction(network(x_t), kind)
+    value, variance = jnp.split(network(x_t), 2, axis=-1)
+    return Prediction(value, kind, variance)
+
+  def losses(self, params: Params, batch: dict[str, Any], mixture: Mixture) -> jax.Array:
+    """The denoising loss, with the variational term where a variance is learned.   # [B]"""
+    m = mixture
+    cond = self.encode_text(params, batch["tokens"], batch["mask"])
+    if batch.get("drop"):
+      cond = drop_towers(cond, self.null(params), batch["drop"])
+    prediction = self.denoise(params, m.seen, m.time, cond)
+    losses = denoising_loss(prediction, m.x0, m.eps, m.time, self.weighting, self.penalty)
+    if self.output.learned_variance:
+      losses = losses + variance_loss(self.process, prediction, m.x0, m.x_t, m.time)
+    return losses
+
+
+@dataclass(frozen=True)
+class NoisyClassifierSystem(Trainable):
+  """A model that reads captions off noisy pictures, for classifier guidance."""
+
+  def logits(self, params: Params, x_t: jax.Array, time: Time) -> jax.Array:
+    """x_t [B, H, W, C], time of scalars or [B] -> [B, vocab]."""
+    model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
+    model = with_params(self.makers["classifier"])(params["classifier"])
+    return model(x_t.astype(self.dtype), model_time)
+
+  def log_prob(self, params: Params, x_t: jax.Array, time: Time, caption: Any) -> jax.Array:
+    """log f_phi(y | x_t, t) of captions (ids [B, T], mask [B, T]), in nats.   # [B]"""
+    logits = self.logits(params, x_t, time)
+    ids, mask = caption
+    return log_prob(logits, present(ids, mask, logits.shape[-1]))
+
+  def losses(self, params: Params, batch: dict[str, Any], mixture: Mixture) -> jax.Array:
+    """-log f_phi(y | x_t, t), in nats.   # [B]     Source: [2105.05233 sec. 4]"""
+    caption = (batch["tokens"], batch["mask"])
+    return -self.log_prob(params, mixture.seen, mixture.time, caption)
 
 
 def unit_range(image: jax.Array) -> jax.Array:
@@ -84,15 +237,12 @@ def unit_range(image: jax.Array) -> jax.Array:
   return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
 
 
-def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
+def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System | NoisyClassifierSystem:
   """Builds the system of a config. Allocates nothing. Raises ConfigError."""
   c = config
-  process = make_process(c.process.kind)
-  check_prediction(process, c.process.prediction)
-  if c.process.loss_space not in KINDS:
-    raise ConfigError(
-      f"process.loss_space = {c.process.loss_space!r} is not one of {', '.join(KINDS)}."
-    )
+  process = build(PROCESSES, c.process.kind, "process.kind")
+  if c.model.kind not in MODELS:
+    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(MODELS)}.")
   if c.model.dtype not in DTYPES:
     raise ConfigError(f"model.dtype = {c.model.dtype!r} is not one of {', '.join(DTYPES)}.")
   if tokenizer.vocab > c.text.vocab:
@@ -110,6 +260,23 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
     raise ConfigError(
       f"data.image_size = {height} x {width} does not divide into patches of {c.model.patch}."
     )
+  image_tokens = (height // c.model.patch) * (width // c.model.patch)
+  ids, mask = tokenizer.encode([""], c.text.length)
+  parts = {
+    "process": process,
+    "mixing": make_mixing(c.process, image_tokens),
+    "autoencoder": Identity(c.model.channels),
+    "dtype": DTYPES[c.model.dtype],
+    "x_shape": (height, width, c.model.channels),
+    "text_length": c.text.length,
+    "null_tokens": (ids[0], mask[0]),
+  }
+  return MODELS[c.model.kind](c, image_tokens, parts)
+
+
+def _dit(c: ConfigDict, image_tokens: int, parts: dict[str, Any]) -> System:
+  output = build(OUTPUTS, c.process.prediction, "process.prediction")
+  check_output(output, parts["process"])
   text = TextTowerConfig(c.text.vocab, c.text.length, c.text.width, c.text.depth, c.text.heads)
   dit = DiTConfig(
     width=c.model.width,
@@ -117,22 +284,58 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
     heads=c.model.heads,
     patch=c.model.patch,
     channels=c.model.channels,
+    out_channels=c.model.channels * (2 if output.learned_variance else 1),
     text=c.model.text,
     text_width=c.text.width,
     remat=c.model.remat,
   )
-  image_tokens = (height // dit.patch) * (width // dit.patch)
-  ids, mask = tokenizer.encode([""], c.text.length)
   return System(
-    process=process,
-    prediction=c.process.prediction,
-    loss_space=c.process.loss_space,
-    law=make_timestep_law(c.process.timesteps, c.process.timestep_mean, c.process.timestep_std),
-    autoencoder=Identity(c.model.channels),
     makers={"dit": lambda rngs: DiT(dit, rngs), "text": lambda rngs: TextTower(text, rngs)},
-    dtype=DTYPES[c.model.dtype],
-    x_shape=(height, width, c.model.channels),
-    text_length=c.text.length,
-    null_tokens=(ids[0], mask[0]),
     flops=forward_flops(dit, image_tokens, c.text.length) + tower_flops(text, c.text.length),
+    towers=("text",),
+    depth=c.model.depth,
+    output=output,
+    weighting=build(WEIGHTINGS, c.process.weighting, "process.weighting"),
+    penalty=build(PENALTIES, c.process.penalty, "process.penalty"),
+    **parts,
   )
+
+
+def _classifier(c: ConfigDict, image_tokens: int, parts: dict[str, Any]) -> NoisyClassifierSystem:
+  sizes = (c.model.width, c.model.depth, c.model.heads, c.model.patch, c.model.channels)
+  classifier = ClassifierConfig(*sizes, c.text.vocab)
+  return NoisyClassifierSystem(
+    makers={"classifier": lambda rngs: NoisyClassifier(classifier, rngs)},
+    flops=classifier_flops(classifier, image_tokens),
+    towers=(),
+    **parts,
+  )
+
+
+MODELS: dict[str, Callable[..., System | NoisyClassifierSystem]] = {
+  "dit": _dit,
+  "classifier": _classifier,
+}
+
+
+def make_mixing(c: ConfigDict, image_tokens: int) -> Mixing:
+  """Raises ConfigError."""
+  for name in c.t_sampling:
+    if name not in T_SAMPLING:
+      raise ConfigError(f"process.t_sampling: {name!r} is not one of {', '.join(T_SAMPLING)}.")
+  return Mixing(
+    law=build(TIMESTEP_LAWS, c.timesteps, "process.timesteps"),
+    shift=build(SHIFTS, c.shift, "process.shift")(image_tokens),
+    t_sampling=c.t_sampling,
+    noise=build({"gaussian": Noise}, c.noise, "process.noise"),
+  )
+
+
+def check_output(output: Output, process: Process) -> None:
+  """Refuses what cannot be predicted on a process. Raises ConfigError."""
+  check_prediction(process, output.prediction)
+  if output.learned_variance and process.steps is None:
+    raise ConfigError(
+      f"process.prediction: learned_variance needs training steps, and {process.name} has none. "
+      "Use a process.kind that starts with ddpm_."
+    )

@@ -85,7 +85,7 @@ CONFIG_ERRORS = {
   "nothing to count": ({"train.accumulate": 0}, "train.accumulate = 0: at least 1"),
   "one side of a picture": ({"data.image_size": 32}, "image_size = (32,)", "image_size=(32,32)"),
   "a name": ({"train.optimizer": "sgd"}, "train.optimizer = 'sgd'", "adamw, muon"),
-  "another name": ({"process.kind": "vp"}, "process.kind = 'vp'", "flow, ddpm_linear"),
+  "another name": ({"process.kind": "vpp"}, "process.kind = 'vpp'", "flow, trigonometric"),
   "frozen nothing": ({"train.freeze": ("txt",)}, "under 'txt'", "'dit', 'text'"),
   "mesh of 3": ({"mesh.data": 3}, "needs 3 devices, this run has 8", "Set one axis to -1"),
   "mesh of 3 and the rest": ({"mesh.fsdp": 3}, "8 devices do not divide by 3"),
@@ -96,7 +96,9 @@ CONFIG_ERRORS = {
   "accumulate": (
     {"train.accumulate": 3}, "train.batch = 16", "train.accumulate = 3", "8 devices", "24 divides",
   ),
-  "warm-up": ({"train.warmup": 24}, "train.warmup = 24", "train.steps = 24"),
+  "warm-up": (
+    {"train.schedule": "cosine(warmup=24)"}, "train.schedule: warmup = 24", "train.steps = 24",
+  ),
   "heads and width": ({"model.heads": 5}, "model.width = 32", "heads = 5", "Use width 20 x n"),
   "vocabulary": ({"text.vocab": 300}, "text.vocab = 300", "Use text.vocab="),
   "no data": ({"data.dir": "/nowhere"}, "/nowhere does not exist", "t2i data build"),
@@ -105,7 +107,7 @@ CONFIG_ERRORS = {
   "fixed prompt too long": (
     {"sampling.prompts": ("a red circle left of " * 9,)}, "text.length = 24", "Shorten it",
   ),
-  "unknown solver": ({"sampling.solver": "rk4"}, "sampling.solver = 'rk4'", "euler, heun, ddim"),
+  "unknown solver": ({"sampling.solver": "rk4"}, "sampling.solver = 'rk4'", "euler, ddim, ddpm"),
   "no solver steps": ({"sampling.steps": 0}, "sampling.steps = 0: at least 1"),
 }  # fmt: skip
 
@@ -195,7 +197,7 @@ SAMPLE_ERRORS = {
   "unknown solver": (
     ["--prompt=x", "--solver=rk4"],
     "sampling.solver = 'rk4'",
-    "euler, heun, ddim",
+    "euler, ddim, ddpm",
   ),
   "no steps": (["--prompt=x", "--steps=0"], "sampling.steps = 0: at least 1"),
   "steps that are no number": (["--prompt=x", "--steps=ten"], "sampling.steps = 'ten' is text"),

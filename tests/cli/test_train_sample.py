@@ -1,6 +1,7 @@
 """Train, sample, score in one process, as a user does: what is written, and that it is right."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from t2i_jax.cli.main import main
+from t2i_jax.config import leaves, load_config
 from t2i_jax.training import create_state
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.serve import open_workdir
@@ -15,6 +17,7 @@ from t2i_jax.training.state import abstract_state
 
 pytestmark = pytest.mark.slow
 
+CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 SHORT = {"train.steps": 4, "checkpoint.every": 0, "sampling.every": 0, "eval.every": 0}
 PROMPTS = ["a red circle", "a blue square", "a green triangle", "a cyan circle", "a red square"]
 
@@ -111,8 +114,12 @@ def test_eval_scores_and_reports(trained, capsys):
 
 
 def test_ddpm_with_a_frozen_text_tower(train_args, tmp_path):
-  ddpm = {"process.kind": "ddpm_linear", "process.prediction": "eps", "process.loss_space": "eps"}
-  changes = SHORT | ddpm | {"sampling.solver": "ddim", "train.freeze": ("text",)}
+  ddpm = {"process.kind": "ddpm_linear", "process.prediction": "eps", "process.weighting": "eps"}
+  changes = (
+    SHORT
+    | ddpm
+    | {"sampling.solver": "ddim", "process.timesteps": "uniform", "train.freeze": ("text",)}
+  )
   assert main(train_args(tmp_path, changes)) == 0
   at = open_workdir(tmp_path)
   optimizer = make_optimizer(at.config.train, at.system.matrices)
@@ -136,3 +143,39 @@ def test_bytes_and_bfloat16(train_args, tmp_path):
   assert {str(leaf.dtype) for leaf in jax.tree.leaves(at.params)} == {"float32"}
   pictures = at.draw(["a red circle", "\N{SNOWMAN}"], [0, 1])
   assert pictures.shape == (2, 32, 32, 3) and pictures.dtype == np.uint8
+
+
+def test_a_classifier_guides(train_args, trained, tmp_path, capsys):
+  """Trained by the same loop; draws other pictures with it, the same at weight 0."""
+  config = CONFIG.with_stem("scenes_classifier")
+  keys = leaves(load_config(config))
+  _, _, workdir, *rest = train_args(tmp_path / "classifier", SHORT | {"model.kind": "classifier"})
+  kept = [flag for flag in rest if flag.removeprefix("--config.").split("=")[0] in keys]
+  assert main(["train", f"--config={config}", workdir, *kept]) == 0
+  assert not (tmp_path / "classifier" / "samples").exists()
+
+  def draw(name, *more):
+    out = tmp_path / name
+    base = ["sample", f"--workdir={trained}", "--prompt=a red circle", f"--out={out}"]
+    assert main([*base, *more]) == 0
+    return np.asarray(Image.open(out / "0000_seed0.png"), int)
+
+  plain = draw("plain")
+  guided = f"--guidance.classifier={tmp_path / 'classifier'}"
+  assert np.abs(draw("off", guided, "--guidance.weight=0") - plain).max() <= 1
+  assert np.abs(draw("on", guided, "--guidance.weight=500") - plain).max() > 1
+  capsys.readouterr()
+  assert main(["sample", f"--workdir={tmp_path / 'classifier'}", "--prompt=a red circle"]) == 2
+  assert "draws nothing" in capsys.readouterr().err
+  same = f"--guidance.classifier={trained}"
+  assert main(["sample", f"--workdir={trained}", "--prompt=a red circle", same]) == 2
+  assert "is no classifier" in capsys.readouterr().err
+
+
+def test_a_negative_prompt_is_the_null(trained):
+  draw = lambda **keys: draw_with_noisy_weights(trained, keys, ["a red circle"], [3])
+  default = draw(cfg="4")
+  np.testing.assert_array_equal(default, draw(cfg="4", negative=""))
+  assert not np.array_equal(default, draw(cfg="4", negative="a blue square"))
+  alone, of_no_weight = draw(cfg="1"), draw(cfg="1", negative="a blue square")
+  np.testing.assert_array_equal(alone, of_no_weight)

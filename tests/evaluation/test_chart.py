@@ -6,7 +6,15 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from t2i_jax.evaluation.chart import PALETTE, Series, line_chart, log_ticks, ramp, ticks
+from t2i_jax.evaluation.chart import (
+  PALETTE,
+  Series,
+  line_chart,
+  log_ticks,
+  panels,
+  ramp,
+  ticks,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -47,6 +55,48 @@ def test_line_agrees_with_tick_labels(log_y):
   # Labels sit 4 px below their line so that they are centred on it.
   marks = [(at - 4, value) for at, value in axis(root, "y-tick", "y")]
   assert read_back(points[:, 1], marks, log_y) == pytest.approx(y, rel=0.02, abs=0.002)
+
+
+def test_logarithmic_x_axis_agrees_with_its_labels():
+  x = np.geomspace(4, 256, 7)
+  root = parse(series=[Series("a", [0.0, *x], [1.0, *x])], log_x=True)
+  (points,) = line_points(root)
+  assert len(points) == 7  # zero has no place
+  assert read_back(points[:, 0], axis(root, "x-tick", "x"), True) == pytest.approx(x, rel=0.01)
+
+
+def test_lines_are_cut_off_at_limits():
+  root = parse(series=[Series("a", [0, 5, 10], [0, 50, 1])], x_limits=(2, 8), y_limits=(0, 2))
+  (window,) = root.findall(f"{SVG}svg")
+  x, y, width, height = (float(window.get(k)) for k in ("x", "y", "width", "height"))
+  assert window.get("viewBox") == f"{x:g} {y:g} {width:g} {height:g}"
+  marks = axis(root, "x-tick", "x")
+  assert read_back([x + 4, x + width - 4], marks) == pytest.approx([2, 8], abs=0.02)
+  marks = [(at - 4, value) for at, value in axis(root, "y-tick", "y")]
+  assert read_back([y + height - 4, y + 4], marks) == pytest.approx([0, 2], abs=0.02)
+
+
+def test_a_chart_without_legend_gives_its_room_to_the_lines():
+  line = Series("a long name of a line", [0, 1], [1, 2], dash="5 3")
+  wide, narrow = (parse(series=[line], legend=legend) for legend in (False, True))
+  assert line_points(wide)[0][:, 0].max() > line_points(narrow)[0][:, 0].max() + 100
+  assert not [t for t in wide.iter(f"{SVG}text") if t.get("class") == "key"]
+  dashed = [e.tag for e in narrow.iter() if e.get("stroke-dasharray") == "5 3"]
+  assert sorted(dashed) == [f"{SVG}path", f"{SVG}polyline"]
+
+
+def test_panels_do_not_overlap():
+  sizes = ((400, 300), (560, 300), (420, 200))
+  charts = [
+    line_chart(
+      [Series("a", [0, 1], [1, 2])], title="", x_label="", y_label="", width=width, height=height
+    )
+    for width, height in sizes
+  ]
+  root = ET.fromstring(panels(charts, 2))
+  places = [(int(c.get("x")), int(c.get("y"))) for c in root if c.get("class") == "chart"]
+  assert places == [(0, 0), (420, 0), (0, 300)]
+  assert (root.get("width"), root.get("height")) == ("980", "500")
 
 
 def test_legend_names_every_line_in_its_colour():

@@ -154,6 +154,15 @@ def test_noise_alone_satisfies_no_caption(seed):
     assert not any(judge(image, s.facts).correct for s in judge_proof.sample_scenes("easy", 50))
 
 
+def test_a_patch_whose_median_is_the_background_is_an_unknown_object():
+  image = np.full((32, 32, 3), BACKGROUND, np.uint8)
+  for i in range(9):  # stripes of three pale colours
+    image[8:17, 10 + i, i // 3] -= 90
+  (seen,) = read(image)
+  assert (seen.shape, seen.color) == ("square", UNKNOWN)
+  np.testing.assert_allclose([seen.x, seen.y], [14.5 / 32, 12.5 / 32], atol=0.01)
+
+
 def test_an_extra_object_is_counted_and_a_speck_is_not():
   facts = [Fact("exists", Spec("red", "circle")), Fact("total", n=1)]
   alone = disc(0.3, 0.3, 0.16)

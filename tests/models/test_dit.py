@@ -14,7 +14,9 @@ from t2i_jax.models.dit import DiTConfig, forward_flops
 from t2i_jax.models.params import scan_blocks, stack_blocks
 from t2i_jax.towers import TextTower, TextTowerConfig, tower_flops
 
-CONFIG = DiTConfig(width=32, depth=3, heads=2, patch=2, channels=3, text="cross", text_width=16)
+CONFIG = DiTConfig(
+  width=32, depth=3, heads=2, patch=2, channels=3, out_channels=3, text="cross", text_width=16
+)
 MODES = pytest.mark.parametrize("mode", ["cross", "joint"])
 
 

@@ -1,34 +1,167 @@
-"""The laws of t against scipy's distributions (Kolmogorov-Smirnov)."""
+"""The laws of t against scipy's distributions (Kolmogorov-Smirnov), also after a shift."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, optimize, stats
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.process import make_timestep_law
+from t2i_jax.process import PROCESSES, SHIFTS, TIMESTEP_LAWS
+from t2i_jax.process.timesteps import (
+  SMALLEST,
+  discrete,
+  dynamic_factor,
+  inside,
+  shift,
+  stratified,
+)
+
+N = 20000
+logit = lambda t: np.log(t) - np.log1p(-t)
 
 
-def draw(law, n=20000):
-  return np.asarray(jax.vmap(law)(jax.random.split(jax.random.key(0), n)))
+def mode_cdf(scale):
+  """The paper's map falls from 1 to 0 as u grows, so that P(T < t) = 1 - u(t)."""
+  paper = lambda u: 1 - u - scale * (np.cos(np.pi * u / 2) ** 2 - 1 + u)
+  grid = np.linspace(0, 1, 2001)
+  u = [optimize.brentq(lambda u, t=t: paper(u) - t, 0, 1) for t in grid]
+  return lambda t: np.interp(t, grid, 1 - np.array(u))
 
 
-def test_uniform():
-  assert stats.kstest(draw(make_timestep_law("uniform")), "uniform").pvalue > 0.01
+def density_cdf(density):
+  grid = np.linspace(0, 1, 4001)
+  return lambda t: np.interp(
+    t, grid, integrate.cumulative_simpson(density(grid), x=grid, initial=0)
+  )
 
 
-@pytest.mark.parametrize("mean, std", [(0.0, 1.0), (-0.5, 0.7)])
-def test_logit_normal(mean, std):
-  t = draw(make_timestep_law("logit_normal", mean, std))
-  assert stats.kstest(np.log(t / (1 - t)), stats.norm(mean, std).cdf).pvalue > 0.01
+LAWS = {
+  "uniform": (TIMESTEP_LAWS["uniform"](), stats.uniform.cdf),
+  "logit_normal": (TIMESTEP_LAWS["logit_normal"](), lambda t: stats.norm.cdf(logit(t))),
+  "logit_normal(-0.5, 0.7)": (
+    TIMESTEP_LAWS["logit_normal"](-0.5, 0.7),
+    lambda t: stats.norm(-0.5, 0.7).cdf(logit(t)),
+  ),
+  "mode": (TIMESTEP_LAWS["mode"](), mode_cdf(1.29)),
+  "mode(-0.7)": (TIMESTEP_LAWS["mode"](-0.7), mode_cdf(-0.7)),
+  # The density of [2403.03206 eq. 21].
+  "cosmap": (
+    TIMESTEP_LAWS["cosmap"](),
+    density_cdf(lambda t: 2 / (np.pi - 2 * np.pi * t + 2 * np.pi * t**2)),
+  ),
+  "beta": (TIMESTEP_LAWS["beta"](), stats.beta(1.0, 1.5).cdf),
+  "beta(0.6, 3)": (TIMESTEP_LAWS["beta"](0.6, 3.0), stats.beta(0.6, 3.0).cdf),
+  "edm": (TIMESTEP_LAWS["edm"](), stats.lognorm(s=1.2, scale=np.exp(-1.2) / 80).cdf),
+}
+ALL = pytest.mark.parametrize("name", LAWS)
+FACTORS = {
+  "static": SHIFTS["static"](3.0)(4096),
+  "dynamic": SHIFTS["dynamic"]()(1024),
+  "below one": 0.4,
+}
 
 
-@pytest.mark.parametrize("name", ["uniform", "logit_normal"])
-def test_inside_the_interval(name):
-  t = draw(make_timestep_law(name, 0.0, 4.0))
-  assert t.min() > 0 and t.max() < 1 and t.dtype == np.float32
+def draw(name, n=N):
+  """float64 from float32 draws, so that logits at the ends are those of the float32 value."""
+  u = jax.random.uniform(jax.random.key(0), (n,), minval=1e-7)
+  t = np.asarray(jax.jit(LAWS[name][0])(u))
+  assert t.dtype == np.float32
+  return t.astype(np.float64)
 
 
-def test_unknown_law():
-  with pytest.raises(ConfigError, match="uniform, logit_normal"):
-    make_timestep_law("cosmap")
+def test_every_law_is_here():
+  assert {name.split("(")[0] for name in LAWS} == set(TIMESTEP_LAWS)
+
+
+@ALL
+def test_law(name):
+  assert stats.kstest(draw(name), LAWS[name][1]).pvalue > 0.01
+
+
+@ALL
+@pytest.mark.parametrize("factor", FACTORS.values(), ids=list(FACTORS))
+def test_law_after_a_shift(name, factor):
+  """P(shift(T) < t) = F(the t that is shifted to this one)."""
+  back = lambda t: t / (factor - (factor - 1) * t)
+  shifted = np.asarray(shift(draw(name), factor))
+  assert stats.kstest(shifted, lambda t: LAWS[name][1](back(t))).pvalue > 0.01
+
+
+@ALL
+@given(u=st.lists(st.floats(1e-6, 1 - 1e-6), min_size=16, max_size=16))
+@settings(max_examples=10, deadline=None)
+def test_laws_grow_with_u_and_stay_inside(name, u):
+  t = np.asarray(LAWS[name][0](jnp.sort(jnp.asarray(u, jnp.float32))))
+  assert np.all(np.diff(t) >= -1e-6)
+  kept = np.asarray(inside(t))
+  assert np.all((kept >= np.float32(SMALLEST)) & (kept < 1))
+
+
+def test_shift_multiplies_the_noise_of_the_flow():
+  """sigma / alpha of the flow times the factor; both ends stay. [2403.03206 eq. 23]"""
+  t = np.linspace(0.01, 0.99, 30)
+  at = PROCESSES["flow"]().at
+  ratio = lambda t: at(t).sigma / at(t).alpha
+  for factor in (0.5, 1.0, 3.0, 6.0):
+    np.testing.assert_allclose(ratio(shift(t, factor)), factor * ratio(t), rtol=1e-12)
+    assert shift(0.0, factor) == 0 and shift(1.0, factor) == 1
+  np.testing.assert_array_equal(shift(t, 1.0), t)
+
+
+def test_shift_moves_a_logit_normal_by_the_logarithm():
+  shifted = shift(draw("logit_normal"), 3.0)
+  assert stats.kstest(logit(shifted), stats.norm(np.log(3.0)).cdf).pvalue > 0.01
+
+
+def test_dynamic_shift_is_that_of_flux():
+  """exp(0.5) at 256 tokens, exp(1.15) at 4096, linear in the exponent; traced or not."""
+  tokens = np.array([256, 1024, 4096])
+  wanted = np.exp(0.5 + 0.65 * (tokens - 256) / 3840)
+  np.testing.assert_allclose([dynamic_factor(int(n)) for n in tokens], wanted, rtol=1e-12)
+  np.testing.assert_allclose(jax.jit(dynamic_factor)(jnp.asarray(tokens)), wanted, rtol=1e-6)
+  assert SHIFTS["dynamic"](max_shift=0.9)(4096) == pytest.approx(np.exp(0.9))
+  assert SHIFTS["static"](3.0)(1) == SHIFTS["static"](3.0)(9999) == 3.0
+
+
+@pytest.mark.parametrize("n", [8, 64])
+def test_stratified_is_one_in_each_stratum_for_any_share_of_the_batch(n):
+  for seed in range(5):
+    key = jax.random.key(seed)
+    u = np.asarray(stratified(key, jnp.arange(n), n))
+    assert sorted(np.floor(u * n).astype(int)) == list(range(n))
+    shares = [stratified(key, jnp.arange(i, i + n // 4), n) for i in range(0, n, n // 4)]
+    np.testing.assert_array_equal(np.concatenate(shares), u)
+
+
+@pytest.mark.parametrize("name", ["uniform", "logit_normal", "edm"])
+def test_stratified_keeps_the_law_of_every_row(name):
+  """Pooled, and of one row over many batches; between rows of a batch it is not independent."""
+  keys = jax.random.split(jax.random.key(7), 4000)
+  u = jax.jit(jax.vmap(lambda key: stratified(key, jnp.arange(8), 8)))(keys)
+  t = np.asarray(LAWS[name][0](u)).astype(np.float64)
+  for row in (0, 5):
+    assert stats.kstest(t[:, row], LAWS[name][1]).pvalue > 0.01
+  error = lambda batch: np.abs(np.mean(LAWS[name][1](batch), axis=1) - 0.5)
+  apart = draw(name, 32000).reshape(4000, 8)
+  assert np.mean(error(t)) < 0.2 * np.mean(error(apart))
+
+
+def test_discrete_gives_each_time_as_often_and_exactly():
+  times = (np.arange(1000) + 1) / 1000
+  law = discrete(times)
+  u = jax.random.uniform(jax.random.key(0), (50000,))
+  drawn, counts = np.unique(np.asarray(jax.jit(law)(u)), return_counts=True)
+  assert np.array_equal(drawn, np.float32(times))
+  assert stats.chisquare(counts).pvalue > 0.01
+  assert law(jnp.float32(1.0)) == 1 and law(jnp.float32(0.0)) == np.float32(0.001)
+  four = discrete([1.0, 0.938, 0.834, 0.626])
+  at = PROCESSES["ddpm_linear"]().at
+  assert np.array_equal(at(four(jnp.linspace(0, 0.99, 4))).model_time, [999, 937, 833, 625])
+
+
+def test_mode_refuses_what_would_fold():
+  with pytest.raises(ConfigError, match=r"1\.752"):
+    TIMESTEP_LAWS["mode"](scale=1.8)

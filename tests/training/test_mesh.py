@@ -9,8 +9,7 @@ import pytest
 
 from t2i_jax.config import load_config
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.parallel import batch_sharding, collectives, make_mesh
-from t2i_jax.training.draw import make_draw
+from t2i_jax.parallel import batch_sharding, make_mesh
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.pod import abstract_batch, compile_train_step, total_bytes
 from t2i_jax.training.state import abstract_state, create_state
@@ -24,7 +23,7 @@ MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8)]
 TINY = {
   "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "8", "text.width": "32",
   "text.heads": "8", "text.depth": "1", "model.width": "64", "model.heads": "8", "model.depth": "2",
-  "train.batch": "16", "train.steps": "20", "train.warmup": "5",
+  "train.batch": "16", "train.steps": "20", "train.schedule": "cosine(warmup=5)",
 }  # fmt: skip
 # Large enough that what is not sharded (gains, the outer layers over tensor) does not show.
 BIGGER = TINY | {"text.width": "128", "model.width": "256", "model.depth": "4"}
@@ -110,27 +109,3 @@ def test_a_device_holds_its_share(sizes, measure):
   held, whole = measure(mesh_of(sizes))
   print(f"{sizes} {measure.__name__}: {held / whole:.4f} of {whole / 2**20:.1f} MiB")
   assert held < 1.1 / 8 * whole
-
-
-def test_the_guided_sampler_moves_no_rows_between_devices(monkeypatch):
-  """Conditional and null rows are interleaved, so each stays where its row of the batch is."""
-  config, mesh = load_config(CONFIG, TINY), mesh_of((8, 1, 1))
-  system, tokenizer = make_system(config, Tokenizer.bytes()), Tokenizer.bytes()
-  jit, caught = jax.jit, []
-
-  def catch(*args, **kwargs):
-    caught.append(jit(*args, **kwargs))
-    return caught[-1]
-
-  monkeypatch.setattr(jax, "jit", catch)
-  make_draw(system, tokenizer, config.sampling, mesh)
-  monkeypatch.undo()
-  (sampler,) = caught
-  batch = abstract_batch(system, 64, mesh)
-  params = abstract_state(system, make_optimizer(config.train, system.matrices), mesh).ema
-  seeds = jax.ShapeDtypeStruct((64,), np.uint32, sharding=batch_sharding(mesh))
-  with jax.set_mesh(mesh):
-    lowered = sampler.lower(params, batch["tokens"], batch["mask"], seeds, np.float32(2))
-    found = collectives(lowered.compile().as_text())
-  assert found["all-to-all"] == found["collective-permute"] == 0
-  assert found.total() <= 1  # the pictures, gathered at the end

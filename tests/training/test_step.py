@@ -8,19 +8,22 @@ import numpy as np
 import optax
 import pytest
 
-from t2i_jax.config import load_config
+from t2i_jax.config import build, load_config
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
-from t2i_jax.training.optimizer import make_optimizer, make_schedule
+from t2i_jax.models.conditioning import drop_towers
+from t2i_jax.training.optimizer import SCHEDULES, make_optimizer
+from t2i_jax.training.running import new_running
 from t2i_jax.training.state import TrainState, merge_params, split_params
-from t2i_jax.training.step import drop_captions, make_train_step, make_validation_step, row_keys
+from t2i_jax.training.step import draw_drops, make_train_step, make_validation_step, row_keys
 from t2i_jax.training.system import make_system
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
   "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8", "text.width": "16",
   "text.heads": "2", "text.depth": "1", "model.width": "32", "model.heads": "2",
-  "model.depth": "2", "train.batch": "16", "train.steps": "20", "train.warmup": "2",
+  "model.depth": "2", "train.batch": "16", "train.steps": "20",
+  "train.schedule": "cosine(warmup=2)",
 }  # fmt: skip
 
 
@@ -33,7 +36,12 @@ def setup(**overrides):
   # Away from the initial zeros, so that every gradient is alive.
   trainable = jax.tree.map(lambda x: x + 0.02, trainable)
   state = TrainState(
-    jnp.zeros((), jnp.int32), trainable, frozen, jax.jit(optimizer.init)(trainable), trainable
+    jnp.zeros((), jnp.int32),
+    trainable,
+    frozen,
+    jax.jit(optimizer.init)(trainable),
+    trainable,
+    new_running(),
   )
   return config, system, optimizer, state
 
@@ -84,17 +92,32 @@ def test_row_keys_do_not_depend_on_the_batch():
   )
 
 
-def test_caption_dropout_is_the_null_at_the_rate():
-  _, system, _, _ = setup()
-  data = batch(2000)
-  keys = jax.random.split(jax.random.key(2), 2000)
-  dropped = drop_captions(system, data, keys, 0.1)
-  null, mask = system.null_tokens
-  is_null = np.all(np.asarray(dropped["tokens"]) == null, axis=1)
-  assert 0.07 < is_null.mean() < 0.13
-  assert np.all(np.asarray(dropped["mask"])[is_null] == mask)
-  np.testing.assert_array_equal(np.asarray(dropped["tokens"])[~is_null], data["tokens"][~is_null])
-  assert mask.sum() == 2  # the encoding of "": begin and end
+def test_captions_are_dropped_at_their_towers_rate():
+  rates = {"clip": 0.1, "t5": 0.5, "kept": 0.0}
+  drop = draw_drops(jax.random.key(2), jnp.arange(4000), rates)
+  assert set(drop) == {"clip", "t5"}
+  clip, t5 = np.asarray(drop["clip"]), np.asarray(drop["t5"])
+  assert 0.08 < clip.mean() < 0.12 and 0.46 < t5.mean() < 0.54
+  assert 0.035 < (clip & t5).mean() < 0.065  # independent
+  again = draw_drops(jax.random.key(2), jnp.arange(7, 9), rates)
+  np.testing.assert_array_equal(again["t5"], t5[7:9])
+
+
+def test_a_dropped_caption_is_the_null():
+  _, system, _, state = setup()
+  params, data = state.trainable, batch(4)
+  cond = system.encode_text(params, data["tokens"], data["mask"])
+  drop = jnp.array([True, False, True, False])
+  mixed = drop_towers(cond, system.null(params), {"text": drop}).towers["text"]
+  null_ids, null_mask = system.null_tokens
+  assert null_mask.sum() == 2  # the encoding of "": begin and end
+  ids = jnp.where(drop[:, None], null_ids, data["tokens"])
+  masks = jnp.where(drop[:, None], null_mask, data["mask"])
+  expected = system.encode_text(params, ids, masks).towers["text"]
+  for got, want in zip(mixed, expected, strict=True):
+    np.testing.assert_allclose(got, want, atol=1e-5)
+  same = drop_towers(cond, system.null(params), {"t5": drop})
+  assert same.towers["text"] is cond.towers["text"]
 
 
 def test_ema_warms_up():
@@ -107,7 +130,7 @@ def test_ema_warms_up():
 
 def test_freezing():
   config, system, optimizer, state = setup(
-    train__freeze="('text', 'dit/patch_in')", train__warmup=0
+    train__freeze="('text', 'dit/patch_in')", train__schedule="cosine"
   )
   assert list(state.frozen) == ["dit", "text"] and list(state.frozen["dit"]) == ["patch_in"]
   new, _ = jax.jit(make_train_step(system, optimizer, config))(state, batch())
@@ -125,7 +148,7 @@ def test_freezing():
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_loss_falls_on_one_batch(optimizer):
   config, system, tx, state = setup(
-    train__optimizer=optimizer, train__lr=4e-3, train__steps=60, train__caption_dropout=0.0
+    train__optimizer=optimizer, train__lr=4e-3, train__steps=60, train__caption_dropout__text=0.0
   )
   step = jax.jit(make_train_step(system, tx, config))
   data, losses = batch(), []
@@ -137,7 +160,7 @@ def test_loss_falls_on_one_batch(optimizer):
 
 
 def test_muon_orthogonalises_the_matrices_and_only_them():
-  _, _, optimizer, state = setup(train__warmup=0, train__lr=1.0, train__vector_lr=1.0)
+  _, _, optimizer, state = setup(train__schedule="cosine", train__lr=1.0, train__vector_lr=1.0)
   grads = jax.tree.map(
     lambda x: jax.random.normal(jax.random.key(x.size), x.shape), state.trainable
   )
@@ -151,7 +174,7 @@ def test_muon_orthogonalises_the_matrices_and_only_them():
 
 
 def test_validation_is_the_same_number_in_any_batches():
-  config, system, _, state = setup(eval__bins=4)
+  config, system, _, state = setup()
   step = jax.jit(make_validation_step(system, config))
   params, data = merge_params(state.trainable, state.frozen), batch(16)
   whole = step(params, data, jnp.arange(16))
@@ -159,22 +182,21 @@ def test_validation_is_the_same_number_in_any_batches():
     step(params, {k: v[i : i + 8] for k, v in data.items()}, jnp.arange(i, i + 8)) for i in (0, 8)
   ]
   np.testing.assert_allclose(whole, halves[0] + halves[1], rtol=1e-4)
-  np.testing.assert_array_equal(whole[1], [4, 4, 4, 4])
+  np.testing.assert_array_equal(whole[1], [2] * 8)
   unused = step(params, data | {"weight": np.zeros(16, np.float32)}, jnp.arange(16))
   assert not np.any(unused)
 
 
 def test_schedules():
-  config = load_config(CONFIG, {"train.steps": "100", "train.warmup": "10"})
-  cosine = make_schedule(1.0, config.train)
+  scheduled = lambda text, peak=1.0: build(SCHEDULES, text, "train.schedule", peak, 100)
+  cosine = scheduled("cosine(warmup=10)")
   np.testing.assert_allclose([cosine(0), cosine(5), cosine(10), cosine(55)], [0, 0.5, 1, 0.5])
   assert float(cosine(100)) == pytest.approx(0, abs=1e-6)
-  flat = load_config(CONFIG, {"train.decay": "constant", "train.warmup": "10"})
-  np.testing.assert_allclose([make_schedule(2.0, flat.train)(n) for n in (5, 50)], [1, 2])
-  for change, words in (({"train.decay": "linear"}, "constant, cosine"),
-                        ({"train.warmup": "2000"}, "leaves nothing")):  # fmt: skip
+  flat = scheduled("constant(warmup=10)", 2.0)
+  np.testing.assert_allclose([flat(n) for n in (5, 50)], [1, 2])
+  for text, words in (("linear", "constant, cosine"), ("cosine(warmup=100)", "leaves nothing")):
     with pytest.raises(ConfigError, match=words):
-      make_schedule(1.0, load_config(CONFIG, change).train)
+      scheduled(text)
   bad = load_config(CONFIG, {"train.optimizer": "sgd"})
   with pytest.raises(ConfigError, match="adamw, muon"):
     make_optimizer(bad.train, {"dit": {"head": None}})

@@ -1,0 +1,133 @@
+"""Controls: what is changed inside a model's blocks, by layer and by row, without a second model.
+
+A control is an argument of a model call. What it needs of each layer is scanned with the blocks,
+what it does is two pure functions, and which row is what it reads from cond.extras["role"]. Without
+one the compiled program is the same as if there were none.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.attention import Attend, Mask, attend
+from t2i_jax.models.conditioning import Conditioning
+
+
+class Role(IntEnum):
+  """What a row of a batch is there for: the number in cond.extras["role"]."""
+
+  COND = 0
+  NULL = 1
+  PERTURBED = 2
+
+
+def with_role(cond: Conditioning, role: Role) -> Conditioning:
+  """The same condition, its rows marked: extras["role"] [B] int32."""
+  rows = next(iter(cond.towers.values())).mask.shape[0]
+  return cond._replace(extras=cond.extras | {"role": jnp.full(rows, role, jnp.int32)})
+
+
+class Here(NamedTuple):
+  """Where a control is asked what to do.
+
+  layer  this layer's slice of Control.layers
+  role   [B] int32, the Role of each row
+  text   how many tokens of text lead the sequence (static); 0 where it holds the image alone
+  """
+
+  layer: Any
+  role: jax.Array
+  text: int
+
+
+def plain_attention(here: Here, site: str, q, k, v, mask: Mask | None) -> jax.Array:
+  return attend(q, k, v, mask)
+
+
+def plain_block(here: Here, before: jax.Array, after: jax.Array) -> jax.Array:
+  return after
+
+
+class Control(NamedTuple):
+  """A change inside the blocks.
+
+  layers     pytree with a leading axis [depth]
+  attention  (here, site, q, k, v, mask) -> [B, Lq, N, K] in place of `attend`; site is "self" (of
+             the whole sequence, where that holds text and image) or "cross"
+  block      (here, x before a block, x after it) -> x [B, L, D]
+  """
+
+  layers: Any
+  attention: Callable[..., jax.Array] = plain_attention
+  block: Callable[[Here, jax.Array, jax.Array], jax.Array] = plain_block
+
+  def attending(self, here: Here, site: str) -> Attend:
+    return partial(self.attention, here, site)
+
+
+def chosen_layers(layers: tuple[int, ...], depth: int) -> jax.Array:
+  """True at these layers.   # [depth] bool     Raises ConfigError where one does not exist."""
+  wrong = [layer for layer in layers if not 0 <= layer < depth]
+  if wrong or not layers:
+    raise ConfigError(
+      f"sampling.guidance: layers = {layers} of a model that has layers 0 to {depth - 1}."
+    )
+  return jnp.zeros(depth, bool).at[jnp.array(layers)].set(True)
+
+
+class Alone(NamedTuple):
+  """A mask: in some rows, an image token sees of the image itself alone; text is left as it is.
+
+  mask    what holds besides, or None
+  rows    [B] bool, or a scalar
+  text    tokens of text that lead the sequence of `length`
+  """
+
+  mask: Mask | None
+  rows: jax.Array
+  text: int
+  length: int
+
+  def allowed(self) -> jax.Array:
+    i = jnp.arange(self.length)
+    other = (i[:, None] >= self.text) & (i >= self.text) & (i[:, None] != i)  # [L, L]
+    allowed = ~(self.rows[:, None, None] & other)
+    return allowed if self.mask is None else allowed & self.mask.allowed()
+
+
+def identity_attention(layers: tuple[int, ...], depth: int) -> Control:
+  """The self-attention map of the image is the identity in perturbed rows of these layers.
+
+  Then each image token's answer is its own value [2403.17377 sec. 4]. In a joint sequence it still
+  sees the text, and text sees all, as in the reference library's version for SD3.
+  """
+
+  def attention(here: Here, site: str, q, k, v, mask: Mask | None) -> jax.Array:
+    if site != "self":
+      return attend(q, k, v, mask)
+    rows = here.layer & (here.role == Role.PERTURBED)
+    return attend(q, k, v, Alone(mask, rows, here.text, q.shape[1]))
+
+  return Control(chosen_layers(layers, depth), attention=attention)
+
+
+def skip_blocks(layers: tuple[int, ...], depth: int) -> Control:
+  """Perturbed rows pass these blocks unchanged. Source: github.com/Stability-AI/sd3.5"""
+
+  def block(here: Here, before: jax.Array, after: jax.Array) -> jax.Array:
+    rows = here.layer & (here.role == Role.PERTURBED)
+    return jnp.where(rows[:, None, None], before, after)
+
+  return Control(chosen_layers(layers, depth), block=block)
+
+
+# By the name that a method of guidance asks for (sampling.Perturb.kind).
+CONTROLS: dict[str, Callable[[tuple[int, ...], int], Control]] = {
+  "identity_attention": identity_attention,
+  "skip_blocks": skip_blocks,
+}

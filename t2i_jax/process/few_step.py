@@ -1,0 +1,209 @@
+"""Objectives of samplers with few steps: consistency, MeanFlow, guidance distillation.
+
+All are pure functions over callables, a row's loss [B] each. A consistency function f(x_t, time)
+returns the start of the ODE's path through x_t; an average velocity u(x_t, t, r) the chord of that
+path from t down to r, so that x_r = x_t - (t - r) u.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2i_jax.process.prediction import Prediction, convert, from_x0_eps, to_x0_eps
+from t2i_jax.process.schedules import Process
+from t2i_jax.process.time import Time, like
+from t2i_jax.process.weightings import Weighting, space_factor
+
+Consistency = Callable[[jax.Array, Time], jax.Array]
+Average = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (x_t, t [B], r [B])
+OdeStep = Callable[[jax.Array, Time, Time], jax.Array]  # (x_t, now, to) -> x_s
+Distance = Callable[[jax.Array, jax.Array], jax.Array]  # two [B, ...] -> [B]
+
+
+def _row(x: jax.Array) -> jax.Array:
+  return x.reshape(len(x), -1)
+
+
+def squared_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+  """|a - b|^2 of a row.   # [B]"""
+  return jnp.sum(jnp.square(_row(a - b)), -1)
+
+
+def pseudo_huber(c: float | None = None) -> Distance:
+  """sqrt(|a - b|^2 + c^2) - c of a row, c = 0.00054 sqrt(D) by default. [2310.14189 sec. 3.3]"""
+
+  def distance(a: jax.Array, b: jax.Array) -> jax.Array:
+    width = 0.00054 * np.sqrt(a[0].size) if c is None else c
+    return jnp.sqrt(squared_distance(a, b) + width**2) - width
+
+  return distance
+
+
+def boundary(
+  network: Callable[[jax.Array, Time], jax.Array],
+  smallest: Time,
+  sigma_data: float = 0.5,
+) -> Consistency:
+  """f = c_skip x + c_out F(x_t, time), which is x itself at the smallest time.
+
+      c_skip = sigma_data^2 / ((s - s0)^2 + sigma_data^2)
+      c_out  = sigma_data (s - s0) / sqrt(sigma_data^2 + s^2),   x = x_t / alpha, s = sigma / alpha
+
+  Source: [2303.01469 eq. 5, app. C], for processes with alpha > 0. smallest: fields scalar, the
+  time at which x_t counts as data; s0 is its s.
+  """
+
+  def f(x_t: jax.Array, time: Time) -> jax.Array:
+    s, s0 = time.sigma / time.alpha, smallest.sigma / smallest.alpha
+    c_skip = sigma_data**2 / ((s - s0) ** 2 + sigma_data**2)
+    c_out = sigma_data * (s - s0) / jnp.sqrt(sigma_data**2 + s**2)
+    x = x_t / like(time.alpha, x_t)
+    return like(c_skip, x_t) * x + like(c_out, x_t) * network(x_t, time)
+
+  return f
+
+
+def levels(
+  process: Process, n: int, s_min: float = 0.002, s_max: float = 80.0, rho: float = 7.0
+) -> Time:
+  """The n noise levels between which consistency is asked, rising, float64 [n].
+
+  s_i^(1 / rho) evenly spaced, s = sigma / alpha   Source: [2206.00364 eq. 5; 2303.01469 sec. 4]
+  """
+  s = np.linspace(s_min ** (1 / rho), s_max ** (1 / rho), n) ** rho
+  return process.at(np.asarray(process.time_of(s), np.float64))
+
+
+def level_count(step: int, steps: int, first: int = 10, last: int = 1280) -> int:
+  """How many levels at a training step: first, doubled in equal spans of training up to last, + 1.
+
+      N(k) = min(s0 2^floor(k / K'), s1) + 1,   K' = floor(K / (log2(s1 / s0) + 1))
+
+  Source: [2310.14189 sec. 3.4]
+  """
+  span = steps // (int(np.log2(last // first)) + 1)
+  return min(first * 2 ** (step // max(span, 1)), last) + 1
+
+
+def level_weights(times: Time, mean: float = -1.1, std: float = 2.0) -> np.ndarray:
+  """Probability of each pair (i, i + 1) of the levels: the mass of ln s ~ N(mean, std^2).  [n - 1]
+
+  Source: [2310.14189 sec. 3.5]
+  """
+  from scipy.stats import norm
+
+  mass = np.diff(norm.cdf(np.log(times.sigma / times.alpha), mean, std))
+  return mass / mass.sum()
+
+
+def _noised(x0: jax.Array, eps: jax.Array, time: Time) -> jax.Array:
+  return like(time.alpha, x0) * x0 + like(time.sigma, x0) * eps
+
+
+def consistency_training(
+  f: Consistency,
+  target: Consistency,
+  x0: jax.Array,
+  eps: jax.Array,
+  now: Time,
+  to: Time,
+  distance: Distance = squared_distance,
+) -> jax.Array:
+  """d(f(x_t), target(x_s)) with the same noise in both, s the next lower level. [2303.01469 alg. 3]
+
+  target  f with the weights held: its average, or f itself [2310.14189 sec. 3.2]; no gradient
+  A row counts by 1 / (s_now - s_to) in [2310.14189 sec. 3.1], which the caller multiplies.
+  """
+  held = jax.lax.stop_gradient(target(_noised(x0, eps, to), to))
+  return distance(f(_noised(x0, eps, now), now), held)
+
+
+def consistency_distillation(
+  f: Consistency,
+  target: Consistency,
+  teacher: OdeStep,
+  x0: jax.Array,
+  eps: jax.Array,
+  now: Time,
+  to: Time,
+  distance: Distance = squared_distance,
+) -> jax.Array:
+  """d(f(x_t), target(x_s)) with x_s where the teacher's ODE takes x_t. [2303.01469 alg. 2]"""
+  x_t = _noised(x0, eps, now)
+  held = jax.lax.stop_gradient(target(teacher(x_t, now, to), to))
+  return distance(f(x_t, now), held)
+
+
+def heun_teacher(denoise: Callable[[jax.Array, Time], Prediction]) -> OdeStep:
+  """One step of Heun's rule on x / alpha against sigma / alpha, as [2303.01469 app. C] distils.
+
+  Needs alpha > 0 and sigma > 0 at both ends.
+  """
+
+  def step(x_t: jax.Array, now: Time, to: Time) -> jax.Array:
+    a, b = like(now.alpha, x_t), like(to.alpha, x_t)
+    ds = like(to.sigma / to.alpha - now.sigma / now.alpha, x_t)
+    _, eps_now = to_x0_eps(denoise(x_t, now), x_t, now)
+    euler = b * (x_t / a + ds * eps_now)
+    _, eps_to = to_x0_eps(denoise(euler, to), euler, to)
+    return b * (x_t / a + ds * (eps_now + eps_to) / 2)
+
+  return step
+
+
+def meanflow(
+  average: Average,
+  x0: jax.Array,
+  eps: jax.Array,
+  time: Time,
+  r: jax.Array,
+  velocity: jax.Array | None = None,
+  power: float = 0.0,
+) -> jax.Array:
+  """|u - u_target|^2 of a row, u_target = velocity - (t - r) du/dt, by one forward derivative.
+
+      du/dt = (velocity . grad_x) u + d_t u       [2505.13447 eq. 6, 8; alg. 1]
+
+  r         [B] in [0, t]; where r = t this is flow matching
+  velocity  of x_t, [B, ...]; by default alpha' x0 + sigma' eps of the row. A guided one distils
+            guidance in [2505.13447 sec. 4.2]
+  power     p of the weight 1 / (|error|^2 + 0.001)^p, held [2505.13447 sec. 4.3]
+  """
+  x_t = _noised(x0, eps, time)
+  if velocity is None:
+    velocity = from_x0_eps("velocity", x0, eps, time)
+  t = jnp.broadcast_to(time.t, (len(x0),)).astype(x0.dtype)
+  tangent = (velocity, jnp.ones_like(t), jnp.zeros_like(t))
+  u, du_dt = jax.jvp(average, (x_t, t, jnp.broadcast_to(r, t.shape)), tangent)
+  target = velocity - like(t - r, x0) * du_dt
+  loss = squared_distance(u, jax.lax.stop_gradient(target))
+  return loss * jax.lax.stop_gradient((loss + 1e-3) ** -power)
+
+
+def meanflow_step(average: Average, x_t: jax.Array, t: jax.Array, r: jax.Array) -> jax.Array:
+  """x_r = x_t - (t - r) u(x_t, t, r); from t = 1 to r = 0 it samples in one call.
+
+  Source: [2505.13447 eq. 12]. Samplers of this project ask a network for one time only, so this
+  step stands alone.
+  """
+  t, r = (jnp.broadcast_to(jnp.asarray(a, x_t.dtype), (len(x_t),)) for a in (t, r))
+  return x_t - like(t - r, x_t) * average(x_t, t, r)
+
+
+def guidance_distillation(
+  student: Prediction, guided: Prediction, x_t: jax.Array, time: Time, weighting: Weighting
+) -> jax.Array:
+  """Weighted error of a student that is told the guidance scale, against the guided teacher.  [B]
+
+      w_x0(t) mean |x0_student(x_t, t, scale) - x0_guided(x_t, t; scale)|^2
+
+  guided  the teacher's combined prediction at the same scale, of any kind; no gradient. The scale
+          of each row is drawn by the caller, as its caption is.
+  Source: [2210.03142 sec. 3.1], stage one; FLUX.1-dev is such a student.
+  """
+  target = jax.lax.stop_gradient(convert(guided, student.kind, x_t, time).value)
+  error = student.value.astype(jnp.float32) - target
+  own = jnp.square(jnp.maximum(space_factor(student.kind, time), 1e-6))
+  return jnp.mean(jnp.square(_row(error)), -1) * weighting(time) / own

@@ -1,0 +1,247 @@
+"""Time grids: which moments a sampler visits. Built on the host in float64, from noise to data.
+
+A grid is a Time of [S + 1] fields; the last moment is the end. Discrete processes are spaced in
+training steps n, continuous ones in t; either may be spaced in s = sigma / alpha instead. What
+the network is fed goes with each moment, and can differ from the process's own answer where a
+published sampler rounds it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from t2i_jax.errors import ConfigError
+from t2i_jax.process import Process, Time
+from t2i_jax.process.timesteps import dynamic_factor, shift
+
+
+def at_times(process: Process, t: Sequence[float] | np.ndarray) -> Time:
+  """The grid of these t, which must fall. Raises ConfigError."""
+  t = np.asarray(t, np.float64)
+  if t.ndim != 1 or len(t) < 2 or np.any(np.diff(t) >= 0) or t[0] > 1 or t[-1] < 0:
+    shown = t.tolist() if t.size <= 8 else f"{t.flat[0]:g} .. {t.flat[-1]:g} in {t.size} times"
+    raise ConfigError(f"a time grid must fall from at most 1 to at least 0, not {shown}.")
+  return Time(*(np.asarray(field, np.float64) for field in process.at(t)))
+
+
+def times(process: Process, steps: int, t: tuple = ()) -> Time:
+  """The very times given, steps + 1 of them. Raises ConfigError."""
+  if len(t) != steps + 1:
+    raise ConfigError(f"a grid of {len(t)} times has {len(t) - 1} steps, not {steps}.")
+  return at_times(process, t)
+
+
+def at_ratios(process: Process, s: np.ndarray) -> Time:
+  """The grid of these s = sigma / alpha, which fall."""
+  return at_times(process, process.time_of(np.asarray(s, np.float64)))
+
+
+def _check(process: Process, steps: int) -> None:
+  if steps < 1:
+    raise ConfigError(f"sampling.steps = {steps}: at least 1 is needed.")
+  if process.steps is not None and steps > process.steps:
+    raise ConfigError(
+      f"sampling.steps = {steps}: {process.name} has between 1 and {process.steps} steps."
+    )
+
+
+def _of_steps(process: Process, n: np.ndarray, final: float) -> Time:
+  """Training steps n, whole or not, then t = final."""
+  assert process.steps is not None
+  return at_times(process, np.append((n + 1) / process.steps, final))
+
+
+def _last(process: Process, to_zero: bool) -> float:
+  """The end of a grid: t = 0, or training step 0."""
+  if to_zero:
+    return 0.0
+  if process.steps is None:
+    raise ConfigError(f"to_zero = False ends at training step 0, and {process.name} has none.")
+  return 1 / process.steps
+
+
+def trailing(process: Process, steps: int, to_zero: bool = True) -> Time:
+  """From the last training step down in equal strides. [2305.08891 table 2]
+
+  to_zero  whether the end is t = 0, or training step 0
+  """
+  _check(process, steps)
+  if process.steps is None:
+    return at_times(process, np.linspace(1.0, 0.0, steps + 1))
+  n = np.round(process.steps - np.arange(steps) * (process.steps / steps)) - 1
+  return _of_steps(process, n, _last(process, to_zero))
+
+
+def leading(
+  process: Process,
+  steps: int,
+  offset: int = 1,
+  keep_lowest: bool = True,
+  to_zero: bool = True,
+) -> Time:
+  """From the bottom up in whole strides, as SD samples; misses the noisiest steps.
+
+  offset       added to every step (SD: 1, DDPM: 0)
+  keep_lowest  whether the lowest is a moment of its own, or left out for the end to take its place
+               (DPM-Solver, UniPC)
+  to_zero      whether the end is t = 0, or training step 0 as in SD ("set_alpha_to_one = False")
+  Raises ConfigError for a process without training steps.
+  """
+  _check(process, steps)
+  if process.steps is None:
+    raise ConfigError(f"spacing 'leading' counts training steps, and {process.name} has none.")
+  count = steps if keep_lowest else steps + 1
+  n = np.arange(count)[::-1][:steps] * (process.steps // count) + offset
+  return _of_steps(process, n.astype(np.float64), _last(process, to_zero))
+
+
+def linspace(
+  process: Process,
+  steps: int,
+  rounded: bool = False,
+  keep_lowest: bool = True,
+  to_zero: bool = True,
+) -> Time:
+  """Evenly from the last training step to the first, fractional unless rounded, then t = 0.
+
+  keep_lowest, to_zero  as in `leading`
+  """
+  _check(process, steps)
+  if process.steps is None:
+    return at_times(process, np.linspace(1.0, 0.0, steps + 1))
+  n = np.linspace(process.steps - 1, 0, steps if keep_lowest else steps + 1)[:steps]
+  return _of_steps(process, np.round(n) if rounded else n, _last(process, to_zero))
+
+
+def _range(process: Process, of: str, top: float | None, bottom: float | None):
+  """Largest and smallest of what is spaced, `of` = "s" (sigma / alpha) or "t"; the process's own
+  where None is given."""
+  if of not in ("s", "t"):
+    raise ConfigError(f"a grid is spaced in 's' = sigma / alpha or in 't', not in {of!r}.")
+  smallest = 1 / process.steps if process.steps else 1e-3
+  own = np.array([1.0, smallest])
+  if of == "s":
+    ends = process.at(np.array([1 - smallest if process.zero_terminal_snr else 1.0, smallest]))
+    own = ends.sigma / ends.alpha
+  return own[0] if top is None else top, own[1] if bottom is None else bottom
+
+
+def _spaced(process: Process, of: str, values: np.ndarray) -> Time:
+  """The grid of these s or t, then 0."""
+  return (at_ratios if of == "s" else at_times)(process, np.append(values, 0.0))
+
+
+def karras(
+  process: Process,
+  steps: int,
+  rho: float = 7.0,
+  of: str = "s",
+  top: float | None = None,
+  bottom: float | None = None,
+  rounded: bool = False,
+) -> Time:
+  """s^(1 / rho) evenly spaced from top to bottom, then 0. [2206.00364 eq. 5]
+
+  of           what is spaced: "s" = sigma / alpha, or "t"
+  top, bottom  the process's own ends by default
+  rounded      whether the network is fed the nearest training step; the moments stay as they are
+  """
+  _check(process, steps)
+  top, bottom = _range(process, of, top, bottom)
+  grid = _spaced(process, of, np.linspace(top ** (1 / rho), bottom ** (1 / rho), steps) ** rho)
+  return grid._replace(model_time=np.round(grid.model_time)) if rounded else grid
+
+
+def exponential(
+  process: Process,
+  steps: int,
+  of: str = "s",
+  top: float | None = None,
+  bottom: float | None = None,
+) -> Time:
+  """log s evenly spaced, hence uniform in log SNR, then 0. [2206.00927 sec. 3]
+
+  of, top, bottom  as in `karras`
+  """
+  _check(process, steps)
+  top, bottom = _range(process, of, top, bottom)
+  return _spaced(process, of, np.geomspace(top, bottom, steps))
+
+
+def beta(
+  process: Process,
+  steps: int,
+  a: float = 0.6,
+  b: float = 0.6,
+  of: str = "t",
+  top: float | None = None,
+  bottom: float | None = None,
+  keep_lowest: bool = False,
+) -> Time:
+  """Quantiles of Beta(a, b), denser at both ends, then 0. [2407.12173]
+
+  of, top, bottom  as in `karras`
+  keep_lowest      whether the last quantile is `bottom`, a moment of its own, or the end itself
+  """
+  from scipy.stats import beta as distribution
+
+  _check(process, steps)
+  top, bottom = _range(process, of, top, bottom if keep_lowest else 0.0)
+  u = np.linspace(1, 0, steps if keep_lowest else steps + 1)[:steps]
+  return _spaced(process, of, bottom + (top - bottom) * distribution.ppf(u, a, b))
+
+
+def shifted(
+  process: Process,
+  steps: int,
+  factor: float = 3.0,
+  terminal: float | None = None,
+  top: float = 1.0,
+  bottom: float | None = None,
+) -> Time:
+  """t = shift(even t, factor), as SD3 and FLUX sample; then 0. [2403.03206 eq. 23]
+
+  terminal     stretches the grid so that its last t before 0 is this one (Qwen-Image: 0.02)
+  top, bottom  of the even t. By default one more stride from bottom would reach 0; SD3 has
+               bottom = shift(0.001, factor), so that it ends its shift a second time
+  """
+  _check(process, steps)
+  t = shift(np.linspace(top, top / steps if bottom is None else bottom, steps), factor)
+  if terminal is not None:
+    t = stretch(t, terminal)
+  return at_times(process, np.append(t, 0.0))
+
+
+def dynamic(
+  process: Process,
+  steps: int,
+  tokens: int = 4096,
+  base_shift: float = 0.5,
+  max_shift: float = 1.15,
+  base_tokens: int = 256,
+  max_tokens: int = 4096,
+  terminal: float | None = None,
+) -> Time:
+  """`shifted` by the number of image tokens: `dynamic_factor`.   Source: FLUX.1's sampling code"""
+  factor = dynamic_factor(tokens, base_shift, max_shift, base_tokens, max_tokens)
+  return shifted(process, steps, float(factor), terminal)
+
+
+def stretch(t: np.ndarray, terminal: float) -> np.ndarray:
+  """1 - t scaled so that the last t is `terminal`."""
+  if t[-1] == 1:
+    raise ConfigError("a grid of one step cannot be stretched to a terminal time.")
+  return 1 - (1 - t) * (1 - terminal) / (1 - t[-1])
+
+
+GRIDS: dict[str, Callable[..., Time]] = {
+  "trailing": trailing,
+  "leading": leading,
+  "linspace": linspace,
+  "karras": karras,
+  "exponential": exponential,
+  "beta": beta,
+  "shifted": shifted,
+  "dynamic": dynamic,
+  "times": times,
+}

@@ -1,0 +1,64 @@
+"""Inpainting with a network that was not trained for it: a hook, and a plan that repeats itself.
+
+    replacement   after every step the known part is the given picture, noised to that step's time
+    resampling    RePaint: every few steps the state is noised back up and they are done again, so
+                  that the free part comes to agree with the known part
+
+A plan says only from where to where each step goes, so that going back needs no solver: `repeated`
+lists the steps of a block several times, and the hook noises x from the end of one step to the
+start of the next wherever the two differ.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from t2i_jax.errors import ConfigError
+from t2i_jax.process import Prediction
+from t2i_jax.sampling.loop import Noise, OnStep
+from t2i_jax.sampling.solver import Step
+
+
+def repeated(plan: Step, times: int, block: int = 1) -> Step:
+  """The plan with every `block` steps done `times` times over, the last block once.
+
+  For solvers without memory (ddim, ddpm, heun): a multistep solver would take outputs from before
+  the jump for neighbours. Source: [2201.09865 alg. 1]: times U = 10; its app. B has block 10
+  Raises ConfigError.
+  """
+  steps = len(plan.index)
+  if times < 1 or block < 1 or steps % block:
+    raise ConfigError(
+      f"inpainting: {steps} steps in blocks of {block}, {times} times each. Blocks must divide the "
+      "steps, and both numbers be at least 1."
+    )
+  order = jnp.arange(steps).reshape(-1, block)
+  order = jnp.concatenate([jnp.repeat(order[:-1], times, 0).reshape(-1), order[-1]])
+  again = jax.tree.map(lambda a: a[order], plan)
+  return again._replace(index=jnp.arange(len(order)))
+
+
+def inpaint(plan: Step, known: jax.Array, mask: jax.Array, noise: Noise) -> OnStep:
+  """The hook of `sample` that holds the known part, and goes back where the plan does.
+
+      x_s = mask (alpha_s known + sigma_s eps) + (1 - mask) x_s       [2201.09865 eq. 8]
+      x_t ~ N((alpha_t / alpha_s) x_s, sigma_{t|s}^2 I)  back up      [2201.09865 alg. 1]
+
+  plan   the one given to `sample`, from `make_plan` or `repeated`
+  known  [B, ...] like x0, used where mask [B, ..., 1 or C] is 1
+  noise  step index -> unit Gaussian; of other keys than the solver's. Each step draws it twice.
+  Replacement alone, which is the hook of a plan without repeats: [2011.13456 app. I.2]
+  """
+  steps, now, to = len(plan.index), plan.now, plan.to
+  after = lambda f, end: jnp.concatenate([f[1:], end[-1:]])  # what the next step starts from
+  alpha, sigma = after(now.alpha, to.alpha), after(now.sigma, to.sigma)
+  grow = alpha / to.alpha
+  add = jnp.sqrt(jnp.maximum(sigma**2 - grow**2 * to.sigma**2, 0))
+  contiguous = (alpha == to.alpha) & (sigma == to.sigma)
+  grow, add = jnp.where(contiguous, 1, grow), jnp.where(contiguous, 0, add)
+
+  def on_step(i, x: jax.Array, prediction: Prediction, state):
+    given = to.alpha[i] * known + to.sigma[i] * noise(i).astype(x.dtype)
+    x = mask * given + (1 - mask) * x
+    return grow[i] * x + add[i] * noise(steps + i).astype(x.dtype), state
+
+  return on_step

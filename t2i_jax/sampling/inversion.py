@@ -1,0 +1,129 @@
+"""Inversion: from data to the noise that a deterministic sampler would have made it from.
+
+Any deterministic solver inverts when it runs over a grid that rises: `ddim` is DDIM inversion
+[2010.02502 sec. 5.4, eq. 14 backwards], `heun` the same ODE at second order [2206.00364 alg. 1
+upwards]. Both only approximate the inverse of their own steps. Two more solvers have an inverse
+that is exact, up to the fixed-point iterations they are given:
+
+    ddim_inverse   what DDIM, run down the same grid, takes back to x0 [2309.04907]
+    midpoint       the implicit midpoint rule, second order, whose inverse is itself run back
+
+At sigma = 0 nothing says which noise is to be found, and DDIM's step upwards divides by it. As in
+the published samplers a picture is therefore taken for x_t at the smallest time of the grid.
+Invert at a guidance scale of 1: at others the ODE is steep and the round trip is lost
+[2211.09794 sec. 3].
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2i_jax.errors import ConfigError
+from t2i_jax.process import Prediction, Process, Time, to_x0_eps
+from t2i_jax.sampling.loop import make_plan, sample
+from t2i_jax.sampling.runge_kutta import Frame, frame_of, starts_and_ends
+from t2i_jax.sampling.solver import Call, Denoiser, Solver, Step
+
+
+def rising(times: Time) -> Time:
+  """A sampler's grid from its smallest noise up, without the moment that has none.   # [S + 1]"""
+  keep = np.asarray(times.sigma)[::-1] > 0
+  return Time(*(np.asarray(field, np.float64)[::-1][keep] for field in times))
+
+
+def invert(
+  denoise: Denoiser,
+  solver: Solver,
+  process: Process,
+  times: Time,
+  x0: jax.Array,
+  cond: Any = None,
+  keep: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+  """Runs a deterministic solver upwards, from x0 at times[0] to x_1 at times[-1].
+
+  times  [S + 1] rising, concrete, the first with some noise: `rising` of a sampler's grid
+  keep   whether the trajectory is returned too
+  Returns (x_1 [B, ...], the states at all times [S + 1, B, ...] or None). Raises ConfigError.
+  """
+  if solver.noisy:
+    raise ConfigError("inversion: this solver adds noise, which has no inverse. Use 'ddim'.")
+  t = np.asarray(times.t)
+  if np.any(np.diff(t) < 0) or np.asarray(times.sigma)[0] <= 0:
+    raise ConfigError(
+      f"inversion: times must rise from a sigma above 0, not t = {t[0]:g} .. {t[-1]:g} from sigma "
+      f"= {np.asarray(times.sigma)[0]:g}. Take rising(the sampler's grid)."
+    )
+
+  def record(i, x, prediction, states):
+    return x, jax.lax.dynamic_update_index_in_dim(states, x, i + 1, 0)
+
+  plan = make_plan(solver, process, times)
+  if not keep:
+    return sample(denoise, solver, plan, x0, cond)[0], None
+  states = jnp.zeros((len(t), *x0.shape), x0.dtype).at[0].set(x0)
+  return sample(denoise, solver, plan, x0, cond, on_step=record, state=states)
+
+
+def halfway(process: Process, now: Time, to: Time) -> Time:
+  """The moments in the middle of steps, in tau = sigma / (alpha + sigma).   float64 [S]"""
+  noise = now.sigma / (now.alpha + now.sigma) + to.sigma / (to.alpha + to.sigma)
+  return process.at(np.asarray(process.time_of(noise / (2 - noise))))
+
+
+class Implicit(NamedTuple):
+  """where: the Time at which the network is asked;   scale: its alpha + sigma;   frame: the step"""
+
+  where: Time
+  scale: Any
+  frame: Frame
+
+
+def _implicit(share: float, iterations: int) -> Solver:
+  """y_to = y + d_tau g(y + share d_tau g), solved for the slope g by iteration.
+
+  In y = x / (alpha + sigma) against tau = sigma / (alpha + sigma), where dy/dtau = eps - x0 and a
+  step of DDIM is Euler's. The iteration contracts where d_tau |dg/dy| < 1.
+  """
+
+  def plan(process: Process, times: Time) -> Implicit:
+    now, to = starts_and_ends(times)
+    where = to if share == 1 else halfway(process, now, to)
+    return Implicit(where, where.alpha + where.sigma, frame_of(now, to, "flow"))
+
+  def step(call: Call, x, step: Step, memory, noise):
+    n: Implicit = step.numbers
+    y, d_tau = x / n.frame.scale, n.frame.tau_to - n.frame.tau
+
+    def ask(slope: jax.Array) -> tuple[jax.Array, Prediction]:
+      x_t = n.scale * (y + share * d_tau * slope)
+      prediction = call(x_t, n.where)
+      x0_hat, eps_hat = to_x0_eps(prediction, x_t, n.where)
+      return eps_hat - x0_hat, prediction._replace(value=x0_hat, kind="x0")
+
+    slope = jax.lax.fori_loop(0, iterations - 1, lambda _, g: ask(g)[0], jnp.zeros_like(x))
+    slope, prediction = ask(slope)
+    return n.frame.scale_to * (y + d_tau * slope), prediction, memory
+
+  return Solver(plan, lambda x: (), step, calls=iterations)
+
+
+def ddim_inverse(iterations: int = 10) -> Solver:
+  """x_t of which a DDIM step down to s gives x_s, by fixed-point iteration. [2309.04907]
+
+      x_s = alpha_s x0_hat(x_t, t) + sigma_s eps_hat(x_t, t),   solved for x_t
+
+  For `invert`; longer steps need more iterations for the same digits.
+  """
+  return _implicit(1.0, iterations)
+
+
+def midpoint(iterations: int = 10) -> Solver:
+  """The implicit midpoint rule, which serves both ways: up and down again is where one began.
+
+  y_to = y + d_tau g((y + y_to) / 2, half-way in tau).   Source: Hairer, Lubich, Wanner, Geometric
+  Numerical Integration, sec. V.1 (symmetric methods)
+  """
+  return _implicit(0.5, iterations)
