@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from t2i_jax.evaluation.score import score
-from t2i_jax.evaluation.stats import Rate
 from t2i_jax.training.serve import open_workdir
 
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -42,10 +41,7 @@ def measure(workdir: str, classifier: str, scale: float, weight: float | None):
     seed=30_000,  # prompts that no choice was made on
     categories=CATEGORIES,
   )
-  rates = []
-  for category in CATEGORIES:
-    both = [result.cell(category, heldout).model for heldout in (False, True)]
-    rates.append(Rate(sum(r.successes for r in both), sum(r.n for r in both)))
+  rates = [result.pooled(category) for category in CATEGORIES]
   return rates, at.draw([p for p in SHOWN for _ in range(2)], [0, 1, 0, 1])
 
 

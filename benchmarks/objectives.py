@@ -116,10 +116,7 @@ def measure(workdir: Path) -> dict[str, Any]:
         seed=20_000,  # prompts that no choice was made on
         categories=CATEGORIES,
       )
-      rates = []
-      for category in CATEGORIES:
-        both = [result.cell(category, heldout).model for heldout in (False, True)]
-        rates.append(sum(r.successes for r in both) / sum(r.n for r in both))
+      rates = [result.pooled(category).rate for category in CATEGORIES]
       cells[f"{label}|{steps}"] = rates
       pictures[f"{label}|{steps}"] = draw(at.params, SHOWN, range(len(SHOWN)))
       print(workdir.name, label, steps, [f"{r:.0%}" for r in rates], flush=True)

@@ -96,6 +96,11 @@ class Score:
         return cell
     raise KeyError((category, heldout))
 
+  def pooled(self, category: str) -> Rate:
+    """The model's rate on seen and held-out compositions together."""
+    both = [self.cell(category, heldout).model for heldout in (False, True)]
+    return Rate(sum(rate.successes for rate in both), sum(rate.n for rate in both))
+
   def to_json(self) -> dict[str, Any]:
     """The content of score.json.
 

@@ -6,7 +6,7 @@ Schedules, predictions and their conversions, the laws of t, and the losses. Kno
 from t2i_jax.process.losses import PENALTIES, denoising_loss
 from t2i_jax.process.prediction import KINDS, Prediction, convert, from_x0_eps, to_x0_eps
 from t2i_jax.process.schedules import PROCESSES, Process
-from t2i_jax.process.time import Time, like
+from t2i_jax.process.time import Time, like, mix
 from t2i_jax.process.timesteps import SHIFTS, TIMESTEP_LAWS
 from t2i_jax.process.weightings import WEIGHTINGS
 
@@ -24,5 +24,6 @@ __all__ = [
   "denoising_loss",
   "from_x0_eps",
   "like",
+  "mix",
   "to_x0_eps",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 
 from t2i_jax.process.prediction import Prediction, convert, from_x0_eps, to_x0_eps
 from t2i_jax.process.schedules import Process
-from t2i_jax.process.time import Time, like
+from t2i_jax.process.time import Time, like, mix
 from t2i_jax.process.weightings import Weighting, space_factor
 
 Consistency = Callable[[jax.Array, Time], jax.Array]
@@ -98,10 +98,6 @@ def level_weights(times: Time, mean: float = -1.1, std: float = 2.0) -> np.ndarr
   return mass / mass.sum()
 
 
-def _noised(x0: jax.Array, eps: jax.Array, time: Time) -> jax.Array:
-  return like(time.alpha, x0) * x0 + like(time.sigma, x0) * eps
-
-
 def consistency_training(
   f: Consistency,
   target: Consistency,
@@ -116,8 +112,8 @@ def consistency_training(
   target  f with the weights held: its average, or f itself [2310.14189 sec. 3.2]; no gradient
   A row counts by 1 / (s_now - s_to) in [2310.14189 sec. 3.1], which the caller multiplies.
   """
-  held = jax.lax.stop_gradient(target(_noised(x0, eps, to), to))
-  return distance(f(_noised(x0, eps, now), now), held)
+  held = jax.lax.stop_gradient(target(mix(x0, eps, to), to))
+  return distance(f(mix(x0, eps, now), now), held)
 
 
 def consistency_distillation(
@@ -131,7 +127,7 @@ def consistency_distillation(
   distance: Distance = squared_distance,
 ) -> jax.Array:
   """d(f(x_t), target(x_s)) with x_s where the teacher's ODE takes x_t. [2303.01469 alg. 2]"""
-  x_t = _noised(x0, eps, now)
+  x_t = mix(x0, eps, now)
   held = jax.lax.stop_gradient(target(teacher(x_t, now, to), to))
   return distance(f(x_t, now), held)
 
@@ -171,7 +167,7 @@ def meanflow(
             guidance in [2505.13447 sec. 4.2]
   power     p of the weight 1 / (|error|^2 + 0.001)^p, held [2505.13447 sec. 4.3]
   """
-  x_t = _noised(x0, eps, time)
+  x_t = mix(x0, eps, time)
   if velocity is None:
     velocity = from_x0_eps("velocity", x0, eps, time)
   t = jnp.broadcast_to(time.t, (len(x0),)).astype(x0.dtype)

@@ -33,3 +33,8 @@ def like(coefficient: jax.Array, x: jax.Array) -> jax.Array:
   if coefficient.ndim == 0:
     return coefficient
   return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
+
+
+def mix(x0: jax.Array, eps: jax.Array, time: Time) -> jax.Array:
+  """x_t = alpha x0 + sigma eps; x0, eps [B, ...], time of scalars or [B]."""
+  return like(time.alpha, x0) * x0 + like(time.sigma, x0) * eps

@@ -19,7 +19,7 @@ import numpy as np
 from t2i_jax.errors import ConfigError
 from t2i_jax.process.prediction import Prediction, to_x0_eps
 from t2i_jax.process.schedules import Process
-from t2i_jax.process.time import Time, like
+from t2i_jax.process.time import Time, like, mix
 
 
 class Posterior(NamedTuple):
@@ -181,7 +181,7 @@ def variational_bound(
 
   def add(total: jax.Array, step: tuple[jax.Array, Time, Time]) -> tuple[jax.Array, None]:
     index, now, to = step
-    x_t = like(now.alpha, x0) * x0 + like(now.sigma, x0) * noise(index).astype(x0.dtype)
+    x_t = mix(x0, noise(index).astype(x0.dtype), now)
     prediction = denoise(x_t, now, cond)
     low, high = log_bounds(now, to, first)
     if variance == "learned":

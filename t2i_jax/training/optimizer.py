@@ -32,7 +32,7 @@ def _checked(warmup: int, steps: int) -> int:
   return warmup
 
 
-def _is_matrix(m: Any) -> bool:
+def _is_leaf(m: Any) -> bool:
   return m is None or isinstance(m, tuple)
 
 
@@ -44,7 +44,7 @@ def adamw(
   weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
   """AdamW for all; weights decay in matrices only. Source: [1711.05101 alg. 2]"""
-  labels = jax.tree.map(lambda m: "vector" if m is None else "matrix", matrices, is_leaf=_is_matrix)
+  labels = jax.tree.map(lambda m: "vector" if m is None else "matrix", matrices, is_leaf=_is_leaf)
   return optax.partition(
     {
       "matrix": optax.adamw(lr, b2=b2, weight_decay=weight_decay),
@@ -65,7 +65,7 @@ def muon(
   numbers = jax.tree.map(
     lambda m: None if m is None else optax.contrib.MuonDimensionNumbers(*m),
     matrices,
-    is_leaf=_is_matrix,
+    is_leaf=_is_leaf,
   )
   return optax.contrib.muon(
     lr,

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding
-from t2i_jax.process import like
+from t2i_jax.process import mix
 from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.timesteps import stratified
 from t2i_jax.training.running import BINS, KEEP, averaged, by_bin, gradient_noise, importance
@@ -47,7 +47,7 @@ def row_losses(
   if c.offset:
     per_channel = row_noise(key, rows, DRAW_OFFSET, (1, 1, x0.shape[-1]))
     eps = offset_noise(eps, per_channel, c.offset)
-  x_t = like(time.alpha, x0) * x0 + like(time.sigma, x0) * eps
+  x_t = mix(x0, eps, time)
   seen = x_t
   if c.perturbation:
     extra = row_noise(key, rows, DRAW_PERTURB, x0.shape[1:])
