@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
   c.train.steps = 1000
   # It has no text tower and draws nothing.
   for part, keys in {
-    "text": ("width", "depth", "heads"),
-    "model": ("text", "remat"),
+    "text": ("tower",),
+    "model": ("text", "remat", "attention"),
     "process": ("prediction", "weighting", "penalty"),
   }.items():
     for key in keys:

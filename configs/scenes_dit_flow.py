@@ -20,18 +20,15 @@ def get_config() -> ConfigDict:
     "val_split": "val",
     "image_size": (32, 32),  # height, width of a picture, or of a latent
     "workers": 0,  # processes that decode; 0 = threads
-    "prefetch": 4,  # batches read ahead
   }
   c.text = {
     "tokenizer": "bpe",  # the data's own byte-level BPE, or "bytes"
     "vocab": 512,
     "length": 12,  # tokens a caption may have, begin and end counted
-    "width": 128,
-    "depth": 1,
-    "heads": 4,
+    "tower": "transformer(width=128, depth=1, heads=4)",  # or "bag_of_words(width=128)"
   }
   c.model = {
-    "kind": "dit",  # or "classifier"
+    "kind": "dit",  # or "pixart", "sd3", "flux", ...: models.BACKBONES
     "channels": 3,
     "patch": 8,
     "width": 192,
@@ -39,7 +36,8 @@ def get_config() -> ConfigDict:
     "heads": 4,
     "text": "cross",  # or "joint"
     "dtype": "float32",  # of activations; weights are float32
-    "remat": "none",
+    "remat": "none",  # or "full", "dots", "attention", "qkv", "offload": what backward keeps
+    "attention": "xla",
   }
   c.process = {
     "kind": "flow",

@@ -24,24 +24,27 @@ COUNTS: tuple[str, ...] = (
   "train.accumulate",
   "eval.rows",
 )
-COUNTS += ("checkpoint.keep", "data.prefetch", "text.vocab", "text.width", "text.heads")
+COUNTS += ("checkpoint.keep", "text.vocab")
 COUNTS += ("model.channels", "model.patch", "model.width", "model.depth", "model.heads")
 
 
 def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> ConfigDict:
   """The config of a file with `a.b=value` overrides, locked.
 
-  path       a .py file with get_config(); files beside it are importable as `configs.<name>`
+  path       a .py file with get_config(), or "file.py:variant" for one of its VARIANTS; the
+             folder `configs` that it is in is importable
   overrides  dotted key -> text as written on the command line
   Raises ConfigError naming the file, the key and the nearest key.
   """
-  path = Path(path)
+  file, _, variant = str(path).partition(":")
+  path = Path(file)
   if not path.is_file():
     beside = path.parent if path.parent.is_dir() else Path("configs")
     known = sorted(str(p) for p in beside.glob("*.py"))
     near = difflib.get_close_matches(str(path), known, 1, 0)
     raise ConfigError(f"--config={path} does not exist. Nearest: {near[0] if near else 'none'}.")
-  sys.path.insert(0, str(path.resolve().parent.parent))
+  root = next((p for p in path.resolve().parents if p.name == "configs"), path.resolve().parent)
+  sys.path.insert(0, str(root.parent))
   try:
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert module_spec is not None and module_spec.loader is not None
@@ -51,7 +54,11 @@ def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> Co
     sys.path.pop(0)
   if not hasattr(module, "get_config"):
     raise ConfigError(f"{path} has no get_config(); is it a config?")
-  config = module.get_config()
+  variants = getattr(module, "VARIANTS", ())
+  if variant and variant not in variants:
+    there_are = f"There are {', '.join(variants)}" if variants else "It has none"
+    raise ConfigError(f"--config={path}:{variant}: {variant!r} is not a variant. {there_are}.")
+  config = module.get_config(variant) if variant else module.get_config()
   apply_overrides(config, overrides or {}, str(path))
   return config.lock()
 

@@ -1,9 +1,12 @@
 """Every config: loads, is traced at full size, learns for two shrunk steps, has no unread key."""
 
+import importlib.util
 import inspect
 import io
 import json
 import math
+import re
+import sys
 import tarfile
 from pathlib import Path
 
@@ -27,19 +30,49 @@ from t2i_jax.training.pod import abstract_batch
 from t2i_jax.training.state import abstract_state
 from t2i_jax.training.step import make_train_step
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
 LATENTS = [path for path in CONFIGS if load_config(path).model.channels != 3]
 # Keys that training does not read -> who reads them.
 READ_ELSEWHERE = {"score.level": evaluate}
 SHRUNK = {
-  "text.width": "16", "text.depth": "1", "text.heads": "2", "text.vocab": "600",
+  "text.tower": "transformer(width=16, depth=1, heads=2)", "text.vocab": "600",
   "text.length": "24",
   "model.width": "32", "model.depth": "2", "model.heads": "2",
   "train.batch": "8", "train.steps": "2", "train.schedule": "cosine(warmup=1)", "log.every": "1",
   "eval.rows": "8", "sampling.steps": "2", "sampling.batch": "8",
   "sampling.prompts": "('a red circle', 'a blue square')",
-  "data.val_split": "val", "data.workers": "0",
+  "data.val_split": "val", "data.workers": "0", "data.image_size": "(16, 16)",
+  "model.double_blocks": "1", "model.single_blocks": "1", "model.rope_axes": "(4, 4, 8)",
 }  # fmt: skip
+# By what a model needs besides: heads of another width, four axes, labels.
+OF_LATENTS = {"data.image_size": "(8, 8)", "model.channels": "4"}
+OF_KIND = {
+  "pixart": {"model.width": "48"},
+  "flux2": {"model.rope_axes": "(4, 4, 4, 4)"},
+  "class_dit": {
+    "text.tower": "label", "text.length": "1", "text.vocab": "1001",
+    "sampling.prompts": "('1', '2')",
+  },
+}  # fmt: skip
+
+
+def variants_of(path):
+  """The names by which a config of a file can be asked for."""
+  found = re.search(r"^VARIANTS", path.read_text(), re.MULTILINE)
+  return [f"{path}:{v}" for v in config_module(path).VARIANTS] if found else [str(path)]
+
+
+def config_module(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  sys.path.insert(0, str(Path(__file__).parents[1]))
+  spec.loader.exec_module(module)
+  sys.path.pop(0)
+  return module
+
+
+VARIANTS = [variant for path in CONFIGS for variant in variants_of(path)]
+COMPARED = [v for v in VARIANTS if "/compare/" in v]
 
 each_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 
@@ -49,13 +82,17 @@ def test_there_are_configs_for_pictures_and_for_latents():
   assert LATENTS
 
 
-@each_config
-def test_loads_under_its_own_name_with_at_most_60_keys(path):
-  config = load_config(path)
-  assert config.name == path.stem
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.split("configs/")[1])
+def test_loads_under_its_own_name_with_at_most_60_keys(variant):
+  config = load_config(variant)
+  path = Path(variant.partition(":")[0])
+  plain = "".join(c if c.isalnum() else "_" for c in path.stem + variant.partition(":")[2].lower())
+  bare = lambda name: name.replace("_", "")
+  assert bare(config.name) == bare(plain)
   assert len(leaves(config)) <= 60
   text = path.read_text()
-  assert f"--config=configs/{path.name}" in text and "\nResult:" in text
+  assert f"--config=configs/{variant.split('configs/')[1].split(':')[0]}" in text
+  assert "\nResult:" in text
 
 
 @each_config
@@ -63,7 +100,7 @@ def test_full_size_is_traced_without_allocating(path):
   config = load_config(path)
   sizes = tuple(max(1, config.mesh[axis]) for axis in MESH_AXES)
   mesh = AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
-  system = make_system(config, Tokenizer.bytes())
+  system = make_system(config, tokenizer_of(config))
   optimizer = make_optimizer(config.train, system.matrices)
   state = abstract_state(system, optimizer, mesh, config.train.freeze)
   batch = abstract_batch(system, config.train.batch, mesh)
@@ -73,6 +110,11 @@ def test_full_size_is_traced_without_allocating(path):
   assert metrics["loss"].shape == ()
   count = sum(math.prod(x.shape) for x in jax.tree.leaves((state.trainable, state.frozen)))
   print(f"{path.stem}: {count / 1e6:.2f} M parameters, {system.flops / 1e9:.2f} GFLOPs a forward")
+
+
+def tokenizer_of(config):
+  labels = config.text.tokenizer.startswith("labels")
+  return Tokenizer.load("", config.text.tokenizer) if labels else Tokenizer.bytes()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +132,7 @@ def latents(tmp_path_factory):
     for i in range(40):
       npy = io.BytesIO()
       np.save(npy, rng.standard_normal((8, 8, 4), dtype=np.float32))
-      for name, data in ((f"{i}.npy", npy.getvalue()), (f"{i}.txt", f"number {i}".encode())):
+      for name, data in ((f"{i}.npy", npy.getvalue()), (f"{i}.txt", str(i).encode())):
         member = tarfile.TarInfo(name)
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
@@ -122,23 +164,26 @@ def record_reads(config, monkeypatch):
 
 
 @pytest.mark.slow
-@each_config
+@pytest.mark.parametrize("path", [*CONFIGS, f"{COMPARED[0]}".partition(":")[0] + ":double_single"],
+                         ids=lambda path: str(path).split("configs/")[1])  # fmt: skip
 def test_two_shrunk_steps_are_finite_and_leave_no_key_unread(
   path, pictures, latents, tmp_path, monkeypatch
 ):
-  size = {"data.image_size": "(8, 8)"} if path in LATENTS else {"data.image_size": "(16, 16)"}
-  data = {"data.dir": str(latents if path in LATENTS else pictures)}
+  whole = load_config(path)
+  of_latents = whole.model.channels != 3
+  has = leaves(whole)
+  shrunk = SHRUNK | OF_KIND.get(whole.model.kind, {}) | (OF_LATENTS if of_latents else {})
+  shrunk = {key: value for key, value in shrunk.items() if key in has}
+  data = {"data.dir": str(latents if of_latents else pictures)}
   mesh = {"mesh.data": "-1", "mesh.fsdp": "4" if jax.device_count() % 4 == 0 else "1"}
-  has = leaves(load_config(path))
-  shrunk = {key: value for key, value in SHRUNK.items() if key in has}
-  config = load_config(path, shrunk | size | data | mesh)
+  config = load_config(path, shrunk | data | mesh)
   read = record_reads(config, monkeypatch)
   train(config, tmp_path)
   monkeypatch.undo()
   entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [(e["step"], e["kind"]) for e in entries] == [(1, "train"), (2, "train"), (2, "val")]
   assert all(np.isfinite(e["loss"]) for e in entries)
-  drawn = path not in LATENTS and "sampling.steps" in has
+  drawn = not of_latents and "sampling.steps" in has
   assert (tmp_path / "samples/step_00000002.png").exists() == drawn
   assert set(leaves(config)) - read == set(READ_ELSEWHERE)
 

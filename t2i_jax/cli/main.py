@@ -1,13 +1,19 @@
-"""t2i train | sample | eval | data."""
+"""t2i train | sample | eval | describe | data."""
 
 import argparse
 import sys
 from typing import Any
 
-from t2i_jax.cli import data, evaluate, sample, train
+from t2i_jax.cli import data, describe, evaluate, sample, train
 from t2i_jax.errors import ConfigError, T2IError
 
-VERBS: dict[str, Any] = {"data": data, "train": train, "sample": sample, "eval": evaluate}
+VERBS: dict[str, Any] = {
+  "data": data,
+  "train": train,
+  "sample": sample,
+  "eval": evaluate,
+  "describe": describe,
+}
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -34,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
   try:
     rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(rest)
-    if overrides and args.verb != "train":
-      raise ConfigError("--config.<key>=<value> belongs to t2i train.")
+    if overrides and args.verb not in ("train", "describe"):
+      raise ConfigError("--config.<key>=<value> belongs to t2i train and describe.")
     args.overrides = overrides
     return VERBS[args.verb].run(args) or 0
   except T2IError as error:

@@ -1,4 +1,4 @@
-"""Captions to token ids: a byte-level BPE trained on the data, or plain bytes."""
+"""Captions to token ids: a byte-level BPE trained on the data, plain bytes, or class labels."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from t2i_jax.errors import ConfigError, DataError, PromptError
 
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]")
 PAD, BOS, EOS = range(3)
-KINDS = ("bpe", "bytes")
+KINDS = ("bpe", "bytes", "labels:N")
 
 
 class Tokenizer:
@@ -27,8 +27,10 @@ class Tokenizer:
 
   def __init__(self, kind: str, model: str | None = None):
     self.kind, self._model = kind, model
-    self._bpe = _parse(model) if model is not None else None
+    self._bpe = _parse(model) if kind == "bpe" and model is not None else None
     self.vocab: int = self._bpe.get_vocab_size() if self._bpe else len(SPECIAL) + 256
+    if kind == "labels":
+      self.vocab = int(str(model)) + 1
 
   @classmethod
   def bpe(cls, text: str) -> "Tokenizer":
@@ -41,9 +43,17 @@ class Tokenizer:
     return cls("bytes")
 
   @classmethod
+  def labels(cls, classes: int) -> "Tokenizer":
+    """Captions that are numbers below `classes`: one token, the label + 1; 0 is the caption ""."""
+    return cls("labels", str(classes))
+
+  @classmethod
   def load(cls, folder: str | Path, kind: str) -> "Tokenizer":
     """The tokenizer of a built folder. Raises ConfigError on the kind, DataError on the file."""
-    if kind not in KINDS:
+    label, _, classes = kind.partition(":")
+    if label == "labels" and classes.isdecimal() and int(classes) > 0:
+      return cls.labels(int(classes))
+    if kind not in KINDS[:2]:
       raise ConfigError(f"text.tokenizer = {kind!r} is not one of {', '.join(KINDS)}.")
     if kind == "bytes":
       return cls.bytes()
@@ -85,6 +95,8 @@ class Tokenizer:
     Returns ids int32 [n, length] and mask bool [n, length], True where there is a token.
     Raises PromptError where a text with its BOS and EOS does not fit.
     """
+    if self.kind == "labels":
+      return self._labels(texts, length)
     ids = np.full((len(texts), length), PAD, np.int32)
     mask = np.zeros((len(texts), length), bool)
     for row, (text, found) in enumerate(zip(texts, self._ids(texts), strict=True)):
@@ -99,8 +111,18 @@ class Tokenizer:
       mask[row, : len(tokens)] = True
     return ids, mask
 
+  def _labels(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.zeros((len(texts), length), np.int32)
+    for row, text in enumerate(texts):
+      if text and not (text.isdecimal() and int(text) < self.vocab - 1):
+        raise PromptError(f"{_shorten(text)!r} is no label: write a number below {self.vocab - 1}.")
+      ids[row, 0] = int(text) + 1 if text else 0
+    return ids, np.ones(ids.shape, bool)
+
   def decode(self, ids: Sequence[int]) -> str:
     """The text of ids; special tokens are left out."""
+    if self.kind == "labels":
+      return str(ids[0] - 1) if ids[0] else ""
     plain = [int(i) for i in ids if i >= len(SPECIAL)]
     if self._bpe:
       return self._bpe.decode(plain).removeprefix(" ")

@@ -12,9 +12,10 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from t2i_jax.models.layers import project, rms_norm, rotate
-from t2i_jax.models.params import fan_in, ones, weight
+from t2i_jax.models.layers import BlockConfig, Dense, rms_norm, rotate
+from t2i_jax.models.params import ones, weight
 
 
 class Visible(Protocol):
@@ -52,52 +53,97 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None
   q [B, Lq, N, K]; k, v [B, Lkv, Nkv, K] with N a multiple of Nkv (grouped queries).
   A query that no key may answer averages all values: give padding a document of its own.
   """
+  out = weighted_values(q, k, v, None if mask is None else mask.allowed())
+  return checkpoint_name(out, "attention")
+
+
+def weighted_values(
+  q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None
+) -> jax.Array:
+  """`attend`, of a mask as a predicate [B, Lq, Lkv], without its name for rematerialisation."""
   groups = q.shape[2] // k.shape[2]
   q = q.reshape(*q.shape[:2], k.shape[2], groups, q.shape[3])
   scores = jnp.einsum("bqngk,bsnk->bngqs", q, k, preferred_element_type=jnp.float32)
   scores = scores * q.shape[-1] ** -0.5
-  if mask is not None:
-    scores = jnp.where(mask.allowed()[:, None, None], scores, -1e30)
+  if allowed is not None:
+    scores = jnp.where(allowed[:, None, None], scores, -1e30)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
   out = jnp.einsum("bngqs,bsnk->bqngk", weights, v)
   return out.reshape(*out.shape[:2], -1, out.shape[-1])
 
 
 # (q, k, v, mask) -> [B, Lq, N, K]: `attend`, or what a control puts in its place.
-Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask | None], jax.Array]
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Visible | None], jax.Array]
+Rope = tuple[jax.Array, jax.Array]  # cos, sin [L, K / 2], or [B, L, K / 2]
 
 
-class Attention(nnx.Module):
-  """Projections around `attend`: self-attention, or cross-attention where `kv` is given.
+class Heads(nnx.Module):
+  """q, k and v of one stream of tokens, of another one's k and v where `kv` is given.
 
   qk_norm: RMS norm of each head's q and k with a learned gain [2302.05442 sec. 2; RMS for LN].
   """
 
-  def __init__(self, width: int, heads: int, rngs: nnx.Rngs, *, kv_width: int | None = None):
-    d, kv_d, k = width, kv_width or width, width // heads
-    self.q = weight(rngs, (d, heads, k), ("embed", "heads", "head_dim"), fan_in(d), ((0,), (1, 2)))
-    self.kv = weight(
-      rngs, (kv_d, 2, heads, k), ("embed", None, "kv_heads", "head_dim"), fan_in(kv_d),
-      ((0,), (2, 3)),
+  def __init__(self, c: BlockConfig, rngs: nnx.Rngs, *, kv_width: int | None = None):
+    d, n, k = c.width, c.heads, c.width // c.heads
+    axes = ("embed", "heads", "head_dim")
+    self.q = Dense(rngs, d, (n, k), axes, bias=c.bias, matrix=((0,), (1, 2)))
+    self.kv = Dense(
+      rngs, kv_width or d, (2, n, k), ("embed", None, "kv_heads", "head_dim"),
+      bias=c.bias, matrix=((0,), (2, 3)),
     )  # fmt: skip
-    self.q_gain = weight(rngs, (k,), ("head_dim",), ones)
-    self.k_gain = weight(rngs, (k,), ("head_dim",), ones)
-    self.out = weight(
-      rngs, (heads, k, d), ("heads", "head_dim", "embed"), fan_in(d), ((0, 1), (2,))
-    )
+    self.eps, self.qk_norm = c.qk_eps, c.qk_norm
+    if c.qk_norm:
+      self.q_gain = weight(rngs, (k,), ("head_dim",), ones)
+      self.k_gain = weight(rngs, (k,), ("head_dim",), ones)
 
   def __call__(
+    self, x: jax.Array, rope: Rope | None = None, kv: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x [B, L, D], kv [B, T, Dkv] -> q [B, L, N, K], k and v [B, T, N, K]"""
+    q, pair = self.q(x), self.kv(x if kv is None else kv)  # pair [B, T, 2, N, K]
+    k, v = pair[:, :, 0], pair[:, :, 1]
+    if self.qk_norm:
+      q, k = rms_norm(q, self.q_gain, self.eps), rms_norm(k, self.k_gain, self.eps)
+    if rope is not None:
+      q, k = rotate(q, *rope), rotate(k, *rope)
+    return tuple(checkpoint_name(part, "qkv") for part in (q, k, v))
+
+
+def heads_out(c: BlockConfig, rngs: nnx.Rngs, *, bias: bool | None = None) -> Dense:
+  """The projection [N, K] -> D of what attention answers."""
+  n, k = c.heads, c.width // c.heads
+  axes = ("heads", "head_dim", "embed")
+  bias = c.bias if bias is None else bias
+  return Dense(rngs, (n, k), c.width, axes, bias=bias, matrix=((0, 1), (2,)))
+
+
+class Attention(Heads):
+  """Self-attention, or cross-attention where `kv` is given, with its output projection."""
+
+  def __init__(self, c: BlockConfig, rngs: nnx.Rngs, *, kv_width: int | None = None):
+    super().__init__(c, rngs, kv_width=kv_width)
+    self.out = heads_out(c, rngs)
+
+  def __call__(  # type: ignore[override]
     self,
     x: jax.Array,  # [B, L, D]
     *,
     kv: jax.Array | None = None,  # [B, T, Dkv]
-    rope: tuple[jax.Array, jax.Array] | None = None,  # cos, sin [L, K / 2]
-    mask: Mask | None = None,
+    rope: Rope | None = None,
+    mask: Visible | None = None,
     attend: Attend = attend,
   ) -> jax.Array:
-    q = rms_norm(project("bld,dnk->blnk", x, self.q), self.q_gain)
-    pair = project("bld,dcnk->bclnk", x if kv is None else kv, self.kv)  # [B, 2, T, N, K]
-    k, v = rms_norm(pair[:, 0], self.k_gain), pair[:, 1]
-    if rope is not None:
-      q, k = rotate(q, *rope), rotate(k, *rope)
-    return project("blnk,nkd->bld", attend(q, k, v, mask), self.out)
+    return self.out(attend(*super().__call__(x, rope, kv), mask))
+
+
+def attend_jointly(
+  text: tuple[jax.Array, ...], image: tuple[jax.Array, ...], mask: Visible | None, attend: Attend
+) -> tuple[jax.Array, jax.Array]:
+  """One attention over text and image tokens, text first, given the (q, k, v) of each stream.
+
+  Source: [2403.03206 sec. 4]
+  """
+  q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(text, image, strict=True))
+  out = attend(q, k, v, mask)
+  length = text[0].shape[1]
+  return out[:, :length], out[:, length:]

@@ -14,16 +14,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.block import PreNormBlock, block_macs
+from t2i_jax.models.attention import attend
+from t2i_jax.models.block import PreNormBlock
 from t2i_jax.models.layers import (
+  BlockConfig,
+  Dense,
+  Embedder,
   grid_positions,
   patchify,
-  project,
   rms_norm,
   rope_angles,
   timestep_embedding,
 )
-from t2i_jax.models.params import fan_in, scan_blocks, stack_blocks, weight, zeros
+from t2i_jax.models.params import scan_blocks, stack_blocks, zeros
 from t2i_jax.parallel import constrain
 
 TIME_EMBEDDING = 256
@@ -55,32 +58,23 @@ class NoisyClassifier(nnx.Module):
   def __init__(self, config: ClassifierConfig, rngs: nnx.Rngs):
     c = self.config = config
     d, p = c.width, c.patch * c.patch * c.channels
-    self.patch_in = weight(rngs, (p, d), ("conv_in", "embed"), fan_in(p))
-    self.time_in = weight(rngs, (TIME_EMBEDDING, d), (None, "embed"), fan_in(TIME_EMBEDDING))
-    self.time_out = weight(rngs, (d, d), ("embed", "mlp"), fan_in(d))
-    self.blocks = stack_blocks(lambda r: PreNormBlock(d, c.heads, r), c.depth, rngs)
-    self.head = weight(rngs, (d, c.vocab), ("embed", "vocab"), zeros)  # begins at even odds
-    self.bias = weight(rngs, (c.vocab,), ("vocab",), zeros)
+    self.patch_in = Dense(rngs, p, d, ("conv_in", "embed"), bias=False)
+    self.time_in = Embedder(rngs, TIME_EMBEDDING, d, bias=False)
+    block = BlockConfig(d, c.heads)
+    self.blocks = stack_blocks(lambda r: PreNormBlock(block, r), c.depth, rngs)
+    self.head = Dense(rngs, d, c.vocab, ("embed", "vocab"), init=zeros)  # begins at even odds
 
   def __call__(self, x_t: jax.Array, model_time: jax.Array) -> jax.Array:
     c = self.config
     rows, cols = x_t.shape[1] // c.patch, x_t.shape[2] // c.patch
-    x = project("blp,pd->bld", patchify(x_t, c.patch), self.patch_in)  # [B, L, D]
-    embedding = timestep_embedding(model_time, TIME_EMBEDDING).astype(x.dtype)
-    hidden = jax.nn.silu(project("be,ed->bd", embedding, self.time_in))
-    x = x + project("bd,dk->bk", hidden, self.time_out)[:, None]
+    x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
+    time = self.time_in(timestep_embedding(model_time, TIME_EMBEDDING).astype(x.dtype))
     rope = rope_angles(grid_positions(rows, cols), c.width // c.heads, ROPE_THETA)
-    x = constrain(x, "batch", "sequence", None)
-    x = scan_blocks(self.blocks, x, lambda block, x, _: block(x, None, rope))
+    x = constrain(x + time[:, None], "batch", "sequence", None)
+    call = lambda block, x, _: (block(x, attend, None, rope), None)
+    x, _ = scan_blocks(self.blocks, x, call)
     pooled = rms_norm(jnp.mean(rms_norm(x), axis=1))  # [B, D]
-    return (project("bd,dv->bv", pooled, self.head) + self.bias[...]).astype(jnp.float32)
-
-
-def classifier_flops(c: ClassifierConfig, tokens: int) -> int:
-  """Matmul and attention FLOPs of one forward pass of one image (2 a multiply-add)."""
-  ends = tokens * c.patch * c.patch * c.channels * c.width + c.width * c.vocab
-  vectors = TIME_EMBEDDING * c.width + c.width * c.width
-  return 2 * (c.depth * block_macs(c.width, tokens) + vectors + ends)
+    return self.head(pooled).astype(jnp.float32)
 
 
 def present(ids: jax.Array, mask: jax.Array, vocab: int) -> jax.Array:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from t2i_jax.errors import ConfigError
+
 
 class Tower(NamedTuple):
   """The output of one encoder.
@@ -24,6 +26,18 @@ class Conditioning(NamedTuple):
 
   towers: dict[str, Tower]
   extras: dict[str, Any]
+
+
+def pooled_of(tower: Tower, model: str) -> jax.Array:
+  """The pooled vector of a tower [B, P]. Raises ConfigError where it has none."""
+  if tower.pooled is None:
+    raise ConfigError(f"model.kind = {model!r} needs a pooled text, which this text.tower has not.")
+  return tower.pooled
+
+
+def guidance_of(cond: Conditioning, scale: float, rows: int) -> jax.Array:
+  """The guidance scale that a model is told: extras["guidance"] [B], or `scale` for all rows."""
+  return cond.extras.get("guidance", jnp.full(rows, scale, jnp.float32))
 
 
 def drop_towers(cond: Conditioning, null: Conditioning, drop: dict[str, jax.Array]) -> Conditioning:

@@ -7,14 +7,13 @@ one the compiled program is the same as if there were none.
 
 from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.attention import Attend, Mask, attend
+from t2i_jax.models.attention import Attend, Visible, attend
 from t2i_jax.models.conditioning import Conditioning
 
 
@@ -35,39 +34,40 @@ def with_role(cond: Conditioning, role: Role) -> Conditioning:
 class Here(NamedTuple):
   """Where a control is asked what to do.
 
-  layer  this layer's slice of Control.layers
-  role   [B] int32, the Role of each row
-  text   how many tokens of text lead the sequence (static); 0 where it holds the image alone
+  layer   this layer's slice of Control.layers
+  role    [B] int32, the Role of each row
+  text    how many tokens of text lead the sequence (static); 0 where it holds the image alone
+  attend  the model's own attention
   """
 
   layer: Any
   role: jax.Array
   text: int
+  attend: Attend
 
 
-def plain_attention(here: Here, site: str, q, k, v, mask: Mask | None) -> jax.Array:
-  return attend(q, k, v, mask)
+def plain_attention(here: Here, site: str, q, k, v, mask: Visible | None) -> jax.Array:
+  return here.attend(q, k, v, mask)
 
 
-def plain_block(here: Here, before: jax.Array, after: jax.Array) -> jax.Array:
+def plain_block(here: Here, before: Any, after: Any) -> Any:
   return after
 
 
 class Control(NamedTuple):
   """A change inside the blocks.
 
-  layers     pytree with a leading axis [depth]
-  attention  (here, site, q, k, v, mask) -> [B, Lq, N, K] in place of `attend`; site is "self" (of
-             the whole sequence, where that holds text and image) or "cross"
-  block      (here, x before a block, x after it) -> x [B, L, D]
+  layers     pytree with a leading axis [layers], of all stacks in the order they are run
+  attention  (here, site, q, k, v, mask) -> [B, Lq, N, K] in place of `attend`; site is "self" (one
+             kind of tokens alone), "joint" (text before image) or "cross" (image to text)
+  block      (here, x before a block, x after it) -> x, a pytree of [B, L, D]
+  record     (here, site, q, k, v, mask) -> a pytree of reduced maps to keep of each layer, or None
   """
 
   layers: Any
   attention: Callable[..., jax.Array] = plain_attention
-  block: Callable[[Here, jax.Array, jax.Array], jax.Array] = plain_block
-
-  def attending(self, here: Here, site: str) -> Attend:
-    return partial(self.attention, here, site)
+  block: Callable[[Here, Any, Any], Any] = plain_block
+  record: Callable[..., Any] | None = None
 
 
 def chosen_layers(layers: tuple[int, ...], depth: int) -> jax.Array:
@@ -88,7 +88,7 @@ class Alone(NamedTuple):
   text    tokens of text that lead the sequence of `length`
   """
 
-  mask: Mask | None
+  mask: Visible | None
   rows: jax.Array
   text: int
   length: int
@@ -107,9 +107,9 @@ def identity_attention(layers: tuple[int, ...], depth: int) -> Control:
   sees the text, and text sees all, as in the reference library's version for SD3.
   """
 
-  def attention(here: Here, site: str, q, k, v, mask: Mask | None) -> jax.Array:
-    if site != "self":
-      return attend(q, k, v, mask)
+  def attention(here: Here, site: str, q, k, v, mask: Visible | None) -> jax.Array:
+    if site == "cross":
+      return here.attend(q, k, v, mask)
     rows = here.layer & (here.role == Role.PERTURBED)
     return attend(q, k, v, Alone(mask, rows, here.text, q.shape[1]))
 
@@ -119,9 +119,9 @@ def identity_attention(layers: tuple[int, ...], depth: int) -> Control:
 def skip_blocks(layers: tuple[int, ...], depth: int) -> Control:
   """Perturbed rows pass these blocks unchanged. Source: github.com/Stability-AI/sd3.5"""
 
-  def block(here: Here, before: jax.Array, after: jax.Array) -> jax.Array:
-    rows = here.layer & (here.role == Role.PERTURBED)
-    return jnp.where(rows[:, None, None], before, after)
+  def block(here: Here, before: Any, after: Any) -> Any:
+    rows = (here.layer & (here.role == Role.PERTURBED))[:, None, None]
+    return jax.tree.map(lambda old, new: jnp.where(rows, old, new), before, after)
 
   return Control(chosen_layers(layers, depth), block=block)
 

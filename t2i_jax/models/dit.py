@@ -1,37 +1,43 @@
 """A text-conditioned DiT: adaLN-Zero, qk-norm, axial rotary positions, any aspect ratio.
 
-Text enters in one of two ways: "cross" adds a cross-attention to every block [2310.00426 sec. 2.2],
-"joint" puts the text tokens before the image tokens of one sequence [2403.03206 sec. 4, with one
-set of weights]. The backbone itself is [2212.09748 sec. 3].
+Text enters in one of three ways: "cross" adds a cross-attention to every block [2310.00426 sec.
+2.2], "joint" puts the text tokens before the image tokens of one sequence [2403.03206 sec. 4, with
+one set of weights], "pooled" leaves it at the one vector that the others take besides. The backbone
+itself is [2212.09748 sec. 3].
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.attention import Attention, Mask, attend, padding_mask
-from t2i_jax.models.block import block_macs
+from t2i_jax.models.adaln_block import AdaLNBlock
+from t2i_jax.models.attention import Mask, padding_mask
 from t2i_jax.models.conditioning import Conditioning, Tower
-from t2i_jax.models.control import Control, Here
+from t2i_jax.models.control import Control
 from t2i_jax.models.layers import (
-  Mlp,
+  BlockConfig,
+  Dense,
+  Embedder,
+  Modulation,
   grid_positions,
   layer_norm,
   modulate,
   patchify,
-  project,
   rms_norm,
   rope_angles,
   timestep_embedding,
   unpatchify,
 )
-from t2i_jax.models.params import REMAT, fan_in, scan_blocks, stack_blocks, weight, zeros
+from t2i_jax.models.params import stack_blocks, zeros
+from t2i_jax.models.stack import Stacks, check_runs
+from t2i_jax.models.streams import joint_mask
 from t2i_jax.parallel import constrain
 
-TEXT_MODES = ("cross", "joint")
+TEXT_MODES = ("cross", "joint", "pooled")
 TIME_EMBEDDING = 256  # sinusoid width [2212.09748, its code]
 ROPE_THETA = 100.0  # axial positions of small grids [2403.13298 sec. 4]
 
@@ -40,7 +46,7 @@ ROPE_THETA = 100.0  # axial positions of small grids [2403.13298 sec. 4]
 class DiTConfig:
   """width is of tokens, patch of a side in pixels or latents, channels of x_t.
 
-  out_channels is twice channels where a variance is learned [2212.09748, its code].
+  out is twice channels where a variance is learned [2212.09748, its code].
   """
 
   width: int
@@ -48,43 +54,25 @@ class DiTConfig:
   heads: int
   patch: int
   channels: int
-  out_channels: int
+  out: int
   text: str
   text_width: int
   remat: str = "none"
+  attention: str = "xla"
 
   def __post_init__(self):
+    check_runs(self)
     if self.text not in TEXT_MODES:
       raise ConfigError(f"model.text = {self.text!r} is not one of {', '.join(TEXT_MODES)}.")
-    if self.remat not in REMAT:
-      raise ConfigError(f"model.remat = {self.remat!r} is not one of {', '.join(REMAT)}.")
     if self.width % (4 * self.heads):
       raise ConfigError(
         f"model.width = {self.width} does not divide into model.heads = {self.heads} heads of a "
         f"multiple of 4 (two axes of rotary pairs). Use width {4 * self.heads} x n."
       )
 
-
-class Block(nnx.Module):
-  """Attention, cross-attention where text enters so, and MLP, modulated by six vectors."""
-
-  def __init__(self, c: DiTConfig, rngs: nnx.Rngs):
-    self.attn = Attention(c.width, c.heads, rngs)
-    if c.text == "cross":
-      self.cross = Attention(c.width, c.heads, rngs, kv_width=c.width)
-    self.mlp = Mlp(c.width, rngs)
-    self.joint = c.text == "joint"
-
-  def __call__(self, x, modulation, text, mask: Mask, rope, own=attend, cross=attend):
-    """own, cross: the two attentions, which a control may replace."""
-    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation  # 6 x [B, D]
-    h = modulate(layer_norm(x), shift_a, scale_a)  # [B, L, D]
-    seen = mask if self.joint else None
-    x = x + gate_a[:, None] * self.attn(h, rope=rope, mask=seen, attend=own)
-    if not self.joint:
-      x = x + self.cross(layer_norm(x), kv=text, mask=mask, attend=cross)
-    x = x + gate_m[:, None] * self.mlp(modulate(layer_norm(x), shift_m, scale_m))
-    return constrain(x, "batch", "sequence", None)
+  @property
+  def layers(self) -> int:
+    return self.depth
 
 
 class DiT(nnx.Module):
@@ -92,19 +80,18 @@ class DiT(nnx.Module):
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
     c = self.config = config
-    d, p = c.width, c.patch * c.patch * c.channels
-    p_out = c.patch * c.patch * c.out_channels
-    self.patch_in = weight(rngs, (p, d), ("conv_in", "embed"), fan_in(p))
-    self.text_in = weight(rngs, (c.text_width, d), (None, "embed"), fan_in(c.text_width))
-    self.time_in = weight(rngs, (TIME_EMBEDDING, d), (None, "embed"), fan_in(TIME_EMBEDDING))
-    self.time_out = weight(rngs, (d, d), ("embed", "mlp"), fan_in(d))
-    self.pooled_in = weight(rngs, (c.text_width, d), ("embed", "mlp"), fan_in(c.text_width))
-    # Zero: every block begins as the identity [2212.09748 sec. 3.2, adaLN-Zero].
-    self.adaln = weight(rngs, (c.depth, d, 6, d), ("layers", "mlp", None, "embed"), zeros)
-    self.adaln_bias = weight(rngs, (c.depth, 6, d), ("layers", None, "embed"), zeros)
-    self.blocks = stack_blocks(lambda r: Block(c, r), c.depth, rngs)
-    self.final_adaln = weight(rngs, (d, 2, d), ("mlp", None, "embed"), zeros)
-    self.head = weight(rngs, (d, p_out), ("embed", "conv_out"), zeros)
+    d, p = c.width, c.patch * c.patch
+    block = BlockConfig(d, c.heads)
+    cross = "normed" if c.text == "cross" else ""
+    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"), bias=False)
+    if c.text != "pooled":
+      self.text_in = Dense(rngs, c.text_width, d, (None, "embed"), bias=False)
+    self.time_in = Embedder(rngs, TIME_EMBEDDING, d, bias=False)
+    self.pooled_in = Dense(rngs, c.text_width, d, ("embed", "mlp"), bias=False)
+    self.adaln = Modulation(rngs, d, 6, d, layers=c.depth)
+    self.blocks = stack_blocks(lambda r: AdaLNBlock(block, r, cross=cross), c.depth, rngs)
+    self.final_adaln = Modulation(rngs, d, 2, d, bias=False)
+    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), bias=False, init=zeros)
 
   def __call__(
     self,
@@ -117,72 +104,39 @@ class DiT(nnx.Module):
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
     rows, cols = height // c.patch, width // c.patch
-    x = project("blp,pd->bld", patchify(x_t, c.patch), self.patch_in)  # [B, L, D]
-    tokens = project(
-      "btp,pd->btd", rms_norm(text.tokens.astype(x.dtype)), self.text_in
-    )  # [B, T, D]
-
-    # These matrices are a third of the weights and see one row an image: gathering the vector
-    # and scattering the modulation moves far less over fsdp than gathering them would.
+    x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
+    words = text.mask.shape[1] if c.text == "joint" else 0
     vector = self.condition_vector(model_time, text, x.dtype)  # [B, D]
-    vector = constrain(vector, "batch_data", None)
-    modulation = project("bd,ldsk->lsbk", vector, self.adaln)  # [layers, 6, B, D]
-    modulation = modulation + self.adaln_bias[...].astype(x.dtype)[:, :, None]
-    modulation = constrain(modulation, "layers", None, "batch_data", "embed")
-    modulation = constrain(modulation, "layers", None, "batch", None)
-
     mask, positions = self.layout(text.mask, rows, cols)
-    if c.text == "joint":
-      x = jnp.concatenate([tokens, x], axis=1)  # [B, T + L, D]
     rope = rope_angles(positions, c.width // c.heads, ROPE_THETA)
 
-    def run(block: Block, x: jax.Array, layer: tuple) -> jax.Array:
-      modulation, controlled = layer
-      if control is None:
-        return block(x, modulation, tokens, mask, rope)
-      here = Here(controlled, cond.extras["role"], x.shape[1] - rows * cols)
-      own, cross = (control.attending(here, site) for site in ("self", "cross"))
-      return control.block(here, x, block(x, modulation, tokens, mask, rope, own, cross))
-
-    xs = (modulation, None if control is None else control.layers)
-    x = scan_blocks(self.blocks, constrain(x, "batch", "sequence", None), run, xs, c.remat)
-    x = x[:, -rows * cols :]  # [B, L, D]
-    final = project("bd,dsk->sbk", vector, self.final_adaln)
-    final = constrain(constrain(final, None, "batch_data", "embed"), None, "batch", None)
-    shift, scale = final
-    x = project("bld,dp->blp", modulate(layer_norm(x), shift, scale), self.head)
-    return unpatchify(x.astype(jnp.float32), c.patch, height, width)
+    where: dict[str, Any] = {}
+    if c.text != "pooled":
+      tokens = self.text_in(rms_norm(text.tokens.astype(x.dtype)))  # [B, T, D]
+      where = {"text": tokens, "text_mask": mask}
+    if c.text == "joint":
+      x = jnp.concatenate([tokens, x], axis=1)  # [B, T + L, D]
+      where = {"site": "joint", "mask": mask}
+    stacks = Stacks(c, control, cond, words)
+    call = lambda block, x, modulation, at: block(x, modulation, at, rope=rope, **where)
+    x = constrain(x, "batch", "sequence", None)
+    x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector))
+    shift, scale = self.final_adaln(vector)
+    x = self.head(modulate(layer_norm(x[:, -rows * cols :]), shift, scale))  # [B, L, p p out]
+    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
 
   def condition_vector(self, model_time: jax.Array, text: Tower, dtype) -> jax.Array:
     """Time and pooled text as one vector, after the SiLU that precedes adaLN.   # [B, D]"""
-    embedding = timestep_embedding(model_time, TIME_EMBEDDING).astype(dtype)
-    hidden = jax.nn.silu(project("be,ed->bd", embedding, self.time_in))
-    vector = project("bd,dk->bk", hidden, self.time_out)
+    vector = self.time_in(timestep_embedding(model_time, TIME_EMBEDDING).astype(dtype))
     if text.pooled is not None:
-      vector = vector + project("bp,pk->bk", rms_norm(text.pooled.astype(dtype)), self.pooled_in)
+      vector = vector + self.pooled_in(rms_norm(text.pooled.astype(dtype)))
     return jax.nn.silu(vector)
 
   def layout(self, text_mask: jax.Array, rows: int, cols: int) -> tuple[Mask, jax.Array]:
     """Who sees whom, and where each token sits: (row, column) of a patch, of a word (-i, -i)."""
     grid = grid_positions(rows, cols)  # [L, 2]
-    image = jnp.ones((text_mask.shape[0], rows * cols), bool)
-    if self.config.text == "cross":
+    if self.config.text != "joint":
+      image = jnp.ones((text_mask.shape[0], rows * cols), bool)
       return padding_mask(image, text_mask), grid
     words = -1 - jnp.arange(text_mask.shape[1])[:, None] * jnp.ones((1, 2), jnp.int32)
-    both = jnp.concatenate([text_mask, image], axis=1)  # [B, T + L]
-    return padding_mask(both, both), jnp.concatenate([words, grid])
-
-
-def forward_flops(c: DiTConfig, image_tokens: int, text_tokens: int) -> int:
-  """Matmul and attention FLOPs of one forward pass of one image (2 a multiply-add)."""
-  d = c.width
-  p = c.patch * c.patch * c.channels
-  p_out = c.patch * c.patch * c.out_channels
-  length = image_tokens + (text_tokens if c.text == "joint" else 0)
-  block = block_macs(d, length)
-  if c.text == "cross":
-    block += 2 * image_tokens * d * d + 2 * text_tokens * d * d
-    block += 2 * image_tokens * text_tokens * d
-  vectors = TIME_EMBEDDING * d + d * d + c.text_width * d + 6 * c.depth * d * d + 2 * d * d
-  ends = image_tokens * (p + p_out) * d + text_tokens * c.text_width * d
-  return 2 * (c.depth * block + vectors + ends)
+    return joint_mask(text_mask, rows * cols), jnp.concatenate([words, grid])

@@ -4,6 +4,7 @@ The only file that touches flax.nnx's names for variables, which are still movin
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,29 +58,46 @@ def stack_blocks(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.R
   return blocks
 
 
+def stacked(blocks: nnx.Module) -> int:
+  """How many blocks a stack has."""
+  return int(jax.tree.leaves(nnx.state(blocks, nnx.Param))[0].shape[0])
+
+
+# What the backward pass keeps of a block besides its input. Names are those that the blocks give:
+# attention (its output, and what the kernel needs of it), qkv (after norm and rotation), mlp.
+_KEPT = jax.checkpoint_policies.save_only_these_names
 REMAT: dict[str, Callable[[Callable], Callable]] = {
   "none": lambda body: body,
   "full": jax.checkpoint,
-  "dots": lambda body: jax.checkpoint(
-    body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  "dots": partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+  "attention": partial(jax.checkpoint, policy=_KEPT("attention")),
+  "qkv": partial(jax.checkpoint, policy=_KEPT("attention", "qkv")),
+  "offload": partial(
+    jax.checkpoint,
+    policy=jax.checkpoint_policies.save_and_offload_only_these_names(
+      names_which_can_be_saved=[],
+      names_which_can_be_offloaded=["attention", "qkv"],
+      offload_src="device",
+      offload_dst="pinned_host",
+    ),
   ),
 }
 
 
 def scan_blocks(
-  blocks: nnx.Module, x: jax.Array, call: Callable, xs: Any = None, remat: str = "none"
-) -> jax.Array:
-  """x through the stacked blocks: x = call(block, x, xs[i]) for each i, as one scan.
+  blocks: nnx.Module, x: Any, call: Callable, xs: Any = None, remat: str = "none"
+) -> tuple[Any, Any]:
+  """x and notes through the stacked blocks: x, note[i] = call(block, x, xs[i]), as one scan.
 
-  remat  what the backward pass keeps: "none" all, "full" only x, "dots" the matmul outputs
+  remat  what the backward pass keeps, by name
   """
   graph, weights = nnx.split(blocks)
 
   def body(x, layer):
     weights, xs = layer
-    return call(nnx.merge(graph, weights), x, xs), None
+    return call(nnx.merge(graph, weights), x, xs)
 
-  return jax.lax.scan(REMAT[remat](body), x, (weights, xs))[0]
+  return jax.lax.scan(REMAT[remat](body), x, (weights, xs))
 
 
 def _abstract(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.attention import padding_mask
-from t2i_jax.models.block import PreNormBlock, block_macs
+from t2i_jax.models.attention import attend, padding_mask
+from t2i_jax.models.block import PreNormBlock
 from t2i_jax.models.conditioning import Tower
-from t2i_jax.models.layers import rms_norm, rope_angles
+from t2i_jax.models.layers import BlockConfig, Dense, rms_norm, rope_angles
 from t2i_jax.models.params import fan_in, scan_blocks, stack_blocks, weight
 from t2i_jax.parallel import constrain
 
@@ -19,20 +19,36 @@ ROPE_THETA = 10000.0  # [2104.09864 sec. 3.3]
 
 @dataclass(frozen=True)
 class TextTowerConfig:
-  """vocab is of the tokenizer, length the most tokens a caption may have."""
+  """vocab is of the tokenizer, length the most tokens a caption may have.
+
+  tokens, pooled  widths that the two outputs are projected to; 0: they stay at `width`
+  """
 
   vocab: int
   length: int
   width: int
   depth: int
   heads: int
+  tokens: int = 0
+  pooled: int = 0
 
   def __post_init__(self):
     if self.width % (2 * self.heads):
       raise ConfigError(
-        f"text.width = {self.width} does not divide into text.heads = {self.heads} heads of an "
-        f"even width. Use width {2 * self.heads} x n."
+        f"text.tower: width={self.width} does not divide into heads={self.heads} heads of an even "
+        f"width. Use width {2 * self.heads} x n."
       )
+
+  @property
+  def name(self) -> str:
+    return "text"
+
+  @property
+  def widths(self) -> dict[str, int]:
+    return {"text_width": self.tokens or self.width, "pooled_width": self.pooled or self.width}
+
+  def make(self, rngs: nnx.Rngs) -> "TextTower":
+    return TextTower(self, rngs)
 
 
 class TextTower(nnx.Module):
@@ -43,7 +59,12 @@ class TextTower(nnx.Module):
     self.embedding = weight(rngs, (c.vocab, c.width), ("vocab", "embed"), fan_in(1))
     # Rotary angles tell distances; a learned row a place tells the first noun from the second.
     self.place = weight(rngs, (c.length, c.width), ("sequence", "embed"), fan_in(1))
-    self.blocks = stack_blocks(lambda r: PreNormBlock(c.width, c.heads, r), c.depth, rngs)
+    block = BlockConfig(c.width, c.heads)
+    self.blocks = stack_blocks(lambda r: PreNormBlock(block, r), c.depth, rngs)
+    if c.tokens:
+      self.tokens_out = Dense(rngs, c.width, c.tokens, ("embed", None), bias=False)
+    if c.pooled:
+      self.pooled_out = Dense(rngs, c.width, c.pooled, ("embed", None), bias=False)
 
   def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
     c = self.config
@@ -53,12 +74,14 @@ class TextTower(nnx.Module):
     x = constrain(x, "batch", "sequence", None)
     rope = rope_angles(jnp.arange(ids.shape[1])[:, None], c.width // c.heads, ROPE_THETA)
     allowed = padding_mask(mask, mask)
-    x = rms_norm(scan_blocks(self.blocks, x, lambda block, x, _: block(x, allowed, rope)))
-    count = jnp.maximum(jnp.sum(mask, axis=1), 1)[:, None]
-    pooled = jnp.sum(jnp.where(mask[:, :, None], x, 0), axis=1) / count.astype(x.dtype)
-    return Tower(x, mask, pooled)
+    call = lambda block, x, _: (block(x, attend, allowed, rope), None)
+    x = rms_norm(scan_blocks(self.blocks, x, call)[0])
+    pooled = mean_of_real(x, mask)
+    tokens = self.tokens_out(x) if c.tokens else x
+    return Tower(tokens, mask, self.pooled_out(pooled) if c.pooled else pooled)
 
 
-def tower_flops(c: TextTowerConfig, tokens: int) -> int:
-  """Matmul and attention FLOPs of one caption of `tokens` tokens (2 a multiply-add)."""
-  return 2 * c.depth * block_macs(c.width, tokens)
+def mean_of_real(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """The mean over real tokens, 0 where there is none.   [B, T, D] -> [B, D]"""
+  count = jnp.maximum(jnp.sum(mask, axis=1), 1)[:, None]
+  return jnp.sum(jnp.where(mask[:, :, None], x, 0), axis=1) / count.astype(x.dtype)

@@ -30,7 +30,7 @@ IDENTITY: tuple[str, ...] = (
   "data.train_split",
 )
 IDENTITY += ("train.batch", "train.optimizer", "train.freeze")
-FREE = ("model.remat",)
+FREE = ("model.remat", "model.attention")
 
 
 class Meta(NamedTuple):

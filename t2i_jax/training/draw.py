@@ -99,7 +99,7 @@ def make_draw(
   """
   solver, times, method = make_sampler(c, system.process)
   asked = method.perturb
-  control = None if asked is None else CONTROLS[asked.kind](asked.layers, system.depth)
+  control = None if asked is None else CONTROLS[asked.kind](asked.layers, system.layers)
   plan = make_plan(solver, system.process, times)
   null_tokens = [part[0] for part in tokenizer.encode([c.negative], system.text_length)]
   if classifier is not None:

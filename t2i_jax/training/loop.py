@@ -37,6 +37,8 @@ from t2i_jax.training.state import create_state, merge_params
 from t2i_jax.training.step import jit_train_step, make_validation_step
 from t2i_jax.training.system import System
 
+PREFETCH = 4  # batches read ahead
+
 
 class NotFinite(T2IError):
   """The loss became NaN or infinite."""
@@ -131,7 +133,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     global_batch=c.train.batch,
     rows=run.rows,
     workers=c.data.workers,
-    prefetch=c.data.prefetch,
+    prefetch=PREFETCH,
   )
   data = on_devices(loader.batches(start), mesh, c.train.batch)
   step_fn = jit_train_step(system, run.optimizer, c, mesh, abstract)

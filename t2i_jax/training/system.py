@@ -1,7 +1,9 @@
 """A system: the point in design space that a config names, as pure functions of its parameters."""
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +16,18 @@ from t2i_jax.autoencoders import Identity
 from t2i_jax.config import build
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
-from t2i_jax.models import Conditioning, DiT, axes_of, init_params, matrices_of, with_params
-from t2i_jax.models.classifier import (
-  ClassifierConfig,
-  NoisyClassifier,
-  classifier_flops,
-  log_prob,
-  present,
+from t2i_jax.models import (
+  BACKBONES,
+  Conditioning,
+  axes_of,
+  init_params,
+  matmul_flops,
+  matrices_of,
+  with_params,
 )
+from t2i_jax.models.classifier import ClassifierConfig, NoisyClassifier, log_prob, present
 from t2i_jax.models.conditioning import drop_towers
 from t2i_jax.models.control import Control
-from t2i_jax.models.dit import DiTConfig, forward_flops
 from t2i_jax.models.params import Params
 from t2i_jax.process import (
   KINDS,
@@ -44,7 +47,7 @@ from t2i_jax.process.prediction import check_prediction
 from t2i_jax.process.timesteps import TimestepLaw, inside, shift
 from t2i_jax.process.variational import variance_loss
 from t2i_jax.process.weightings import Weighting
-from t2i_jax.towers import TextTower, TextTowerConfig, tower_flops
+from t2i_jax.towers import TOWERS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -116,7 +119,6 @@ class Trainable:
   towers          names of the text towers, whose captions training may drop
   text_length     tokens a caption may have
   null_tokens     (ids [T], mask [T]) of "", the null of classifier-free guidance
-  flops           matmul and attention FLOPs of one forward pass of one image and caption
   """
 
   process: Process
@@ -128,10 +130,9 @@ class Trainable:
   towers: tuple[str, ...]
   text_length: int
   null_tokens: tuple[np.ndarray, np.ndarray]
-  flops: int
 
   def init(self, key: jax.Array) -> Params:
-    """Fresh float32 parameters by part, {"dit": ..., "text": ...}."""
+    """Fresh float32 parameters by part, {"backbone": ..., "text": ...}."""
     keys = dict(zip(self.makers, jax.random.split(key, len(self.makers)), strict=True))
     return {name: init_params(make, keys[name]) for name, make in self.makers.items()}
 
@@ -150,24 +151,38 @@ class Trainable:
     """
     raise NotImplementedError
 
+  def forward(self, params: Params, x_t: jax.Array, ids: jax.Array, mask: jax.Array) -> Any:
+    """What the networks answer at t = 1/2."""
+    raise NotImplementedError
+
+  @cached_property
+  def flops(self) -> int:
+    """Matmul and attention FLOPs of one forward pass of one image and caption."""
+    params = jax.eval_shape(self.init, jax.random.key(0))
+    x_t = jax.ShapeDtypeStruct((1, *self.x_shape), jnp.float32)
+    words = (jax.ShapeDtypeStruct((1, self.text_length), kind) for kind in (jnp.int32, jnp.bool_))
+    return matmul_flops(self.forward, params, x_t, *words)
+
 
 @dataclass(frozen=True)
 class System(Trainable):
   """A model that draws.
 
-  depth               blocks of the backbone, by which a control names its layers
+  tower               makes the encoder of captions
+  layers              blocks of the backbone, by which a control names them
   weighting, penalty  of the loss, whatever the network predicts
   """
 
-  depth: int
+  tower: Callable[[nnx.Rngs], nnx.Module]
+  layers: int
   output: Output
   weighting: Weighting
   penalty: Penalty
 
   def encode_text(self, params: Params, ids: jax.Array, mask: jax.Array) -> Conditioning:
     """ids [B, T] int32, mask [B, T] bool."""
-    tower = with_params(self.makers["text"])(params["text"])(ids, mask, self.dtype)
-    return Conditioning({"text": tower}, {})
+    tower = with_params(self.tower)(params.get("text", {}))(ids, mask, self.dtype)
+    return Conditioning({self.towers[0]: tower}, {})
 
   def null(self, params: Params) -> Conditioning:
     """The conditioning of "", one row."""
@@ -184,18 +199,30 @@ class System(Trainable):
   ) -> Prediction:
     """The network as a denoiser: x_t [B, H, W, C] float32, time of scalars or [B].
 
-    aux is the raw learned variance, shaped like x_t, or None.
+    aux is what a control recorded, else the raw learned variance, shaped like x_t, or None.
     """
     model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
-    model = with_params(self.makers["dit"])(params["dit"])
-    network = lambda x: model(x.astype(self.dtype), model_time, cond, control)
+    model = with_params(self.makers["backbone"])(params["backbone"])
+    aux: list[Any] = [None]
+
+    def network(x: jax.Array) -> jax.Array:
+      found = model(x.astype(self.dtype), model_time, cond, control)
+      if control is None or control.record is None:
+        return found
+      found, aux[0] = found
+      return found
+
     kind, learned_variance, sigma_data = self.output
     if sigma_data:
-      return Prediction(preconditioned(network, x_t, time, sigma_data), kind)
+      return Prediction(preconditioned(network, x_t, time, sigma_data), kind, aux[0])
     if not learned_variance:
-      return Prediction(network(x_t), kind)
+      return Prediction(network(x_t), kind, aux[0])
     value, variance = jnp.split(network(x_t), 2, axis=-1)
-    return Prediction(value, kind, variance)
+    return Prediction(value, kind, variance if aux[0] is None else aux[0])
+
+  def forward(self, params: Params, x_t: jax.Array, ids: jax.Array, mask: jax.Array) -> Any:
+    cond = self.encode_text(params, ids, mask)
+    return self.denoise(params, x_t, self.process.at(jnp.float32(0.5)), cond).value
 
   def losses(self, params: Params, batch: dict[str, Any], mixture: Mixture) -> jax.Array:
     """The denoising loss, with the variational term where a variance is learned.   # [B]"""
@@ -231,6 +258,9 @@ class NoisyClassifierSystem(Trainable):
     caption = (batch["tokens"], batch["mask"])
     return -self.log_prob(params, mixture.seen, mixture.time, caption)
 
+  def forward(self, params: Params, x_t: jax.Array, ids: jax.Array, mask: jax.Array) -> Any:
+    return self.logits(params, x_t, self.process.at(jnp.float32(0.5)))
+
 
 def unit_range(image: jax.Array) -> jax.Array:
   """uint8 pixels to float32 in [-1, 1]; latents, already float32, pass through."""
@@ -241,8 +271,9 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System | NoisyClass
   """Builds the system of a config. Allocates nothing. Raises ConfigError."""
   c = config
   process = build(PROCESSES, c.process.kind, "process.kind")
-  if c.model.kind not in MODELS:
-    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(MODELS)}.")
+  kinds = (*BACKBONES, "classifier")
+  if c.model.kind not in kinds:
+    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(kinds)}.")
   if c.model.dtype not in DTYPES:
     raise ConfigError(f"model.dtype = {c.model.dtype!r} is not one of {', '.join(DTYPES)}.")
   if tokenizer.vocab > c.text.vocab:
@@ -271,29 +302,23 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System | NoisyClass
     "text_length": c.text.length,
     "null_tokens": (ids[0], mask[0]),
   }
-  return MODELS[c.model.kind](c, image_tokens, parts)
+  return _classifier(c, parts) if c.model.kind == "classifier" else _drawing(c, parts)
 
 
-def _dit(c: ConfigDict, image_tokens: int, parts: dict[str, Any]) -> System:
+def _drawing(c: ConfigDict, parts: dict[str, Any]) -> System:
   output = build(OUTPUTS, c.process.prediction, "process.prediction")
   check_output(output, parts["process"])
-  text = TextTowerConfig(c.text.vocab, c.text.length, c.text.width, c.text.depth, c.text.heads)
-  dit = DiTConfig(
-    width=c.model.width,
-    depth=c.model.depth,
-    heads=c.model.heads,
-    patch=c.model.patch,
-    channels=c.model.channels,
-    out_channels=c.model.channels * (2 if output.learned_variance else 1),
-    text=c.model.text,
-    text_width=c.text.width,
-    remat=c.model.remat,
-  )
+  tower = build(TOWERS, c.text.tower, "text.tower", c.text.vocab, c.text.length)
+  out = c.model.channels * (2 if output.learned_variance else 1)
+  model, config = backbone(c.model, {"out": out} | tower.widths)
+  makers = {"backbone": lambda rngs: model(config, rngs)}
+  if axes_of(tower.make):  # it has weights
+    makers["text"] = tower.make
   return System(
-    makers={"dit": lambda rngs: DiT(dit, rngs), "text": lambda rngs: TextTower(text, rngs)},
-    flops=forward_flops(dit, image_tokens, c.text.length) + tower_flops(text, c.text.length),
-    towers=("text",),
-    depth=c.model.depth,
+    makers=makers,
+    tower=tower.make,
+    towers=(tower.name,),
+    layers=config.layers,
     output=output,
     weighting=build(WEIGHTINGS, c.process.weighting, "process.weighting"),
     penalty=build(PENALTIES, c.process.penalty, "process.penalty"),
@@ -301,21 +326,33 @@ def _dit(c: ConfigDict, image_tokens: int, parts: dict[str, Any]) -> System:
   )
 
 
-def _classifier(c: ConfigDict, image_tokens: int, parts: dict[str, Any]) -> NoisyClassifierSystem:
+def backbone(c: ConfigDict, given: dict[str, Any]) -> tuple[Callable[..., Any], Any]:
+  """The class of a backbone and its config, of the keys of config.model and what is given besides.
+
+  Raises ConfigError naming a key that is missing, or that this model does not have.
+  """
+  model, kind = BACKBONES[c.kind]
+  fields = {f.name: f.default is MISSING for f in dataclasses.fields(kind)}
+  own = {key: getattr(c, key) for key in c if key not in ("kind", "dtype")}
+  wrong = sorted(set(own) - set(fields))
+  missing = sorted(name for name, needed in fields.items() if needed and name not in own | given)
+  if wrong or missing:
+    raise ConfigError(
+      f"model.kind = {c.kind!r} "
+      + " and ".join(
+        [f"has no model.{name}" for name in wrong] + [f"needs model.{name}" for name in missing]
+      )
+      + f". Its keys: {', '.join(name for name in fields if name not in given)}."
+    )
+  taken = {name: value for name, value in given.items() if name in fields}
+  return model, kind(**own, **taken)
+
+
+def _classifier(c: ConfigDict, parts: dict[str, Any]) -> NoisyClassifierSystem:
   sizes = (c.model.width, c.model.depth, c.model.heads, c.model.patch, c.model.channels)
   classifier = ClassifierConfig(*sizes, c.text.vocab)
-  return NoisyClassifierSystem(
-    makers={"classifier": lambda rngs: NoisyClassifier(classifier, rngs)},
-    flops=classifier_flops(classifier, image_tokens),
-    towers=(),
-    **parts,
-  )
-
-
-MODELS: dict[str, Callable[..., System | NoisyClassifierSystem]] = {
-  "dit": _dit,
-  "classifier": _classifier,
-}
+  maker = lambda rngs: NoisyClassifier(classifier, rngs)
+  return NoisyClassifierSystem(makers={"classifier": maker}, towers=(), **parts)
 
 
 def make_mixing(c: ConfigDict, image_tokens: int) -> Mixing:

@@ -86,12 +86,12 @@ CONFIG_ERRORS = {
   "one side of a picture": ({"data.image_size": 32}, "image_size = (32,)", "image_size=(32,32)"),
   "a name": ({"train.optimizer": "sgd"}, "train.optimizer = 'sgd'", "adamw, muon"),
   "another name": ({"process.kind": "vpp"}, "process.kind = 'vpp'", "flow, trigonometric"),
-  "frozen nothing": ({"train.freeze": ("txt",)}, "under 'txt'", "'dit', 'text'"),
+  "frozen nothing": ({"train.freeze": ("txt",)}, "under 'txt'", "'backbone', 'text'"),
   "mesh of 3": ({"mesh.data": 3}, "needs 3 devices, this run has 8", "Set one axis to -1"),
   "mesh of 3 and the rest": ({"mesh.fsdp": 3}, "8 devices do not divide by 3"),
   "mesh and batch": ({"train.batch": 20}, "batch 20 does not divide", "8 x 1 = 8. Use 16"),
   "mesh and heads": (
-    {"mesh.tensor": 8, "model.heads": 4}, "dit/blocks", "heads = 4", "mesh.tensor = 8",
+    {"mesh.tensor": 8, "model.heads": 4}, "backbone/blocks", "heads = 4", "mesh.tensor = 8",
   ),
   "accumulate": (
     {"train.accumulate": 3}, "train.batch = 16", "train.accumulate = 3", "8 devices", "24 divides",

@@ -129,7 +129,9 @@ def test_ddpm_with_a_frozen_text_tower(train_args, tmp_path):
   born = create_state(at.system, optimizer, abstract, jax.random.key(at.config.seed), ("text",))
   same = jax.tree.map(np.array_equal, at.params["text"], born.frozen["text"])
   assert all(jax.tree.leaves(same))
-  assert not np.array_equal(at.params["dit"]["patch_in"], born.trainable["dit"]["patch_in"])
+  assert not np.array_equal(
+    at.params["backbone"]["patch_in"]["kernel"], born.trainable["backbone"]["patch_in"]["kernel"]
+  )
   out = tmp_path / "drawn"
   assert main(["sample", f"--workdir={tmp_path}", "--prompt=a red circle", "--steps=5"]) == 0
   assert Image.open(out / "0000_seed0.png").text["prompt"] == "a red circle"

@@ -37,7 +37,8 @@ def test_a_fresh_classifier_is_at_even_odds_and_sees_time():
   logits = model(params)(x, jnp.array([1.0, 500, 999]))
   assert logits.shape == (3, 11) and logits.dtype == jnp.float32
   np.testing.assert_array_equal(logits, 0)
-  params["head"] = jax.random.normal(jax.random.key(2), params["head"].shape)
+  head = params["head"]
+  head["kernel"] = jax.random.normal(jax.random.key(2), head["kernel"].shape)
   now, later = (model(params)(x, jnp.full(3, t)) for t in (1.0, 900.0))
   assert jnp.abs(now - later).max() > 1e-3
   alone = model(params)(x[1:2], jnp.array([1.0]))

@@ -57,3 +57,11 @@ def test_timestep_embedding_tells_neighbours_apart():
   np.testing.assert_allclose(e[0], np.r_[np.ones(128), np.zeros(128)])
   assert float(jnp.linalg.norm(e[1:] - e[:-1], axis=1).min()) > 0.1
   assert layers.timestep_embedding(jnp.ones(1, jnp.bfloat16), 8).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_rotary_positions_are_the_same_in_the_form_for_tpus(dtype):
+  x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8)).astype(dtype)
+  cos, sin = layers.rope_angles(jnp.arange(10.0).reshape(5, 2), 8, 100.0)
+  whole = layers._rotate_whole(x, cos[:, None], sin[:, None])
+  np.testing.assert_array_equal(layers.rotate(x, cos, sin), whole)

@@ -21,12 +21,17 @@ pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8)]
 TINY = {
-  "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "8", "text.width": "32",
-  "text.heads": "8", "text.depth": "1", "model.width": "64", "model.heads": "8", "model.depth": "2",
+  "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "8",
+  "text.tower": "transformer(width=32, depth=1, heads=8)",
+  "model.width": "64", "model.heads": "8", "model.depth": "2",
   "train.batch": "16", "train.steps": "20", "train.schedule": "cosine(warmup=5)",
 }  # fmt: skip
 # Large enough that what is not sharded (gains, the outer layers over tensor) does not show.
-BIGGER = TINY | {"text.width": "128", "model.width": "256", "model.depth": "4"}
+BIGGER = TINY | {
+  "text.tower": "transformer(width=128, depth=1, heads=8)",
+  "model.width": "256",
+  "model.depth": "4",
+}
 
 
 def mesh_of(sizes):

@@ -20,8 +20,8 @@ from t2i_jax.training.system import make_system
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
-  "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8", "text.width": "16",
-  "text.heads": "2", "text.depth": "1", "model.width": "16", "model.heads": "2",
+  "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8",
+  "text.tower": "transformer(width=16, depth=1, heads=2)", "model.width": "16", "model.heads": "2",
   "model.depth": "1", "train.batch": "8", "train.steps": "20",
   "train.schedule": "cosine", "data.image_size": "(16, 16)",
 }  # fmt: skip
@@ -123,7 +123,7 @@ def test_the_shift_is_of_the_pictures_own_tokens():
     ),
     ({"process.timesteps": "mode(scale=3)"}, "scale = 3"),
     ({"process.weighting": "min_snr(gama=5)"}, "min_snr takes gamma=5.0, not 'gama'"),
-    ({"model.kind": "unet"}, "model.kind = 'unet' is not one of dit, classifier"),
+    ({"model.kind": "unet"}, "model.kind = 'unet' is not one of dit, class_dit, pixart"),
   ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):

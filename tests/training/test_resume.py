@@ -125,7 +125,7 @@ def test_the_reference_logs_what_it_was_asked_to(reference):
   assert sorted(found) == sorted([*train, *((step, "val") for step in range(6, 25, 6))])
   pictures = {f"step_{step:08d}.png" for step in (12, 24)}
   assert set(contents(reference / "samples")) == {"prompts.json", *pictures}
-  assert not np.array_equal(arrays(reference, 18)["['ema']['dit']['head']"], 0)
+  assert not np.array_equal(arrays(reference, 18)["['ema']['backbone']['head']['kernel']"], 0)
 
 
 @pytest.mark.slow

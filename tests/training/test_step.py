@@ -20,8 +20,8 @@ from t2i_jax.training.system import make_system
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
-  "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8", "text.width": "16",
-  "text.heads": "2", "text.depth": "1", "model.width": "32", "model.heads": "2",
+  "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8",
+  "text.tower": "transformer(width=16, depth=1, heads=2)", "model.width": "32", "model.heads": "2",
   "model.depth": "2", "train.batch": "16", "train.steps": "20",
   "train.schedule": "cosine(warmup=2)",
 }  # fmt: skip
@@ -130,19 +130,23 @@ def test_ema_warms_up():
 
 def test_freezing():
   config, system, optimizer, state = setup(
-    train__freeze="('text', 'dit/patch_in')", train__schedule="cosine"
+    train__freeze="('text', 'backbone/patch_in')", train__schedule="cosine"
   )
-  assert list(state.frozen) == ["dit", "text"] and list(state.frozen["dit"]) == ["patch_in"]
+  assert list(state.frozen) == ["backbone", "text"] and list(state.frozen["backbone"]) == [
+    "patch_in"
+  ]
   new, _ = jax.jit(make_train_step(system, optimizer, config))(state, batch())
   jax.tree.map(np.testing.assert_array_equal, new.frozen, state.frozen)
-  assert not jnp.array_equal(new.trainable["dit"]["head"], state.trainable["dit"]["head"])
+  assert not jnp.array_equal(
+    new.trainable["backbone"]["head"]["kernel"], state.trainable["backbone"]["head"]["kernel"]
+  )
   whole = jax.eval_shape(system.init, jax.random.key(0))
   merged = merge_params(state.trainable, state.frozen)
   assert jax.tree.structure(merged) == jax.tree.structure(whole)
   with pytest.raises(ConfigError, match="no parameter is under 'txt'"):
     split_params(whole, ("txt",))
   with pytest.raises(ConfigError, match="nothing to train"):
-    split_params(whole, ("dit", "text"))
+    split_params(whole, ("backbone", "text"))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -165,10 +169,10 @@ def test_muon_orthogonalises_the_matrices_and_only_them():
     lambda x: jax.random.normal(jax.random.key(x.size), x.shape), state.trainable
   )
   updates, _ = jax.jit(optimizer.update)(grads, state.opt, state.trainable)
-  up = updates["dit"]["blocks"]["mlp"]["up"]  # [layers, D, F]
+  up = updates["backbone"]["blocks"]["mlp"]["up"]["kernel"]  # [layers, D, F]
   singular = jnp.linalg.svd(up, compute_uv=False)
   assert float(singular.max() / singular.min()) < 2.5  # Newton-Schulz brings all near one value
-  gains = updates["dit"]["blocks"]["attn"]["q_gain"]
+  gains = updates["backbone"]["blocks"]["attn"]["q_gain"]
   size = jnp.abs(gains)  # Adam's first step moves all alike
   np.testing.assert_allclose(size, jnp.full_like(gains, size.max()), rtol=1e-3)
 
@@ -199,7 +203,7 @@ def test_schedules():
       scheduled(text)
   bad = load_config(CONFIG, {"train.optimizer": "sgd"})
   with pytest.raises(ConfigError, match="adamw, muon"):
-    make_optimizer(bad.train, {"dit": {"head": None}})
+    make_optimizer(bad.train, {"backbone": {"head": None}})
 
 
 def test_clip_limits_what_the_optimiser_sees():

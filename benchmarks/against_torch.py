@@ -1,0 +1,214 @@
+"""Our transformers beside the classes of diffusers in PyTorch, in seconds: docs/against_torch.md.
+
+python benchmarks/against_torch.py --to docs
+
+DiT-B/2 and a FLUX.1 stack of two double and two single blocks, forward and train step (mean squared
+error, AdamW), eager and under torch.compile, on whatever device both libraries find: float32 on a
+CPU, bfloat16 on a GPU, where the stack has FLUX.1's width and number of tokens. The three take
+turns, call by call, and the medians and their ratios are of those turns: what else the machine does
+strikes all alike. Needs torch and diffusers.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import optax
+import torch
+
+from t2i_jax.models import BACKBONES, Conditioning, Tower, init_params, with_params
+
+TURNS, WARM = 7, 2
+LR = 1e-4
+DIT_B = {
+  "width": 768, "depth": 12, "heads": 12, "patch": 2, "channels": 4, "out": 8, "classes": 1000,
+  "side": 32,
+}  # fmt: skip
+
+
+class Case(NamedTuple):
+  """One model in both libraries: our kind and config, their module and what it is called with."""
+
+  name: str
+  kind: str
+  config: dict[str, Any]
+  module: Callable[[], torch.nn.Module]
+  arguments: Callable[[torch.dtype], dict[str, Any]]
+  x_shape: tuple[int, ...]
+  words: int
+
+
+def dit_b() -> Case:
+  rows = 4
+  of_class = {
+    "num_attention_heads": 12, "attention_head_dim": 64, "num_layers": 12, "out_channels": 8,
+  }  # fmt: skip
+
+  def arguments(dtype: torch.dtype) -> dict[str, Any]:
+    return {
+      "hidden_states": torch.randn(rows, 4, 32, 32, dtype=dtype),
+      "timestep": torch.linspace(10, 900, rows),
+      "class_labels": torch.arange(rows),
+    }
+
+  module = lambda: diffusers.DiTTransformer2DModel(**of_class)
+  return Case(
+    "DiT-B/2, 4 x 256 tokens", "class_dit", DIT_B, module, arguments, (rows, 32, 32, 4), 0
+  )
+
+
+def flux_stack(width: int, side: int, words: int) -> Case:
+  heads, rows = width // 128, 1
+  config = {
+    "width": width, "double_blocks": 2, "single_blocks": 2, "heads": heads, "patch": 2,
+    "channels": 16, "out": 16, "text_width": 4096, "pooled_width": 768, "rope_axes": (16, 56, 56),
+  }  # fmt: skip
+  of_class = {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": heads}
+
+  def arguments(dtype: torch.dtype) -> dict[str, Any]:
+    tokens = side // 2
+    ids = torch.zeros(tokens, tokens, 3)
+    ids[..., 1], ids[..., 2] = torch.arange(tokens)[:, None], torch.arange(tokens)
+    return {
+      "hidden_states": torch.randn(rows, tokens**2, 64, dtype=dtype),
+      "encoder_hidden_states": torch.randn(rows, words, 4096, dtype=dtype),
+      "pooled_projections": torch.randn(rows, 768, dtype=dtype),
+      "timestep": torch.full((rows,), 0.5, dtype=dtype),
+      "img_ids": ids.reshape(-1, 3),
+      "txt_ids": torch.zeros(words, 3),
+    }
+
+  module = lambda: diffusers.FluxTransformer2DModel(**of_class)
+  name = f"FLUX.1, 2 + 2 blocks of width {width}, {(side // 2) ** 2} + {words} tokens"
+  return Case(name, "flux", config, module, arguments, (rows, side, side, 16), words)
+
+
+def ours_of(case: Case, train: bool, dtype: Any, attention: str) -> Callable[[], None]:
+  """A call of our model, or of one step of its training, that ends when the device has ended."""
+  module, config = BACKBONES[case.kind]
+  make = lambda rngs: module(config(**case.config, attention=attention), rngs)
+  rows = case.x_shape[0]
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], case.x_shape)
+  target = jax.random.normal(keys[1], (*case.x_shape[:3], case.config["out"]))
+  tokens = jax.random.normal(keys[2], (rows, case.words or 1, 4096)).astype(dtype)
+  towers = {
+    "text": Tower(tokens, jnp.ones(tokens.shape[:2], bool), tokens[:, 0, :768]),
+    "label": Tower(jnp.arange(rows).reshape(rows, 1, 1), jnp.ones((rows, 1), bool), None),
+  }
+  params = jax.jit(lambda key: init_params(make, key))(jax.random.key(1))
+  params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+  bind, cond, times = with_params(make), Conditioning(towers, {}), jnp.full(rows, 500.0)
+  answer = lambda params, x: bind(params)(x.astype(dtype), times, cond)
+  if not train:
+    run = jax.jit(answer)
+    return lambda: jax.block_until_ready(run(params, x))
+  optimizer = optax.adamw(LR, weight_decay=1e-2)
+
+  def step(state, x, target):
+    params, opt = state
+    loss = lambda params: jnp.mean(jnp.square(answer(params, x) - target))
+    value, grads = jax.value_and_grad(loss)(params)
+    updates, opt = optimizer.update(grads, opt, params)
+    return (optax.apply_updates(params, updates), opt), value
+
+  run, at = jax.jit(step, donate_argnums=0), [(params, jax.jit(optimizer.init)(params))]
+
+  def call() -> None:
+    at[0], _ = jax.block_until_ready(run(at[0], x, target))
+
+  return call
+
+
+def theirs_of(case: Case, train: bool, dtype: torch.dtype, compiled: bool) -> Callable[[], None]:
+  """The same of theirs."""
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  torch.manual_seed(0)
+  module = case.module().to(device=device, dtype=dtype).train(train)
+  arguments = {name: value.to(device) for name, value in case.arguments(dtype).items()}
+  run = torch.compile(module) if compiled else module
+  optimizer = torch.optim.AdamW(module.parameters(), lr=LR, weight_decay=1e-2)
+  wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+  def call() -> None:
+    if not train:
+      with torch.no_grad():
+        run(**arguments)
+    else:
+      optimizer.zero_grad(set_to_none=True)
+      answer = run(**arguments).sample
+      torch.nn.functional.mse_loss(answer, torch.zeros_like(answer)).backward()
+      optimizer.step()
+    wait()
+
+  return call
+
+
+def take_turns(calls: dict[str, Callable[[], None]]) -> dict[str, float]:
+  """Median seconds of each, in turns."""
+  for call in calls.values():
+    for _ in range(WARM):
+      call()
+  found: dict[str, list[float]] = {name: [] for name in calls}
+  for _ in range(TURNS):
+    for name, call in calls.items():
+      began = time.perf_counter()
+      call()
+      found[name].append(time.perf_counter() - began)
+  return {name: statistics.median(times) for name, times in found.items()}
+
+
+def measure(case: Case, train: bool, gpu: bool) -> dict[str, float]:
+  dtypes = (jnp.bfloat16, torch.bfloat16) if gpu else (jnp.float32, torch.float32)
+  attention = "cudnn" if gpu and case.kind == "flux" else "xla"
+  return take_turns(
+    {
+      "ours": ours_of(case, train, dtypes[0], attention),
+      "eager": theirs_of(case, train, dtypes[1], compiled=False),
+      "compiled": theirs_of(case, train, dtypes[1], compiled=True),
+    }
+  )
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--to", default="docs")
+  args = parser.parse_args()
+  gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+  cases = [dit_b(), flux_stack(3072, 128, 512) if gpu else flux_stack(1024, 32, 64)]
+  device = f"{platform.machine()}, {torch.get_num_threads()} threads"
+  device = torch.cuda.get_device_name() if gpu else device
+  versions = f"jax {jax.__version__}, torch {torch.__version__}, diffusers {diffusers.__version__}"
+  lines = [
+    "# Beside PyTorch",
+    "",
+    "Made by `python benchmarks/against_torch.py --to docs` on",
+    f"{device}: {versions};",
+    f"{'bfloat16' if gpu else 'float32'}, median of {TURNS} calls in turns. A ratio is our time",
+    "over theirs: below 1 we are faster.",
+    "",
+    "| what | ours, s | eager, s | torch.compile, s | over eager | over torch.compile |",
+    "|---|---|---|---|---|---|",
+  ]
+  for case in cases:
+    for train in (False, True):
+      t = measure(case, train, gpu)
+      ratios = [t["ours"] / t[other] for other in ("eager", "compiled")]
+      row = [
+        *(f"{t[name]:.3f}" for name in ("ours", "eager", "compiled")),
+        *(f"{r:.2f}" for r in ratios),
+      ]
+      lines.append(f"| {case.name}: {'train step' if train else 'forward'} | {' | '.join(row)} |")
+      print(lines[-1], flush=True)
+  Path(args.to, "against_torch.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,381 @@
+"""What a train step of published models needs of TPUs that are not here: docs/tpu_programs.md.
+
+python benchmarks/flux_on_tpu.py [--rows='v5p:2x2x1 .*'] [--page]
+
+Compiles each row that matches (all, where none is named; minutes each), keeps what it finds in
+docs/tpu_programs.json and writes the page from all that is there. Needs the package libtpu and no
+TPU. Nothing is allocated or run, so there is no step time.
+"""
+
+import argparse
+import json
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from t2i_jax.autoencoders import Identity
+from t2i_jax.config import load_config
+from t2i_jax.models import BACKBONES, Conditioning, Tower, with_params
+from t2i_jax.models.stack import Stacks
+from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.parallel.traffic import Program
+from t2i_jax.process import PROCESSES, WEIGHTINGS, Prediction, denoising_loss
+from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.training.pod import GIB, topology_devices
+from t2i_jax.training.state import TrainState, abstract_state
+from t2i_jax.training.step import DRAW_T, jit_train_step, row_keys, row_losses
+from t2i_jax.training.system import Trainable, make_mixing
+
+ROOT = Path(__file__).parents[1]
+FOUND, PAGE = ROOT / "docs/tpu_programs.json", ROOT / "docs/tpu_programs.md"
+CONFIG = ROOT / "configs/latents_dit_xl2_flow.py"  # whose process and averages are taken
+
+# github.com/AI-Hypercomputer/maxdiffusion at 7cfb880 (2026-08-21), FLUX.1-dev, its tokamax_flash
+# and its default remat, compiled in November 2026 with the same compiler: batch 2 a chip, weights
+# and both moments of AdamW in bfloat16, FSDP over all chips. Its estimate of HBM traffic is by the
+# same rules as ours (parallel.traffic), but not by the same code.
+RIVAL: dict[str, dict[str, Any]] = {
+  "v5p:2x2x1": {
+    "peak": 31.80, "arguments": 16.79, "temporary": 20.48,
+    "all-gather": (65, 938, 46.9), "reduce-scatter": (15, 343, 22.1), "all-reduce": (7, 117, 0.03),
+    "all-to-all": (17, 218, None), "forward": 4, "backward": 2, "traffic": 1240,
+    "fusions": (483, 8890), "blocks": (6.7, 5.7, 13.7, 16.8), "outside": 58,
+  },
+  "v5p:4x4x4": {
+    "peak": 14.13, "arguments": 1.25, "temporary": 15.60,
+    "all-gather": (0, 0, 0.0), "reduce-scatter": (0, 0, 0.0), "all-reduce": (41, 880, 69.3),
+    "all-to-all": (17, 218, None), "forward": 4, "backward": 2, "traffic": 1258,
+    "fusions": (488, 8859),
+  },
+}  # fmt: skip
+
+# Of the first row, GiB of HBM traffic, when rotary positions still cut heads into halves.
+HALVES = 840
+
+TEXT = {"flux": (512, 4096), "sd3": (333, 4096), "qwen_image": (1024, 3584), "flux2": (512, 15360)}
+SIZES: dict[str, dict[str, Any]] = {
+  "flux": {
+    "width": 3072, "double_blocks": 19, "single_blocks": 38, "heads": 24, "patch": 2,
+    "channels": 16, "pooled_width": 768, "rope_axes": (16, 56, 56), "guidance": 3.5,
+  },
+  "sd3": {
+    "width": 2432, "depth": 38, "heads": 38, "patch": 2, "channels": 16, "pooled_width": 2048,
+    "side": 128, "max_side": 192,
+  },
+  "qwen_image": {
+    "width": 3072, "depth": 60, "heads": 24, "patch": 2, "channels": 16,
+    "rope_axes": (16, 56, 56),
+  },
+  "flux2": {
+    "width": 6144, "double_blocks": 8, "single_blocks": 48, "heads": 48, "hidden": 18432,
+    "patch": 1, "channels": 128, "rope_axes": (32, 32, 32, 32), "guidance": 3.5,
+  },
+}  # fmt: skip
+NAMES = {
+  "flux": "FLUX.1-dev",
+  "sd3": "SD3.5-large",
+  "qwen_image": "Qwen-Image",
+  "flux2": "FLUX.2-dev",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+  """One program.
+
+  mesh      data, fsdp, tensor
+  remat     a policy, or one for each stack: "double=full, single=qkv"
+  float32   weights, moments and their average in float32, by the train step of `t2i train`; else
+            weights and moments in bfloat16 and no average, as the rival has it
+  blocks    double and single ones, where they are fewer
+  """
+
+  model: str
+  topology: str
+  mesh: tuple[int, int, int]
+  remat: str
+  rows_a_chip: int = 2
+  float32: bool = False
+  blocks: tuple[int, int] | None = None
+
+  @property
+  def name(self) -> str:
+    blocks = "" if self.blocks is None else f" {self.blocks[0]}+{self.blocks[1]}"
+    sizes = "x".join(map(str, self.mesh))
+    return f"{self.model}{blocks} {self.topology} {sizes} {self.remat}"
+
+
+ROWS = [
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "full"),
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "double=full, single=qkv"),  # what the rival keeps
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "attention"),
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "qkv"),
+  Row("flux", "v5p:4x4x4", (1, 64, 1), "double=full, single=qkv"),
+  Row("flux", "v5p:4x4x4", (1, 64, 1), "attention"),
+  Row("flux", "v5p:4x4x4", (4, 16, 1), "attention"),
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "attention", blocks=(2, 2)),  # what a test compiles again
+  Row("sd3", "v5p:4x4x4", (4, 16, 1), "attention", 2, float32=True),
+  Row("qwen_image", "v5p:4x4x4", (4, 16, 1), "attention", 2, float32=True),
+  Row("flux2", "v5p:8x8x16", (16, 64, 1), "attention", 1, float32=True),
+]
+
+
+class Published(Trainable):
+  """A published backbone that is given its text's features: towers and autoencoder are outside."""
+
+  def losses(self, params, batch, mixture):
+    m = mixture
+    cond = Conditioning({"text": Tower(batch["text"], batch["mask"], batch["pooled"])}, {})
+    model = with_params(self.makers["backbone"])(params["backbone"])
+    value = model(m.seen.astype(self.dtype), m.time.model_time, cond)
+    found = Prediction(value, "velocity", None)
+    return denoising_loss(found, m.x0, m.eps, m.time, WEIGHTINGS["velocity"]())
+
+
+def published(row: Row, policy: str) -> Published:
+  """The system of a row at 1024 pixels."""
+  sizes = dict(SIZES[row.model])
+  if row.blocks is not None:
+    sizes["double_blocks"], sizes["single_blocks"] = row.blocks
+  model, kind = BACKBONES[row.model]
+  text = TEXT[row.model][1]
+  given = {"out": sizes["channels"], "text_width": text, "remat": policy, "attention": "splash"}
+  config = kind(**sizes, **given)
+  side = 128 // 2 * sizes["patch"]  # 64 x 64 patches
+  return Published(
+    process=PROCESSES["flow"](),
+    mixing=make_mixing(load_config(CONFIG, {}).process, 4096),
+    autoencoder=Identity(sizes["channels"]),
+    makers={"backbone": lambda rngs: model(config, rngs)},
+    dtype=jnp.bfloat16,
+    x_shape=(side, side, sizes["channels"]),
+    towers=(),
+    text_length=TEXT[row.model][0],
+    null_tokens=((), ()),
+  )
+
+
+def abstract_batch(system: Published, row: Row, mesh: Mesh) -> dict[str, Any]:
+  """Latents and the features of texts, as they come from a data set that holds both."""
+  n, width = row.rows_a_chip * mesh.size, TEXT[row.model][1]
+  shapes = {
+    "image": ((n, *system.x_shape), jnp.float32),
+    "text": ((n, system.text_length, width), jnp.bfloat16),
+    "mask": ((n, system.text_length), jnp.bool_),
+    "pooled": ((n, SIZES[row.model].get("pooled_width", 1)), jnp.bfloat16),
+    "weight": ((n,), jnp.float32),
+  }
+  put = batch_sharding(mesh)
+  return {k: jax.ShapeDtypeStruct(*pair, sharding=put) for k, pair in shapes.items()}
+
+
+def lean_step(system: Published, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+  """training.step without what the rival's step has not: clipping, averages, metrics."""
+
+  def step(count, params, opt, batch):
+    key = jax.random.fold_in(jax.random.key(0), count)
+    rows = jnp.arange(batch["weight"].shape[0])
+    u = jax.vmap(jax.random.uniform)(row_keys(key, rows, DRAW_T))
+    t = system.process.on_grid(system.mixing.t_of(u))
+    mean = lambda params: jnp.mean(row_losses(system, params, batch, t, rows, key))
+    loss, grads = jax.value_and_grad(mean)(params)
+    updates, opt = optimizer.update(grads, opt, params)
+    return count + 1, optax.apply_updates(params, updates), opt, loss
+
+  return step
+
+
+def lowered(row: Row, system: Published, mesh: Mesh) -> tuple[Any, int]:
+  """The step of a row, lowered, and its number of parameters."""
+  batch = abstract_batch(system, row, mesh)
+  if row.float32:
+    config = load_config(CONFIG, {"train.optimizer": "adamw"})
+    optimizer = make_optimizer(config.train, system.matrices)
+    state = abstract_state(system, optimizer, mesh)
+    args: tuple[Any, ...] = (state, batch)
+    step = jit_train_step(system, optimizer, config, mesh, state)
+  else:
+    optimizer = optax.adamw(1e-5)  # moments have the dtype of the weights
+    state = abstract_state(system, optimizer, mesh)
+    state = TrainState(*(jax.tree.map(_as_bfloat16, part) for part in state))
+    args = (state.step, state.trainable, state.opt, batch)
+    put = jax.tree.map(lambda leaf: leaf.sharding, args)
+    step = jax.jit(
+      lean_step(system, optimizer),
+      donate_argnums=(0, 1, 2),
+      in_shardings=put,
+      out_shardings=(*put[:3], None),
+    )
+  with jax.set_mesh(mesh):
+    return step.lower(*args), sum(leaf.size for leaf in jax.tree.leaves(state.trainable))
+
+
+def _as_bfloat16(leaf: Any) -> Any:
+  dtype = jnp.bfloat16 if leaf.dtype == jnp.float32 else leaf.dtype
+  return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+
+
+def by_stack(policies: str) -> str:
+  """Has the stacks run by a policy each, "double=full, single=qkv"; the policy of the others."""
+  named = dict(part.split("=") for part in policies.split(", ") if "=" in part)
+  run = Stacks.__dict__["run"]
+
+  def chosen(self, name, *args):
+    self._remat = named.get(name, self._remat)
+    return run(self, name, *args)
+
+  if named:
+    Stacks.run = chosen
+    return "full"
+  return policies
+
+
+def measured(row: Row, hlo: Path | None = None) -> dict[str, Any]:
+  """Compiles a row and reads its program; memory and bytes in GiB, for one chip."""
+  mesh = make_mesh(*row.mesh, topology_devices(row.topology))
+  run = Stacks.__dict__["run"]
+  try:
+    system = published(row, by_stack(row.remat))
+    clocks = [(time.time(), time.process_time())]
+    step, count = lowered(row, system, mesh)
+    clocks.append((time.time(), time.process_time()))
+    compiled = step.compile()
+    clocks.append((time.time(), time.process_time()))
+  finally:
+    Stacks.run = run
+  text = compiled.as_text()
+  if hlo is not None:
+    (hlo / f"{re.sub('[^a-z0-9_]+', '_', row.name)}.hlo").write_text(text)
+  memory, program = compiled.memory_analysis(), Program(text)
+  traffic, sent = program.traffic(), program.sent()
+  return {
+    "parameters": count,
+    "peak": memory.peak_memory_in_bytes / GIB,
+    "arguments": memory.argument_size_in_bytes / GIB,
+    "temporary": memory.temp_size_in_bytes / GIB,
+    "sent": {
+      kind: (found.static, found.run, found.bytes / GIB, found.in_loops)
+      for kind, found in sorted(sent.items())
+    },
+    "forward": program.count("custom-call", "splash_mha_fwd")[0],
+    "backward": program.count("custom-call", "splash_mha_d")[0],
+    "traffic": traffic.bytes / GIB,
+    "loops": [
+      (loop.times, traffic.by_loop[loop.body] / loop.times / GIB) for loop in program.loops
+    ],
+    "fusions": program.count("fusion"),
+    "lower": clocks[1][0] - clocks[0][0],
+    "compile": clocks[2][0] - clocks[1][0],
+    "compile_cpu": clocks[2][1] - clocks[1][1],
+  }
+
+
+def beside(found: dict[str, Any], rows: list[Row], rival: dict[str, Any]) -> list[list[str]]:
+  """Lines of a table: the rival, then a column for each row."""
+  ours = [found[row.name] for row in rows]
+  gib = lambda value: "" if value is None else f"{value:.2f}"
+  thrice = lambda static, run, size: (
+    f"{static} / {run}" + ("" if size is None else f" / {size:.1f}")
+  )
+  lines = [["remat", "its default", *(row.remat for row in rows)]]
+  lines.append(["mesh (data x fsdp)", "fsdp", *(f"{r.mesh[0]} x {r.mesh[1]}" for r in rows)])
+  for key in ("peak", "arguments", "temporary"):
+    lines.append([f"{key}, GiB", gib(rival[key]), *(gib(one[key]) for one in ours)])
+  for kind in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all"):
+    sent = [tuple(one["sent"].get(kind, (0, 0, 0.0, 0)))[:3] for one in ours]
+    title = f"{kind}: static / run / GiB"
+    lines.append([title, thrice(*rival[kind]), *(thrice(*of) for of in sent)])
+  inside = [str(one["sent"].get("all-to-all", (0, 0, 0, 0))[3]) for one in ours]
+  lines.append(["all-to-all inside the blocks, static", "some: 17 run 218 times", *inside])
+  both = lambda one: f"{one['forward']} / {one['backward']}"
+  lines.append(["attention kernels, static: forward / backward", both(rival), *map(both, ours)])
+  traffic = [f"{one['traffic']:.0f}" for one in ours]
+  lines.append(["HBM traffic of a step, estimated, GiB", str(rival["traffic"]), *traffic])
+  if "blocks" in rival:
+    of = "of it a double, a single block forward; a single, a double one backward"
+    each = lambda one: " / ".join(f"{size:.1f}" for _, size in one["loops"])
+    lines.append([of, " / ".join(map(str, rival["blocks"])), *map(each, ours)])
+    left = lambda one: one["traffic"] - sum(times * size for times, size in one["loops"])
+    lines.append(
+      ["of it outside the blocks", f"{rival['outside']}", *(f"{left(o):.0f}" for o in ours)]
+    )
+  fused = lambda one: "{} / {}".format(*one["fusions"])
+  lines.append(["fusions: static / run", fused(rival), *map(fused, ours)])
+  seconds = [
+    f"{one['lower']:.0f} / {one['compile']:.0f} / {one['compile_cpu']:.0f}" for one in ours
+  ]
+  return [*lines, ["lower / compile / CPU of compile, s", "", *seconds]]
+
+
+def as_table(lines: list[list[str]]) -> str:
+  head, *rest = (f"| {' | '.join(line)} |" for line in lines)
+  return "\n".join([head, "|" + "---|" * len(lines[0]), *rest])
+
+
+def page(found: dict[str, Any]) -> str:
+  """The page, of the rows that were compiled."""
+  done = [row for row in ROWS if row.name in found]
+  text = (ROOT / "benchmarks/flux_on_tpu.md").read_text()
+  for topology, rival in RIVAL.items():
+    rows = [r for r in done if (r.model, r.topology, r.blocks) == ("flux", topology, None)]
+    lines = [["", "maxdiffusion", *["ours"] * len(rows)], *beside(found, rows, rival)]
+    text = text.replace(f"{{{topology}}}", as_table(lines))
+  titles = "model|topology, mesh|remat|images a chip|parameters|peak, GiB|arguments"
+  lines = [[*titles.split("|"), "all-gather, GiB", "reduce-scatter", "all-reduce", "compile, s"]]
+  for row in (row for row in done if row.float32):
+    one = found[row.name]
+    size = lambda kind, one=one: f"{one['sent'].get(kind, (0, 0, 0.0))[2]:.1f}"
+    lines.append(
+      [
+        NAMES[row.model],
+        f"{row.topology}, {row.mesh[0]} x {row.mesh[1]}",
+        row.remat,
+        str(row.rows_a_chip),
+        f"{one['parameters'] / 1e9:.2f} G",
+        f"{one['peak']:.2f}",
+        f"{one['arguments']:.2f}",
+        *map(size, ("all-gather", "reduce-scatter", "all-reduce")),
+        f"{one['compile']:.0f}",
+      ]
+    )
+  text = text.replace("{models}", as_table(lines))
+  lines = [["blocks", "compile, s", "CPU of it, s", "peak, GiB"]]
+  for row in done:
+    if row.model == "flux" and row.topology == "v5p:2x2x1" and row.remat == "attention":
+      one, blocks = found[row.name], row.blocks or (19, 38)
+      times = [f"{one[key]:.0f}" for key in ("compile", "compile_cpu")]
+      lines.append([f"{blocks[0]} + {blocks[1]}", *times, f"{one['peak']:.2f}"])
+  whole = found.get(ROWS[0].name, {"traffic": math.nan})["traffic"]
+  text = text.replace("{halves}", str(HALVES)).replace("{whole}", f"{whole:.0f}")
+  return text.replace("{depth}", as_table(lines))
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--rows", default=".*", help="pattern of the names of rows to compile")
+  parser.add_argument("--page", action="store_true", help="write the page, compile nothing")
+  parser.add_argument("--print", action="store_true", help="print what is found, write nothing")
+  parser.add_argument("--hlo", type=Path, help="folder to keep the programs in")
+  args = parser.parse_args()
+  for row in ROWS:
+    if not args.page and re.fullmatch(args.rows, row.name):
+      one = measured(row, args.hlo)
+      print(json.dumps({row.name: one}), flush=True)
+      if not args.print:
+        found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+        FOUND.write_text(json.dumps(found | {row.name: one}, indent=1) + "\n")
+  if not args.print:
+    PAGE.write_text(page(json.loads(FOUND.read_text())))
+
+
+if __name__ == "__main__":
+  main()

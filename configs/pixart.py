@@ -1,0 +1,36 @@
+"""PixArt-alpha [2310.00426] and Sigma [2403.04692]: cross-attention, adaLN from one projection.
+
+Latents are encoded beforehand, as for configs/latents_dit_xl2_flow.py. The text tower is a small
+one of the published width, trained along; the published models have T5-XXL, frozen.
+
+  t2i train --config=configs/pixart.py:alpha-512 --workdir=/mnt/runs/pixart_alpha_512
+
+Result: not yet run. The backbone is that of the published folders, to the parameter:
+docs/parity_models.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import latents_dit_xl2_flow
+
+# side of the latent, density of positions, told sizes, tokens of text
+SIZES = {
+  "alpha-512": (64, 1.0, False, 120),
+  "alpha-1024": (128, 2.0, True, 120),
+  "sigma-1024": (128, 2.0, False, 300),
+}
+VARIANTS = tuple(SIZES)
+
+
+def get_config(variant: str = "sigma-1024") -> ConfigDict:
+  side, interpolation, sizes, words = SIZES[variant]
+  c = latents_dit_xl2_flow.get_config()
+  c.name = f"pixart_{variant.replace('-', '_')}"
+  c.data.image_size = (side, side)
+  c.text.update(length=words, tower="transformer(width=768, depth=12, heads=12, tokens=4096)")
+  del c.model["text"]
+  c.model.update(kind="pixart", side=side, interpolation=interpolation, sizes=sizes, remat="qkv")
+  c.process.update(kind="ddpm_linear", prediction="eps(learned_variance=True)", weighting="eps")
+  c.process.timesteps = "uniform"
+  c.sampling.update(solver="dpmpp", steps=20, cfg=4.5)
+  return c

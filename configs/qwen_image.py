@@ -1,0 +1,29 @@
+"""Qwen-Image [2508.02324]: 60 double-stream blocks, rotary positions about the centre.
+
+Latents [128, 128, 16] are encoded beforehand, as for configs/latents_dit_xl2_flow.py. The text
+tower is a small one of the published width, trained along; the published model has Qwen2.5-VL-7B,
+frozen.
+
+  t2i train --config=configs/qwen_image.py --workdir=/mnt/runs/qwen_image
+
+Result: not yet run; compiled for v5p: docs/tpu_programs.md. The backbone is that of the published
+folder, to the parameter: docs/parity_models.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import latents_dit_xl2_flow
+
+
+def get_config() -> ConfigDict:
+  c = latents_dit_xl2_flow.get_config()
+  c.name = "qwen_image"
+  c.data.image_size = (128, 128)
+  c.text.update(length=1024, tower="transformer(width=768, depth=12, heads=12, tokens=3584)")
+  del c.model["text"]
+  c.model.update(kind="qwen_image", channels=16, width=3072, depth=60, heads=24)
+  c.model.update(rope_axes=(16, 56, 56), remat="full")
+  c.process.shift = "dynamic(max_shift=0.9, max_tokens=8192)"
+  c.train.update(batch=512)
+  c.sampling.update(steps=50, cfg=4.0)
+  return c

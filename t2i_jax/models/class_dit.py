@@ -1,0 +1,105 @@
+"""DiT: class-conditional, adaLN-Zero, fixed positions [2212.09748 sec. 3].
+
+The label comes as the tower "label": tokens [B, 1, 1], of which `classes` is the null.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t2i_jax.models.adaln_block import AdaLNBlock
+from t2i_jax.models.conditioning import Conditioning
+from t2i_jax.models.control import Control
+from t2i_jax.models.layers import (
+  BlockConfig,
+  Dense,
+  Embedder,
+  Modulation,
+  check_heads,
+  layer_norm,
+  modulate,
+  patchify,
+  sincos_grid,
+  timestep_embedding,
+  unpatchify,
+)
+from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
+from t2i_jax.models.stack import Stacks, check_runs
+from t2i_jax.parallel import constrain
+
+TIME_EMBEDDING = 256
+
+
+@dataclass(frozen=True)
+class ClassDiTConfig:
+  """side is that of the latent whose positions lie 1 apart; out counts value and variance.
+
+  mlp_eps  of the norm before the MLP: 1e-5 in diffusers, 1e-6 in the paper's code
+  less     of timestep_embedding: 1 in diffusers, 0 in the paper's code
+  """
+
+  width: int
+  depth: int
+  heads: int
+  patch: int
+  channels: int
+  out: int
+  classes: int
+  side: int
+  mlp_eps: float = 1e-5
+  less: int = 1
+  remat: str = "none"
+  attention: str = "xla"
+
+  def __post_init__(self):
+    check_runs(self)
+    check_heads(self.width, self.heads)
+
+  @property
+  def layers(self) -> int:
+    return self.depth
+
+
+class ClassDiT(nnx.Module):
+  """(x_t [B, H, W, C], model_time [B], Conditioning with a "label") -> [B, H, W, out]."""
+
+  def __init__(self, config: ClassDiTConfig, rngs: nnx.Rngs):
+    c = self.config = config
+    d, p = c.width, c.patch * c.patch
+    block = BlockConfig(d, c.heads, bias=True, qk_norm=False)
+    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
+    self.time_in = Embedder(rngs, TIME_EMBEDDING, d)
+    self.label_in = weight(rngs, (c.classes + 1, d), (None, "embed"), fan_in(1))
+    self.adaln = Modulation(rngs, d, 6, d, layers=c.depth)
+    self.blocks = stack_blocks(lambda r: AdaLNBlock(block, r, mlp_eps=c.mlp_eps), c.depth, rngs)
+    self.final_adaln = Modulation(rngs, d, 2, d)
+    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
+
+  def __call__(
+    self,
+    x_t: jax.Array,
+    model_time: jax.Array,
+    cond: Conditioning,
+    control: Control | None = None,
+  ) -> jax.Array:
+    c = self.config
+    height, width = x_t.shape[1:3]
+    rows, cols = height // c.patch, width // c.patch
+    x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
+    base = c.side // c.patch  # other sizes are interpolated to this one
+    x = x + sincos_grid(rows, cols, (base / rows, base / cols), c.width).astype(x.dtype)
+    label = cond.towers["label"].tokens[:, 0, 0].astype(jnp.int32)
+    table = constrain(self.label_in[...], None, None)
+    vector = self.time_in(
+      timestep_embedding(model_time, TIME_EMBEDDING, less=c.less).astype(x.dtype)
+    )
+    vector = jax.nn.silu(vector + table[label].astype(x.dtype))  # [B, D]
+    stacks = Stacks(c, control, cond)
+    call = lambda block, x, modulation, at: block(x, modulation, at)
+    x = constrain(x, "batch", "sequence", None)
+    x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector))
+    shift, scale = self.final_adaln(vector)
+    x = self.head(modulate(layer_norm(x), shift, scale))
+    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))

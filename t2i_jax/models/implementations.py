@@ -1,0 +1,161 @@
+"""The implementations of the one attention, by the name in config.model.attention.
+
+All agree with "xla" in every row that may see a key. What each is for:
+
+  xla               anything; holds the scores, [B, N, Lq, Lkv] in float32
+  chunked           anything; holds the scores of CHUNK queries, recomputes them for the gradient
+  splash            TPUs; a fused kernel, no causal rows
+  splash_interpret  the same kernel in Pallas' interpreter, on any device: for tests
+  cudnn             NVIDIA GPUs; a fused kernel, bfloat16 or float16
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.attention import Attend, Mask, Visible, attend, weighted_values
+from t2i_jax.parallel.rules import spec
+
+CHUNK = 256  # queries
+LANES = 128  # a TPU's vector: what the kernel's lengths are multiples of
+# The largest blocks of queries and keys whose fused backward pass fits 16 MiB of VMEM on a v5p
+# with heads of 128 (compiled with libtpu 0.0.42.1).
+BLOCK_Q, BLOCK_KV = 768, 1536
+NOBODY = -(2**31)  # the document of what pads a length
+
+
+def chunked(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None) -> jax.Array:
+  """`attend`, CHUNK queries at a time, each chunk recomputed in the backward pass.
+
+  Memory grows with the length and not with its square, but for a mask that is no `Mask`.
+  Source: [2112.05682], chunks of queries alone
+  """
+  length, chunk = q.shape[1], min(CHUNK, q.shape[1])
+  pad = -length % chunk
+  parts = lambda x: _padded(x, pad).reshape(len(x), -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+  ends: Any = None  # of each chunk: (doc_q, end) of a Mask, or another mask's own rows
+  if isinstance(mask, Mask):
+    ends = (parts(mask.doc_q), None if mask.end is None else parts(mask.end))
+  elif mask is not None:
+    allowed = mask.allowed()
+    ends = parts(jnp.broadcast_to(allowed, (len(q), length, allowed.shape[-1])))
+
+  @jax.checkpoint
+  def one(part, k, v, mask):
+    q, ends = part
+    if isinstance(mask, Mask):
+      ends = Mask(ends[0], mask.doc_kv, ends[1]).allowed()
+    return weighted_values(q, k, v, ends)
+
+  out = jax.lax.map(lambda part: one(part, k, v, mask), (parts(q), ends))
+  out = out.swapaxes(0, 1).reshape(len(q), length + pad, *q.shape[2:])[:, :length]
+  return checkpoint_name(out, "attention")
+
+
+def _padded(x: jax.Array, pad: int, value: int = 0) -> jax.Array:
+  """`pad` more of the second dimension."""
+  if not pad:
+    return x
+  return jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2), constant_values=value)
+
+
+def _block(length: int, limit: int) -> int:
+  """The largest multiple of LANES up to the limit that divides a length."""
+  return max(n for n in range(LANES, min(length, limit) + 1, LANES) if length % n == 0)
+
+
+def _kernel(heads: int, lq: int, lkv: int, interpret: bool) -> Callable[..., jax.Array]:
+  """(q [N, Lq, K], k, v [Nkv, Lkv, K], SegmentIds or None) -> [N, Lq, K], of one row."""
+  q, kv = _block(lq, BLOCK_Q), _block(lkv, BLOCK_KV)
+  sizes = splash.BlockSizes(
+    block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, use_fused_bwd_kernel=True
+  )
+  # Under this name the kernel's output and its log-sum-exp are both saved by the policies that
+  # save "attention": with the output alone, the backward pass would run it a second time.
+  return splash.make_splash_mha(
+    splash.splash_attention_mask.MultiHeadMask([splash.FullMask((lq, lkv))] * heads),
+    block_sizes=sizes,
+    head_shards=1,
+    q_seq_shards=1,
+    residual_checkpoint_name="attention",
+    interpret=interpret,
+  )
+
+
+def _splash(
+  q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None, *, interpret: bool
+) -> jax.Array:
+  """The kernel of jax.experimental.pallas.ops.tpu.splash_attention, on each device's own share.
+
+  Documents become its segments, and what pads a length to a multiple of 128 one of its own. The
+  scores are float32, the gradients of q by blocks of keys are summed in q's dtype.
+  Raises ConfigError for a mask that is more than documents.
+  """
+  if mask is not None and (not isinstance(mask, Mask) or mask.end is not None):
+    raise ConfigError(
+      "model.attention = 'splash' takes documents (padding, packing) and no causal or other mask. "
+      "Use model.attention = 'chunked'."
+    )
+  lq, lkv = q.shape[1], k.shape[1]
+  pad_q, pad_kv = -lq % LANES, -lkv % LANES
+  docs: tuple[jax.Array, ...] = () if mask is None else (mask.doc_q, mask.doc_kv)
+  if not docs and (pad_q or pad_kv):
+    docs = (jnp.zeros((len(q), lq), jnp.int32), jnp.zeros((len(q), lkv), jnp.int32))
+  if docs:
+    docs = (_padded(docs[0], pad_q, NOBODY), _padded(docs[1], pad_kv, NOBODY))
+  q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
+  q, k, v = _padded(q, pad_q), _padded(k, pad_kv), _padded(v, pad_kv)
+
+  def own(q, k, v, *docs):
+    rows = [x.swapaxes(1, 2) for x in (q, k, v)]  # [B, N, L, K]
+    kernel = _kernel(q.shape[2], q.shape[1], k.shape[1], interpret)
+    of_row = lambda q, k, v, *docs: kernel(q, k, v, splash.SegmentIds(*docs) if docs else None)
+    return jax.vmap(of_row)(*rows, *docs).swapaxes(1, 2)
+
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return own(q, k, v, *docs)[:, :lq]
+  of_q, of_kv = (spec(("batch", None, of, None)) for of in ("heads", "kv_heads"))
+  rows = of_q[0]
+  if len(q) % math.prod(mesh.shape[axis] for axis in rows):
+    # A few rows that the mesh does not divide, as when a few pictures are drawn: all on each.
+    rows, of_q, of_kv = None, jax.P(None, *of_q[1:]), jax.P(None, *of_kv[1:])
+  shared = jax.shard_map(
+    own,
+    in_specs=(of_q, of_kv, of_kv, *[jax.P(rows, None)] * len(docs)),
+    out_specs=of_q,
+    check_vma=False,  # the kernel does not say over which axes its outputs vary
+  )
+  return shared(q, k, v, *docs)[:, :lq]
+
+
+def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None) -> jax.Array:
+  """cuDNN's fused attention. Not run: no GPU was at hand when this was written.
+
+  A mask is handed over as [B, 1, Lq, Lkv]: in joint rows, padded text stands before the image, so
+  that the kernel's own lengths of rows would not say it.   Raises ConfigError for float32.
+  """
+  if q.dtype not in (jnp.bfloat16, jnp.float16):
+    raise ConfigError(
+      f"model.attention = 'cudnn' computes in bfloat16, and model.dtype makes {q.dtype} of it. "
+      "Use model.dtype = 'bfloat16', or model.attention = 'chunked'."
+    )
+  allowed = None if mask is None else mask.allowed()[:, None]
+  out = jax.nn.dot_product_attention(q, k, v, mask=allowed, implementation="cudnn")
+  return checkpoint_name(out, "attention")
+
+
+ATTENTIONS: dict[str, Attend] = {
+  "xla": attend,
+  "chunked": chunked,
+  "splash": functools.partial(_splash, interpret=False),
+  "splash_interpret": functools.partial(_splash, interpret=True),
+  "cudnn": cudnn,
+}

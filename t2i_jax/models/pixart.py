@@ -1,0 +1,129 @@
+"""PixArt-alpha and Sigma: a DiT that asks the text by cross-attention, adaLN from one projection.
+
+Source: [2310.00426 sec. 2.2], [2403.04692]
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t2i_jax.models.adaln_block import AdaLNBlock
+from t2i_jax.models.attention import padding_mask
+from t2i_jax.models.conditioning import Conditioning
+from t2i_jax.models.control import Control
+from t2i_jax.models.layers import (
+  BlockConfig,
+  Dense,
+  Embedder,
+  Modulation,
+  check_heads,
+  gelu,
+  layer_norm,
+  modulate,
+  patchify,
+  sincos_grid,
+  timestep_embedding,
+  unpatchify,
+)
+from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
+from t2i_jax.models.stack import Stacks, check_runs
+from t2i_jax.parallel import constrain
+
+TIME_EMBEDDING = 256
+PIXELS = 8  # along a side of one latent
+
+
+@dataclass(frozen=True)
+class PixArtConfig:
+  """side is that of the latent the positions were made for; out of value and variance.
+
+  interpolation  how much denser than 1 a patch the positions lie at that side
+  sizes          the net is told extras["size"] [B, 2] (height, width in pixels) and
+                 extras["aspect"] [B, 1] (height over width), or else those of x_t
+  """
+
+  width: int
+  depth: int
+  heads: int
+  patch: int
+  channels: int
+  out: int
+  text_width: int
+  side: int
+  interpolation: float = 1.0
+  sizes: bool = False
+  remat: str = "none"
+  attention: str = "xla"
+
+  def __post_init__(self):
+    check_runs(self)
+    check_heads(self.width, self.heads)
+
+  @property
+  def layers(self) -> int:
+    return self.depth
+
+
+class PixArt(nnx.Module):
+  """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
+
+  def __init__(self, config: PixArtConfig, rngs: nnx.Rngs):
+    c = self.config = config
+    d, p = c.width, c.patch * c.patch
+    block = BlockConfig(d, c.heads, bias=True, qk_norm=False)
+    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
+    self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
+    self.text_second = Dense(rngs, d, d, ("embed", "mlp"))
+    self.time_in = Embedder(rngs, TIME_EMBEDDING, d)
+    if c.sizes:
+      self.size_in = Embedder(rngs, TIME_EMBEDDING, d // 3)
+      self.aspect_in = Embedder(rngs, TIME_EMBEDDING, d // 3)
+    # adaLN-single: one projection for all blocks, and a table of each block's own.
+    self.adaln = Modulation(rngs, d, 6, d)
+    table = ("layers", None, "embed")
+    self.tables = weight(rngs, (c.depth, 6, d), table, fan_in(d))
+    make = lambda r: AdaLNBlock(block, r, cross="raw")
+    self.blocks = stack_blocks(make, c.depth, rngs)
+    self.final_table = weight(rngs, (2, d), table[1:], fan_in(d))
+    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
+
+  def __call__(
+    self,
+    x_t: jax.Array,
+    model_time: jax.Array,
+    cond: Conditioning,
+    control: Control | None = None,
+  ) -> jax.Array:
+    c, text = self.config, cond.towers["text"]
+    height, width = x_t.shape[1:3]
+    rows, cols = height // c.patch, width // c.patch
+    x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
+    base = c.side / c.patch / c.interpolation  # other sizes are interpolated to this one
+    x = x + sincos_grid(rows, cols, (base / rows, base / cols), c.width).astype(x.dtype)
+    tokens = self.text_second(gelu(self.text_in(text.tokens.astype(x.dtype))))  # [B, T, D]
+    size = jnp.full((len(x), 2), jnp.array([height, width]) * PIXELS, jnp.float32)
+    vector = self.condition_vector(model_time, cond.extras, size, x.dtype)  # [B, D]
+    mask = padding_mask(jnp.ones(x.shape[:2], bool), text.mask)
+    stacks = Stacks(c, control, cond)
+    shared = self.adaln(jax.nn.silu(vector))  # [6, B, D]
+    call = lambda block, x, table, at: block(
+      x, shared + table[:, None].astype(x.dtype), at, text=tokens, text_mask=mask
+    )
+    x = constrain(x, "batch", "sequence", None)
+    x = stacks.run("blocks", self.blocks, x, call, self.tables[...])
+    shift, scale = vector + self.final_table[...].astype(x.dtype)[:, None]
+    x = self.head(modulate(layer_norm(x), shift, scale))
+    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+
+  def condition_vector(self, model_time, extras: dict, size: jax.Array, dtype) -> jax.Array:
+    """Time, and where the net is told them the picture's size and aspect.   # [B, D]"""
+    embed = lambda number: timestep_embedding(number, TIME_EMBEDDING).astype(dtype)
+    vector = self.time_in(embed(model_time))
+    if not self.config.sizes:
+      return vector
+    size = extras.get("size", size)
+    aspect = extras.get("aspect", size[:, :1] / size[:, 1:])
+    told = [self.size_in(embed(size)), self.aspect_in(embed(aspect))]  # [B, 2 and 1, D / 3]
+    return vector + jnp.concatenate(told, axis=1).reshape(vector.shape)

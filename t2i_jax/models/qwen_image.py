@@ -1,0 +1,118 @@
+"""Qwen-Image and its editing models: double-stream blocks only, rotary positions about the centre.
+
+Pictures to edit come as extras["references"], a tuple of latents [B, h, w, C]: their tokens follow
+the picture's and are cut from the answer. Source: [2508.02324 sec. 2]
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t2i_jax.models.conditioning import Conditioning
+from t2i_jax.models.control import Control
+from t2i_jax.models.layers import (
+  BlockConfig,
+  Dense,
+  Embedder,
+  Modulation,
+  check_rope,
+  grid_positions,
+  layer_norm,
+  modulate,
+  patchify,
+  rms_norm,
+  rope_angles,
+  timestep_embedding,
+  unpatchify,
+)
+from t2i_jax.models.params import ones, stack_blocks, weight, zeros
+from t2i_jax.models.stack import Stacks, check_runs
+from t2i_jax.models.streams import Both, DoubleBlock, joint_mask
+from t2i_jax.parallel import constrain
+
+TIME_EMBEDDING = 256
+ROPE_THETA = 10000.0
+
+
+@dataclass(frozen=True)
+class QwenImageConfig:
+  """rope_axes are what of a head's width tells (picture, row, column)."""
+
+  width: int
+  depth: int
+  heads: int
+  patch: int
+  channels: int
+  out: int
+  text_width: int
+  rope_axes: tuple[int, ...]
+  remat: str = "none"
+  attention: str = "xla"
+
+  def __post_init__(self):
+    check_runs(self)
+    check_rope(self.width, self.heads, self.rope_axes)
+
+  @property
+  def layers(self) -> int:
+    return self.depth
+
+
+class QwenImage(nnx.Module):
+  """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
+
+  def __init__(self, config: QwenImageConfig, rngs: nnx.Rngs):
+    c = self.config = config
+    d, p = c.width, c.patch * c.patch
+    block = BlockConfig(d, c.heads, bias=True)
+    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
+    self.text_gain = weight(rngs, (c.text_width,), (None,), ones)
+    self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
+    self.time_in = Embedder(rngs, TIME_EMBEDDING, d)
+    self.text_adaln = Modulation(rngs, d, 6, d, layers=c.depth)
+    self.image_adaln = Modulation(rngs, d, 6, d, layers=c.depth)
+    self.blocks = stack_blocks(lambda r: DoubleBlock(block, r), c.depth, rngs)
+    self.final_adaln = Modulation(rngs, d, 2, d)
+    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
+
+  def __call__(
+    self,
+    x_t: jax.Array,
+    model_time: jax.Array,
+    cond: Conditioning,
+    control: Control | None = None,
+  ) -> jax.Array:
+    c, text = self.config, cond.towers["text"]
+    height, width = x_t.shape[1:3]
+    pictures = (x_t, *(r.astype(x_t.dtype) for r in cond.extras.get("references", ())))
+    image = self.patch_in(jnp.concatenate([patchify(p, c.patch) for p in pictures], axis=1))
+    tokens = self.text_in(rms_norm(text.tokens.astype(image.dtype), self.text_gain))  # [B, T, D]
+    vector = self.time_in(timestep_embedding(model_time, TIME_EMBEDDING).astype(image.dtype))
+    vector = jax.nn.silu(vector)  # [B, D]
+    ropes = self.rotary(tokens.shape[1], [p.shape[1:3] for p in pictures])
+    mask = joint_mask(text.mask, image.shape[1])
+
+    stacks = Stacks(c, control, cond, tokens.shape[1])
+    both = Both(*(constrain(part, "batch", "sequence", None) for part in (tokens, image)))
+    call = lambda block, x, modulation, at: block(x, modulation, at, ropes, mask)
+    modulations = Both(self.text_adaln(vector), self.image_adaln(vector))
+    both = stacks.run("blocks", self.blocks, both, call, modulations)
+    shift, scale = self.final_adaln(vector)
+    own = (height // c.patch) * (width // c.patch)
+    x = self.head(modulate(layer_norm(both.image[:, :own]), shift, scale))
+    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+
+  def rotary(self, words: int, sizes: list[tuple[int, int]]) -> Both:
+    """Angles of both streams.   sizes (height, width) in latents; the first is the picture's"""
+    c, places = self.config, []
+    grids = [(height // c.patch, width // c.patch) for height, width in sizes]
+    for i, (rows, cols) in enumerate(grids):
+      centre = jnp.array([rows - rows // 2, cols - cols // 2])
+      grid = jnp.pad(grid_positions(rows, cols) - centre, ((0, 0), (1, 0)))
+      places.append(grid.at[:, 0].set(i))
+    first = max(max(rows // 2, cols // 2) for rows, cols in grids)  # beyond every picture
+    text = (first + jnp.arange(words))[:, None] * jnp.ones((1, 3), jnp.int32)
+    angles = lambda at: rope_angles(at, c.rope_axes, ROPE_THETA)
+    return Both(angles(text), angles(jnp.concatenate(places)))

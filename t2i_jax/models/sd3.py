@@ -1,0 +1,143 @@
+"""Stable Diffusion 3 and 3.5: MM-DiT of double-stream blocks [2403.03206 sec. 4].
+
+3.5-medium begins with blocks in which the image attends to itself a second time (MMDiT-X).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.conditioning import Conditioning, pooled_of
+from t2i_jax.models.control import Control
+from t2i_jax.models.layers import (
+  BlockConfig,
+  Dense,
+  Embedder,
+  Modulation,
+  check_heads,
+  layer_norm,
+  modulate,
+  patchify,
+  sincos_grid,
+  timestep_embedding,
+  unpatchify,
+)
+from t2i_jax.models.params import stack_blocks, zeros
+from t2i_jax.models.stack import Stacks, check_runs
+from t2i_jax.models.streams import Both, DoubleBlock, joint_mask
+from t2i_jax.parallel import constrain
+
+TIME_EMBEDDING = 256
+
+
+@dataclass(frozen=True)
+class SD3Config:
+  """depth counts all blocks, dual_blocks the first ones of them that are dual; patch in latents.
+
+  side             of the latent, in latents, over whose number of patches the whole table runs
+  max_side         of the table that positions are cut out of, in patches: its centre is used
+  step, start      between patches of the table, and of its first one; step 0 = what side says,
+                   which is diffusers' table; the published files' own have others (pretrained)
+  attend_padding   the published models see the text's padding; without it, it is masked
+  """
+
+  width: int
+  depth: int
+  heads: int
+  patch: int
+  channels: int
+  out: int
+  text_width: int
+  pooled_width: int
+  side: int
+  max_side: int
+  dual_blocks: int = 0
+  qk_norm: bool = True
+  step: float = 0.0
+  start: float = 0.0
+  attend_padding: bool = True
+  remat: str = "none"
+  attention: str = "xla"
+
+  def __post_init__(self):
+    check_runs(self)
+    check_heads(self.width, self.heads)
+    if not 0 <= self.dual_blocks < self.depth:
+      raise ConfigError(
+        f"model.dual_blocks = {self.dual_blocks} of model.depth = {self.depth} blocks: the last "
+        "block is never dual."
+      )
+
+  @property
+  def layers(self) -> int:
+    return self.depth
+
+
+class SD3(nnx.Module):
+  """(x_t [B, H, W, C], model_time [B], "text" with a pooled vector) -> [B, H, W, out]."""
+
+  def __init__(self, config: SD3Config, rngs: nnx.Rngs):
+    c = self.config = config
+    d, p = c.width, c.patch * c.patch
+    block = BlockConfig(d, c.heads, bias=True, qk_norm=c.qk_norm)
+    joint = c.depth - c.dual_blocks - 1
+    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
+    self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
+    self.time_in = Embedder(rngs, TIME_EMBEDDING, d)
+    self.pooled_in = Embedder(rngs, c.pooled_width, d)
+    if c.dual_blocks:
+      self.dual = stack_blocks(lambda r: DoubleBlock(block, r, dual=True), c.dual_blocks, rngs)
+      self.dual_adaln = Modulation(rngs, d, 9 + 6, d, layers=c.dual_blocks)  # image, then text
+    if joint:
+      self.joint = stack_blocks(lambda r: DoubleBlock(block, r), joint, rngs)
+      self.joint_adaln = Modulation(rngs, d, 6 + 6, d, layers=joint)
+    self.last = stack_blocks(lambda r: DoubleBlock(block, r, last=True), 1, rngs)
+    self.last_adaln = Modulation(rngs, d, 6 + 2, d, layers=1)
+    self.final_adaln = Modulation(rngs, d, 2, d)
+    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
+
+  def __call__(
+    self,
+    x_t: jax.Array,
+    model_time: jax.Array,
+    cond: Conditioning,
+    control: Control | None = None,
+  ) -> jax.Array:
+    c, text = self.config, cond.towers["text"]
+    height, width = x_t.shape[1:3]
+    x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
+    x = x + self.positions(height // c.patch, width // c.patch).astype(x.dtype)
+    tokens = self.text_in(text.tokens.astype(x.dtype))  # [B, T, D]
+    vector = self.time_in(timestep_embedding(model_time, TIME_EMBEDDING).astype(x.dtype))
+    vector = jax.nn.silu(vector + self.pooled_in(pooled_of(text, "sd3").astype(x.dtype)))
+    mask = None if c.attend_padding else joint_mask(text.mask, x.shape[1])
+
+    stacks = Stacks(c, control, cond, tokens.shape[1])
+    streams = Both(*(constrain(part, "batch", "sequence", None) for part in (tokens, x)))
+    for name, of_image in (("dual", 9), ("joint", 6), ("last", 6)):
+      if not hasattr(self, name):
+        continue
+
+      def call(block, x, modulation, at, of_image=of_image):
+        return block(x, Both(modulation[of_image:], modulation[:of_image]), at, mask=mask)
+
+      modulations = getattr(self, f"{name}_adaln")(vector)
+      streams = stacks.run(name, getattr(self, name), streams, call, modulations)
+    shift, scale = self.final_adaln(vector)
+    x = self.head(modulate(layer_norm(streams.image), shift, scale))
+    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+
+  def positions(self, rows: int, cols: int) -> jax.Array:
+    """The centre of the table.   # [rows cols, D]     Raises ConfigError where it is too small."""
+    c = self.config
+    if max(rows, cols) > c.max_side:
+      raise ConfigError(
+        f"{rows} x {cols} patches: positions exist for model.max_side = {c.max_side} at most. "
+        "Use smaller pictures, or a model with a larger table."
+      )
+    step = c.step or c.side / c.patch / c.max_side
+    first = [(c.max_side - n) // 2 + c.start / step for n in (rows, cols)]
+    return sincos_grid(rows, cols, (step, step), c.width, (first[0], first[1]))

@@ -1,0 +1,135 @@
+"""Blocks of MM-DiT: two streams that attend to each other, and the one stream they may become.
+
+Source: [2403.03206 sec. 4 and fig. 2]; the single stream is the parallel block of [2302.05442].
+"""
+
+from typing import Generic, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t2i_jax.models.attention import (
+  Attention,
+  Heads,
+  Mask,
+  Rope,
+  Visible,
+  attend_jointly,
+  heads_out,
+  padding_mask,
+)
+from t2i_jax.models.layers import BlockConfig, FeedForward, layer_norm, modulate
+from t2i_jax.models.stack import At
+from t2i_jax.parallel import constrain
+
+T = TypeVar("T")
+
+
+class Both(NamedTuple, Generic[T]):
+  """One thing of each stream."""
+
+  text: T
+  image: T
+
+
+def joined(both: Both[jax.Array]) -> jax.Array:
+  """One sequence, text first.   # [B, T + L, D]"""
+  return jnp.concatenate(both, axis=1)
+
+
+def joint_mask(text_mask: jax.Array, image_tokens: int) -> Mask:
+  """Real text and image see each other, padding sees padding.   text_mask [B, T]"""
+  image = jnp.ones((text_mask.shape[0], image_tokens), bool)
+  both = jnp.concatenate([text_mask, image], axis=1)
+  return padding_mask(both, both)
+
+
+NO_ROPE: Both[Rope | None] = Both(None, None)
+
+
+class Stream(nnx.Module):
+  """One stream's weights in a double block, and what it does before and after the attention.
+
+  last  of the text stream of a last block: it is only asked, nothing of it goes on
+  """
+
+  def __init__(self, c: BlockConfig, rngs: nnx.Rngs, *, last: bool = False):
+    self.heads = Heads(c, rngs)
+    if not last:
+      self.out = heads_out(c, rngs)
+      self.mlp = FeedForward(c, rngs)
+
+  def ask(
+    self, x: jax.Array, modulation: jax.Array, rope: Rope | None
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """q, k, v of x [B, L, D];   modulation [6, B, D], of which shift and scale are used here"""
+    return self.heads(modulate(layer_norm(x), modulation[0], modulation[1]), rope)
+
+  def attended(self, x: jax.Array, answer: jax.Array, modulation: jax.Array) -> jax.Array:
+    return x + modulation[2][:, None] * self.out(answer)
+
+  def fed(self, x: jax.Array, modulation: jax.Array) -> jax.Array:
+    shift, scale, gate = modulation[3:6]
+    x = x + gate[:, None] * self.mlp(modulate(layer_norm(x), shift, scale))
+    return constrain(x, "batch", "sequence", None)
+
+
+class DoubleBlock(nnx.Module):
+  """Text and image with weights of their own, and one attention over both.
+
+  dual  a second attention of the image alone, under three more chunks of its modulation
+        [github.com/Stability-AI/sd3.5, MMDiT-X]
+  last  the text is asked and then dropped
+  """
+
+  def __init__(self, c: BlockConfig, rngs: nnx.Rngs, *, dual: bool = False, last: bool = False):
+    self.text = Stream(c, rngs, last=last)
+    self.image = Stream(c, rngs)
+    if dual:
+      self.second = Attention(c, rngs)
+    self.dual, self.last = dual, last
+
+  def __call__(
+    self,
+    x: Both[jax.Array],  # [B, T, D], [B, L, D]
+    modulation: Both[jax.Array],  # [6 (image 9 if dual, text 2 if last), B, D]
+    at: At,
+    rope: Both[Rope | None] = NO_ROPE,
+    mask: Visible | None = None,
+  ) -> Both[jax.Array]:
+    text_asks = self.text.ask(x.text, modulation.text, rope.text)
+    image_asks = self.image.ask(x.image, modulation.image, rope.image)
+    answers = attend_jointly(text_asks, image_asks, mask, at("joint"))
+    image = self.image.attended(x.image, answers[1], modulation.image)
+    if self.dual:
+      shift, scale, gate = modulation.image[6:9]
+      h = modulate(layer_norm(x.image), shift, scale)
+      image = image + gate[:, None] * self.second(h, attend=at("self"))
+    image = self.image.fed(image, modulation.image)
+    if self.last:
+      return Both(x.text, image)
+    text = self.text.attended(x.text, answers[0], modulation.text)
+    return Both(self.text.fed(text, modulation.text), image)
+
+
+class SingleBlock(nnx.Module):
+  """Attention and MLP beside each other over one sequence, under one norm and one gate."""
+
+  def __init__(self, c: BlockConfig, rngs: nnx.Rngs):
+    self.heads = Heads(c, rngs)
+    self.out = heads_out(c, rngs)
+    self.mlp = FeedForward(c, rngs, down_bias=False)  # that of `out` is of both
+
+  def __call__(
+    self,
+    x: jax.Array,  # [B, T + L, D]
+    modulation: jax.Array,  # [3, B, D]
+    at: At,
+    rope: Rope | None = None,
+    mask: Visible | None = None,
+  ) -> jax.Array:
+    shift, scale, gate = modulation
+    h = modulate(layer_norm(x), shift, scale)
+    answer = self.out(at("joint")(*self.heads(h, rope), mask))
+    return constrain(x + gate[:, None] * (answer + self.mlp(h)), "batch", "sequence", None)

@@ -1,0 +1,101 @@
+"""From published tensors to our arrays, each device's shard by itself, and back."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding, SingleDeviceSharding
+
+from t2i_jax.pretrained.layout import Span, give, take
+from t2i_jax.pretrained.names import Entry, Part, Piece, Shape
+from t2i_jax.pretrained.tensors import Tensors
+
+Bounds = tuple[Span, ...]
+
+
+class Faults:
+  """Names of tensors whose values cannot be used."""
+
+  def __init__(self) -> None:
+    self.not_finite: set[str] = set()
+    self.unequal: set[str] = set()
+
+
+def read_shard(
+  entry: Entry, shape: Shape, bounds: Bounds, dtype: Any, tensors: Tensors, faults: Faults
+) -> np.ndarray:
+  """The slice of one of our arrays, read and cast one tensor at a time.   shape: of all of it"""
+  shard = np.empty([stop - start for start, stop in bounds], dtype)
+  layers = range(*bounds[0]) if entry.stacked else range(1)
+  inner = bounds[1:] if entry.stacked else bounds
+  for layer in layers:
+    into = shard[layer - layers.start] if entry.stacked else shard
+    for part in entry.parts:
+      name = part.name.format(i=entry.first + layer)
+      placed = _values(entry, part, shape, inner, name, tensors)
+      if placed is None:
+        continue
+      where, values = placed
+      with np.errstate(over="ignore"):  # what is too large for float16 is named as the rest is
+        into[where] = values
+      if not np.isfinite(into[where].astype(np.float32, copy=False)).all():
+        faults.not_finite.add(name)
+      for copy in range(1, entry.copies):
+        other = part.name.format(i=copy)
+        again = _values(entry, part, shape, inner, other, tensors)
+        if again is None or not np.array_equal(again[1], values):
+          faults.unequal.add(other)
+  return shard
+
+
+def _values(
+  entry: Entry, part: Part, shape: Shape, inner: Bounds, name: str, tensors: Tensors
+) -> tuple[tuple[slice, ...], np.ndarray] | None:
+  read = lambda slices: tensors.read(name, slices).astype(np.float32, copy=False)
+  return take(part, entry.layer_shape(shape), inner, read)
+
+
+def make_array(shape: Shape, sharding: Sharding, read: Callable[[Bounds], np.ndarray]) -> jax.Array:
+  """The array whose slices `read` gives, one slice in host memory at a time.
+
+  Devices that hold the same slice share one reading; only this process's devices are asked.
+  """
+  holders: dict[Bounds, list[jax.Device]] = {}
+  for device, index in sharding.addressable_devices_indices_map(shape).items():
+    slices = index or (slice(None),) * len(shape)
+    bounds = tuple(s.indices(n)[:2] for s, n in zip(slices, shape, strict=True))
+    holders.setdefault(bounds, []).append(device)
+  arrays: list[jax.Array] = []
+  for bounds, devices in holders.items():
+    shard = read(bounds)
+    to = [SingleDeviceSharding(device, memory_kind=sharding.memory_kind) for device in devices]
+    arrays += jax.block_until_ready([jax.device_put(shard, one) for one in to])
+  return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def make_tensor(
+  pieces: list[Piece], shape: Shape, layer_of: Callable[[str, int | None], np.ndarray]
+) -> np.ndarray:
+  """One published tensor, float32.   layer_of: our path and layer (None: no stack) -> the values"""
+  tensor = np.empty(shape, np.float32)
+  for entry, part, layer in pieces:
+    where, values = give(part, layer_of(entry.path, layer if entry.stacked else None))
+    tensor[where] = values
+  return tensor
+
+
+def host_layers(params: Mapping[str, jax.Array]) -> Callable[[str, int | None], np.ndarray]:
+  """Values of our arrays by path and layer, float32 on this host.
+
+  What other processes hold is gathered a layer at a time: all of them have to ask for the same.
+  """
+
+  def layer_of(path: str, layer: int | None) -> np.ndarray:
+    array = params[path] if layer is None else params[path][layer]
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+      array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array, np.float32)
+
+  return layer_of

@@ -1,0 +1,302 @@
+"""Folders of diffusers: config.json and safetensors, into sharded arrays and from them.
+
+Everything that can be wrong with a folder is found and named before a weight is read.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from t2i_jax.errors import ConfigError, RestoreError, WorkdirError
+from t2i_jax.models.params import Params, axes_of
+from t2i_jax.parallel import check_divides
+from t2i_jax.parallel import shardings as shardings_of
+from t2i_jax.pretrained.fill import Faults, host_layers, make_array, make_tensor, read_shard
+from t2i_jax.pretrained.known import spec_for, spec_of
+from t2i_jax.pretrained.names import Entry, Shape, tensors_of, their_shapes
+from t2i_jax.pretrained.spec import (
+  RUNS,
+  Buffer,
+  Spec,
+  abstract_params,
+  flat,
+  make_of,
+  read_config,
+  shapes_of,
+  write_config,
+)
+from t2i_jax.pretrained.tensors import (
+  DTYPES,
+  Found,
+  Planned,
+  Tensors,
+  file_names,
+  open_tensors,
+  plan_files,
+  some,
+  write_file,
+  write_index,
+)
+
+DIFFUSERS_VERSION = "0.42.1"  # whose layout is written
+SHARD_BYTES = 5 * 10**9
+POSITION_TOLERANCE = 1e-2  # of values up to 1 that may be stored as bfloat16
+
+
+def open_folder(folder: str | Path) -> tuple[Spec, Any]:
+  """What model a folder holds: the spec of its class, and our config.
+
+  Raises RestoreError for a folder without config.json, a class or a key that is not supported.
+  """
+  folder = Path(folder)
+  path = folder / "config.json"
+  if not folder.is_dir():
+    raise RestoreError(f"{folder} is not a folder.")
+  if not path.is_file():
+    raise RestoreError(f"{folder} has no config.json. Is it the folder of the transformer?")
+  try:
+    content = json.loads(path.read_text())
+  except ValueError as error:
+    raise RestoreError(f"{path} cannot be read: {error}. Copy it again.") from error
+  if not isinstance(content, dict):
+    raise RestoreError(f"{path} is not a JSON object. Copy it again.")
+  spec = spec_of(content, str(path))
+  return spec, read_config(spec, content, str(path))
+
+
+def load(
+  folder: str | Path,
+  shardings: Params | Mesh | None = None,
+  dtype: Any = jnp.float32,
+  **changes: Any,
+) -> tuple[Any, Any, Params]:
+  """The module class, our config and the parameters of a folder that diffusers wrote.
+
+  shardings  one a parameter, or the mesh whose rules make them; None: all on the first device
+  changes    of the config, of what concerns no weight: remat, attention, guidance, attend_padding
+  Every process reads what its devices hold, a shard at a time.
+  Raises RestoreError, with every name, for a folder that is not such a model whole; ConfigError
+  for a change that is not one of these.
+  """
+  folder = Path(folder)
+  spec, config = open_folder(folder)
+  config = changed(config, changes, RUNS)
+  found = open_tensors(folder)
+  with found.tensors:
+    config = spec.told(config, found.tensors)
+    params = read_params(spec, config, found, str(folder), shardings, dtype)
+  return spec.module, config, params
+
+
+def changed(config: Any, changes: Mapping[str, Any], allowed: tuple[str, ...]) -> Any:
+  """The config with these changes. Raises ConfigError for another key."""
+  have = [field.name for field in dataclasses.fields(config) if field.name in allowed]
+  wrong = [key for key in changes if key not in have]
+  if wrong:
+    raise ConfigError(
+      f"{', '.join(wrong)} cannot be changed of what is stored: {', '.join(have)} can."
+    )
+  return dataclasses.replace(config, **changes)
+
+
+def read_params(
+  spec: Spec, config: Any, found: Found, where: str, shardings: Any, dtype: Any
+) -> Params:
+  """The parameters from tensors that are checked first. Raises RestoreError."""
+  abstract = abstract_params(spec.module, config)
+  shapes, entries = shapes_of(abstract), spec.entries(config)
+  _check_tensors(spec, config, entries, shapes, found, where)
+  onto = _shardings(spec, config, abstract, shardings)
+  faults, params = Faults(), {}
+  for entry in entries:
+    shape = shapes[entry.path]
+    read = lambda bounds, entry=entry, shape=shape: read_shard(
+      entry, shape, bounds, np.dtype(dtype), found.tensors, faults
+    )
+    params[tuple(entry.path.split("/"))] = make_array(shape, onto[entry.path], read)
+  said = []
+  if faults.not_finite:
+    said.append(f"NaN or infinity, as {np.dtype(dtype)}, in {some(faults.not_finite)}")
+  if faults.unequal:
+    said.append(f"copies that differ from the first block's: {some(faults.unequal)}")
+  if said:
+    raise RestoreError(f"{where}: {'; '.join(said)}. Copy it again, or take another checkpoint.")
+  return traverse_util.unflatten_dict(params)
+
+
+def _shardings(spec: Spec, config: Any, abstract: Params, shardings: Any) -> dict[str, Any]:
+  """A sharding by the path of every parameter;   shardings: see load"""
+  if shardings is None:
+    one = SingleDeviceSharding(jax.local_devices()[0])
+    return dict.fromkeys(flat(abstract), one)
+  if isinstance(shardings, Mesh):
+    axes = axes_of(make_of(spec.module, config))
+    check_divides(abstract, axes, shardings)
+    shardings = shardings_of(axes, shardings)
+  onto = flat(shardings)
+  wrong = onto.keys() ^ flat(abstract).keys()
+  if wrong:
+    raise ConfigError(f"shardings are of another model: {some(wrong)} only on one side.")
+  return onto
+
+
+def _check_tensors(
+  spec: Spec, config: Any, entries: list[Entry], shapes: dict[str, Shape], found: Found, where: str
+) -> None:
+  """Raises RestoreError naming everything that is wrong with the files and their headers."""
+  stored, wanted = found.tensors.stored, their_shapes(entries, shapes)
+  buffers = spec.buffers(config)
+  said = list(found.problems)
+  missing = wanted.keys() - stored.keys() - found.lost
+  extra = stored.keys() - wanted.keys() - buffers.keys()
+  if missing:
+    said.append(f"missing: {some(missing)}")
+  if extra:
+    said.append(f"not expected: {some(extra)}")
+  expected = wanted | {name: buffer.shape for name, buffer in buffers.items()}
+  both = [name for name in expected if name in stored]
+  shape = lambda sizes: " x ".join(map(str, sizes)) or "a scalar"
+  misshapen = [
+    f"{name} is {shape(stored[name].shape)} and should be {shape(expected[name])}"
+    for name in both
+    if stored[name].shape != expected[name]
+  ]
+  if misshapen:
+    said.append(f"misshapen: {some(misshapen)}")
+  known = "/".join(DTYPES)
+  untyped = [f"{name} is {stored[name].dtype}" for name in both if stored[name].dtype not in DTYPES]
+  if untyped:
+    said.append(f"of a dtype that is none of {known}: {some(untyped)}")
+  if not said:
+    said = _check_buffers(buffers, found.tensors)
+  if said:
+    raise RestoreError(f"{where} is not a {spec.theirs} as its config has it: {'; '.join(said)}.")
+
+
+def _check_buffers(buffers: dict[str, Buffer], tensors: Tensors) -> list[str]:
+  """Positions that a checkpoint has changed: what is computed from its config is not them."""
+  said = []
+  for name, buffer in buffers.items():
+    if not buffer.saved or name not in tensors.stored:
+      continue
+    places = buffer.sample()
+    for place, made in zip(places, buffer.rows(places), strict=True):
+      there = tensors.read(name, (slice(0, 1), slice(place, place + 1), slice(0, made.size)))
+      off = float(np.max(np.abs(there[0, 0].astype(np.float32) - made)))
+      if not off <= POSITION_TOLERANCE:
+        said.append(f"{name} is {off:.3g} off what is computed from the config, at place {place}")
+        break
+  return said
+
+
+def save(
+  folder: str | Path,
+  config: Any,
+  params: Params,
+  dtype: str = "float32",
+  shard_bytes: int = SHARD_BYTES,
+) -> None:
+  """Writes a folder that diffusers' from_pretrained reads.
+
+  dtype        "float32", "bfloat16" or "float16"
+  shard_bytes  of one file at most, unless one tensor has more; as much of host memory is used
+  All processes have to call it; the first one writes. The folder appears at once, whole.
+  Raises ConfigError for a model that has no such layout or parameters of another, RestoreError for
+  values that are not finite, WorkdirError where the folder is not empty or cannot be written.
+  """
+  folder, spec = Path(folder), spec_for(config)
+  if dtype not in DTYPES.values():
+    raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES.values())}.")
+  content = {
+    "_class_name": spec.theirs,
+    "_diffusers_version": DIFFUSERS_VERSION,
+    **write_config(spec, config),
+  }
+  own, shapes = flat(params), shapes_of(abstract_params(spec.module, config))
+  wrong = [f"{path} is missing" for path in shapes.keys() - own.keys()]
+  wrong += [f"{path} is not of it" for path in own.keys() - shapes.keys()]
+  wrong += [
+    f"{path} is {own[path].shape} and should be {shape}"
+    for path, shape in shapes.items()
+    if path in own and own[path].shape != shape
+  ]
+  if wrong:
+    raise ConfigError(
+      f"the parameters are not those of this {type(config).__name__}: {some(wrong)}."
+    )
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise WorkdirError(f"{folder} is not empty. Choose another folder, or remove it first.")
+
+  part = folder.parent / f".{folder.name}.part-{os.getpid()}"
+  writes = jax.process_index() == 0
+  try:
+    if writes:
+      part.mkdir(parents=True)
+      (part / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    _write_tensors(
+      part if writes else None, spec, config, own, shapes, jnp.dtype(dtype), shard_bytes
+    )
+    if writes:
+      if folder.exists():
+        folder.rmdir()
+      part.rename(folder)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f"saved {folder}")
+  except OSError as error:
+    raise WorkdirError(f"{folder} cannot be written: {error}.") from error
+  finally:
+    if writes:
+      shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_tensors(
+  folder: Path | None,
+  spec: Spec,
+  config: Any,
+  params: dict[str, Any],
+  shapes: dict[str, Shape],
+  dtype: Any,
+  shard_bytes: int,
+) -> None:
+  """The tensors file by file;   folder is None in a process that only helps to gather them."""
+  entries = spec.entries(config)
+  sizes, pieces = their_shapes(entries, shapes), tensors_of(entries, shapes)
+  buffers = {name: b for name, b in spec.buffers(config).items() if b.saved}
+  sizes |= {name: buffer.shape for name, buffer in buffers.items()}
+  planned = [Planned(name, int(np.prod(shape)) * dtype.itemsize) for name, shape in sizes.items()]
+  files = plan_files(planned, shard_bytes)
+  layer_of = host_layers(params)
+  weight_map: dict[str, str] = {}
+  not_finite: set[str] = set()
+  for file, names in zip(file_names(len(files)), files, strict=True):
+    content = {}
+    for name in names:
+      if name in buffers:
+        made = buffers[name].whole()
+      else:
+        made = make_tensor(pieces[name], sizes[name], layer_of)
+      with np.errstate(over="ignore"):  # what overflows is named below
+        content[name] = made.astype(dtype)
+      if not np.isfinite(content[name].astype(np.float32)).all():
+        not_finite.add(name)
+    if folder is not None and not not_finite:
+      write_file(folder / file, content)
+    weight_map |= dict.fromkeys(names, file)
+  if not_finite:
+    raise RestoreError(
+      f"NaN or infinity, as {dtype.name}, in {some(not_finite)}: nothing was written. "
+      "Use dtype='float32' if the numbers are only too large."
+    )
+  if folder is not None and len(files) > 1:
+    write_index(folder, weight_map, sum(size for _, size in planned))

@@ -1,0 +1,122 @@
+"""PixArt-alpha and Sigma as diffusers' PixArtTransformer2DModel."""
+
+from typing import Any
+
+from t2i_jax.models.pixart import PixArt, PixArtConfig
+from t2i_jax.pretrained.names import (
+  Chunks,
+  Entry,
+  Part,
+  adaln,
+  conv_patches,
+  dense,
+  embedder,
+  heads,
+  heads_out,
+  mlp,
+)
+from t2i_jax.pretrained.positions import sincos_buffer
+from t2i_jax.pretrained.spec import Spec, refuse
+
+BLOCK = "transformer_blocks.{i}"
+
+
+def entries(c: PixArtConfig) -> list[Entry]:
+  inner = "adaln_single.emb"
+  found = [
+    *conv_patches("patch_in", "pos_embed.proj", c.patch),
+    *dense("text_in", "caption_projection.linear_1"),
+    *dense("text_second", "caption_projection.linear_2"),
+    *adaln("adaln", Chunks("adaln_single.linear", 6)),
+    Entry("tables", (Part(f"{BLOCK}.scale_shift_table", "s d -> s d"),)),
+    *mlp("blocks/mlp", f"{BLOCK}.ff.net.0.proj", f"{BLOCK}.ff.net.2"),
+    Entry("final_table", (Part("scale_shift_table", "s d -> s d"),)),
+    *dense("head", "proj_out"),
+  ]
+  embedders = {"time_in": "timestep"}
+  if c.sizes:
+    embedders |= {"size_in": "resolution", "aspect_in": "aspect_ratio"}
+  for ours, theirs in embedders.items():
+    of = f"{inner}.{theirs}_embedder"
+    found += embedder(ours, f"{of}.linear_1", f"{of}.linear_2")
+  for ours, theirs in (("attn", "attn1"), ("cross", "attn2")):
+    of = f"{BLOCK}.{theirs}"
+    found += heads(f"blocks/{ours}", f"{of}.to_q", f"{of}.to_k", f"{of}.to_v", None, rope=False)
+    found += heads_out(f"blocks/{ours}/out", f"{of}.to_out.0")
+  return found
+
+
+def read(k: dict[str, Any]) -> PixArtConfig:
+  width, side = k["num_attention_heads"] * k["attention_head_dim"], k["sample_size"]
+  if k["cross_attention_dim"] != width:
+    raise refuse(
+      f"cross_attention_dim = {k['cross_attention_dim']!r} that is not its width {width}"
+    )
+  if k["caption_channels"] is None:
+    raise refuse("caption_channels = None, without a projection of the text")
+  interpolation, sizes = k["interpolation_scale"], k["use_additional_conditions"]
+  return PixArtConfig(
+    width=width,
+    depth=k["num_layers"],
+    heads=k["num_attention_heads"],
+    patch=k["patch_size"],
+    channels=k["in_channels"],
+    out=k["in_channels"] if k["out_channels"] is None else k["out_channels"],
+    text_width=k["caption_channels"],
+    side=side,
+    interpolation=float(max(side // 64, 1) if interpolation is None else interpolation),
+    sizes=side == 128 if sizes is None else sizes,
+  )
+
+
+def write(c: PixArtConfig) -> dict[str, Any]:
+  scale = int(c.interpolation) if c.interpolation == int(c.interpolation) else c.interpolation
+  return {
+    "num_attention_heads": c.heads,
+    "attention_head_dim": c.width // c.heads,
+    "in_channels": c.channels,
+    "out_channels": c.out,
+    "num_layers": c.depth,
+    "cross_attention_dim": c.width,
+    "sample_size": c.side,
+    "patch_size": c.patch,
+    "interpolation_scale": scale,
+    "use_additional_conditions": c.sizes,
+    "caption_channels": c.text_width,
+  }
+
+
+PIXART = Spec(
+  theirs="PixArtTransformer2DModel",
+  module=PixArt,
+  config=PixArtConfig,
+  keys={
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 28,
+    "cross_attention_dim": 1152,
+    "sample_size": 128,
+    "patch_size": 2,
+    "interpolation_scale": None,
+    "use_additional_conditions": None,
+    "caption_channels": None,
+  },
+  fixed={
+    "dropout": 0.0,
+    "attention_bias": True,
+    "activation_fn": "gelu-approximate",
+    "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+    "attention_type": "default",
+  },
+  free={"norm_num_groups": 32, "num_embeds_ada_norm": 1000, "upcast_attention": False},
+  read=read,
+  write=write,
+  entries=entries,
+  buffers=lambda c: {
+    "pos_embed.pos_embed": sincos_buffer(c.width, c.side, c.patch, c.interpolation)
+  },
+)

@@ -1,0 +1,75 @@
+"""Single files in the layouts of their authors, whose config is inferred from the shapes."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.models.params import Params
+from t2i_jax.pretrained.flux_original import FLUX_ORIGINAL
+from t2i_jax.pretrained.folder import read_params
+from t2i_jax.pretrained.original import Original
+from t2i_jax.pretrained.sd3_original import SD3_ORIGINAL
+from t2i_jax.pretrained.spec import RUNS
+from t2i_jax.pretrained.tensors import PICKLES, Found, Tensors, some
+
+ORIGINALS = (FLUX_ORIGINAL, SD3_ORIGINAL)
+PREFIX = "model.diffusion_model."  # of the transformer in a file that has other networks too
+
+
+def load_file(
+  path: str | Path, shardings: Params | Mesh | None = None, dtype: Any = jnp.float32, **changes: Any
+) -> tuple[Any, Any, Params]:
+  """The module class, our config and the parameters of FLUX.1's or Stable Diffusion 3's file.
+
+  shardings, dtype as of `load`
+  changes  those of `load`, and what the file does not say: rope_axes of a FLUX whose heads are not
+           128 wide; side and heads of Stable Diffusion 3
+  Raises RestoreError for another layout or a file that is not whole, ConfigError for a change that
+  is not one of these.
+  """
+  path = Path(path)
+  if path.suffix in PICKLES:
+    raise RestoreError(f"{path} is a pickle, which can run programs: fetch the safetensors file.")
+  if not path.is_file():
+    raise RestoreError(f"{path} is not a file.")
+  with Tensors() as tensors:
+    tensors.add(path)
+    if any(name.startswith(PREFIX) for name in tensors.stored):
+      tensors.keep(PREFIX)
+    original = _layout(tensors, path)
+    config = _config(original, tensors, path, changes)
+    config = original.spec.told(config, tensors)
+    found = Found(tensors, [], set())
+    params = read_params(original.spec, config, found, str(path), shardings, dtype)
+  return original.spec.module, config, params
+
+
+def _layout(tensors: Tensors, path: Path) -> Original:
+  for original in ORIGINALS:
+    if all(name in tensors.stored for name in original.mark):
+      return original
+  names = "; ".join(
+    f"{original.spec.theirs} has {', '.join(original.mark)}" for original in ORIGINALS
+  )
+  raise RestoreError(f"{path} has {some(tensors.stored)}: no layout that is known. {names}.")
+
+
+def _config(original: Original, tensors: Tensors, path: Path, changes: dict[str, Any]) -> Any:
+  allowed = RUNS + original.told
+  wrong = [key for key in changes if key not in allowed]
+  if wrong:
+    raise ConfigError(f"{some(wrong)} cannot be changed of what is stored: {some(allowed)} can.")
+  try:
+    found = original.infer({name: at.shape for name, at in tensors.stored.items()})
+  except KeyError as error:
+    raise RestoreError(f"{path} is not whole: missing: {error.args[0]}.") from error
+  except (ValueError, IndexError, RestoreError) as error:
+    raise RestoreError(f"{path} is not {original.spec.theirs}: {error}") from error
+  found |= changes
+  unsaid = [key for key in original.told if key not in found]
+  if unsaid:
+    raise ConfigError(f"{path} does not say {some(unsaid)}: load_file(..., {unsaid[0]}=...).")
+  return original.spec.config(**found)

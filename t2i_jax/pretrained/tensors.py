@@ -1,0 +1,198 @@
+"""Tensors of safetensors files, read by slices and written file by file. Nothing is unpickled."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from t2i_jax.errors import RestoreError
+
+STEM = "diffusion_pytorch_model"
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+LISTED = 10  # names in one message; of more there is a count
+
+
+def some(names: Iterable[str]) -> str:
+  """Names for a message, the first ones of many."""
+  found = sorted(names)
+  more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+  return ", ".join(found[:LISTED]) + more
+
+
+class Stored(NamedTuple):
+  """Where a tensor lies.   key is its name in that file"""
+
+  file: Path
+  key: str
+  shape: tuple[int, ...]
+  dtype: str  # as safetensors says it, "BF16"
+
+
+class Tensors:
+  """The tensors of some safetensors files by name. Close it, or use it in a `with`."""
+
+  def __init__(self) -> None:
+    self.stored: dict[str, Stored] = {}
+    self._files: dict[Path, Any] = {}
+    self._open = ExitStack()
+
+  def __enter__(self) -> "Tensors":
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()
+
+  def close(self) -> None:
+    self._open.close()
+
+  def add(self, path: Path) -> None:
+    """Adds what a file holds. Raises RestoreError where the file is not whole."""
+    try:
+      opened = self._open.enter_context(safe_open(path, framework="numpy"))
+    except (SafetensorError, OSError) as error:
+      raise RestoreError(
+        f"{path.name} is not a whole safetensors file: {_lengths(path)} ({error}). Copy it again."
+      ) from error
+    self._files[path] = opened
+    for key in opened.keys():  # noqa: SIM118  not a dict
+      about = opened.get_slice(key)
+      self.stored[key] = Stored(path, key, tuple(about.get_shape()), about.get_dtype())
+
+  def keep(self, prefix: str) -> None:
+    """Forgets tensors whose names do not begin so, and leaves the prefix out of those that do."""
+    kept = {name: at for name, at in self.stored.items() if name.startswith(prefix)}
+    self.stored = {name.removeprefix(prefix): at for name, at in kept.items()}
+
+  def read(self, name: str, slices: tuple[slice, ...]) -> np.ndarray:
+    """A slice of a tensor, in the dtype it is stored in."""
+    at = self.stored[name]
+    return self._files[at.file].get_slice(at.key)[slices]
+
+
+def _lengths(path: Path) -> str:
+  """What a damaged file's header announces, if it can be read, against what there is."""
+  size = path.stat().st_size
+  try:
+    with path.open("rb") as f:
+      length = int.from_bytes(f.read(8), "little")
+      header = json.loads(f.read(min(length, size)))
+    end = max(about["data_offsets"][1] for key, about in header.items() if key != "__metadata__")
+    return f"it has {size} bytes of {8 + length + end}"
+  except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    return f"it has {size} bytes and no header that can be read"
+
+
+class Found(NamedTuple):
+  """What a folder holds.
+
+  problems  with its files, one text each
+  lost      names that its index gives to files that cannot be read
+  """
+
+  tensors: Tensors
+  problems: list[str]
+  lost: set[str]
+
+
+def open_tensors(folder: Path) -> Found:
+  """The tensors of a folder in diffusers' layout: one file, or several under an index.
+
+  Raises RestoreError where there is neither.
+  """
+  single, index = folder / f"{STEM}.safetensors", folder / f"{STEM}.safetensors.index.json"
+  found = Found(Tensors(), [], set())
+  if not index.is_file():
+    if not single.is_file():
+      raise RestoreError(f"{folder} has no {single.name}{_instead(folder)}")
+    _add(found, single, None)
+    return found
+  try:
+    weight_map = json.loads(index.read_text())["weight_map"]
+    by_file: dict[str, set[str]] = {}
+    for name, file in weight_map.items():
+      by_file.setdefault(file, set()).add(name)
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise RestoreError(f"{index} cannot be read: {error!r}. Copy it again.") from error
+  for file in sorted(by_file):
+    _add(found, folder / Path(file).name, by_file[file])
+  return found
+
+
+def _add(found: Found, path: Path, names: set[str] | None) -> None:
+  """Adds a file;   names are those that the index gives to it."""
+  if not path.is_file():
+    found.problems.append(f"{path.name}, which the index names, is missing")
+    found.lost.update(names or ())
+    return
+  try:
+    found.tensors.add(path)
+  except RestoreError as error:
+    found.problems.append(str(error).rstrip("."))
+    found.lost.update(names or ())
+    return
+  there = {key for key, at in found.tensors.stored.items() if at.file == path}
+  absent = set() if names is None else names - there
+  if absent:
+    found.problems.append(f"{path.name} has not what the index says: {some(absent)}")
+    found.lost.update(absent)
+
+
+def _instead(folder: Path) -> str:
+  """The end of a message about weights that are not there: what is."""
+  files = [path.name for path in folder.iterdir() if path.is_file()]
+  pickles = [name for name in files if name.endswith(PICKLES)]
+  others = [name for name in files if name.endswith(".safetensors")]
+  if others:
+    return f", but {some(others)}: rename what you mean, or use load_file for an original layout."
+  if pickles:
+    return (
+      f", but {some(pickles)}: pickles can run programs and are not read. "
+      "Fetch the safetensors files, or save it with safe_serialization=True."
+    )
+  return " and no other weights. Is it the folder of the transformer?"
+
+
+class Planned(NamedTuple):
+  """One tensor to write."""
+
+  name: str
+  size: int  # bytes
+
+
+def plan_files(tensors: Iterable[Planned], limit: int) -> list[list[str]]:
+  """Names by file, in order, at most `limit` bytes of data each unless one tensor is larger."""
+  files: list[list[str]] = [[]]
+  filled = 0
+  for name, size in tensors:
+    if files[-1] and filled + size > limit:
+      files.append([])
+      filled = 0
+    files[-1].append(name)
+    filled += size
+  return files
+
+
+def file_names(count: int) -> Iterator[str]:
+  if count == 1:
+    yield f"{STEM}.safetensors"
+    return
+  yield from (f"{STEM}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1))
+
+
+def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Raises OSError where it cannot be written."""
+  try:
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+  except SafetensorError as error:
+    raise OSError(str(error)) from error
+
+
+def write_index(folder: Path, weight_map: Mapping[str, str], total: int) -> None:
+  content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+  (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,48 @@
+"""Every published size has the published number of parameters, without an array being made."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from t2i_jax.config import build, load_config
+from t2i_jax.towers import TOWERS
+from t2i_jax.training.system import OUTPUTS, backbone
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+from model_sizes import SIZES, config_of, count, count_stored  # noqa: E402
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_count_is_the_published_one(name):
+  size = SIZES[name]
+  assert count_stored(size) == size.stored
+  assert count(size) == size.unique or not size.unique
+  assert size.kind == "class_dit" or count(size) == size.stored
+
+
+CONFIGS = {
+  "dit": [f"{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in (2, 4, 8)],
+  "pixart": ["alpha-512", "alpha-1024", "sigma-1024"],
+  "sd3": ["3-medium", "3.5-medium", "3.5-large"],
+  "flux1": ["dev", "schnell"],
+  "flux2": ["dev", "klein-4b", "klein-9b"],
+  "qwen_image": [""],
+  "z_image": [""],
+}
+VARIANTS = [f"{name}.py:{v}".rstrip(":") for name, variants in CONFIGS.items() for v in variants]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_config_is_of_a_published_size(variant):
+  """configs/ has every one of them, and what it trains is that size to the last number."""
+  c = load_config(f"{ROOT}/configs/{variant}")
+  tower = build(TOWERS, c.text.tower, "text.tower", c.text.vocab, c.text.length)
+  learned = build(OUTPUTS, c.process.prediction, "process.prediction").learned_variance
+  out = c.model.channels * (2 if learned else 1)
+  _, config = backbone(c.model, {"out": out} | tower.widths)
+  plain = lambda config: replace(config, remat="none", attention="xla")
+  assert plain(config) in [plain(config_of(size)) for size in SIZES.values()]

@@ -1,0 +1,91 @@
+"""Original files: the config from the shapes, the weights as from a folder, faults by name."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tiny_published import CONFIGS, in_the_authors_layout, random_params
+
+from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.parallel import make_mesh
+from t2i_jax.pretrained import load, load_file, save
+from t2i_jax.pretrained.single_file import ORIGINALS, PREFIX
+
+NAMES = [name for name in CONFIGS if name.startswith(("flux", "sd3")) and name != "flux2"]
+
+
+def original_of(config):
+  return next(o for o in ORIGINALS if isinstance(config, o.spec.config))
+
+
+def unsaid(config):
+  return {key: getattr(config, key) for key in original_of(config).told}
+
+
+def tensors_of_file(config, params):
+  original = original_of(config)
+  tensors = in_the_authors_layout(original, config, params)
+  return tensors | {name: b.whole() for name, b in original.spec.buffers(config).items()}
+
+
+@pytest.mark.parametrize("prefix", ["", PREFIX])
+@pytest.mark.parametrize("name", NAMES)
+def test_original_file(name, prefix, tmp_path):
+  config = CONFIGS[name]
+  params = random_params(config)
+  tensors = tensors_of_file(config, params)
+  others = {"text_encoders.a": np.zeros(3, np.float32)} if prefix else {}
+  path = tmp_path / "x.safetensors"
+  save_file({prefix + key: leaf for key, leaf in tensors.items()} | others, path)
+  mesh = make_mesh(1, 4, 2) if prefix else None
+  module, inferred, read = load_file(path, mesh, remat="full", **unsaid(config))
+  assert module is original_of(config).spec.module
+  assert inferred == dataclasses.replace(config, remat="full")
+  jax.tree.map(np.testing.assert_array_equal, params, read)
+
+
+def test_files_that_cannot_be_used(tmp_path):
+  config = CONFIGS["flux"]
+  tensors = tensors_of_file(config, random_params(config))
+  path = tmp_path / "x.safetensors"
+  save_file(tensors, path)
+  with pytest.raises(ConfigError, match=r"does not say rope_axes: load_file\(..., rope_axes="):
+    load_file(path)
+  with pytest.raises(ConfigError, match="width cannot be changed"):
+    load_file(path, width=3)
+  with pytest.raises(RestoreError, match=r"y\.ckpt is a pickle"):
+    load_file(tmp_path / "y.ckpt")
+  with pytest.raises(RestoreError, match=r"y\.safetensors is not a file"):
+    load_file(tmp_path / "y.safetensors")
+
+  def message(change):
+    changed = dict(tensors)
+    change(changed)
+    save_file(changed, path)
+    with pytest.raises(RestoreError) as caught:
+      load_file(path, rope_axes=config.rope_axes)
+    return str(caught.value)
+
+  assert "no layout that is known" in message(lambda t: t.pop("img_in.weight"))
+  assert "missing: txt_in.weight" in message(lambda t: t.pop("txt_in.weight"))
+  assert "missing: txt_in.bias" in message(lambda t: t.pop("txt_in.bias"))
+  assert "not expected: extra" in message(lambda t: t.update(extra=np.zeros(2, np.float32)))
+  bad = {"single_blocks.1.linear2.weight": np.zeros((48, 100), np.float32)}
+  assert "is 48 x 100 and should be 48 x 240" in message(lambda t: t.update(bad))
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(RestoreError, match="not a whole safetensors file"):
+    load_file(path, rope_axes=config.rope_axes)
+
+
+def test_positions_are_those_of_the_stored_table(tmp_path):
+  """A Stable Diffusion 3 whose places lie otherwise than its published size says."""
+  config = dataclasses.replace(CONFIGS["sd3_dual"], step=0.25, start=-1.75)
+  params = random_params(config)
+  save_file(tensors_of_file(config, params), tmp_path / "x.safetensors")
+  _, found, _ = load_file(tmp_path / "x.safetensors")
+  assert (found.step, found.start) == (0.25, -1.75)
+  save(tmp_path / "folder", config, params, dtype="bfloat16")
+  _, found, _ = load(tmp_path / "folder")
+  assert found == config

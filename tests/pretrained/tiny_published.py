@@ -1,0 +1,47 @@
+"""One small config of every published class, and random parameters for it."""
+
+import jax
+import numpy as np
+
+from t2i_jax.models.class_dit import ClassDiTConfig
+from t2i_jax.models.flux import FluxConfig
+from t2i_jax.models.flux2 import Flux2Config
+from t2i_jax.models.pixart import PixArtConfig
+from t2i_jax.models.qwen_image import QwenImageConfig
+from t2i_jax.models.sd3 import SD3Config
+from t2i_jax.models.z_image import ZImageConfig
+from t2i_jax.pretrained.fill import host_layers, make_tensor
+from t2i_jax.pretrained.known import spec_for
+from t2i_jax.pretrained.names import tensors_of, their_shapes
+from t2i_jax.pretrained.spec import abstract_params, flat
+
+# Width 48 in 4 heads: any mesh of 8 devices whose sides divide 4 and 48 divides the weights.
+CONFIGS = {
+  "class_dit": ClassDiTConfig(48, 3, 4, 2, 4, 8, 10, 8),
+  "pixart": PixArtConfig(48, 2, 4, 2, 4, 8, 24, 8),
+  "pixart_sizes": PixArtConfig(48, 2, 4, 2, 4, 8, 24, 8, interpolation=2.0, sizes=True),
+  "sd3": SD3Config(48, 3, 4, 2, 4, 4, 24, 20, 8, 8, qk_norm=False),
+  "sd3_dual": SD3Config(48, 4, 4, 2, 4, 4, 24, 20, 8, 12, dual_blocks=2),
+  "sd3_all_dual": SD3Config(48, 2, 4, 2, 4, 4, 24, 20, 8, 8, dual_blocks=1),
+  "flux": FluxConfig(48, 2, 3, 4, 2, 4, 4, 24, 20, (4, 4, 4)),
+  "flux_guided": FluxConfig(48, 1, 1, 4, 2, 6, 4, 24, 20, (4, 4, 4), guidance=3.5),
+  "flux2": Flux2Config(48, 2, 3, 4, 1, 16, 16, 24, (4, 4, 2, 2), hidden=136, guidance=4.0),
+  "qwen_image": QwenImageConfig(48, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
+  "z_image": ZImageConfig(48, 3, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
+}
+
+
+def random_params(config, seed=0, dtype=np.float32):
+  """Normal numbers of this dtype, as float32, in the structure of the model's parameters."""
+  rng = np.random.default_rng(seed)
+  draw = lambda leaf: rng.standard_normal(leaf.shape, np.float32).astype(dtype).astype(np.float32)
+  return jax.tree.map(draw, abstract_params(spec_for(config).module, config))
+
+
+def in_the_authors_layout(original, config, params):
+  """Our parameters as the tensors of an original file, by name."""
+  entries, own = original.spec.entries(config), flat(params)
+  shapes = {path: leaf.shape for path, leaf in own.items()}
+  theirs, layer_of = their_shapes(entries, shapes), host_layers(own)
+  pieces = tensors_of(entries, shapes)
+  return {name: make_tensor(pieces[name], theirs[name], layer_of) for name in theirs}
