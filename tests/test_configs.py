@@ -24,7 +24,8 @@ from t2i_jax.data.from_webdataset import WebDataset
 from t2i_jax.data.scenes import make_scene, prompts
 from t2i_jax.data.tokenize import Tokenizer, train_bpe
 from t2i_jax.parallel import MESH_AXES
-from t2i_jax.training import make_system, train
+from t2i_jax.training import train
+from t2i_jax.training.describe import system_of
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.pod import abstract_batch
 from t2i_jax.training.state import abstract_state
@@ -100,7 +101,7 @@ def test_full_size_is_traced_without_allocating(path):
   config = load_config(path)
   sizes = tuple(max(1, config.mesh[axis]) for axis in MESH_AXES)
   mesh = AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
-  system = make_system(config, tokenizer_of(config))
+  system = system_of(config)
   optimizer = make_optimizer(config.train, system.matrices)
   state = abstract_state(system, optimizer, mesh, config.train.freeze)
   batch = abstract_batch(system, config.train.batch, mesh)
@@ -110,11 +111,6 @@ def test_full_size_is_traced_without_allocating(path):
   assert metrics["loss"].shape == ()
   count = sum(math.prod(x.shape) for x in jax.tree.leaves((state.trainable, state.frozen)))
   print(f"{path.stem}: {count / 1e6:.2f} M parameters, {system.flops / 1e9:.2f} GFLOPs a forward")
-
-
-def tokenizer_of(config):
-  labels = config.text.tokenizer.startswith("labels")
-  return Tokenizer.load("", config.text.tokenizer) if labels else Tokenizer.bytes()
 
 
 @pytest.fixture(scope="module")

@@ -15,25 +15,20 @@ from t2i_jax.models.control import Control
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
-  Embedder,
   Modulation,
+  TimeEmbedder,
   check_heads,
-  layer_norm,
-  modulate,
+  drawn,
   patchify,
   sincos_grid,
-  timestep_embedding,
-  unpatchify,
 )
 from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
-from t2i_jax.models.stack import Stacks, check_runs
+from t2i_jax.models.stack import Runs, Stacks
 from t2i_jax.parallel import constrain
-
-TIME_EMBEDDING = 256
 
 
 @dataclass(frozen=True)
-class ClassDiTConfig:
+class ClassDiTConfig(Runs):
   """side is that of the latent whose positions lie 1 apart; out counts value and variance.
 
   mlp_eps  of the norm before the MLP: 1e-5 in diffusers, 1e-6 in the paper's code
@@ -50,11 +45,9 @@ class ClassDiTConfig:
   side: int
   mlp_eps: float = 1e-5
   less: int = 1
-  remat: str = "none"
-  attention: str = "xla"
 
   def __post_init__(self):
-    check_runs(self)
+    super().__post_init__()
     check_heads(self.width, self.heads)
 
   @property
@@ -70,7 +63,7 @@ class ClassDiT(nnx.Module):
     d, p = c.width, c.patch * c.patch
     block = BlockConfig(d, c.heads, bias=True, qk_norm=False)
     self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
-    self.time_in = Embedder(rngs, TIME_EMBEDDING, d)
+    self.time_in = TimeEmbedder(rngs, d, less=c.less)
     self.label_in = weight(rngs, (c.classes + 1, d), (None, "embed"), fan_in(1))
     self.adaln = Modulation(rngs, d, 6, d, layers=c.depth)
     self.blocks = stack_blocks(lambda r: AdaLNBlock(block, r, mlp_eps=c.mlp_eps), c.depth, rngs)
@@ -92,14 +85,11 @@ class ClassDiT(nnx.Module):
     x = x + sincos_grid(rows, cols, (base / rows, base / cols), c.width).astype(x.dtype)
     label = cond.towers["label"].tokens[:, 0, 0].astype(jnp.int32)
     table = constrain(self.label_in[...], None, None)
-    vector = self.time_in(
-      timestep_embedding(model_time, TIME_EMBEDDING, less=c.less).astype(x.dtype)
-    )
-    vector = jax.nn.silu(vector + table[label].astype(x.dtype))  # [B, D]
+    vector = self.time_in(model_time, x.dtype) + table[label].astype(x.dtype)
+    vector = jax.nn.silu(vector)  # [B, D]
     stacks = Stacks(c, control, cond)
     call = lambda block, x, modulation, at: block(x, modulation, at)
     x = constrain(x, "batch", "sequence", None)
     x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector))
-    shift, scale = self.final_adaln(vector)
-    x = self.head(modulate(layer_norm(x), shift, scale))
-    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+    picture = drawn(x, self.final_adaln(vector), self.head, c.patch, height, width)
+    return stacks.answer(picture)

@@ -19,17 +19,15 @@ from t2i_jax.models.block import PreNormBlock
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
-  Embedder,
+  TimeEmbedder,
   grid_positions,
   patchify,
   rms_norm,
   rope_angles,
-  timestep_embedding,
 )
 from t2i_jax.models.params import scan_blocks, stack_blocks, zeros
 from t2i_jax.parallel import constrain
 
-TIME_EMBEDDING = 256
 ROPE_THETA = 100.0
 
 
@@ -59,7 +57,7 @@ class NoisyClassifier(nnx.Module):
     c = self.config = config
     d, p = c.width, c.patch * c.patch * c.channels
     self.patch_in = Dense(rngs, p, d, ("conv_in", "embed"), bias=False)
-    self.time_in = Embedder(rngs, TIME_EMBEDDING, d, bias=False)
+    self.time_in = TimeEmbedder(rngs, d, bias=False)
     block = BlockConfig(d, c.heads)
     self.blocks = stack_blocks(lambda r: PreNormBlock(block, r), c.depth, rngs)
     self.head = Dense(rngs, d, c.vocab, ("embed", "vocab"), init=zeros)  # begins at even odds
@@ -68,7 +66,7 @@ class NoisyClassifier(nnx.Module):
     c = self.config
     rows, cols = x_t.shape[1] // c.patch, x_t.shape[2] // c.patch
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
-    time = self.time_in(timestep_embedding(model_time, TIME_EMBEDDING).astype(x.dtype))
+    time = self.time_in(model_time, x.dtype)
     rope = rope_angles(grid_positions(rows, cols), c.width // c.heads, ROPE_THETA)
     x = constrain(x + time[:, None], "batch", "sequence", None)
     call = lambda block, x, _: (block(x, attend, None, rope), None)

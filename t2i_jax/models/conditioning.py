@@ -40,6 +40,11 @@ def guidance_of(cond: Conditioning, scale: float, rows: int) -> jax.Array:
   return cond.extras.get("guidance", jnp.full(rows, scale, jnp.float32))
 
 
+def with_references(x_t: jax.Array, cond: Conditioning) -> tuple[jax.Array, ...]:
+  """x_t and the pictures of extras["references"], in its dtype; their tokens follow its own."""
+  return (x_t, *(r.astype(x_t.dtype) for r in cond.extras.get("references", ())))
+
+
 def drop_towers(cond: Conditioning, null: Conditioning, drop: dict[str, jax.Array]) -> Conditioning:
   """The conditioning whose towers are the null's in the rows where `drop` says so.
 

@@ -21,29 +21,25 @@ from t2i_jax.models.control import Control
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
-  Embedder,
   Modulation,
+  TimeEmbedder,
+  drawn,
   grid_positions,
-  layer_norm,
-  modulate,
   patchify,
   rms_norm,
   rope_angles,
-  timestep_embedding,
-  unpatchify,
 )
 from t2i_jax.models.params import stack_blocks, zeros
-from t2i_jax.models.stack import Stacks, check_runs
-from t2i_jax.models.streams import joint_mask
+from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.streams import joined, joint_mask
 from t2i_jax.parallel import constrain
 
 TEXT_MODES = ("cross", "joint", "pooled")
-TIME_EMBEDDING = 256  # sinusoid width [2212.09748, its code]
 ROPE_THETA = 100.0  # axial positions of small grids [2403.13298 sec. 4]
 
 
 @dataclass(frozen=True)
-class DiTConfig:
+class DiTConfig(Runs):
   """width is of tokens, patch of a side in pixels or latents, channels of x_t.
 
   out is twice channels where a variance is learned [2212.09748, its code].
@@ -57,11 +53,9 @@ class DiTConfig:
   out: int
   text: str
   text_width: int
-  remat: str = "none"
-  attention: str = "xla"
 
   def __post_init__(self):
-    check_runs(self)
+    super().__post_init__()
     if self.text not in TEXT_MODES:
       raise ConfigError(f"model.text = {self.text!r} is not one of {', '.join(TEXT_MODES)}.")
     if self.width % (4 * self.heads):
@@ -86,7 +80,7 @@ class DiT(nnx.Module):
     self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"), bias=False)
     if c.text != "pooled":
       self.text_in = Dense(rngs, c.text_width, d, (None, "embed"), bias=False)
-    self.time_in = Embedder(rngs, TIME_EMBEDDING, d, bias=False)
+    self.time_in = TimeEmbedder(rngs, d, bias=False)
     self.pooled_in = Dense(rngs, c.text_width, d, ("embed", "mlp"), bias=False)
     self.adaln = Modulation(rngs, d, 6, d, layers=c.depth)
     self.blocks = stack_blocks(lambda r: AdaLNBlock(block, r, cross=cross), c.depth, rngs)
@@ -115,19 +109,18 @@ class DiT(nnx.Module):
       tokens = self.text_in(rms_norm(text.tokens.astype(x.dtype)))  # [B, T, D]
       where = {"text": tokens, "text_mask": mask}
     if c.text == "joint":
-      x = jnp.concatenate([tokens, x], axis=1)  # [B, T + L, D]
+      x = joined(tokens, x)  # [B, T + L, D]
       where = {"site": "joint", "mask": mask}
     stacks = Stacks(c, control, cond, words)
     call = lambda block, x, modulation, at: block(x, modulation, at, rope=rope, **where)
     x = constrain(x, "batch", "sequence", None)
     x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector))
-    shift, scale = self.final_adaln(vector)
-    x = self.head(modulate(layer_norm(x[:, -rows * cols :]), shift, scale))  # [B, L, p p out]
-    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+    picture = drawn(x[:, words:], self.final_adaln(vector), self.head, c.patch, height, width)
+    return stacks.answer(picture)
 
   def condition_vector(self, model_time: jax.Array, text: Tower, dtype) -> jax.Array:
     """Time and pooled text as one vector, after the SiLU that precedes adaLN.   # [B, D]"""
-    vector = self.time_in(timestep_embedding(model_time, TIME_EMBEDDING).astype(dtype))
+    vector = self.time_in(model_time, dtype)
     if text.pooled is not None:
       vector = vector + self.pooled_in(rms_norm(text.pooled.astype(dtype)))
     return jax.nn.silu(vector)

@@ -16,26 +16,22 @@ from t2i_jax.models.layers import (
   Dense,
   Embedder,
   Modulation,
+  TimeEmbedder,
   check_rope,
+  drawn,
   grid_positions,
-  layer_norm,
-  modulate,
   patchify,
   rope_angles,
-  timestep_embedding,
-  unpatchify,
 )
 from t2i_jax.models.params import stack_blocks, zeros
-from t2i_jax.models.stack import Stacks, check_runs
-from t2i_jax.models.streams import Both, DoubleBlock, SingleBlock, joined, joint_mask
-from t2i_jax.parallel import constrain
+from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.streams import Both, DoubleBlock, SingleBlock, joined, joint_mask, laid
 
-TIME_EMBEDDING = 256
 ROPE_THETA = 10000.0
 
 
 @dataclass(frozen=True)
-class FluxConfig:
+class FluxConfig(Runs):
   """rope_axes are what of a head's width tells (0, row, column) of a patch; a word sits at 0.
 
   guidance        0: the model takes none; else the scale it is told where extras do not say one
@@ -54,11 +50,9 @@ class FluxConfig:
   rope_axes: tuple[int, ...]
   guidance: float = 0.0
   attend_padding: bool = True
-  remat: str = "none"
-  attention: str = "xla"
 
   def __post_init__(self):
-    check_runs(self)
+    super().__post_init__()
     check_rope(self.width, self.heads, self.rope_axes)
 
   @property
@@ -75,9 +69,9 @@ class Flux(nnx.Module):
     block = BlockConfig(d, c.heads, bias=True)
     self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
-    self.time_in = Embedder(rngs, TIME_EMBEDDING, d)
+    self.time_in = TimeEmbedder(rngs, d)
     if c.guidance:
-      self.guidance_in = Embedder(rngs, TIME_EMBEDDING, d)
+      self.guidance_in = TimeEmbedder(rngs, d)
     self.pooled_in = Embedder(rngs, c.pooled_width, d)
     if c.double_blocks:
       self.text_adaln = Modulation(rngs, d, 6, d, layers=c.double_blocks)
@@ -105,28 +99,26 @@ class Flux(nnx.Module):
     mask = None if c.attend_padding else joint_mask(text.mask, image.shape[1])
 
     stacks = Stacks(c, control, cond, tokens.shape[1])
-    both = Both(*(constrain(part, "batch", "sequence", None) for part in (tokens, image)))
+    both = laid(tokens, image)
     if c.double_blocks:
       double = lambda block, x, modulation, at: block(x, modulation, at, ropes, mask)
       modulations = Both(self.text_adaln(vector), self.image_adaln(vector))
       both = stacks.run("double", self.double, both, double, modulations)
     x = both.image
     if c.single_blocks:
-      rope = tuple(jnp.concatenate(pair) for pair in zip(*ropes, strict=True))
+      rope = joined(*ropes)
       single = lambda block, x, modulation, at: block(x, modulation, at, rope, mask)
-      x = stacks.run("single", self.single, joined(both), single, self.single_adaln(vector))
+      x = stacks.run("single", self.single, joined(*both), single, self.single_adaln(vector))
       x = x[:, tokens.shape[1] :]
-    shift, scale = self.final_adaln(vector)
-    x = self.head(modulate(layer_norm(x), shift, scale))
-    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+    picture = drawn(x, self.final_adaln(vector), self.head, c.patch, height, width)
+    return stacks.answer(picture)
 
   def condition_vector(self, model_time: jax.Array, cond: Conditioning, dtype) -> jax.Array:
     """Time, guidance scale and pooled text.   # [B, D]"""
-    embed = lambda number: timestep_embedding(number, TIME_EMBEDDING).astype(dtype)
-    vector = self.time_in(embed(model_time))
+    vector = self.time_in(model_time, dtype)
     if self.config.guidance:
       scale = guidance_of(cond, self.config.guidance, len(model_time))
-      vector = vector + self.guidance_in(embed(1000 * scale))
+      vector = vector + self.guidance_in(1000 * scale, dtype)
     return vector + self.pooled_in(pooled_of(cond.towers["text"], "flux").astype(dtype))
 
   def rotary(self, words: int, rows: int, cols: int) -> Both:

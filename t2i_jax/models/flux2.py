@@ -10,35 +10,30 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t2i_jax.models.conditioning import Conditioning, guidance_of
+from t2i_jax.models.conditioning import Conditioning, guidance_of, with_references
 from t2i_jax.models.control import Control
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
-  Embedder,
   Modulation,
+  TimeEmbedder,
   check_rope,
+  drawn,
   grid_positions,
-  layer_norm,
-  modulate,
   patchify,
   rope_angles,
-  timestep_embedding,
-  unpatchify,
 )
 from t2i_jax.models.params import stack_blocks, zeros
-from t2i_jax.models.stack import Stacks, check_runs
-from t2i_jax.models.streams import Both, DoubleBlock, SingleBlock, joined, joint_mask
-from t2i_jax.parallel import constrain
+from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.streams import Both, DoubleBlock, SingleBlock, joined, joint_mask, laid
 
-TIME_EMBEDDING = 256
 ROPE_THETA = 2000.0
 MLP_RATIO = 3
 REFERENCE_STEP = 10  # between pictures, on the first axis
 
 
 @dataclass(frozen=True)
-class Flux2Config:
+class Flux2Config(Runs):
   """rope_axes are what of a head's width tells (picture, row, column, word).
 
   hidden          width inside the MLP; 0 = MLP_RATIO times the width
@@ -58,11 +53,9 @@ class Flux2Config:
   hidden: int = 0
   guidance: float = 0.0
   attend_padding: bool = True
-  remat: str = "none"
-  attention: str = "xla"
 
   def __post_init__(self):
-    check_runs(self)
+    super().__post_init__()
     check_rope(self.width, self.heads, self.rope_axes)
 
   @property
@@ -79,9 +72,9 @@ class Flux2(nnx.Module):
     block = BlockConfig(d, c.heads, hidden=c.hidden or MLP_RATIO * d, mlp="swiglu")
     self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"), bias=False)
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"), bias=False)
-    self.time_in = Embedder(rngs, TIME_EMBEDDING, d, bias=False)
+    self.time_in = TimeEmbedder(rngs, d, bias=False)
     if c.guidance:
-      self.guidance_in = Embedder(rngs, TIME_EMBEDDING, d, bias=False)
+      self.guidance_in = TimeEmbedder(rngs, d, bias=False)
     self.text_adaln = Modulation(rngs, d, 6, d, bias=False)
     self.image_adaln = Modulation(rngs, d, 6, d, bias=False)
     self.double = stack_blocks(lambda r: DoubleBlock(block, r), c.double_blocks, rngs)
@@ -99,7 +92,7 @@ class Flux2(nnx.Module):
   ) -> jax.Array:
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
-    pictures = (x_t, *(r.astype(x_t.dtype) for r in cond.extras.get("references", ())))
+    pictures = with_references(x_t, cond)
     image = self.patch_in(jnp.concatenate([patchify(p, c.patch) for p in pictures], axis=1))
     tokens = self.text_in(text.tokens.astype(image.dtype))  # [B, T, D]
     words = tokens.shape[1]
@@ -108,29 +101,26 @@ class Flux2(nnx.Module):
     mask = None if c.attend_padding else joint_mask(text.mask, image.shape[1])
 
     stacks = Stacks(c, control, cond, words)
-    both = Both(*(constrain(part, "batch", "sequence", None) for part in (tokens, image)))
+    both = laid(tokens, image)
     modulation = Both(self.text_adaln(vector), self.image_adaln(vector))
     double = lambda block, x, _, at: block(x, modulation, at, ropes, mask)
     both = stacks.run("double", self.double, both, double)
-    rope = tuple(jnp.concatenate(pair) for pair in zip(*ropes, strict=True))
+    rope = joined(*ropes)
     shared = self.single_adaln(vector)
     single = lambda block, x, _, at: block(x, shared, at, rope, mask)
-    x = stacks.run("single", self.single, joined(both), single)
-    shift, scale = self.final_adaln(vector)
-    own = (height // c.patch) * (width // c.patch)
-    x = self.head(modulate(layer_norm(x[:, words : words + own]), shift, scale))
-    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+    x = stacks.run("single", self.single, joined(*both), single)
+    picture = drawn(x[:, words:], self.final_adaln(vector), self.head, c.patch, height, width)
+    return stacks.answer(picture)
 
   def condition_vector(self, model_time: jax.Array, cond: Conditioning, dtype) -> jax.Array:
     """Time and guidance scale.   # [B, D]"""
-    embed = lambda number: timestep_embedding(number, TIME_EMBEDDING).astype(dtype)
-    vector = self.time_in(embed(model_time))
+    vector = self.time_in(model_time, dtype)
     if self.config.guidance:
       scale = guidance_of(cond, self.config.guidance, len(model_time))
-      vector = vector + self.guidance_in(embed(1000 * scale))
+      vector = vector + self.guidance_in(1000 * scale, dtype)
     return vector
 
-  def rotary(self, words: int, sizes: list[tuple[int, int]]) -> Both:
+  def rotary(self, words: int, sizes: list[tuple[int, ...]]) -> Both:
     """Angles of both streams.   sizes (height, width) in latents; the first is the picture's"""
     patch, angles = self.config.patch, lambda at: rope_angles(at, self.config.rope_axes, ROPE_THETA)
     places = []

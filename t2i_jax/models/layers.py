@@ -22,6 +22,7 @@ from t2i_jax.parallel import constrain
 from t2i_jax.parallel.rules import Axes
 
 MLP_RATIO = 4  # hidden width of an MLP over its width [1706.03762 sec. 3.3]
+TIME_EMBEDDING = 256  # sinusoid width [2212.09748, its code]
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,30 @@ class Embedder(nnx.Module):
     return constrain(x, "batch", *[None] * (x.ndim - 1))
 
 
+class TimeEmbedder(Embedder):
+  """An Embedder of the sinusoid of a time, a guidance scale or a size.   [...] -> [..., D]
+
+  less  of timestep_embedding
+  """
+
+  def __init__(
+    self,
+    rngs: nnx.Rngs,
+    width: int,
+    *,
+    hidden: int | None = None,
+    bias: bool = True,
+    less: int = 0,
+  ):
+    super().__init__(rngs, TIME_EMBEDDING, width, hidden=hidden, bias=bias)
+    self.less = less
+
+  def __call__(self, number: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """number in units of steps, 0 to 1000; dtype of the activations"""
+    embedding = timestep_embedding(number, TIME_EMBEDDING, less=self.less)
+    return super().__call__(embedding.astype(dtype))
+
+
 class Modulation(nnx.Module):
   """The vectors of adaLN, of all layers at once: [layers,] chunks, [B, D] each.
 
@@ -340,3 +365,15 @@ def unpatchify(tokens: jax.Array, patch: int, height: int, width: int) -> jax.Ar
   b, rows, cols = tokens.shape[0], height // patch, width // patch
   x = tokens.reshape(b, rows, cols, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
   return x.reshape(b, height, width, -1)
+
+
+def drawn(
+  x: jax.Array, modulation: jax.Array, head: Dense, patch: int, height: int, width: int
+) -> jax.Array:
+  """The answer of a model from its last tokens, float32.   # [B, height, width, out]
+
+  x [B, L, D] begins with the picture's patches; modulation [2, B, D] of adaLN: shift, scale
+  """
+  x = x[:, : (height // patch) * (width // patch)]
+  tokens = head(modulate(layer_norm(x), modulation[0], modulation[1]))
+  return unpatchify(tokens.astype(jnp.float32), patch, height, width)

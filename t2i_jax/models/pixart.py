@@ -16,27 +16,23 @@ from t2i_jax.models.control import Control
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
-  Embedder,
   Modulation,
+  TimeEmbedder,
   check_heads,
+  drawn,
   gelu,
-  layer_norm,
-  modulate,
   patchify,
   sincos_grid,
-  timestep_embedding,
-  unpatchify,
 )
 from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
-from t2i_jax.models.stack import Stacks, check_runs
+from t2i_jax.models.stack import Runs, Stacks
 from t2i_jax.parallel import constrain
 
-TIME_EMBEDDING = 256
 PIXELS = 8  # along a side of one latent
 
 
 @dataclass(frozen=True)
-class PixArtConfig:
+class PixArtConfig(Runs):
   """side is that of the latent the positions were made for; out of value and variance.
 
   interpolation  how much denser than 1 a patch the positions lie at that side
@@ -54,11 +50,9 @@ class PixArtConfig:
   side: int
   interpolation: float = 1.0
   sizes: bool = False
-  remat: str = "none"
-  attention: str = "xla"
 
   def __post_init__(self):
-    check_runs(self)
+    super().__post_init__()
     check_heads(self.width, self.heads)
 
   @property
@@ -76,10 +70,10 @@ class PixArt(nnx.Module):
     self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
     self.text_second = Dense(rngs, d, d, ("embed", "mlp"))
-    self.time_in = Embedder(rngs, TIME_EMBEDDING, d)
+    self.time_in = TimeEmbedder(rngs, d)
     if c.sizes:
-      self.size_in = Embedder(rngs, TIME_EMBEDDING, d // 3)
-      self.aspect_in = Embedder(rngs, TIME_EMBEDDING, d // 3)
+      self.size_in = TimeEmbedder(rngs, d // 3)
+      self.aspect_in = TimeEmbedder(rngs, d // 3)
     # adaLN-single: one projection for all blocks, and a table of each block's own.
     self.adaln = Modulation(rngs, d, 6, d)
     table = ("layers", None, "embed")
@@ -113,17 +107,15 @@ class PixArt(nnx.Module):
     )
     x = constrain(x, "batch", "sequence", None)
     x = stacks.run("blocks", self.blocks, x, call, self.tables[...])
-    shift, scale = vector + self.final_table[...].astype(x.dtype)[:, None]
-    x = self.head(modulate(layer_norm(x), shift, scale))
-    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+    final = vector + self.final_table[...].astype(x.dtype)[:, None]  # [2, B, D]
+    return stacks.answer(drawn(x, final, self.head, c.patch, height, width))
 
   def condition_vector(self, model_time, extras: dict, size: jax.Array, dtype) -> jax.Array:
     """Time, and where the net is told them the picture's size and aspect.   # [B, D]"""
-    embed = lambda number: timestep_embedding(number, TIME_EMBEDDING).astype(dtype)
-    vector = self.time_in(embed(model_time))
+    vector = self.time_in(model_time, dtype)
     if not self.config.sizes:
       return vector
     size = extras.get("size", size)
     aspect = extras.get("aspect", size[:, :1] / size[:, 1:])
-    told = [self.size_in(embed(size)), self.aspect_in(embed(aspect))]  # [B, 2 and 1, D / 3]
+    told = [self.size_in(size, dtype), self.aspect_in(aspect, dtype)]  # [B, 2 and 1, D / 3]
     return vector + jnp.concatenate(told, axis=1).reshape(vector.shape)

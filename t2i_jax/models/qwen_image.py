@@ -10,34 +10,29 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t2i_jax.models.conditioning import Conditioning
+from t2i_jax.models.conditioning import Conditioning, with_references
 from t2i_jax.models.control import Control
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
-  Embedder,
   Modulation,
+  TimeEmbedder,
   check_rope,
+  drawn,
   grid_positions,
-  layer_norm,
-  modulate,
   patchify,
   rms_norm,
   rope_angles,
-  timestep_embedding,
-  unpatchify,
 )
 from t2i_jax.models.params import ones, stack_blocks, weight, zeros
-from t2i_jax.models.stack import Stacks, check_runs
-from t2i_jax.models.streams import Both, DoubleBlock, joint_mask
-from t2i_jax.parallel import constrain
+from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
 
-TIME_EMBEDDING = 256
 ROPE_THETA = 10000.0
 
 
 @dataclass(frozen=True)
-class QwenImageConfig:
+class QwenImageConfig(Runs):
   """rope_axes are what of a head's width tells (picture, row, column)."""
 
   width: int
@@ -48,11 +43,9 @@ class QwenImageConfig:
   out: int
   text_width: int
   rope_axes: tuple[int, ...]
-  remat: str = "none"
-  attention: str = "xla"
 
   def __post_init__(self):
-    check_runs(self)
+    super().__post_init__()
     check_rope(self.width, self.heads, self.rope_axes)
 
   @property
@@ -70,7 +63,7 @@ class QwenImage(nnx.Module):
     self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
     self.text_gain = weight(rngs, (c.text_width,), (None,), ones)
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
-    self.time_in = Embedder(rngs, TIME_EMBEDDING, d)
+    self.time_in = TimeEmbedder(rngs, d)
     self.text_adaln = Modulation(rngs, d, 6, d, layers=c.depth)
     self.image_adaln = Modulation(rngs, d, 6, d, layers=c.depth)
     self.blocks = stack_blocks(lambda r: DoubleBlock(block, r), c.depth, rngs)
@@ -86,25 +79,22 @@ class QwenImage(nnx.Module):
   ) -> jax.Array:
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
-    pictures = (x_t, *(r.astype(x_t.dtype) for r in cond.extras.get("references", ())))
+    pictures = with_references(x_t, cond)
     image = self.patch_in(jnp.concatenate([patchify(p, c.patch) for p in pictures], axis=1))
     tokens = self.text_in(rms_norm(text.tokens.astype(image.dtype), self.text_gain))  # [B, T, D]
-    vector = self.time_in(timestep_embedding(model_time, TIME_EMBEDDING).astype(image.dtype))
-    vector = jax.nn.silu(vector)  # [B, D]
+    vector = jax.nn.silu(self.time_in(model_time, image.dtype))  # [B, D]
     ropes = self.rotary(tokens.shape[1], [p.shape[1:3] for p in pictures])
     mask = joint_mask(text.mask, image.shape[1])
 
     stacks = Stacks(c, control, cond, tokens.shape[1])
-    both = Both(*(constrain(part, "batch", "sequence", None) for part in (tokens, image)))
+    both = laid(tokens, image)
     call = lambda block, x, modulation, at: block(x, modulation, at, ropes, mask)
     modulations = Both(self.text_adaln(vector), self.image_adaln(vector))
     both = stacks.run("blocks", self.blocks, both, call, modulations)
-    shift, scale = self.final_adaln(vector)
-    own = (height // c.patch) * (width // c.patch)
-    x = self.head(modulate(layer_norm(both.image[:, :own]), shift, scale))
-    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+    picture = drawn(both.image, self.final_adaln(vector), self.head, c.patch, height, width)
+    return stacks.answer(picture)
 
-  def rotary(self, words: int, sizes: list[tuple[int, int]]) -> Both:
+  def rotary(self, words: int, sizes: list[tuple[int, ...]]) -> Both:
     """Angles of both streams.   sizes (height, width) in latents; the first is the picture's"""
     c, places = self.config, []
     grids = [(height // c.patch, width // c.patch) for height, width in sizes]

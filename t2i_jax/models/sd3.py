@@ -6,7 +6,6 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
@@ -17,24 +16,19 @@ from t2i_jax.models.layers import (
   Dense,
   Embedder,
   Modulation,
+  TimeEmbedder,
   check_heads,
-  layer_norm,
-  modulate,
+  drawn,
   patchify,
   sincos_grid,
-  timestep_embedding,
-  unpatchify,
 )
 from t2i_jax.models.params import stack_blocks, zeros
-from t2i_jax.models.stack import Stacks, check_runs
-from t2i_jax.models.streams import Both, DoubleBlock, joint_mask
-from t2i_jax.parallel import constrain
-
-TIME_EMBEDDING = 256
+from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
 
 
 @dataclass(frozen=True)
-class SD3Config:
+class SD3Config(Runs):
   """depth counts all blocks, dual_blocks the first ones of them that are dual; patch in latents.
 
   side             of the latent, in latents, over whose number of patches the whole table runs
@@ -59,11 +53,9 @@ class SD3Config:
   step: float = 0.0
   start: float = 0.0
   attend_padding: bool = True
-  remat: str = "none"
-  attention: str = "xla"
 
   def __post_init__(self):
-    check_runs(self)
+    super().__post_init__()
     check_heads(self.width, self.heads)
     if not 0 <= self.dual_blocks < self.depth:
       raise ConfigError(
@@ -86,7 +78,7 @@ class SD3(nnx.Module):
     joint = c.depth - c.dual_blocks - 1
     self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
-    self.time_in = Embedder(rngs, TIME_EMBEDDING, d)
+    self.time_in = TimeEmbedder(rngs, d)
     self.pooled_in = Embedder(rngs, c.pooled_width, d)
     if c.dual_blocks:
       self.dual = stack_blocks(lambda r: DoubleBlock(block, r, dual=True), c.dual_blocks, rngs)
@@ -111,12 +103,12 @@ class SD3(nnx.Module):
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
     x = x + self.positions(height // c.patch, width // c.patch).astype(x.dtype)
     tokens = self.text_in(text.tokens.astype(x.dtype))  # [B, T, D]
-    vector = self.time_in(timestep_embedding(model_time, TIME_EMBEDDING).astype(x.dtype))
+    vector = self.time_in(model_time, x.dtype)
     vector = jax.nn.silu(vector + self.pooled_in(pooled_of(text, "sd3").astype(x.dtype)))
     mask = None if c.attend_padding else joint_mask(text.mask, x.shape[1])
 
     stacks = Stacks(c, control, cond, tokens.shape[1])
-    streams = Both(*(constrain(part, "batch", "sequence", None) for part in (tokens, x)))
+    streams = laid(tokens, x)
     for name, of_image in (("dual", 9), ("joint", 6), ("last", 6)):
       if not hasattr(self, name):
         continue
@@ -126,9 +118,8 @@ class SD3(nnx.Module):
 
       modulations = getattr(self, f"{name}_adaln")(vector)
       streams = stacks.run(name, getattr(self, name), streams, call, modulations)
-    shift, scale = self.final_adaln(vector)
-    x = self.head(modulate(layer_norm(streams.image), shift, scale))
-    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+    picture = drawn(streams.image, self.final_adaln(vector), self.head, c.patch, height, width)
+    return stacks.answer(picture)
 
   def positions(self, rows: int, cols: int) -> jax.Array:
     """The centre of the table.   # [rows cols, D]     Raises ConfigError where it is too small."""

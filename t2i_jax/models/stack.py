@@ -5,7 +5,8 @@ there were none.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 from flax import nnx
@@ -20,20 +21,21 @@ from t2i_jax.models.params import REMAT, scan_blocks, stacked
 At = Callable[[str], Attend]  # from a site ("self", "joint", "cross") to its attention
 
 
-class Runs(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Runs:
   """What the configs of all models have: how the blocks are run, by name."""
 
-  @property
-  def remat(self) -> str: ...
-  @property
-  def attention(self) -> str: ...
+  remat: str = "none"
+  attention: str = "xla"
 
-
-def check_runs(c: Runs) -> None:
-  """Raises ConfigError for a policy or an implementation that does not exist."""
-  for key, value, known in (("remat", c.remat, REMAT), ("attention", c.attention, ATTENTIONS)):
-    if value not in known:
-      raise ConfigError(f"model.{key} = {value!r} is not one of {', '.join(known)}.")
+  def __post_init__(self) -> None:
+    """Raises ConfigError for a policy or an implementation that does not exist."""
+    for key, value, known in (
+      ("remat", self.remat, REMAT),
+      ("attention", self.attention, ATTENTIONS),
+    ):
+      if value not in known:
+        raise ConfigError(f"model.{key} = {value!r} is not one of {', '.join(known)}.")
 
 
 class Stacks:

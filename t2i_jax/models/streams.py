@@ -3,7 +3,7 @@
 Source: [2403.03206 sec. 4 and fig. 2]; the single stream is the parallel block of [2302.05442].
 """
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,14 @@ class Both(NamedTuple, Generic[T]):
   image: T
 
 
-def joined(both: Both[jax.Array]) -> jax.Array:
-  """One sequence, text first.   # [B, T + L, D]"""
-  return jnp.concatenate(both, axis=1)
+def joined(text: Any, image: Any) -> Any:
+  """One sequence, text first, of tokens [B, T or L, D] or of angles [..., T or L, K / 2]."""
+  return jax.tree.map(lambda *pair: jnp.concatenate(pair, axis=-2), text, image)
+
+
+def laid(text: jax.Array, image: jax.Array) -> Both[jax.Array]:
+  """Both streams, on the mesh."""
+  return Both(*(constrain(part, "batch", "sequence", None) for part in (text, image)))
 
 
 def joint_mask(text_mask: jax.Array, image_tokens: int) -> Mask:

@@ -17,32 +17,30 @@ from t2i_jax.models.control import Control
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
-  Embedder,
   FeedForward,
   Modulation,
+  TimeEmbedder,
   check_rope,
   grid_positions,
   layer_norm,
   patchify,
   rms_norm,
   rope_angles,
-  timestep_embedding,
   unpatchify,
 )
 from t2i_jax.models.params import ones, stack_blocks, weight, zeros
-from t2i_jax.models.stack import At, Stacks, check_runs
+from t2i_jax.models.stack import At, Runs, Stacks
+from t2i_jax.models.streams import joined, joint_mask
 from t2i_jax.parallel import constrain
 
-TIME_EMBEDDING, TIME_HIDDEN, TIME_WIDTH = 256, 1024, 256
+TIME_HIDDEN, TIME_WIDTH = 1024, 256
 ROPE_THETA = 256.0
-MULTIPLE = (
-  32  # both sequences are filled up to a multiple of it with learned tokens, which are seen
-)
+MULTIPLE = 32  # of tokens: both sequences are filled up with learned ones, which are seen
 EPS = 1e-5
 
 
 @dataclass(frozen=True)
-class ZImageConfig:
+class ZImageConfig(Runs):
   """rope_axes are what of a head's width tells (word or picture, row, column).
 
   depth  of the joint stack; refiner_blocks of each of the two that come before it
@@ -57,11 +55,9 @@ class ZImageConfig:
   out: int
   text_width: int
   rope_axes: tuple[int, ...]
-  remat: str = "none"
-  attention: str = "xla"
 
   def __post_init__(self):
-    check_runs(self)
+    super().__post_init__()
     check_rope(self.width, self.heads, self.rope_axes)
     if self.refiner_blocks < 1:
       raise ConfigError(f"model.refiner_blocks = {self.refiner_blocks}: at least 1 is needed.")
@@ -92,12 +88,8 @@ class Block(nnx.Module):
     scale_a = gate_a = scale_m = gate_m = jnp.ones((), x.dtype)
     if modulation is not None:
       scale_a, gate_a, scale_m, gate_m = modulation[:, :, None]  # each [B, 1, D]
-      scale_a, scale_m, gate_a, gate_m = (
-        1 + scale_a,
-        1 + scale_m,
-        jnp.tanh(gate_a),
-        jnp.tanh(gate_m),
-      )
+      scale_a, gate_a = 1 + scale_a, jnp.tanh(gate_a)
+      scale_m, gate_m = 1 + scale_m, jnp.tanh(gate_m)
     h = rms_norm(x, self.attn_in, EPS) * scale_a
     h = self.attn(h, rope=rope, mask=mask, attend=at(site))
     x = x + gate_a * rms_norm(h, self.attn_out, EPS)
@@ -118,7 +110,7 @@ class ZImage(nnx.Module):
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
     self.image_pad = weight(rngs, (d,), ("embed",), zeros)
     self.text_pad = weight(rngs, (d,), ("embed",), zeros)
-    self.time_in = Embedder(rngs, TIME_EMBEDDING, e, hidden=TIME_HIDDEN)
+    self.time_in = TimeEmbedder(rngs, e, hidden=TIME_HIDDEN)
     self.image_adaln = Modulation(rngs, e, 4, d, layers=c.refiner_blocks)
     self.image_refiner = stack(c.refiner_blocks)
     self.text_refiner = stack(c.refiner_blocks)
@@ -138,7 +130,7 @@ class ZImage(nnx.Module):
     height, width = x_t.shape[1:3]
     image, tokens, seen, places = self.sequences(x_t, text.tokens, text.mask)
     ropes = [rope_angles(place, c.rope_axes, ROPE_THETA) for place in places]
-    vector = self.time_in(timestep_embedding(1000 - model_time, TIME_EMBEDDING).astype(x_t.dtype))
+    vector = self.time_in(1000 - model_time, x_t.dtype)
 
     stacks = Stacks(c, control, cond, tokens.shape[1])
 
@@ -149,11 +141,9 @@ class ZImage(nnx.Module):
     image = constrain(image, "batch", "sequence", None)
     image = run("image_refiner", image, "self", ropes[1], None, self.image_adaln(vector))
     tokens = run("text_refiner", tokens, "self", ropes[0], padding_mask(seen, seen))
-    x = jnp.concatenate([tokens, image], axis=1)  # [B, T + L, D]
-    all_seen = jnp.concatenate([seen, jnp.ones(image.shape[:2], bool)], axis=1)
-    mask = padding_mask(all_seen, all_seen)
-    rope = tuple(jnp.concatenate(pair, axis=1) for pair in zip(*ropes, strict=True))
-    x = run("blocks", x, "joint", rope, mask, self.adaln(vector))
+    x = joined(tokens, image)  # [B, T + L, D]
+    mask = joint_mask(seen, image.shape[1])
+    x = run("blocks", x, "joint", joined(*ropes), mask, self.adaln(vector))
 
     own = (height // c.patch) * (width // c.patch)
     x = x[:, tokens.shape[1] : tokens.shape[1] + own]

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from t2i_jax.models.flux2 import MLP_RATIO, TIME_EMBEDDING, Flux2, Flux2Config
+from t2i_jax.models.flux2 import MLP_RATIO, Flux2, Flux2Config
+from t2i_jax.models.layers import TIME_EMBEDDING
 from t2i_jax.pretrained.names import (
   Chunks,
   Columns,

@@ -18,15 +18,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.config import load_config
-from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import batch_sharding, collectives, make_mesh
+from t2i_jax.training.describe import GIB, system_of
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.state import abstract_state
 from t2i_jax.training.step import jit_train_step
-from t2i_jax.training.system import Trainable, make_system
+from t2i_jax.training.system import Trainable
 
-GIB = 2**30
 # For libtpu: ask no metadata server, and share the machine with another process that has it open.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 ENVIRONMENT |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
@@ -63,9 +62,9 @@ def total_bytes(tree: Any, a_device: bool = False) -> int:
 def compile_train_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any, Any]:
   """The step that `train` runs, compiled for the mesh's devices, and its abstract arguments.
 
-  No data are read: the byte tokenizer stands for the data's own, whose null is the same.
+  No data are read: describe.system_of.
   """
-  system = make_system(config, Tokenizer.bytes())
+  system = system_of(config)
   optimizer = make_optimizer(config.train, system.matrices)
   state = abstract_state(system, optimizer, mesh, config.train.freeze)
   batch = abstract_batch(system, config.train.batch, mesh)
