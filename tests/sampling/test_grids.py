@@ -10,8 +10,7 @@ from scipy import stats
 
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
-from t2i_jax.models import dit as dit_module
-from t2i_jax.models.layers import timestep_embedding
+from t2i_jax.models import layers
 from t2i_jax.process import PROCESSES
 from t2i_jax.process.timesteps import dynamic_factor, shift
 from t2i_jax.sampling import GRIDS, SOLVERS, make_plan, sample
@@ -146,14 +145,14 @@ def test_every_thousandth_of_the_flow_reaches_the_plan_exactly(n):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_time_reaches_the_network_exactly_under_every_dtype_policy(dtype, tiny_config, monkeypatch):
   """What the model's embedding of time is given, in a sampler of the whole system."""
-  seen = []
+  seen, embed = [], layers.timestep_embedding
 
-  def embedding(model_time, size):
+  def embedding(model_time, size, **options):
     assert model_time.dtype == jnp.float32
     jax.debug.callback(lambda t: seen.append(float(t[0])), model_time)
-    return timestep_embedding(model_time, size)
+    return embed(model_time, size, **options)
 
-  monkeypatch.setattr(dit_module, "timestep_embedding", embedding)
+  monkeypatch.setattr(layers, "timestep_embedding", embedding)
   choices = {"process.kind": "ddpm_linear", "process.prediction": "v", "text.tokenizer": "bytes"}
   config = tiny_config({"model.dtype": dtype, **choices})
   system = make_system(config, Tokenizer.bytes())

@@ -59,7 +59,8 @@ def test_masks_of_ones_and_zeros():
   keys, start = (jax.random.split(jax.random.key(i), 50) for i in (0, 2))
   denoise, noise = closed_form.denoiser(DATA, "v"), row_noise(keys, (2,))
   plain, _ = sample(denoise, solver, plan, process.prior(start, (2,)), None, noise)
-  np.testing.assert_array_equal(nothing, plain)
+  # Two programs: the compiler may fuse a multiplication with an addition in one of them only.
+  np.testing.assert_allclose(nothing, plain, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["flow", "ddpm_linear", "ddpm_sigmoid", "edm"])
