@@ -25,7 +25,6 @@ from jax.sharding import Mesh
 from t2i_jax.autoencoders import Identity
 from t2i_jax.config import load_config
 from t2i_jax.models import BACKBONES, Conditioning, Tower, with_params
-from t2i_jax.models.stack import Stacks
 from t2i_jax.parallel import batch_sharding, make_mesh
 from t2i_jax.parallel.traffic import Program
 from t2i_jax.process import PROCESSES, WEIGHTINGS, Prediction, denoising_loss
@@ -93,7 +92,7 @@ class Row:
   """One program.
 
   mesh      data, fsdp, tensor
-  remat     a policy, or one for each stack: "double=full, single=qkv"
+  remat     of the model's config
   float32   weights, moments and their average in float32, by the train step of `t2i train`; else
             weights and moments in bfloat16 and no average, as the rival has it
   blocks    double and single ones, where they are fewer
@@ -116,10 +115,10 @@ class Row:
 
 ROWS = [
   Row("flux", "v5p:2x2x1", (1, 4, 1), "full"),
-  Row("flux", "v5p:2x2x1", (1, 4, 1), "double=full, single=qkv"),  # what the rival keeps
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "full, single=qkv"),  # what the rival keeps
   Row("flux", "v5p:2x2x1", (1, 4, 1), "attention"),
   Row("flux", "v5p:2x2x1", (1, 4, 1), "qkv"),
-  Row("flux", "v5p:4x4x4", (1, 64, 1), "double=full, single=qkv"),
+  Row("flux", "v5p:4x4x4", (1, 64, 1), "full, single=qkv"),
   Row("flux", "v5p:4x4x4", (1, 64, 1), "attention"),
   Row("flux", "v5p:4x4x4", (4, 16, 1), "attention"),
   Row("flux", "v5p:2x2x1", (1, 4, 1), "attention", blocks=(2, 2)),  # what a test compiles again
@@ -141,14 +140,14 @@ class Published(Trainable):
     return denoising_loss(found, m.x0, m.eps, m.time, WEIGHTINGS["velocity"]())
 
 
-def published(row: Row, policy: str) -> Published:
+def published(row: Row) -> Published:
   """The system of a row at 1024 pixels."""
   sizes = dict(SIZES[row.model])
   if row.blocks is not None:
     sizes["double_blocks"], sizes["single_blocks"] = row.blocks
   model, kind = BACKBONES[row.model]
   text = TEXT[row.model][1]
-  given = {"out": sizes["channels"], "text_width": text, "remat": policy, "attention": "splash"}
+  given = {"out": sizes["channels"], "text_width": text, "remat": row.remat, "attention": "splash"}
   config = kind(**sizes, **given)
   side = 128 // 2 * sizes["patch"]  # 64 x 64 patches
   return Published(
@@ -224,34 +223,15 @@ def _as_bfloat16(leaf: Any) -> Any:
   return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
 
 
-def by_stack(policies: str) -> str:
-  """Has the stacks run by a policy each, "double=full, single=qkv"; the policy of the others."""
-  named = dict(part.split("=") for part in policies.split(", ") if "=" in part)
-  run = Stacks.__dict__["run"]
-
-  def chosen(self, name, *args):
-    self._remat = named.get(name, self._remat)
-    return run(self, name, *args)
-
-  if named:
-    Stacks.run = chosen
-    return "full"
-  return policies
-
-
 def measured(row: Row, hlo: Path | None = None) -> dict[str, Any]:
   """Compiles a row and reads its program; memory and bytes in GiB, for one chip."""
   mesh = make_mesh(*row.mesh, topology_devices(row.topology))
-  run = Stacks.__dict__["run"]
-  try:
-    system = published(row, by_stack(row.remat))
-    clocks = [(time.time(), time.process_time())]
-    step, count = lowered(row, system, mesh)
-    clocks.append((time.time(), time.process_time()))
-    compiled = step.compile()
-    clocks.append((time.time(), time.process_time()))
-  finally:
-    Stacks.run = run
+  system = published(row)
+  clocks = [(time.time(), time.process_time())]
+  step, count = lowered(row, system, mesh)
+  clocks.append((time.time(), time.process_time()))
+  compiled = step.compile()
+  clocks.append((time.time(), time.process_time()))
   text = compiled.as_text()
   if hlo is not None:
     (hlo / f"{re.sub('[^a-z0-9_]+', '_', row.name)}.hlo").write_text(text)

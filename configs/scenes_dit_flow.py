@@ -36,7 +36,9 @@ def get_config() -> ConfigDict:
     "heads": 4,
     "text": "cross",  # or "joint"
     "dtype": "float32",  # of activations; weights are float32
-    "remat": "none",  # or "full", "dots", "attention", "qkv", "offload": what backward keeps
+    # Or "full", "dots", "attention", "qkv", "offload": what backward keeps. "full, blocks=qkv": qkv
+    # for the stack of that name.
+    "remat": "none",
     "attention": "xla",
   }
   c.process = {

@@ -56,11 +56,12 @@ def describe(config: ConfigDict) -> dict[str, Any]:
   parameters        by part
   forward           FLOPs of one image and caption: matmuls and attention, 2 a multiply-add
   step              FLOPs of one step, three times the forward of its batch; recomputing not counted
-  activations       bytes of one image by remat policy; what is offloaded lies on the host
+  activations       bytes of one image by remat policy, the config's own too; what is offloaded
+                    lies on the host
   """
   system = system_of(config)
   found: dict[str, int] = {}
-  for policy in REMAT if "remat" in config.model else ():
+  for policy in dict.fromkeys((*REMAT, config.model.remat)) if "remat" in config.model else ():
     with_policy = config.copy_and_resolve_references()
     with with_policy.unlocked():
       with_policy.model.remat = policy

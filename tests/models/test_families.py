@@ -213,6 +213,23 @@ def test_every_weight_matters_and_has_axes(name):
     assert (float(jnp.abs(g).max()) > 0) != unused, where
 
 
+def test_a_stack_can_have_a_policy_of_its_own():
+  """What the backward pass keeps of FLUX.1's two stacks is what each keeps under its policy."""
+
+  def kept(remat):
+    config = config_of("flux", remat=remat)
+    rest, params = (picture(), condition("flux")), live_params("flux", config)
+    backward = lambda params: jax.vjp(lambda p: loss("flux", config, p, *rest), params)[1]
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, params)))
+
+  full, qkv = kept("full"), kept("qkv")
+  of_single, of_double = kept("full, single=qkv"), kept("full, double=qkv")
+  assert full < of_single < qkv and full < of_double < qkv
+  assert of_single + of_double == full + qkv
+  with pytest.raises(ConfigError, match=r"no stack .* is named 'singel'\. It has double"):
+    kept("full, singel=qkv")
+
+
 @each
 @pytest.mark.slow
 def test_remat_changes_no_gradient(name):
@@ -293,6 +310,7 @@ def test_guidance_is_an_input_of_its_own():
   [
     ("flux", {"rope_axes": (4, 4, 4)}, "add up to the width of a head"),
     ("flux", {"remat": "some"}, "none, full, dots, attention"),
+    ("flux", {"remat": "full, single=some"}, "model.remat = 'some'"),
     ("qwen_image", {"attention": "fast"}, "model.attention = 'fast'"),
     ("sd3", {"dual_blocks": 3}, "the last block is never dual"),
     ("z_image", {"refiner_blocks": 0}, "at least 1"),
