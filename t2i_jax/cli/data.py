@@ -9,12 +9,15 @@ from t2i_jax.errors import DataError
 
 # Flags that belong to some sources only: argparse settings by field of the source.
 SOURCE_FLAGS: dict[str, dict[str, Any]] = {
-  "level": {"help": "scenes: easy, counts or full (easy)"},
-  "size": {"type": int, "help": "scenes, emoji: pixels a side (the level's least; 64)"},
-  "count": {"type": int, "help": "scenes: records to train on (50,000)"},
-  "val_count": {"type": int, "help": "scenes: records of other scenes, same compositions (1,000)"},
-  "heldout_count": {"type": int, "help": "scenes: records of held-out compositions (1,000)"},
-  "seed": {"type": int, "help": "scenes: other scenes (0)"},
+  "level": {"help": "scenes, edits: easy, counts or full (easy)"},
+  "size": {"type": int, "help": "scenes, edits, emoji: pixels a side (the level's least; 64)"},
+  "count": {"type": int, "help": "scenes, edits: records to train on (50,000)"},
+  "val_count": {
+    "type": int,
+    "help": "scenes, edits: records of other scenes, same compositions (1,000)",
+  },
+  "heldout_count": {"type": int, "help": "scenes, edits: records of held-out compositions (1,000)"},
+  "seed": {"type": int, "help": "scenes, edits: other scenes (0)"},
   "skins": {"action": "store_true", "help": "emoji: with skin tones"},
   "flags": {"action": "store_false", "help": "emoji: without flags"},
   "path": {"help": "folder: its path. webdataset: a tar, a folder of tars or a quoted glob"},
@@ -53,12 +56,15 @@ def run(args: argparse.Namespace) -> int | None:
 def _register_build(verbs) -> None:
   build = verbs.add_parser("build", help="write shards, a manifest and a tokenizer")
   build.add_argument(
-    "--from", dest="source", required=True, choices=("scenes", "emoji", "folder", "webdataset")
+    "--from",
+    dest="source",
+    required=True,
+    choices=("scenes", "edits", "emoji", "folder", "webdataset"),
   )
   build.add_argument("--to", required=True, help="the folder to make")
   build.add_argument("--workers", type=int, help="processes (one a core)")
   build.add_argument("--shard-records", type=int, help="records a shard (8,192)")
-  build.add_argument("--vocab", type=int, help="BPE tokens (scenes 1,024, others 4,096)")
+  build.add_argument("--vocab", type=int, help="BPE tokens (scenes and edits 1,024, others 4,096)")
   build.add_argument("--overwrite", action="store_true", help="replace a folder built before")
   for field, settings in SOURCE_FLAGS.items():
     build.add_argument(flag_of(field), dest=field, default=argparse.SUPPRESS, **settings)

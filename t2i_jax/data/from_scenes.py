@@ -9,7 +9,7 @@ from PIL import Image
 from t2i_jax.data.images import encode
 from t2i_jax.data.items import CHUNK, Made, Skipped, made
 from t2i_jax.data.record import Record
-from t2i_jax.data.scenes import LEVELS, facts_to_json, make_scene, render
+from t2i_jax.data.scenes import LEVELS, Scene, facts_to_json, make_scene, render
 from t2i_jax.data.scenes.vocabulary import find_level
 from t2i_jax.errors import DataError
 
@@ -57,14 +57,19 @@ class Scenes:
     split, start, stop = task
     return [made(split, self._record(split, index)) for index in range(start, stop)]
 
+  def _key(self, split: str, index: int) -> str:
+    return f"{self.level}/{split}/{self.seed}/{index}"
+
+  def _picture(self, scene: Scene) -> bytes:
+    picture = render(scene, self.size or LEVELS[self.level].floor)
+    return encode(Image.fromarray(picture), format="PNG")
+
   def _record(self, split: str, index: int) -> Record:
     scene = make_scene(index, self.level, split, self.seed)
-    picture = render(scene, self.size or LEVELS[self.level].floor)
     meta = {
       "facts": facts_to_json(scene.facts),
       "category": scene.category,
       "level": scene.level,
       "heldout": scene.heldout,
     }
-    data = encode(Image.fromarray(picture), format="PNG")
-    return Record(data, scene.captions, f"{self.level}/{split}/{self.seed}/{index}", meta)
+    return Record(self._picture(scene), scene.captions, self._key(split, index), meta)

@@ -11,7 +11,7 @@ CHUNK = 64  # items a task holds, enough to hide what handing over a task costs
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-  """A record ready to write: split, packed bytes, captions."""
+  """A record ready to write: split, packed bytes, captions and instructions."""
 
   split: str
   data: bytes
@@ -56,7 +56,7 @@ class BuildSource(Protocol):
 
 def made(split: str, record: Record) -> Made:
   """A record as the builder takes it."""
-  return Made(split, record.pack(), record.captions)
+  return Made(split, record.pack(), record.texts)
 
 
 def in_chunks(items: Iterable[Any], size: int = CHUNK) -> Iterator[list[Any]]:

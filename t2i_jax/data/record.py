@@ -1,4 +1,7 @@
-"""A captioned picture as it is stored: the bytes of its file, its captions, a key, and notes."""
+"""A captioned picture as it is stored: the bytes of its file, its captions, a key, and notes.
+
+An edited picture has turns besides: what is asked of the picture before, and the one that answers.
+"""
 
 import dataclasses
 from typing import Any
@@ -12,6 +15,7 @@ SCHEMA = {
   "captions": "list of strings, at least one; training draws one of them",
   "key": "string that names the item in its source",
   "meta": "map of what else the source knows, as JSON would hold it",
+  "then": "list of [string, bytes]: an instruction and the picture after it; may be left out",
 }
 
 
@@ -23,15 +27,28 @@ class Record:
   captions: tuple[str, ...]
   key: str
   meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+  then: tuple[tuple[str, bytes], ...] = ()
+
+  @property
+  def images(self) -> tuple[bytes, ...]:
+    """All picture files, in order."""
+    return (self.image, *(image for _, image in self.then))
+
+  @property
+  def texts(self) -> tuple[str, ...]:
+    """All that is written of them: captions, then instructions."""
+    return (*self.captions, *(text for text, _ in self.then))
 
   def pack(self) -> bytes:
     """The stored form, msgpack."""
-    fields = {
+    fields: dict[str, Any] = {
       "image": self.image,
       "captions": list(self.captions),
       "key": self.key,
       "meta": self.meta,
     }
+    if self.then:
+      fields["then"] = [list(turn) for turn in self.then]
     return msgpack.packb(fields)
 
 
@@ -39,7 +56,9 @@ def unpack(data: bytes) -> Record:
   """The inverse of `Record.pack`. Raises DataError on bytes that are no record."""
   try:
     fields = msgpack.unpackb(data)
-    record = Record(fields["image"], tuple(fields["captions"]), fields["key"], fields["meta"])
+    then = tuple((text, image) for text, image in fields.get("then", ()))
+    captions = tuple(fields["captions"])
+    record = Record(fields["image"], captions, fields["key"], fields["meta"], then)
   except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
     raise DataError(f"is no record of this format ({type(error).__name__}: {error})") from error
   wrong = schema_problem(record)
@@ -50,13 +69,16 @@ def unpack(data: bytes) -> Record:
 
 def schema_problem(record: Record) -> str | None:
   """What in a record is not as SCHEMA says, or None."""
-  if not isinstance(record.image, bytes) or not record.image:
+  if not all(isinstance(image, bytes) and image for image in record.images):
     return "has no image bytes"
   if not record.captions:
     return "has no caption"
   for i, caption in enumerate(record.captions):
     if not isinstance(caption, str) or not caption.strip():
       return f"has an empty caption (number {i})"
+  for i, (text, _) in enumerate(record.then):
+    if not isinstance(text, str) or not text.strip():
+      return f"has an empty instruction (number {i})"
   if not isinstance(record.key, str) or not record.key:
     return "has no key"
   if not isinstance(record.meta, dict):

@@ -1,8 +1,15 @@
 """The sources that `t2i data build --from` knows, by name."""
 
+from t2i_jax.data.from_edits import Edits
 from t2i_jax.data.from_emoji import Emoji
 from t2i_jax.data.from_folder import Folder
 from t2i_jax.data.from_scenes import Scenes
 from t2i_jax.data.from_webdataset import WebDataset
 
-SOURCES = {"scenes": Scenes, "emoji": Emoji, "folder": Folder, "webdataset": WebDataset}
+SOURCES = {
+  "scenes": Scenes,
+  "edits": Edits,
+  "emoji": Emoji,
+  "folder": Folder,
+  "webdataset": WebDataset,
+}

@@ -114,8 +114,9 @@ def check_shard(folder: Path, shard: dict[str, Any]) -> tuple[list[Problem], int
   for index in range(records):
     try:
       record = unpack(reader.read([index])[0])
-      captions += len(record.captions)
-      (read_latent if is_latent(record.image) else decode)(record.image)
+      captions += len(record.texts)
+      for image in record.images:
+        (read_latent if is_latent(image) else decode)(image)
     except (DataError, RuntimeError) as error:
       found.append(Problem(name, index, str(error)))
   return found, captions

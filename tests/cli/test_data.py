@@ -68,7 +68,7 @@ def test_a_folder_with_skipped_items_ends_in_a_summary(tmp_path, capsys):
   [
     (
       ("--from", "emoji", "--level", "easy"),
-      "--level belongs to --from scenes; --from emoji takes",
+      "--level belongs to --from scenes and edits; --from emoji takes",
     ),
     (("--from", "scenes", "--path", "x"), "--path belongs to --from folder and webdataset"),
     (("--from", "folder", "--no-flags"), "--no-flags belongs to --from emoji"),

@@ -16,8 +16,21 @@ relations are already 42 x 41 x 40 x 4 x 4 = 1.1 million captions, and long ones
 A caption that describes the whole picture carries a `total` fact. Negations ("a red circle and no
 green objects") leave the rest of the picture open. "left of" means that the centres lie farther
 apart sideways than in height, by at least 4 pixels (at 32; 3 at 48) where a caption says so.
+
+Edits ask for one change of a scene ("make the red circle blue") and say what must be true after
+it; see scenes/edits.py.
 """
 
+from t2i_jax.data.scenes.edits import (
+  EDITS,
+  Edit,
+  Turn,
+  Wanted,
+  edit_kinds,
+  edit_prompts,
+  make_edit,
+  make_edits,
+)
 from t2i_jax.data.scenes.facts import (
   Fact,
   Object,
@@ -46,21 +59,29 @@ __all__ = [
   "CATEGORIES",
   "CHANGES",
   "COLORS",
+  "EDITS",
   "LEVELS",
   "RELATIONS",
   "SHAPES",
   "SIZES",
   "SPLITS",
+  "Edit",
   "Fact",
   "Level",
   "Object",
   "Scene",
   "Spec",
+  "Turn",
+  "Wanted",
+  "edit_kinds",
+  "edit_prompts",
   "facts_from_json",
   "facts_to_json",
   "false_facts",
   "falsify",
   "holds",
+  "make_edit",
+  "make_edits",
   "make_scene",
   "prompts",
   "render",

@@ -1,0 +1,33 @@
+"""Edits of scenes: a picture, what is asked of it, the picture that answers, once or twice."""
+
+import dataclasses
+
+from t2i_jax.data.from_scenes import Scenes
+from t2i_jax.data.record import Record
+from t2i_jax.data.scenes import facts_to_json, make_edits
+
+TURNS = (1, 2)  # edits a record has, in turn: half of the records have two
+
+
+@dataclasses.dataclass(frozen=True)
+class Edits(Scenes):
+  """Procedural pictures with edits by instruction and ground truth; the fields are those of Scenes.
+
+  A record's captions, and in its meta the facts and category, are those of the first picture;
+  meta["turns"] has each edit's kind and the facts of the picture after it.
+  """
+
+  def _record(self, split: str, index: int) -> Record:
+    turns = make_edits(index, self.level, split, self.seed, TURNS[index % len(TURNS)])
+    first = turns[0].before
+    meta = {
+      "facts": facts_to_json(first.facts),
+      "category": first.category,
+      "level": first.level,
+      "heldout": any(turn.edit.heldout for turn in turns),
+      "turns": [
+        {"kind": turn.edit.kind, "facts": facts_to_json(turn.after.facts)} for turn in turns
+      ],
+    }
+    then = tuple((turn.edit.instruction, self._picture(turn.after)) for turn in turns)
+    return Record(self._picture(first), first.captions, self._key(split, index), meta, then)
