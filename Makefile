@@ -60,6 +60,8 @@ proof: $(VENV)/.tested
 	$(BIN)/python -m t2i_jax.evaluation.choosing
 	$(BIN)/python benchmarks/solver_parity.py
 	$(BIN)/python benchmarks/model_parity.py
+	$(BIN)/python benchmarks/flux_on_tpu.py --page
+	$(BIN)/python benchmarks/attention_memory.py
 	$(BIN)/python docs/equations.py
 
 clean:

@@ -28,11 +28,12 @@ from t2i_jax.models import BACKBONES, Conditioning, Tower, with_params
 from t2i_jax.parallel import batch_sharding, make_mesh
 from t2i_jax.parallel.traffic import Program
 from t2i_jax.process import PROCESSES, WEIGHTINGS, Prediction, denoising_loss
+from t2i_jax.training.make_system import make_mixing
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.pod import GIB, topology_devices
 from t2i_jax.training.state import TrainState, abstract_state
 from t2i_jax.training.step import DRAW_T, jit_train_step, row_keys, row_losses
-from t2i_jax.training.system import Trainable, make_mixing
+from t2i_jax.training.system import Trainable
 
 ROOT = Path(__file__).parents[1]
 FOUND, PAGE = ROOT / "docs/tpu_programs.json", ROOT / "docs/tpu_programs.md"
@@ -137,7 +138,7 @@ class Published(Trainable):
     model = with_params(self.makers["backbone"])(params["backbone"])
     value = model(m.seen.astype(self.dtype), m.time.model_time, cond)
     found = Prediction(value, "velocity", None)
-    return denoising_loss(found, m.x0, m.eps, m.time, WEIGHTINGS["velocity"]())
+    return {"image": denoising_loss(found, m.x0, m.eps, m.time, WEIGHTINGS["velocity"]())}
 
 
 def published(row: Row) -> Published:
@@ -185,7 +186,7 @@ def lean_step(system: Published, optimizer: optax.GradientTransformation) -> Cal
     rows = jnp.arange(batch["weight"].shape[0])
     u = jax.vmap(jax.random.uniform)(row_keys(key, rows, DRAW_T))
     t = system.process.on_grid(system.mixing.t_of(u))
-    mean = lambda params: jnp.mean(row_losses(system, params, batch, t, rows, key))
+    mean = lambda params: jnp.mean(row_losses(system, params, batch, t, rows, key)["image"])
     loss, grads = jax.value_and_grad(mean)(params)
     updates, opt = optimizer.update(grads, opt, params)
     return count + 1, optax.apply_updates(params, updates), opt, loss

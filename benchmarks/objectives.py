@@ -23,7 +23,6 @@ from quickstart import t2i
 from t2i_jax.config import apply_overrides
 from t2i_jax.data.loader import validation_batches
 from t2i_jax.data.source import ShardSource
-from t2i_jax.data.transforms import Transform
 from t2i_jax.evaluation.score import score
 from t2i_jax.process import convert, like
 from t2i_jax.sampling.grids import at_ratios
@@ -79,8 +78,7 @@ def x0_errors(at: Loaded) -> list[float]:
   """Mean squared error of x0_hat on validation pictures, at each of RATIOS."""
   c, system = at.config, at.system
   source = ShardSource(c.data.dir, c.data.val_split)
-  transform = Transform(c.data.image_size, at.tokenizer, c.text.length)
-  (rows,) = validation_batches(source, transform, ROWS, ROWS, np.arange(ROWS))
+  (rows,) = validation_batches(source, system.transform(at.tokenizer), ROWS, ROWS, np.arange(ROWS))
   grid = at_ratios(system.process, np.sort(RATIOS)[::-1])
 
   @jax.jit

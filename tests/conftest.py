@@ -61,6 +61,29 @@ TINY = {
 }
 
 
+# The same of a joint model: rows of two documents.
+JOINT = {
+  "data.image_size": (32, 32),
+  "data.rows": "packed(length=120, pictures=4, window=2, positions='centred')",
+  "text.length": 24,
+  "model.width": 32,
+  "model.depth": 2,
+  "model.heads": 4,
+  "train.batch": 8,
+  "train.steps": 6,
+  "train.schedule": "cosine(warmup=1)",
+  "log.every": 1,
+  "eval.every": 0,
+  "eval.rows": 8,
+  "checkpoint.every": 0,
+  "sampling.every": 0,
+  "sampling.steps": 2,
+  "sampling.batch": 4,
+  "sampling.prompts": ("a red circle",),
+  "sampling.words": "sample(most=6)",
+}
+
+
 @pytest.fixture(scope="session")
 def easy_data(tmp_path_factory):
   """A built folder of easy scenes at 32 px: 200 train, 40 val, 20 heldout. Do not change it."""
@@ -98,6 +121,19 @@ def train_args(tiny):
   def args(workdir, changes=None):
     flags = [f"--config.{key}={value}" for key, value in tiny(changes).items()]
     return ["train", f"--config={CONFIG}", f"--workdir={workdir}", *flags]
+
+  return args
+
+
+@pytest.fixture(scope="session")
+def joint_args(easy_data):
+  """joint_args(workdir, {"train.steps": 4}) -> arguments of `t2i` that train a tiny joint model."""
+
+  def args(workdir, changes=None):
+    merged = JOINT | {"data.dir": easy_data} | (changes or {})
+    flags = [f"--config.{key}={value}" for key, value in merged.items()]
+    config = ROOT / "tests/joint_config.py"
+    return ["train", f"--config={config}", f"--workdir={workdir}", *flags]
 
   return args
 

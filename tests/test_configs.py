@@ -55,7 +55,10 @@ OF_KIND = {
   "pixart": {"model.width": "48"},
   "flux2": {"model.rope_axes": "(4, 4, 4, 4)"},
   "class_dit": LABELS,
-}
+  "transfusion": {
+    "model.kv_heads": "2", "data.rows": "packed(length=120, pictures=3, window=2)",
+  },
+}  # fmt: skip
 # What learns four latents by heart in a minute.
 LEARNS = {
   "model.width": "64", "model.single_blocks": "2", "model.rope_axes": "(8, 12, 12)",
@@ -86,7 +89,8 @@ def config_module(path):
 
 
 VARIANTS = [variant for path in CONFIGS for variant in variants_of(path)]
-PUBLISHED = [path for path in LATENTS if load_config(path).model.kind != "dit"]
+OURS = ("dit", "transfusion")
+PUBLISHED = [path for path in LATENTS if load_config(path).model.kind not in OURS]
 COMPARED = [v for v in VARIANTS if "/compare/" in v]
 
 each_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

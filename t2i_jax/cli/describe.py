@@ -24,14 +24,11 @@ def run(args: argparse.Namespace) -> None:
     print(f"  {part:12} {count:>16,} parameters")
   if len(parts) > 1:
     print(f"  {'in all':12} {sum(parts.values()):>16,}")
-  height, width = config.data.image_size
-  print(
-    f"  {found['forward'] / 1e9:,.3f} GFLOPs forward, an image of {height} x {width} and its text"
-  )
+  print(f"  {found['forward'] / 1e9:,.3f} GFLOPs forward, {found['row']}")
   print(
     f"  {found['step'] / 1e12:,.3f} TFLOPs a step of {config.train.batch} (recomputing not counted)"
   )
-  print("  kept for the backward pass, an image:")
+  print("  kept for the backward pass, each of them:")
   for policy, size in found["activations"].items():
     chosen = "  <- model.remat" if policy == config.model.remat else ""
     where = " (qkv and attention on the host)" if policy == "offload" else ""

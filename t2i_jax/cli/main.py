@@ -1,16 +1,18 @@
-"""t2i train | sample | eval | describe | data."""
+"""t2i train | sample | caption | chat | eval | describe | data."""
 
 import argparse
 import sys
 from typing import Any
 
-from t2i_jax.cli import data, describe, evaluate, sample, train
+from t2i_jax.cli import caption, chat, data, describe, evaluate, sample, train
 from t2i_jax.errors import ConfigError, T2IError
 
 VERBS: dict[str, Any] = {
   "data": data,
   "train": train,
   "sample": sample,
+  "caption": caption,
+  "chat": chat,
   "eval": evaluate,
   "describe": describe,
 }

@@ -1,8 +1,8 @@
 """Batches in the global order, decoded by grain's threads or processes and read ahead."""
 
 import atexit
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import grain
 import grain.experimental
@@ -11,8 +11,8 @@ from absl import flags
 
 from t2i_jax.data.order import index_at, rng_at
 from t2i_jax.data.parallel_map import end_with_parent
+from t2i_jax.data.record import Record
 from t2i_jax.data.source import Source
-from t2i_jax.data.transforms import Transform
 
 ENDLESS = 2**48  # rows; grain wants a length
 THREADS = 4  # a PIL decode holds the interpreter's lock about half of its time
@@ -20,10 +20,21 @@ LEAST_SHARED = 2**20  # bytes of an array that workers hand over in shared memor
 VALIDATION_SEED = 0
 
 
+class RowMaker(Protocol):
+  """Records to the arrays of a row: transforms.Transform, documents.Packing.
+
+  window  records a row is made of
+  """
+
+  window: int
+
+  def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> dict[str, Any]: ...
+
+
 class _Rows:
   """The rows one process reads, in order, from a step on. Random access for grain."""
 
-  def __init__(self, source: Source, transform: Transform, seed: int, batch: int, rows, start: int):
+  def __init__(self, source: Source, transform: RowMaker, seed: int, batch: int, rows, start: int):
     self.source, self.transform = source, transform
     self.seed, self.batch, self.rows, self.start = seed, batch, rows, start
 
@@ -33,8 +44,10 @@ class _Rows:
   def __getitem__(self, i: int) -> dict[str, Any]:
     step, row = divmod(i, len(self.rows))
     position = (self.start + step) * self.batch + int(self.rows[row])
-    _, index = index_at(position, len(self.source), self.seed)
-    return self.transform(self.source[index], rng_at(position, self.seed))
+    window = self.transform.window
+    places = range(position * window, (position + 1) * window)
+    found = [self.source[index_at(p, len(self.source), self.seed)[1]] for p in places]
+    return self.transform(found, rng_at(position, self.seed))
 
 
 class Loader:
@@ -50,7 +63,7 @@ class Loader:
   def __init__(
     self,
     source: Source,
-    transform: Transform,
+    transform: RowMaker,
     *,
     seed: int,
     global_batch: int,
@@ -65,8 +78,9 @@ class Loader:
   def batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches of steps start_step, start_step + 1, ... without end.
 
-    Step s holds positions s * global_batch + rows of the global order. Yields image, tokens, mask
-    and weight as `Transform` gives them, with a leading axis [n]. Raises DataError.
+    Row r of step s is p = s * global_batch + r: of the global order, the records in places
+    p * window to (p + 1) * window. Yields what the transform gives, with a leading axis [n].
+    Raises DataError.
     """
     rows = _Rows(self.source, self.transform, self.seed, self.global_batch, self.rows, start_step)
     dataset = grain.MapDataset.source(rows).batch(len(self.rows))
@@ -94,20 +108,27 @@ class Loader:
 
 
 def validation_batches(
-  source: Source, transform: Transform, count: int, batch: int, rows: np.ndarray
+  source: Source, transform: RowMaker, count: int, batch: int, rows: np.ndarray
 ) -> Iterator[dict[str, np.ndarray]]:
-  """The first `count` records by index, each with a fixed caption, the same at every call.
+  """The rows of the first records by index, at most `count` rows, the same at every call.
 
   batch  rows of a global batch; the last one is filled up with rows of weight 0
   rows   [n] row numbers in [0, batch) that this process reads
   Yields batches as `Loader` does.
   """
-  count = min(count, len(source))
+  window = transform.window
+  count = min(count, len(source) // window)
   for start in range(0, count, batch):
     found = []
     for row in rows:
       index = start + int(row)
       real = index if index < count else start
-      item = transform(source[real], rng_at(real, VALIDATION_SEED))
-      found.append(item if index < count else {**item, "weight": np.float32(0)})
+      records = [source[i] for i in range(real * window, (real + 1) * window)]
+      item = transform(records, rng_at(real, VALIDATION_SEED))
+      found.append(item if index < count else without_weight(item))
     yield {name: np.stack([np.asarray(item[name]) for item in found]) for name in found[0]}
+
+
+def without_weight(item: dict[str, Any]) -> dict[str, Any]:
+  """A row that counts for nothing."""
+  return item | {name: item[name] * 0 for name in ("weight", "learn") if name in item}

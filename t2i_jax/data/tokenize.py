@@ -1,4 +1,5 @@
-"""Captions to token ids: a byte-level BPE trained on the data, plain bytes, or class labels."""
+"""Captions to token ids: a byte-level BPE trained on the data, plain bytes, class labels, or the
+tokenizer of a language model."""
 
 import hashlib
 import json
@@ -15,19 +16,25 @@ from t2i_jax.errors import ConfigError, DataError, PromptError
 
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]")
 PAD, BOS, EOS = range(3)
-KINDS = ("bpe", "bytes", "labels:N")
+KINDS = ("bpe", "bytes", "labels:N", "folder:PATH")
 
 
 class Tokenizer:
   """Text to ids: BOS, the text, EOS, then PAD. Any Unicode string has ids; none is unknown.
 
-  vocab  number of ids; special tokens are 0, 1, 2
+  vocab          number of ids
+  pad, bos, eos  ids of the special tokens: 0, 1, 2 but for a language model's
   Made by `bpe`, `bytes`, `load` or `from_json`; can be pickled.
   """
 
   def __init__(self, kind: str, model: str | None = None):
     self.kind, self._model = kind, model
+    self.pad, self.bos, self.eos = PAD, BOS, EOS
     self._bpe = _parse(model) if kind == "bpe" and model is not None else None
+    if kind == "folder":
+      fields = json.loads(str(model))
+      self._bpe = _opened(fields["tokenizer"])
+      self.pad, self.bos, self.eos = fields["special"]
     self.vocab: int = self._bpe.get_vocab_size() if self._bpe else len(SPECIAL) + 256
     if kind == "labels":
       self.vocab = int(str(model)) + 1
@@ -48,11 +55,35 @@ class Tokenizer:
     return cls("labels", str(classes))
 
   @classmethod
+  def folder(cls, path: str | Path) -> "Tokenizer":
+    """Of a language model's folder: tokenizer.json and tokenizer_config.json.
+
+    A text begins with the BOS token, or where there is none with the one that ends texts.
+    Raises DataError naming the file, or the token that is missing.
+    """
+    texts = []
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+      try:
+        texts.append((Path(path) / name).read_text("utf-8"))
+      except OSError as error:
+        raise DataError(f"{Path(path) / name} cannot be read ({error.strerror})") from error
+    ids, named = _opened(texts[0]), json.loads(texts[1])
+    of = lambda token: ids.token_to_id(token["content"] if isinstance(token, dict) else str(token))
+    eos = of(named.get("eos_token"))
+    if eos is None:
+      raise DataError(f"{path} has no token that ends a text: eos_token in tokenizer_config.json.")
+    bos, pad = of(named.get("bos_token")), of(named.get("pad_token"))
+    special = [eos if pad is None else pad, eos if bos is None else bos, eos]
+    return cls("folder", json.dumps({"tokenizer": texts[0], "special": special}))
+
+  @classmethod
   def load(cls, folder: str | Path, kind: str) -> "Tokenizer":
     """The tokenizer of a built folder. Raises ConfigError on the kind, DataError on the file."""
     label, _, classes = kind.partition(":")
     if label == "labels" and classes.isdecimal() and int(classes) > 0:
       return cls.labels(int(classes))
+    if label == "folder" and classes:
+      return cls.folder(classes)
     if kind not in KINDS[:2]:
       raise ConfigError(f"text.tokenizer = {kind!r} is not one of {', '.join(KINDS)}.")
     if kind == "bytes":
@@ -97,10 +128,10 @@ class Tokenizer:
     """
     if self.kind == "labels":
       return self._labels(texts, length)
-    ids = np.full((len(texts), length), PAD, np.int32)
+    ids = np.full((len(texts), length), self.pad, np.int32)
     mask = np.zeros((len(texts), length), bool)
     for row, (text, found) in enumerate(zip(texts, self._ids(texts), strict=True)):
-      tokens = [BOS, *found, EOS]
+      tokens = [self.bos, *found, self.eos]
       if len(tokens) > length:
         raise PromptError(
           f"{_shorten(text)!r} takes {len(tokens)} tokens with begin and end, "
@@ -123,7 +154,8 @@ class Tokenizer:
     """The text of ids; special tokens are left out."""
     if self.kind == "labels":
       return str(ids[0] - 1) if ids[0] else ""
-    plain = [int(i) for i in ids if i >= len(SPECIAL)]
+    special = (self.pad, self.bos, self.eos)
+    plain = [int(i) for i in ids if i not in special and i < self.vocab]
     if self._bpe:
       return self._bpe.decode(plain).removeprefix(" ")
     return b"".join((i - len(SPECIAL)).to_bytes(1, "big") for i in plain).decode("utf-8", "replace")
@@ -133,15 +165,20 @@ def _shorten(text: str, limit: int = 120) -> str:
   return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _parse(model: str) -> tokenizers.Tokenizer:
+def _opened(model: str) -> tokenizers.Tokenizer:
   try:
     bpe = tokenizers.Tokenizer.from_str(model)
   except Exception as error:  # the library raises bare Exception
     raise DataError(f"tokenizer.json is no tokenizer: {error}") from error
+  bpe.encode_special_tokens = True  # "[EOS]" in a caption is five characters, not the end
+  return bpe
+
+
+def _parse(model: str) -> tokenizers.Tokenizer:
+  bpe = _opened(model)
   found = tuple(bpe.id_to_token(i) for i in range(len(SPECIAL)))
   if found != SPECIAL:
     raise DataError(f"tokenizer.json begins with tokens {found}, not {SPECIAL}. Build it again.")
-  bpe.encode_special_tokens = True  # "[EOS]" in a caption is five characters, not the end
   return bpe
 
 

@@ -12,7 +12,7 @@ from t2i_jax.errors import DataError, PromptError
 
 
 class Transform:
-  """(record, rng) -> {"image", "tokens", "mask", "weight"}; can be pickled.
+  """([record], rng) -> {"image", "tokens", "mask", "weight"}; can be pickled.
 
   image_size  height, width of "image" in pixels, or in latent cells for records of latents
   length      tokens a caption may have, BOS and EOS counted
@@ -25,32 +25,40 @@ class Transform:
   or a caption that does not fit.
   """
 
+  window = 1  # records a row is made of
+
   def __init__(self, image_size: Sequence[int], tokenizer: Tokenizer, length: int):
     height, width = image_size
     self.image_size = (int(height), int(width))
     self.tokenizer, self.length = tokenizer, length
 
-  def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
+  def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    (record,) = records
     caption = record.captions[rng.integers(len(record.captions))]
     try:
       ids, mask = self.tokenizer.encode([caption], self.length)
-      image = self._image(record)
+      image = fit_picture(record.image, self.image_size)
     except PromptError as error:
       raise DataError(f"record {record.key!r}: its caption {error}") from error
     except DataError as error:
       raise DataError(f"record {record.key!r}: {error}") from error
     return {"image": image, "tokens": ids[0], "mask": mask[0], "weight": np.float32(1)}
 
-  def _image(self, record: Record) -> np.ndarray:
-    if not is_latent(record.image):
-      return np.asarray(fit(decode(record.image), self.image_size))
-    latent = read_latent(record.image)
-    if latent.shape[:2] != self.image_size:
-      raise DataError(
-        f"its latents are {latent.shape[0]} x {latent.shape[1]}, data.image_size asks for "
-        f"{self.image_size[0]} x {self.image_size[1]}. Set data.image_size to the first."
-      )
-    return latent
+
+def fit_picture(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
+  """The bytes of a picture as uint8 [H, W, 3], or of latents as float32 [H, W, C].
+
+  Raises DataError on what cannot be decoded, and on latents of another size.
+  """
+  if not is_latent(data):
+    return np.asarray(fit(decode(data), image_size))
+  latent = read_latent(data)
+  if latent.shape[:2] != image_size:
+    raise DataError(
+      f"its latents are {latent.shape[0]} x {latent.shape[1]}, data.image_size asks for "
+      f"{image_size[0]} x {image_size[1]}. Set data.image_size to the first."
+    )
+  return latent
 
 
 def fit(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:

@@ -84,11 +84,11 @@ class Heads(nnx.Module):
   """
 
   def __init__(self, c: BlockConfig, rngs: nnx.Rngs, *, kv_width: int | None = None):
-    d, n, k = c.width, c.heads, c.width // c.heads
+    d, n, k = c.width, c.heads, c.head_width
     axes = ("embed", "heads", "head_dim")
     self.q = Dense(rngs, d, (n, k), axes, bias=c.bias, matrix=((0,), (1, 2)))
     self.kv = Dense(
-      rngs, kv_width or d, (2, n, k), ("embed", None, "kv_heads", "head_dim"),
+      rngs, kv_width or d, (2, c.kv_heads or n, k), ("embed", None, "kv_heads", "head_dim"),
       bias=c.bias, matrix=((0,), (2, 3)),
     )  # fmt: skip
     self.eps, self.qk_norm = c.qk_eps, c.qk_norm
@@ -99,8 +99,8 @@ class Heads(nnx.Module):
   def __call__(
     self, x: jax.Array, rope: Rope | None = None, kv: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x [B, L, D], kv [B, T, Dkv] -> q [B, L, N, K], k and v [B, T, N, K]"""
-    q, pair = self.q(x), self.kv(x if kv is None else kv)  # pair [B, T, 2, N, K]
+    """x [B, L, D], kv [B, T, Dkv] -> q [B, L, N, K], k and v [B, T, Nkv, K]"""
+    q, pair = self.q(x), self.kv(x if kv is None else kv)  # pair [B, T, 2, Nkv, K]
     k, v = pair[:, :, 0], pair[:, :, 1]
     if self.qk_norm:
       q, k = rms_norm(q, self.q_gain, self.eps), rms_norm(k, self.k_gain, self.eps)
@@ -111,7 +111,7 @@ class Heads(nnx.Module):
 
 def heads_out(c: BlockConfig, rngs: nnx.Rngs, *, bias: bool | None = None) -> Dense:
   """The projection [N, K] -> D of what attention answers."""
-  n, k = c.heads, c.width // c.heads
+  n, k = c.heads, c.head_width
   axes = ("heads", "head_dim", "embed")
   bias = c.bias if bias is None else bias
   return Dense(rngs, (n, k), c.width, axes, bias=bias, matrix=((0, 1), (2,)))

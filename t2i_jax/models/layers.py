@@ -29,10 +29,12 @@ TIME_EMBEDDING = 256  # sinusoid width [2212.09748, its code]
 class BlockConfig:
   """What a transformer block is made of.
 
-  hidden   width inside the MLP; 0 = MLP_RATIO times the width
-  mlp      "gelu" or "swiglu"
-  bias     of every matrix
-  qk_norm  RMS norm of each head's q and k, with qk_eps
+  hidden    width inside the MLP; 0 = MLP_RATIO times the width
+  mlp       "gelu" or "swiglu"
+  bias      of every matrix
+  qk_norm   RMS norm of each head's q and k, with qk_eps
+  kv_heads  heads of k and v, each asked by heads / kv_heads of q [2305.13245]; 0 = heads
+  head_dim  width of a head; 0 = width / heads
   """
 
   width: int
@@ -42,6 +44,12 @@ class BlockConfig:
   bias: bool = False
   qk_norm: bool = True
   qk_eps: float = 1e-6
+  kv_heads: int = 0
+  head_dim: int = 0
+
+  @property
+  def head_width(self) -> int:
+    return self.head_dim or self.width // self.heads
 
 
 def project(equation: str, x: jax.Array, kernel: nnx.Param | jax.Array) -> jax.Array:
@@ -156,6 +164,37 @@ def rope_angles(
   ]
   angle = jnp.concatenate(angles, axis=-1)  # [..., L, K / 2]
   return jnp.cos(angle), jnp.sin(angle)
+
+
+def rope_alternating(
+  positions: jax.Array, width: int, theta: float, scaling: tuple[float, ...] = ()
+) -> tuple[jax.Array, jax.Array]:
+  """cos and sin of angles whose axes take turns from pair to pair, float32.   # [..., L, K / 2]
+
+  positions [..., L, A]; width K of a head; scaling: of `slowed`, () = none. A token whose
+  coordinates are all p has the angles of the one-dimensional p: text in a sequence with pictures is
+  as text alone.
+  Source: [github.com/Tencent-Hunyuan/HunyuanImage-3.0]
+  """
+  pairs = np.arange(width // 2)
+  exact = theta ** (-2 * pairs / width)
+  frequency = np.float32(slowed(exact, *scaling) if scaling else exact)
+  angle = positions.astype(jnp.float32)[..., pairs % positions.shape[-1]] * frequency
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def slowed(
+  frequency: np.ndarray, factor: float, low: float, high: float, length: float
+) -> np.ndarray:
+  """Rotary frequencies for texts `factor` times as long as the `length` that were learned first.
+
+  What turns less than `low` times in `length` turns `factor` times as slowly, what turns more than
+  `high` times as before, and what lies between in part.
+  Source: [github.com/meta-llama/llama-models, apply_scaling]
+  """
+  turns = length * frequency / (2 * np.pi)
+  kept = np.clip((turns - low) / (high - low), 0, 1)
+  return frequency * (kept + (1 - kept) / factor)
 
 
 def grid_positions(rows: int, cols: int) -> jax.Array:

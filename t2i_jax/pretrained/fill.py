@@ -13,6 +13,7 @@ from t2i_jax.pretrained.names import Entry, Part, Piece, Shape
 from t2i_jax.pretrained.tensors import Tensors
 
 Bounds = tuple[Span, ...]
+ROWS = 4096  # of a vocabulary that are held at once
 
 
 class Faults:
@@ -47,7 +48,34 @@ def read_shard(
         again = _values(entry, part, shape, inner, other, tensors)
         if again is None or not np.array_equal(again[1], values):
           faults.unequal.add(other)
+  if entry.mean:
+    _fill_with_mean(entry, shape, bounds, shard, tensors)
   return shard
+
+
+def row_spans(count: int) -> list[Span]:
+  """Rows 0 to count, a few at a time."""
+  return [(low, min(low + ROWS, count)) for low in range(0, count, ROWS)]
+
+
+def _fill_with_mean(
+  entry: Entry, shape: Shape, bounds: Bounds, shard: np.ndarray, tensors: Tensors
+) -> None:
+  """The end of the axis that the part fills only the beginning of, where this slice has of it."""
+  part = entry.parts[0]
+  assert part.ours is not None
+  axis, _, filled = part.ours
+  start, stop = bounds[axis]
+  if stop <= filled:
+    return
+  total = np.zeros(())
+  for rows in row_spans(filled):
+    slots = (*bounds[:axis], rows, *bounds[axis + 1 :])
+    placed = _values(entry, part, shape, slots, part.name, tensors)
+    assert placed is not None
+    total = total + placed[1].sum(axis, keepdims=True, dtype=np.float64)
+  end = (slice(None),) * axis + (slice(max(filled - start, 0), None),)
+  shard[end] = total / filled
 
 
 def _values(

@@ -60,6 +60,13 @@ def open_folder(folder: str | Path) -> tuple[Spec, Any]:
   Raises RestoreError for a folder without config.json, a class or a key that is not supported.
   """
   folder = Path(folder)
+  content, path = config_json(folder), folder / "config.json"
+  spec = spec_of(content, str(path))
+  return spec, read_config(spec, content, str(path))
+
+
+def config_json(folder: Path) -> dict[str, Any]:
+  """What config.json says. Raises RestoreError where there is none that can be read."""
   path = folder / "config.json"
   if not folder.is_dir():
     raise RestoreError(f"{folder} is not a folder.")
@@ -71,8 +78,7 @@ def open_folder(folder: str | Path) -> tuple[Spec, Any]:
     raise RestoreError(f"{path} cannot be read: {error}. Copy it again.") from error
   if not isinstance(content, dict):
     raise RestoreError(f"{path} is not a JSON object. Copy it again.")
-  spec = spec_of(content, str(path))
-  return spec, read_config(spec, content, str(path))
+  return content
 
 
 def load(
@@ -215,14 +221,27 @@ def save(
   Raises ConfigError for a model that has no such layout or parameters of another, RestoreError for
   values that are not finite, WorkdirError where the folder is not empty or cannot be written.
   """
-  folder, spec = Path(folder), spec_for(config)
-  if dtype not in DTYPES.values():
-    raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES.values())}.")
+  spec = spec_for(config)
   content = {
     "_class_name": spec.theirs,
     "_diffusers_version": DIFFUSERS_VERSION,
     **write_config(spec, config),
   }
+  write_folder(Path(folder), spec, config, params, content, dtype, shard_bytes)
+
+
+def write_folder(
+  folder: Path,
+  spec: Spec,
+  config: Any,
+  params: Params,
+  content: Mapping[str, Any],
+  dtype: str,
+  shard_bytes: int,
+) -> None:
+  """A folder with `content` as config.json; else as `save`."""
+  if dtype not in DTYPES.values():
+    raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES.values())}.")
   own, shapes = flat(params), shapes_of(abstract_params(spec.module, config))
   wrong = [f"{path} is missing" for path in shapes.keys() - own.keys()]
   wrong += [f"{path} is not of it" for path in own.keys() - shapes.keys()]
@@ -279,7 +298,7 @@ def _write_tensors(
   layer_of = host_layers(params)
   weight_map: dict[str, str] = {}
   not_finite: set[str] = set()
-  for file, names in zip(file_names(len(files)), files, strict=True):
+  for file, names in zip(file_names(spec.stem, len(files)), files, strict=True):
     content = {}
     for name in names:
       if name in buffers:
@@ -299,4 +318,4 @@ def _write_tensors(
       "Use dtype='float32' if the numbers are only too large."
     )
   if folder is not None and len(files) > 1:
-    write_index(folder, weight_map, sum(size for _, size in planned))
+    write_index(folder, spec.stem, weight_map, sum(size for _, size in planned))

@@ -43,12 +43,14 @@ class Entry:
 
   first   the number {i} of the first layer of our stack
   copies  so many equal tensors are stored of an array that is no stack of ours
+  mean    slots that its only part leaves of our axis take the mean of those that it fills
   """
 
   path: str
   parts: tuple[Part, ...]
   first: int = 0
   copies: int = 0
+  mean: bool = False
 
   @property
   def stacked(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.models.params import Params, init_params
 from t2i_jax.pretrained.names import Entry
+from t2i_jax.pretrained.tensors import STEM
 
 # What may be changed of a config that was read: it concerns no weight.
 RUNS = ("remat", "attention", "guidance", "attend_padding")
@@ -56,6 +57,7 @@ class Spec:
   entries  the table
   buffers  by name
   told     our config, with what only a stored tensor tells of it
+  stem     what the files of weights are called
   """
 
   theirs: str
@@ -70,6 +72,7 @@ class Spec:
   buffers: Callable[[Any], dict[str, Buffer]] = lambda config: {}
   told: Callable[[Any, Any], Any] = lambda config, tensors: config
   old: Mapping[str, Any] = field(default_factory=dict)
+  stem: str = STEM
 
 
 def _plain(value: Any) -> Any:

@@ -100,12 +100,12 @@ class Found(NamedTuple):
   lost: set[str]
 
 
-def open_tensors(folder: Path) -> Found:
-  """The tensors of a folder in diffusers' layout: one file, or several under an index.
+def open_tensors(folder: Path, stem: str = STEM) -> Found:
+  """The tensors of a folder whose files are called `stem`: one, or several under an index.
 
   Raises RestoreError where there is neither.
   """
-  single, index = folder / f"{STEM}.safetensors", folder / f"{STEM}.safetensors.index.json"
+  single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
   found = Found(Tensors(), [], set())
   if not index.is_file():
     if not single.is_file():
@@ -178,11 +178,11 @@ def plan_files(tensors: Iterable[Planned], limit: int) -> list[list[str]]:
   return files
 
 
-def file_names(count: int) -> Iterator[str]:
+def file_names(stem: str, count: int) -> Iterator[str]:
   if count == 1:
-    yield f"{STEM}.safetensors"
+    yield f"{stem}.safetensors"
     return
-  yield from (f"{STEM}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1))
+  yield from (f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1))
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -193,6 +193,6 @@ def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     raise OSError(str(error)) from error
 
 
-def write_index(folder: Path, weight_map: Mapping[str, str], total: int) -> None:
+def write_index(folder: Path, stem: str, weight_map: Mapping[str, str], total: int) -> None:
   content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-  (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
+  (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")

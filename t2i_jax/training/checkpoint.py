@@ -28,6 +28,7 @@ IDENTITY: tuple[str, ...] = (
   "process.",
   "data.image_size",
   "data.train_split",
+  "data.rows",
 )
 IDENTITY += ("train.batch", "train.optimizer", "train.freeze")
 FREE = ("model.remat", "model.attention")

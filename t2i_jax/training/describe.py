@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.models.params import REMAT
-from t2i_jax.training.system import Trainable, make_system
+from t2i_jax.training.make_system import make_system
+from t2i_jax.training.system import Trainable
 
 GIB = 2**30
 
@@ -32,7 +32,7 @@ def parameters(system: Trainable) -> dict[str, int]:
 
 
 def activation_bytes(system: Trainable) -> int:
-  """What the backward pass keeps of one image and its caption, in bytes.
+  """What the backward pass keeps of one row, in bytes.
 
   What one row more adds to the residuals of the whole forward pass: of the scans all layers, of a
   kernel what it names. The memory that the backward pass of one block needs comes on top.
@@ -42,11 +42,8 @@ def activation_bytes(system: Trainable) -> int:
 
 def _residuals(system: Trainable, rows: int) -> int:
   params = jax.eval_shape(system.init, jax.random.key(0))
-  x_t = jax.ShapeDtypeStruct((rows, *system.x_shape), jnp.float32)
-  ids = jax.ShapeDtypeStruct((rows, system.text_length), jnp.int32)
-  mask = jax.ShapeDtypeStruct((rows, system.text_length), jnp.bool_)
-  kept = lambda params, *args: jax.vjp(lambda p: system.forward(p, *args), params)[1]
-  leaves = jax.tree.leaves(jax.eval_shape(kept, params, x_t, ids, mask))
+  kept = lambda params, batch: jax.vjp(lambda p: system.forward(p, batch), params)[1]
+  leaves = jax.tree.leaves(jax.eval_shape(kept, params, system.rows(rows)))
   return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
@@ -54,9 +51,10 @@ def describe(config: ConfigDict) -> dict[str, Any]:
   """All of it by name. Raises ConfigError.
 
   parameters        by part
-  forward           FLOPs of one image and caption: matmuls and attention, 2 a multiply-add
+  row               what it is, in words
+  forward           FLOPs of one row: matmuls and attention, 2 a multiply-add
   step              FLOPs of one step, three times the forward of its batch; recomputing not counted
-  activations       bytes of one image by remat policy, the config's own too; what is offloaded
+  activations       bytes of one row by remat policy, the config's own too; what is offloaded
                     lies on the host
   """
   system = system_of(config)
@@ -68,6 +66,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     found[policy] = activation_bytes(system_of(with_policy))
   return {
     "name": config.name,
+    "row": system.row,
     "parameters": parameters(system),
     "forward": system.flops,
     "step": 3 * config.train.batch * system.flops,

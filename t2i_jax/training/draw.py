@@ -9,22 +9,15 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from t2i_jax.config import build
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.control import CONTROLS, Role, with_role
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding, owned_rows
-from t2i_jax.process import Process, Time
 from t2i_jax.sampling import (
-  GRIDS,
-  GUIDANCE,
-  SOLVERS,
-  Combine,
   Guided,
   Labelled,
-  Solver,
   classify,
   guide,
   make_plan,
@@ -32,29 +25,13 @@ from t2i_jax.sampling import (
   row_noise,
   sample,
 )
+from t2i_jax.training.generate import Generator
+from t2i_jax.training.sampler import make_sampler
 from t2i_jax.training.system import NoisyClassifierSystem, System
+from t2i_jax.training.transfusion import TransfusionSystem
 
 # (params, prompts, one seed a prompt) -> uint8 [n, H, W, C]
 Draw = Callable[[Params, Sequence[str], Sequence[int]], np.ndarray]
-
-
-class Sampler(NamedTuple):
-  """config.sampling, built: the solver, its time grid [steps + 1], and its method of guidance."""
-
-  solver: Solver
-  times: Time
-  guidance: Combine
-
-
-def make_sampler(c: ConfigDict, process: Process) -> Sampler:
-  """Raises ConfigError for a config.sampling that cannot run."""
-  if c.batch < 1:
-    raise ConfigError(f"sampling.batch = {c.batch}: at least 1 is needed.")
-  return Sampler(
-    build(SOLVERS, c.solver, "sampling.solver"),
-    build(GRIDS, c.grid, "sampling.grid", process, c.steps),
-    build(GUIDANCE, c.guidance, "sampling.guidance"),
-  )
 
 
 class Classifier(NamedTuple):
@@ -85,8 +62,11 @@ def _with_roles(cond: Conditioning, null: Conditioning | None) -> Guided:
   return Guided(with_role(cond, Role.COND), null, (with_role(cond, Role.PERTURBED),))
 
 
+DRAWING = (System, TransfusionSystem)  # systems that `make_draw` takes
+
+
 def make_draw(
-  system: System,
+  system: Any,
   tokenizer: Tokenizer,
   c: ConfigDict,
   mesh: Mesh,
@@ -97,6 +77,11 @@ def make_draw(
   A picture is a function of (parameters, prompt, seed): its batch changes it by matmul rounding
   only. The result is whole on every process. Raises ConfigError; the function PromptError.
   """
+  if isinstance(system, TransfusionSystem):
+    if classifier is not None:
+      raise ConfigError("a noisy classifier does not guide model.kind = 'transfusion'.")
+    generator = Generator(system, c, mesh)
+    return lambda params, prompts, seeds: generator.prompts(params, prompts, tokenizer, seeds)
   solver, times, method = make_sampler(c, system.process)
   asked = method.perturb
   control = None if asked is None else CONTROLS[asked.kind](asked.layers, system.layers)

@@ -50,7 +50,7 @@ class Log:
   """Logs of a run, cut back to `start` on resuming: what came after it never happened.
 
   steps  optimiser steps of the whole run
-  batch  images a step
+  batch  rows a step: images, unless the metrics tell how many "pictures" a row has
   flops  FLOPs a step, over all devices
   """
 
@@ -100,7 +100,7 @@ class Log:
     rate = self.flops / taken
     device = jax.devices()[0].device_kind
     perf = {
-      "images_per_s": self.batch / taken,
+      "images_per_s": self.batch * float(metrics.get("pictures", 1)) / taken,
       "flops_per_s": rate,
       "memory_gb": memory_bytes() / 1e9,
       "eta_s": (self.steps - step) * taken,

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from t2i_jax.data.loader import Loader, validation_batches
-from t2i_jax.data.transforms import Transform
 from t2i_jax.errors import T2IError
 from t2i_jax.parallel import batch_sharding, owned_rows
 from t2i_jax.training.checkpoint import (
@@ -29,13 +28,12 @@ from t2i_jax.training.checkpoint import (
   dump,
   state_size,
 )
-from t2i_jax.training.draw import make_draw
+from t2i_jax.training.draw import DRAWING, make_draw
 from t2i_jax.training.log import Log
-from t2i_jax.training.running import BINS
 from t2i_jax.training.setup import set_up
 from t2i_jax.training.state import create_state, merge_params
 from t2i_jax.training.step import jit_train_step, make_validation_step
-from t2i_jax.training.system import System
+from t2i_jax.training.transfusion import TransfusionSystem, start_with, words_of
 
 PREFETCH = 4  # batches read ahead
 
@@ -101,7 +99,11 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
   start = checkpoints.latest()
   if start is None:
     start, changed = 0, {}
+    words = None
+    if isinstance(system, TransfusionSystem) and "start" in c.train and c.train.start:
+      words = words_of(c.train.start, system, abstract)
     state = create_state(system, run.optimizer, abstract, jax.random.key(c.seed), c.train.freeze)
+    state = state if words is None else start_with(state, words)
   else:
     changed = check_same_run(checkpoints.meta(start).config, c, start)
     state = checkpoints.restore(start, abstract)
@@ -121,11 +123,11 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     log.say(f"  {key} was {old!r} in the checkpoint, is {new!r} now")
   if jax.process_index() == 0:
     dump(workdir / "config.json", c.to_dict())
-    if isinstance(system, System):
+    if isinstance(system, DRAWING):
       (workdir / "samples").mkdir(exist_ok=True)
       dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
 
-  transform = Transform(c.data.image_size, tokenizer, c.text.length)
+  transform = system.transform(tokenizer)
   loader = Loader(
     run.source,
     transform,
@@ -137,7 +139,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
   )
   data = on_devices(loader.batches(start), mesh, c.train.batch)
   step_fn = jit_train_step(system, run.optimizer, c, mesh, abstract)
-  draw = make_draw(system, tokenizer, c.sampling, mesh) if isinstance(system, System) else None
+  draw = make_draw(system, tokenizer, c.sampling, mesh) if isinstance(system, DRAWING) else None
   validate = make_validation(system, c, mesh, run.val_source, transform)
   with closing(checkpoints), closing(log), closing(StopRequest()) as stop, jax.set_mesh(mesh):
     for step in range(start + 1, c.train.steps + 1):
@@ -180,13 +182,16 @@ def make_validation(system, c: ConfigDict, mesh, source, transform):
   step_fn = jax.jit(make_validation_step(system, c), out_shardings=jax.NamedSharding(mesh, jax.P()))
 
   def validate(params) -> dict[str, float]:
-    total = np.zeros((2, BINS))
+    total: dict = {}
     local = validation_batches(source, transform, c.eval.rows, batch, owned)
     for i, rows in enumerate(on_devices(iter(local), mesh, batch)):
-      total += np.asarray(step_fn(params, rows, np.arange(i * batch, (i + 1) * batch)))
-    by_bin = total[0] / np.maximum(total[1], 1)
-    names = {f"loss_bin_{k}": value for k, value in enumerate(by_bin)}
-    return {"loss": total[0].sum() / total[1].sum()} | names
+      found = step_fn(params, rows, np.arange(i * batch, (i + 1) * batch))
+      total = {name: total.get(name, 0) + np.asarray(part) for name, part in found.items()}
+    by_bin = total["image"][0] / np.maximum(total["image"][1], 1)
+    means = {name: part[0].sum() / max(part[1].sum(), 1) for name, part in total.items()}
+    names = {f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}
+    names |= {f"loss_bin_{k}": value for k, value in enumerate(by_bin)}
+    return {"loss": sum(system.terms[name] * mean for name, mean in means.items())} | names
 
   return validate
 

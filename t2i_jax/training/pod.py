@@ -12,7 +12,6 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -41,16 +40,10 @@ def topology_devices(name: str) -> list:
 
 
 def abstract_batch(system: Trainable, rows: int, mesh: Mesh) -> dict[str, Any]:
-  """A global batch as the loader gives it: uint8 pixels, or float32 latents."""
-  length, pixels = system.text_length, jnp.uint8 if system.x_shape[2] == 3 else jnp.float32
-  shapes = {
-    "image": ((rows, *system.x_shape), pixels),
-    "tokens": ((rows, length), jnp.int32),
-    "mask": ((rows, length), jnp.bool_),
-    "weight": ((rows,), jnp.float32),
-  }
+  """A global batch as the loader gives it, laid on the mesh."""
   put = batch_sharding(mesh)
-  return {k: jax.ShapeDtypeStruct(*pair, sharding=put) for k, pair in shapes.items()}
+  laid = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=put)
+  return jax.tree.map(laid, system.rows(rows))
 
 
 def total_bytes(tree: Any, a_device: bool = False) -> int:

@@ -15,10 +15,14 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import make_mesh
 from t2i_jax.training.checkpoint import read_latest
-from t2i_jax.training.draw import Classifier, Draw, make_draw, make_sampler
+from t2i_jax.training.draw import DRAWING, Classifier, Draw, make_draw
+from t2i_jax.training.generate import Generator
+from t2i_jax.training.make_system import make_system
 from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.training.sampler import make_sampler
 from t2i_jax.training.state import abstract_state
-from t2i_jax.training.system import NoisyClassifierSystem, System, make_system
+from t2i_jax.training.system import NoisyClassifierSystem, System
+from t2i_jax.training.transfusion import TransfusionSystem
 
 
 class Loaded(NamedTuple):
@@ -66,11 +70,36 @@ def load(
   mesh = make_mesh(-1, 1, 1)
   optimizer = make_optimizer(config.train, system.matrices)
   abstract = abstract_state(system, optimizer, mesh, config.train.freeze)
-  if isinstance(system, System):
+  if isinstance(system, DRAWING):
     make_sampler(config.sampling, system.process)  # a wrong choice fails before the restore
   params = jax.block_until_ready(checkpoints.restore_ema(step, abstract))
   checkpoints.close()
   return Loaded(config, system, meta.tokenizer, params, step, mesh)
+
+
+class Speaking(NamedTuple):
+  """A joint model with its compiled functions."""
+
+  system: TransfusionSystem
+  tokenizer: Tokenizer
+  params: Params
+  generator: Generator
+
+
+def open_generator(workdir: str | Path, sampling: dict[str, str] | None = None) -> Speaking:
+  """A joint model that reads, writes and draws.   sampling: as for `open_workdir`
+
+  Raises RestoreError, ConfigError.
+  """
+  at = load(workdir, {f"sampling.{key}": value for key, value in (sampling or {}).items()})
+  if not isinstance(at.system, TransfusionSystem):
+    raise ConfigError(
+      f"--workdir={workdir} holds {at.config.name} (model.kind = {at.config.model.kind!r}), which "
+      "has no image input and writes nothing. Train configs/transfusion_scenes.py, or draw with "
+      "t2i sample."
+    )
+  generator = Generator(at.system, at.config.sampling, at.mesh)
+  return Speaking(at.system, at.tokenizer, at.params, generator)
 
 
 def open_workdir(
@@ -88,7 +117,7 @@ def open_workdir(
   """
   overrides = {f"sampling.{key}": value for key, value in (sampling or {}).items()}
   at = load(workdir, overrides, step)
-  if not isinstance(at.system, System):
+  if not isinstance(at.system, DRAWING):
     raise ConfigError(
       f"--workdir={workdir} holds a classifier ({at.config.name}), which draws nothing. Give it as "
       "--guidance.classifier to a model that draws."

@@ -11,10 +11,12 @@ from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import make_mesh, owned_rows
-from t2i_jax.training.draw import make_sampler
+from t2i_jax.training.draw import DRAWING
+from t2i_jax.training.make_system import make_system
 from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.training.sampler import make_sampler
 from t2i_jax.training.state import TrainState, abstract_state
-from t2i_jax.training.system import System, Trainable, make_system
+from t2i_jax.training.system import Trainable
 
 
 class Run(NamedTuple):
@@ -53,7 +55,7 @@ def set_up(c: ConfigDict) -> Run:
       f"train.caption_dropout names {sorted(c.train.caption_dropout)}; the towers are "
       f"{sorted(system.towers)}."
     )
-  if isinstance(system, System):
+  if isinstance(system, DRAWING):
     make_sampler(c.sampling, system.process)
     tokenizer.encode([*c.sampling.prompts, c.sampling.negative], c.text.length)  # or too long
   optimizer = make_optimizer(c.train, system.matrices)

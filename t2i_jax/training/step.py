@@ -16,9 +16,10 @@ from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.timesteps import stratified
 from t2i_jax.training.running import BINS, KEEP, averaged, by_bin, gradient_noise, importance
 from t2i_jax.training.state import TrainState, merge_params
-from t2i_jax.training.system import Mixture, Trainable, unit_range
+from t2i_jax.training.system import Batch, Mixture, Trainable, unit_range
 
-Batch = dict[str, Any]  # image [B, H, W, C], tokens [B, T], mask [B, T], weight [B]
+# What of a batch says how much each picture, each token counts.
+COUNTED = {"image": "weight", "text": "learn"}
 
 # What a row's randomness is for. The same row, step and purpose draw the same numbers on any mesh.
 DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB = range(5)
@@ -38,10 +39,14 @@ def row_noise(key: jax.Array, rows: jax.Array, purpose: int, shape: tuple[int, .
 
 def row_losses(
   system: Trainable, params: Params, batch: Batch, t: jax.Array, rows: jax.Array, key: jax.Array
-) -> jax.Array:
-  """Encodes the rows, mixes them with noise at time t, and gives each one's loss.   # [B]"""
-  c = system.mixing.noise
-  x0 = system.autoencoder.encode(unit_range(batch["image"]))  # [B, H, W, C]
+) -> dict[str, jax.Array]:
+  """Encodes the pictures, mixes them with noise at time t, and gives their losses by term.
+
+  t, rows  shaped like batch["weight"]: [B], or [B, N] of rows with several pictures
+  """
+  c, t, rows = system.mixing.noise, t.reshape(-1), rows.reshape(-1)
+  image = batch["image"].reshape(-1, *system.x_shape)
+  x0 = system.autoencoder.encode(unit_range(image))  # [R, H, W, C]
   time = system.process.at(t)
   eps = row_noise(key, rows, DRAW_EPS, x0.shape[1:])
   if c.offset:
@@ -69,6 +74,12 @@ def draw_drops(key: jax.Array, rows: jax.Array, rates: dict[str, float]) -> dict
   }
 
 
+def picture_rows(rows: jax.Array, weight: jax.Array) -> jax.Array:
+  """Numbers of the pictures of rows [B], shaped like their weights [B] or [B, N]."""
+  n = weight[0].size
+  return (rows[:, None] * n + jnp.arange(n)).reshape(weight.shape)
+
+
 def _micro_batches(tree: Any, n: int) -> Any:
   """[B, ...] to [n, B / n, ...], each part taking rows from every device's share."""
   return jax.tree.map(lambda x: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1), tree)
@@ -87,55 +98,63 @@ def make_train_step(
   mixing = system.mixing
   drop_rates = {tower: getattr(c.caption_dropout, tower) for tower in system.towers}
 
-  def draw_t(key, rows, running, n):
-    """u, t and the weights that undo importance sampling, of the rows of a batch of n."""
+  def draw_t(key, batch, rows, running):
+    """u, t and the weights that undo importance sampling, of the pictures of a batch."""
+    flat = rows.reshape(-1)
     if "stratified" in mixing.t_sampling:
-      u = stratified(jax.random.fold_in(key, DRAW_T), rows, n)
+      u = stratified(jax.random.fold_in(key, DRAW_T), flat, flat.size)
     else:
-      u = jax.vmap(jax.random.uniform)(row_keys(key, rows, DRAW_T))
+      u = jax.vmap(jax.random.uniform)(row_keys(key, flat, DRAW_T))
     undo = jnp.ones_like(u)
     if "importance" in mixing.t_sampling:
       u, undo = importance(u, running["square"])
-    return u, system.process.on_grid(mixing.t_of(u)), undo
+    u, undo = u.reshape(rows.shape), undo.reshape(rows.shape)
+    return u, system.process.on_grid(mixing.t_of(u) * batch.get("most", 1)), undo
 
-  def summed_loss(trainable, frozen, batch, rows, key, drawn):
-    batch = batch | {"drop": draw_drops(key, rows, drop_rates)}
+  def mean_loss(trainable, frozen, batch, rows, key, drawn, counts):
+    """This part's share of the batch's mean loss; sums by bin, and the shares of the terms."""
+    if drop_rates:
+      batch = batch | {"drop": draw_drops(key, rows, drop_rates)}
     u, t, undo = drawn
-    losses = row_losses(system, merge_params(trainable, frozen), batch, t, rows, key)
+    terms = row_losses(system, merge_params(trainable, frozen), batch, t, rows, key)
+    losses, weight = terms["image"], batch["weight"].reshape(-1)
     sums = {
-      "loss": by_bin(losses, t, batch["weight"]),
-      "square": by_bin(jnp.square(losses), u, batch["weight"]),
+      "loss": by_bin(losses, t.reshape(-1), weight),
+      "square": by_bin(jnp.square(losses), u.reshape(-1), weight),
     }
-    return jnp.sum(losses * undo * batch["weight"]), sums
+    terms = terms | {"image": (losses * undo.reshape(-1)).reshape(rows.shape)}
+    means = {
+      name: jnp.sum(terms[name] * batch[COUNTED[name]]) / counts[name] for name in system.terms
+    }
+    loss = sum(weight * means[name] for name, weight in system.terms.items())
+    return loss, (sums, means)
 
   def step(state: TrainState, batch: Batch):
     key = jax.random.fold_in(jax.random.key(root), state.step)
-    rows = jnp.arange(batch["weight"].shape[0])
-    drawn = draw_t(key, rows, state.running, len(rows))
-    grad_fn = jax.value_and_grad(summed_loss, has_aux=True)
-    used = jnp.maximum(jnp.sum(batch["weight"]), 1)
+    rows = picture_rows(jnp.arange(len(batch["weight"])), batch["weight"])
+    drawn = draw_t(key, batch, rows, state.running)
+    grad_fn = jax.value_and_grad(mean_loss, has_aux=True)
+    counts = {name: jnp.maximum(jnp.sum(batch[COUNTED[name]]), 1) for name in system.terms}
 
     def part_of(part_batch, part_rows, part_drawn):
       trained = (state.trainable, state.frozen)
-      (loss, sums), grads = grad_fn(*trained, part_batch, part_rows, key, part_drawn)
-      return loss, sums, grads, jnp.square(optax.global_norm(grads))
+      (loss, aux), grads = grad_fn(*trained, part_batch, part_rows, key, part_drawn, counts)
+      return loss, aux, grads, jnp.square(optax.global_norm(grads))
 
     if c.accumulate == 1:
-      loss, sums, grads, _ = part_of(batch, rows, drawn)
+      loss, (sums, means), grads, _ = part_of(batch, rows, drawn)
     else:
       micro = _micro_batches((batch, rows, drawn), c.accumulate)
       first = jax.tree.map(lambda x: x[0], micro)
       zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_of, *first))
       add = lambda total, part: (jax.tree.map(jnp.add, total, part_of(*part)), None)
-      (loss, sums, grads, squares), _ = jax.lax.scan(add, zero, micro)
-    loss, grads = jax.tree.map(lambda x: x / used, (loss, grads))
+      (loss, (sums, means), grads, squares), _ = jax.lax.scan(add, zero, micro)
     running = {name: averaged(state.running[name], part) for name, part in sums.items()}
     running["noise"] = state.running["noise"]
     if c.accumulate > 1:
-      rows_small = used / c.accumulate
-      small = squares / c.accumulate / jnp.square(rows_small)
+      small, used = squares * c.accumulate, counts["image"]
       big = jnp.square(optax.global_norm(grads))
-      now = gradient_noise(small, big, rows_small, used)
+      now = gradient_noise(small, big, used / c.accumulate, used)
       running["noise"] = KEEP * running["noise"] + (1 - KEEP) * now
 
     updates, opt = optimizer.update(grads, state.opt, state.trainable)
@@ -149,7 +168,9 @@ def make_train_step(
       "update_norm": optax.global_norm(updates),
       "param_norm": optax.global_norm(trainable),
     }
-    metrics |= {f"loss_bin_{i}": running["loss"][i] for i in range(BINS)}
+    if len(means) > 1:
+      metrics |= {f"loss_{name}": mean for name, mean in means.items()}
+    metrics |= {f"loss_bin_{i}": running["loss"][i] for i in range(BINS)} | system.counted(batch)
     if c.accumulate > 1:
       square, trace = running["noise"]
       metrics["noise_scale"] = trace / jnp.maximum(square, 1e-30)
@@ -178,20 +199,26 @@ def jit_train_step(
   )
 
 
-def make_validation_step(system: Trainable, config: ConfigDict) -> Callable[..., jax.Array]:
-  """(params, batch, rows [B]) -> [2, BINS]: sums of losses and counts by bin of t.
+def make_validation_step(system: Trainable, config: ConfigDict) -> Callable[..., Any]:
+  """(params, batch, rows [B]) -> sums of losses and counts by term: [2, BINS] of pictures, by t.
 
-  Row r is judged at one fixed t, drawn inside bin r mod BINS, with fixed noise: the same number
+  Picture r is judged at one fixed t, drawn inside bin r mod BINS, with fixed noise: the same number
   for the same weights, whenever and on however many devices it is asked.
   """
 
-  def step(params: Params, batch: Batch, rows: jax.Array) -> jax.Array:
+  def step(params: Params, batch: Batch, rows: jax.Array) -> dict[str, jax.Array]:
     key = jax.random.key(config.seed)
-    bin_of = rows % BINS
-    within = jax.vmap(jax.random.uniform)(row_keys(key, rows, DRAW_T))
+    pictures = picture_rows(rows, batch["weight"]).reshape(-1)
+    bin_of = pictures % BINS
+    within = jax.vmap(jax.random.uniform)(row_keys(key, pictures, DRAW_T))
     # The first hundredth of the first bin is left out, where an x0 prediction has no eps.
     t = system.process.on_grid(jnp.maximum((bin_of + within) / BINS, 0.01 / BINS))
-    losses = row_losses(system, params, batch, t, rows, key)
-    return by_bin(losses, (bin_of + 0.5) / BINS, batch["weight"])
+    terms = row_losses(system, params, batch, t, pictures, key)
+    middle = (bin_of + 0.5) / BINS
+    found = {"image": by_bin(terms["image"], middle, batch["weight"].reshape(-1))}
+    for name in set(system.terms) - {"image"}:
+      counts = batch[COUNTED[name]]
+      found[name] = jnp.stack([jnp.sum(terms[name] * counts), jnp.sum(counts)])
+    return found
 
   return step

@@ -173,7 +173,7 @@ def test_files_that_hold_no_latents(data, said):
 
 def row(image, size, captions=("a",), length=16, seed=0):
   transform = Transform(size, Tokenizer.bytes(), length)
-  return transform(Record(image, captions, "key"), np.random.default_rng(seed))
+  return transform([Record(image, captions, "key")], np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

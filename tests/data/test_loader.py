@@ -26,9 +26,19 @@ class Numbers:
     return Record(bytes([index]), ("a", "b", "c"), str(index))
 
 
-def tell(record, rng):
-  """A transform that shows which record and caption a row is."""
-  return {"index": np.int32(record.image[0]), "caption": np.int32(rng.integers(3))}
+class Tell:
+  """A transform that shows which records and caption a row is."""
+
+  def __init__(self, window=1, weight=False):
+    self.window, self.weight = window, weight
+
+  def __call__(self, records, rng):
+    index = np.int32([record.image[0] for record in records])
+    row = {"index": index[0] if self.window == 1 else index, "caption": np.int32(rng.integers(3))}
+    return row | ({"weight": np.float32(1)} if self.weight else {})
+
+
+tell = Tell()
 
 
 def take(source, steps, *, start=0, batch=8, rows=None, transform=tell, workers=0, seed=0):
@@ -37,6 +47,14 @@ def take(source, steps, *, start=0, batch=8, rows=None, transform=tell, workers=
     source, transform, seed=seed, global_batch=batch, rows=rows, workers=workers, prefetch=3
   )
   return list(itertools.islice(loader.batches(start), steps))
+
+
+def test_a_row_of_several_records_takes_the_next_ones_of_the_order():
+  singles = np.concatenate([b["index"] for b in take(Numbers(50), 6, batch=4)])
+  windows = np.concatenate([b["index"] for b in take(Numbers(50), 2, batch=4, transform=Tell(3))])
+  assert windows.reshape(-1).tolist() == singles.tolist()
+  later = take(Numbers(50), 1, start=1, batch=4, transform=Tell(3), rows=np.array([1, 3]))
+  assert later[0]["index"].tolist() == windows[[5, 7]].tolist()
 
 
 def join(parts, name):
@@ -156,8 +174,7 @@ def test_an_error_in_a_row_reaches_the_caller(scenes_dir):
     take(ShardSource(scenes_dir, "train"), 1, transform=transform)
 
 
-def with_weight(record, rng):
-  return {**tell(record, rng), "weight": np.float32(1)}
+with_weight = Tell(weight=True)
 
 
 def test_validation_batches_are_fixed_and_padded_with_weight_zero():

@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
+import tokenizers
 
 from t2i_jax.data.tokenize import BOS, EOS, PAD, Tokenizer, train_bpe
 from t2i_jax.errors import ConfigError, DataError, PromptError
@@ -103,3 +104,45 @@ def test_files_that_are_no_tokenizer_of_ours():
   }
   with pytest.raises(DataError, match="begins with tokens"):
     Tokenizer.bpe(json.dumps(other))
+
+
+def language_model_tokenizer(folder, config):
+  """A byte-level tokenizer whose special tokens are its last ones, as those of published models."""
+  bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+  bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  bpe.decoder = tokenizers.decoders.ByteLevel()
+  alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+  trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
+  bpe.train_from_iterator(CAPTIONS, trainer)
+  bpe.add_special_tokens(["<pad>", "<begin>", "<end>"])
+  bpe.save(str(folder / "tokenizer.json"))
+  (folder / "tokenizer_config.json").write_text(json.dumps(config))
+  return bpe
+
+
+@pytest.mark.parametrize("config, pad, bos", [
+  ({"pad_token": "<pad>", "bos_token": {"content": "<begin>"}, "eos_token": "<end>"},
+   "<pad>", "<begin>"),
+  ({"eos_token": "<end>", "bos_token": None}, "<end>", "<end>"),
+])  # fmt: skip
+def test_the_tokenizer_of_a_language_model_has_its_own_special_tokens(tmp_path, config, pad, bos):
+  bpe = language_model_tokenizer(tmp_path, config)
+  tokenizer = Tokenizer.load("no/data", f"folder:{tmp_path}")
+  assert tokenizer.vocab == bpe.get_vocab_size()
+  ids, mask = tokenizer.encode(["a red circle", ""], 12)
+  inner = bpe.encode("a red circle", add_special_tokens=False).ids
+  begin, end = bpe.token_to_id(bos), bpe.token_to_id("<end>")
+  assert ids[0, mask[0]].tolist() == [begin, *inner, end]
+  assert ids[1, mask[1]].tolist() == [begin, end] and ids[1, 2] == bpe.token_to_id(pad)
+  assert tokenizer.decode(ids[0]) == "a red circle"
+  assert Tokenizer.from_json(tokenizer.to_json()).encode(["x"], 5)[0].tolist() == [
+    tokenizer.encode(["x"], 5)[0][0].tolist()
+  ]
+
+
+def test_a_language_model_s_tokenizer_without_an_end_or_a_file_is_named(tmp_path):
+  with pytest.raises(DataError, match=r"tokenizer\.json cannot be read"):
+    Tokenizer.load("", f"folder:{tmp_path}")
+  language_model_tokenizer(tmp_path, {"bos_token": "<begin>"})
+  with pytest.raises(DataError, match="no token that ends a text: eos_token"):
+    Tokenizer.load("", f"folder:{tmp_path}")

@@ -8,7 +8,7 @@ import pytest
 
 from t2i_jax.config import build, load_config
 from t2i_jax.towers import TOWERS
-from t2i_jax.training.system import OUTPUTS, backbone
+from t2i_jax.training.make_system import OUTPUTS, backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))

@@ -1,10 +1,10 @@
-"""Where the comparison with diffusers is required, it is not left out in silence."""
+"""Where the comparison with torch's libraries is required, it is not left out in silence."""
 
 import importlib
 import os
 
 if os.environ.get("T2I_REQUIRE_PARITY"):
-  for name in ("torch", "diffusers"):
+  for name in ("torch", "diffusers", "transformers"):
     try:
       importlib.import_module(name)
     except ImportError as error:

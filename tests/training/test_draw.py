@@ -12,7 +12,7 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import batch_sharding, collectives, make_mesh
 from t2i_jax.sampling import GUIDANCE, make_plan
 from t2i_jax.training.draw import make_draw, make_sampler
-from t2i_jax.training.system import make_system
+from t2i_jax.training.make_system import make_system
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
 

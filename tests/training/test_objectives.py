@@ -12,11 +12,11 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import WEIGHTINGS
 from t2i_jax.process.timesteps import dynamic_factor
+from t2i_jax.training.make_system import make_system
 from t2i_jax.training.optimizer import make_optimizer
 from t2i_jax.training.running import new_running
 from t2i_jax.training.state import TrainState, split_params
 from t2i_jax.training.step import make_train_step, make_validation_step
-from t2i_jax.training.system import make_system
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
@@ -88,7 +88,7 @@ def test_two_steps_are_finite_and_move_every_weight(name):
   assert loss.sum() > 0 and np.all(np.isfinite(loss))
   assert ("noise_scale" in metrics) == (config.train.accumulate > 1)
   validate = jax.jit(make_validation_step(system, config))
-  sums = validate(after.trainable, batch(), jnp.arange(8))
+  sums = validate(after.trainable, batch(), jnp.arange(8))["image"]
   np.testing.assert_allclose(sums[1], 1)  # eight rows, eight bins
   assert np.all(np.isfinite(sums))
 

@@ -223,3 +223,17 @@ def test_the_way_out_of_a_damaged_checkpoint_works(start, reference, tmp_path):
   shutil.rmtree(workdir / "checkpoints" / "24")
   assert "from step 18\n" in finish(start(workdir))
   assert_same(workdir, reference)
+
+
+def test_a_joint_model_resumes_bit_for_bit_with_its_rows_packed(start_t2i, joint_args, tmp_path):
+  changes = {"checkpoint.every": 2, "train.steps": 6}
+  run = lambda workdir, **how: start_t2i(joint_args(workdir, changes), flags=AS_USERS_DO, **how)
+  finish(run(tmp_path / "whole"))
+  killed = run(tmp_path / "killed", program=("-c", AFTER_LINE, signal.SIGKILL.value, 5, 0))
+  killed.communicate()
+  assert killed.returncode == -signal.SIGKILL and newest(tmp_path / "killed") in (2, 4)
+  finish(run(tmp_path / "killed"))
+  assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+  ours, theirs = (arrays(tmp_path / name, 6) for name in ("killed", "whole"))
+  assert all(ours[path].tobytes() == theirs[path].tobytes() for path in theirs)
+  assert {"padding", "pictures", "left_out"} < set(metrics(tmp_path / "whole")[0])

@@ -1,0 +1,69 @@
+"""Memory of a joint model's train step by the length of its rows: docs/attention_memory.md.
+
+python benchmarks/attention_memory.py [--to docs]
+
+Compiles the gradient of one row's loss, of a two-layer decoder of width 256, at rows of 2k to 16k
+positions, and reads the compiler's own account of temporary memory. Nothing is run.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t2i_jax.config import load_config
+from t2i_jax.training.describe import system_of
+
+CONFIG = Path(__file__).parents[1] / "configs/transfusion.py"
+LENGTHS = (2048, 4096, 8192, 16384)
+SMALL = {"model.width": "256", "model.depth": "2", "model.heads": "4"}
+SMALL |= {"model.dtype": "float32", "text.vocab": "1024"}
+
+
+def temporary(attention: str, length: int) -> int:
+  """Bytes that the gradient of a row needs beside its arguments and results."""
+  rows = f"packed(length={length}, pictures={length // 274}, positions='sequence')"
+  changes = SMALL | {"model.attention": attention, "data.rows": rows}
+  system = system_of(load_config(CONFIG, changes))
+
+  def loss(params: Any, batch: Any) -> jax.Array:
+    text, answers = system.forward(params, batch)
+    return jnp.mean(text) + jnp.mean(jnp.square(answers))
+
+  params = jax.eval_shape(system.init, jax.random.key(0))
+  compiled = jax.jit(jax.grad(loss)).lower(params, system.rows(1)).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def slope(sizes: list[int]) -> float:
+  """Of log(memory) over log(length), between the last two lengths."""
+  return math.log2(sizes[-1] / sizes[-2]) / math.log2(LENGTHS[-1] / LENGTHS[-2])
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--to", default="docs")
+  args = parser.parse_args()
+  lines = [
+    "# Memory of attention by the length of a row",
+    "",
+    "Made by `python benchmarks/attention_memory.py`: temporary memory, in MiB, of the gradient of",
+    "one row's loss in a two-layer decoder of width 256, float32, remat `full`, by XLA's account",
+    f"for a CPU (jax {jax.__version__}). A slope of 1 is linear.",
+    "",
+    "| attention | " + " | ".join(map(str, LENGTHS)) + " | slope at the end |",
+    "|---" * (len(LENGTHS) + 2) + "|",
+  ]
+  for attention in ("chunked", "xla"):
+    sizes = [temporary(attention, length) for length in LENGTHS]
+    cells = [f"{size / 2**20:.0f}" for size in sizes]
+    lines.append(f"| {attention} | {' | '.join(cells)} | {slope(sizes):.2f} |")
+    print(lines[-1], flush=True)
+  Path(args.to, "attention_memory.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,49 @@
+"""Transfusion [2408.11039 table 1]: one decoder that writes text and draws pictures, five sizes.
+
+Latents [32, 32, 8] of 256 pixels are encoded beforehand, as for configs/latents_dit_xl2_flow.py.
+Rows of 4096 positions, two million a step.
+
+  t2i data build --from webdataset --path 'latents/*.tar' --vocab 32000 --to runs/data/latents
+  python -m t2i_jax.training.pod --config=configs/transfusion.py:7B --topology=v5p:8x8x8
+  t2i train --config=configs/transfusion.py:7B --workdir=/mnt/runs/transfusion_7b
+
+Result: not yet run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import latents_dit_xl2_flow
+
+# layers, width, heads
+SIZES = {
+  "0.16B": (16, 768, 12),
+  "0.37B": (24, 1024, 16),
+  "0.76B": (24, 1536, 24),
+  "1.4B": (24, 2048, 16),
+  "7B": (32, 4096, 32),
+}
+VARIANTS = tuple(SIZES)
+
+
+def get_config(variant: str = "7B") -> ConfigDict:
+  depth, width, heads = SIZES[variant]
+  c = latents_dit_xl2_flow.get_config()
+  c.name = f"transfusion_{variant.replace('.', '_').lower()}"
+  c.data.image_size = (32, 32)
+  # About fifteen pictures of 256 patches; captions come first in 80% of the documents.
+  c.data.rows = "packed(length=4096, pictures=15, window=15, positions='sequence')"
+  c.text.update(vocab=32768, length=512)
+  del c.text["tower"], c.model["text"]
+  c.model.update(kind="transfusion", channels=8, patch=2, width=width, depth=depth, heads=heads)
+  c.model.update(attention="chunked", remat="full")
+  c.model.unet = 0  # or the channels of U-Net blocks that make the patches
+  c.process.update(kind="ddpm_cosine", prediction="eps", weighting="eps", timesteps="uniform")
+  c.train.update(batch=512, steps=250_000, lr=3e-4, vector_lr=3e-4)
+  c.train.schedule = "cosine(warmup=4000)"
+  c.train.start = ""  # or a folder of a Llama or Qwen3 model: its words
+  c.train.balance = 5.0  # weight of the pictures' loss
+  del c.train.caption_dropout["text"]
+  c.mesh.update(data=8, fsdp=64)
+  c.sampling.update(solver="ddpm", steps=250, cfg=5.0)
+  c.sampling.words = "sample(temperature=0.7, top_p=0.9, most=128)"
+  return c

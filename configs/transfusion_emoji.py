@@ -1,0 +1,28 @@
+"""Transfusion on emoji: one decoder that draws real pictures in two styles, and names them.
+
+  t2i data build --from emoji --size 32 --to runs/data/emoji
+  t2i train --config=configs/transfusion_emoji.py --workdir=runs/transfusion_emoji
+
+Result: not yet run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import emoji_dit_flow, transfusion_scenes
+
+
+def get_config() -> ConfigDict:
+  c = emoji_dit_flow.get_config()
+  joint = transfusion_scenes.get_config()
+  c.name = "transfusion_emoji"
+  # A picture of 16 patches and its caption a document, three documents a row.
+  c.data.rows = "packed(length=144, pictures=3, window=3, image_first=0.25)"
+  c.text.vocab += 2  # BOI and EOI
+  del c.text["tower"], c.model["text"]
+  for key in ("kind", "qk_norm", "time"):
+    c.model[key] = joint.model[key]
+  c.train.batch //= 3
+  c.train.balance = joint.train.balance
+  del c.train.caption_dropout["text"]
+  c.sampling.words = joint.sampling.words
+  return c

@@ -1,0 +1,28 @@
+"""Transfusion on scenes: one decoder that draws captions, captions drawings, and edits them.
+
+  t2i data build --from edits --level easy --size 32 --to runs/data/edits_easy
+  t2i train --config=configs/transfusion_scenes.py --workdir=runs/transfusion_scenes
+  t2i chat --workdir=runs/transfusion_scenes --say="a red circle" --say="make the red circle blue"
+
+Result: not yet run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import scenes_dit_flow
+
+
+def get_config() -> ConfigDict:
+  c = scenes_dit_flow.get_config()
+  c.name = "transfusion_scenes"
+  c.data.dir = "runs/data/edits_easy"
+  # Captions with their pictures, pictures with their captions, pictures with their edits.
+  c.data.rows = "packed(length=144, pictures=6, window=3, image_first=0.2, edited=0.4)"
+  c.text.vocab = 514  # the tokenizer's 512, BOI and EOI
+  del c.text["tower"], c.model["text"]
+  c.model.update(kind="transfusion", qk_norm=True, time="adaln")
+  c.train.update(batch=32)
+  c.train.balance = 5.0  # weight of the pictures' loss [2408.11039 sec. 3.2]
+  del c.train.caption_dropout["text"]
+  c.sampling.words = "sample(temperature=0.0, most=24)"
+  return c

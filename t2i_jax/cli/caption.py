@@ -1,0 +1,48 @@
+"""Say what pictures show: t2i caption --workdir=D PICTURE [PICTURE ...]"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from t2i_jax.errors import DataError, PromptError
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("pictures", nargs="+", help="files of any format that PIL reads")
+  parser.add_argument("--workdir", required=True, help="of a joint model's training run")
+  parser.add_argument("--seed", type=int, default=0, help="of the choice of words")
+  add_words_flag(parser)
+
+
+def add_words_flag(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--words",
+    help="sample(temperature=1.0, top_k=0, top_p=1.0, most=64); temperature 0 takes the likeliest; "
+    "default as trained",
+  )
+
+
+def open_picture(path: str, image_size: tuple[int, int]) -> np.ndarray:
+  """A picture file, scaled and cropped to a model's size. Raises DataError naming the file."""
+  from t2i_jax.data.transforms import fit_picture
+
+  try:
+    return fit_picture(Path(path).read_bytes(), image_size)
+  except OSError as error:
+    raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+  except DataError as error:
+    raise DataError(f"{path}: {error}") from error
+
+
+def run(args: argparse.Namespace) -> None:
+  from t2i_jax.training.serve import open_generator
+
+  if not 0 <= args.seed < 2**32:
+    raise PromptError(f"--seed={args.seed} is not in 0 to 4294967295.")
+  at = open_generator(args.workdir, {} if args.words is None else {"words": args.words})
+  pictures = np.stack([open_picture(path, at.system.x_shape[:2]) for path in args.pictures])
+  seeds = [args.seed] * len(pictures)
+  captions = at.generator.caption(at.params, pictures, at.tokenizer, seeds)
+  for path, caption in zip(args.pictures, captions, strict=True):
+    print(f"{path}\t{caption}")

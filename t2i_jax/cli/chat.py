@@ -1,0 +1,103 @@
+"""Talk with a joint model: t2i chat --workdir=D [--say="a red circle" --say="make it blue"]
+
+A line is a caption, or an instruction once there is a picture. Besides:
+  /new            begin anew
+  /open FILE      begin with a picture
+  /describe       say what the last picture shows
+  /on             let the model write and draw by itself
+  /seed N         of the next picture
+  /quit
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from t2i_jax.cli.caption import add_words_flag, open_picture
+from t2i_jax.cli.sample import add_sampling_flags, sampling_overrides
+from t2i_jax.errors import PromptError, T2IError
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--workdir", required=True, help="of a joint model's training run")
+  parser.add_argument("--say", action="append", help="a line; without any they come from stdin")
+  parser.add_argument("--out", help="folder for the pictures; default WORKDIR/chat")
+  parser.add_argument("--seed", type=int, default=0, help="of the first picture")
+  add_words_flag(parser)
+  add_sampling_flags(parser)
+
+
+def lines(args: argparse.Namespace) -> Iterator[str]:
+  if args.say:
+    for line in args.say:
+      print(f"> {line}")
+      yield line
+    return
+  while True:
+    try:
+      yield input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+      return
+
+
+def run(args: argparse.Namespace) -> None:
+  from t2i_jax.training.chat import Chat
+  from t2i_jax.training.serve import open_generator
+
+  overrides = sampling_overrides(args) | ({} if args.words is None else {"words": args.words})
+  at = open_generator(args.workdir, overrides)
+  out = Path(args.out or Path(args.workdir) / "chat")
+  out.mkdir(parents=True, exist_ok=True)
+  talk = Talk(Chat(at.generator, at.tokenizer, at.params, args.seed), out)
+  for line in lines(args):
+    if line.strip() == "/quit":
+      return
+    try:
+      talk.turn(line.strip())
+    except T2IError as error:
+      print(f"{type(error).__name__}: {error}")
+
+
+class Talk:
+  """The lines of a conversation; pictures are saved and their paths shown."""
+
+  def __init__(self, chat: Any, out: Path):
+    self.chat, self.out, self.count = chat, out, 0
+    self.last: Any = None
+
+  def turn(self, line: str) -> None:
+    """Raises T2IError for a line that cannot be done; what was said before stays."""
+    command, _, rest = line.partition(" ")
+    if not line:
+      return
+    if command == "/new":
+      self.chat.begin()
+      self.last = None
+    elif command == "/open":
+      self.last = open_picture(rest, self.chat.generator.system.x_shape[:2])
+      self.chat.open(self.last)
+    elif command == "/describe":
+      if self.last is None:
+        raise PromptError("there is no picture yet to describe.")
+      print(self.chat.describe(self.last))
+    elif command == "/on":
+      for part in self.chat.go_on():
+        print(part) if isinstance(part, str) else self.show(part)
+    elif command == "/seed":
+      if not rest.isdecimal():
+        raise PromptError("write /seed and a number.")
+      self.chat.seed = int(rest)
+    elif command.startswith("/"):
+      raise PromptError(f"{command} is not one of /new, /open, /describe, /on, /seed, /quit.")
+    else:
+      self.show(self.chat.draw(line))
+
+  def show(self, picture: Any) -> None:
+    from PIL import Image
+
+    path = self.out / f"{self.count:03d}.png"
+    Image.fromarray(picture).save(path)
+    self.last, self.count = picture, self.count + 1
+    print(path)

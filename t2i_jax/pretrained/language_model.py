@@ -1,0 +1,316 @@
+"""Language models as transformers' LlamaForCausalLM and Qwen3ForCausalLM.
+
+They are the table of tokens, the blocks, the last gain and the head of models.transfusion. What
+pictures need there is neither read nor written, and plain text asks nothing of it.
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.models.params import Params
+from t2i_jax.models.transfusion import Transfusion, TransfusionConfig
+from t2i_jax.pretrained.fill import row_spans
+from t2i_jax.pretrained.folder import SHARD_BYTES, config_json, read_params, write_folder
+from t2i_jax.pretrained.names import Entry, Part, dense, gain, heads, heads_out, matrix
+from t2i_jax.pretrained.spec import Spec, read_config, refuse, write_config
+from t2i_jax.pretrained.tensors import Tensors, open_tensors
+
+TRANSFORMERS_VERSION = "5.24.0"  # whose layout is written
+BLOCK, TABLE, HEAD = "model.layers.{i}", "model.embed_tokens.weight", "lm_head.weight"
+OF_WORDS = ("table", "blocks", "gain", "head")
+OF_PICTURES = ("patches", "time_in", "adaln")
+
+COUNTS = (
+  "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+)  # fmt: skip
+# Of rope_scaling, or rope_parameters as it is called since transformers 5.
+LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def words_alone(c: TransfusionConfig, rngs: nnx.Rngs) -> nnx.Module:
+  """A Transfusion without what pictures need."""
+  model = Transfusion(c, rngs)
+  for name in OF_PICTURES:
+    if hasattr(model, name):
+      delattr(model, name)
+  return model
+
+
+def entries(c: TransfusionConfig, vocab: int = 0) -> list[Entry]:
+  """vocab: rows of their table where they are fewer than ours; what is left takes their mean."""
+  attn, mlp = f"{BLOCK}.self_attn", f"{BLOCK}.mlp"
+  norms = (f"{attn}.q_norm.weight", f"{attn}.k_norm.weight") if c.qk_norm else None
+  vocab = vocab or c.vocab
+  gate = matrix(f"{mlp}.gate_proj", "f d -> d 1 f", (1, 0, 1))
+  up = matrix(f"{mlp}.up_proj", "f d -> d 1 f", (1, 1, 2))
+  table = Part(TABLE, "v d -> v d", ours=(0, 0, vocab))
+  head = Part(HEAD, "v d -> d v", ours=(1, 0, vocab))
+  return [
+    Entry("table", (table,), mean=True),
+    *heads(
+      "blocks/attn", f"{attn}.q_proj", f"{attn}.k_proj", f"{attn}.v_proj",
+      norms, rope=False, bias=False,
+    ),
+    *heads_out("blocks/attn/out", f"{attn}.o_proj", bias=False),
+    Entry("blocks/mlp/up/kernel", (gate, up)),
+    *dense("blocks/mlp/down", f"{mlp}.down_proj", bias=False),
+    *gain("blocks/attn_gain", f"{BLOCK}.input_layernorm.weight"),
+    *gain("blocks/mlp_gain", f"{BLOCK}.post_attention_layernorm.weight"),
+    *gain("gain", "model.norm.weight"),
+    *([] if c.tied else [Entry("head", (head,), mean=True)]),
+  ]  # fmt: skip
+
+
+def _rope(k: dict[str, Any]) -> tuple[float, tuple[float, ...]]:
+  """rope_theta and rope_scaling of ours. Where both spellings are there, the older one holds."""
+  key = "rope_scaling" if k["rope_scaling"] else "rope_parameters"
+  rope = dict(k[key] or {})
+  theta = float(rope.pop("rope_theta", k["rope_theta"]))
+  older = rope.pop("type", "default")
+  kind = rope.pop("rope_type", older)
+  names = LLAMA3 if kind == "llama3" else ()
+  if kind not in ("default", "llama3") or rope.keys() != set(names):
+    raise refuse(f"{key} = {k[key]!r}, of which 'default' and 'llama3' are supported")
+  return theta, tuple(float(rope[name]) for name in names)
+
+
+def read(k: dict[str, Any], qk_norm: bool) -> dict[str, Any]:
+  """Fields of a TransfusionConfig: those that a language model decides."""
+  for key in COUNTS:
+    if not isinstance(k[key], int):
+      raise refuse(f"{key} = {k[key]!r}, which is no number")
+  if not {*(k["layer_types"] or ())} <= {"full_attention"}:
+    raise refuse(f"layer_types = {k['layer_types']!r}, of which only full_attention is supported")
+  theta, scaling = _rope(k)
+  count = k["num_attention_heads"]
+  return {
+    "vocab": k["vocab_size"],
+    "width": k["hidden_size"],
+    "depth": k["num_hidden_layers"],
+    "heads": count,
+    "kv_heads": k["num_key_value_heads"] or count,
+    "head_dim": k["head_dim"] or k["hidden_size"] // count,
+    "hidden": k["intermediate_size"],
+    "qk_norm": qk_norm,
+    "rope_theta": theta,
+    "rope_scaling": scaling,
+    "norm_eps": k["rms_norm_eps"],
+    "tied": k["tie_word_embeddings"],
+  }
+
+
+def write(c: TransfusionConfig) -> dict[str, Any]:
+  """Rotary settings in both spellings: transformers 4 knows the older one alone."""
+  if not c.qk_norm and c.width % c.heads:
+    raise ConfigError(
+      f"model.width = {c.width} does not divide into model.heads = {c.heads}, which a "
+      "LlamaForCausalLM without qk-norm has to, whatever its model.head_dim."
+    )
+  scaled: dict[str, Any] = {}
+  if c.rope_scaling:
+    *factors, length = c.rope_scaling
+    scaled = {"rope_type": "llama3", **dict(zip(LLAMA3, (*factors, int(length)), strict=True))}
+  return {
+    "vocab_size": c.vocab,
+    "hidden_size": c.width,
+    "intermediate_size": c.block.hidden,
+    "num_hidden_layers": c.depth,
+    "num_attention_heads": c.heads,
+    "num_key_value_heads": c.kv_heads or c.heads,
+    "head_dim": c.block.head_width,
+    "rms_norm_eps": c.norm_eps,
+    "rope_theta": c.rope_theta,
+    "rope_scaling": scaled or None,
+    "rope_parameters": {"rope_type": "default", **scaled, "rope_theta": c.rope_theta},
+    "tie_word_embeddings": c.tied,
+  }
+
+
+def fields_of(c: TransfusionConfig) -> dict[str, Any]:
+  """As `read` has them, of our config."""
+  plain = ("vocab", "width", "depth", "heads", "qk_norm", "rope_theta", "norm_eps", "tied")
+  return {name: getattr(c, name) for name in plain} | {
+    "kv_heads": c.kv_heads or c.heads,
+    "head_dim": c.block.head_width,
+    "hidden": c.block.hidden,
+    "rope_scaling": tuple(c.rope_scaling),
+  }
+
+
+def _spec(
+  theirs: str, kind: str, qk_norm: bool, keys: dict[str, Any], fixed: dict[str, Any], places: int
+) -> Spec:
+  """keys, fixed: what this class has besides those of both;   places: its longest text"""
+  return Spec(
+    theirs=theirs,
+    module=words_alone,
+    config=TransfusionConfig,
+    keys={
+      **keys,
+      "hidden_size": 4096,
+      "num_hidden_layers": 32,
+      "num_attention_heads": 32,
+      "rms_norm_eps": 1e-6,
+      "rope_theta": 10_000.0,
+      "rope_scaling": None,
+      "rope_parameters": None,
+      "layer_types": None,
+      "tie_word_embeddings": False,
+    },
+    fixed={
+      **fixed,
+      "architectures": [theirs],
+      "model_type": kind,
+      "hidden_act": "silu",
+      "attention_bias": False,
+      "attention_dropout": 0.0,
+    },
+    free={
+      "bos_token_id": None,
+      "eos_token_id": None,
+      "pad_token_id": None,
+      "max_position_embeddings": places,
+      "initializer_range": 0.02,
+      "use_cache": True,
+      "dtype": "float32",
+      "torch_dtype": "float32",  # its name before transformers 5
+      "transformers_version": TRANSFORMERS_VERSION,
+      **({"sliding_window": None, "max_window_layers": 28} if qk_norm else {"pretraining_tp": 1}),
+    },
+    read=partial(read, qk_norm=qk_norm),
+    write=write,
+    entries=entries,
+    old={"is_llama_config": True},
+    stem="model",
+  )
+
+
+LLAMA = _spec(
+  "LlamaForCausalLM", "llama", False,
+  keys={
+    "vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": None, "head_dim": None,
+  },
+  fixed={"mlp_bias": False},
+  places=2048,
+)  # fmt: skip
+QWEN3 = _spec(
+  "Qwen3ForCausalLM", "qwen3", True,
+  keys={
+    "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
+  },
+  fixed={"use_sliding_window": False},
+  places=32768,
+)  # fmt: skip
+LANGUAGE_MODELS = {spec.theirs: spec for spec in (LLAMA, QWEN3)}
+
+
+def _open(folder: Path) -> tuple[Spec, dict[str, Any]]:
+  """The class of a folder, and the fields of our config that it decides."""
+  content, where = config_json(folder), str(folder / "config.json")
+  names = content.get("architectures")
+  for spec in LANGUAGE_MODELS.values():
+    if names == [spec.theirs]:
+      break
+  else:
+    known = ", ".join(LANGUAGE_MODELS)
+    raise ConfigError(f"{where}: architectures = {names!r} is not one of {known}.")
+  try:
+    return spec, read_config(spec, content, where)
+  except RestoreError as error:
+    raise ConfigError(str(error)) from error
+
+
+def language_model_fields(folder: str | Path) -> dict[str, Any]:
+  """What a folder's config.json decides of a TransfusionConfig, by the names of its fields.
+
+  Raises RestoreError where there is no config.json that can be read; ConfigError naming every key
+  of a model that is not such a decoder.
+  """
+  return _open(Path(folder))[1]
+
+
+def load_language_model(
+  folder: str | Path, config: TransfusionConfig, shardings: Params | Mesh | None = None
+) -> Params:
+  """table, blocks, gain and, unless it is tied, head of a Transfusion, float32.
+
+  shardings  as of `load`
+  Where config.vocab is larger than the folder's, new rows of the table and columns of the head are
+  the mean of the old ones: a new token begins as an average one, the same for all of them
+  [nlp.stanford.edu/~johnhew/vocab-expansion.html].
+  Raises ConfigError where the config is of another model than the folder's; else as
+  `language_model_fields` and `load`.
+  """
+  folder = Path(folder)
+  spec, theirs = _open(folder)
+  vocab, own = theirs["vocab"], fields_of(config)
+  wrong = [
+    f"model.{name} = {own[name]!r} is {value!r} there"
+    for name, value in theirs.items()
+    if name != "vocab" and own[name] != value
+  ]
+  if vocab > config.vocab:
+    wrong.append(f"text.vocab = {config.vocab} is smaller than its {vocab} tokens")
+  if wrong:
+    raise ConfigError(f"{folder} is another model: {'; '.join(wrong)}.")
+  spec = dataclasses.replace(spec, entries=partial(entries, vocab=vocab))
+  found = open_tensors(folder, spec.stem)
+  with found.tensors:
+    _leave_out(found.tensors, config.tied, str(folder))
+    return read_params(spec, config, found, str(folder), shardings, jnp.float32)
+
+
+def _leave_out(tensors: Tensors, tied: bool, where: str) -> None:
+  """Forgets what is stored though it follows from the rest: rotary frequencies, a tied head.
+
+  Raises RestoreError for a tied head that is not the table.
+  """
+  stored = tensors.stored
+  for name in [name for name in stored if name.endswith(".rotary_emb.inv_freq")]:
+    del stored[name]
+  if not tied or not {TABLE, HEAD} <= stored.keys():
+    return
+  rows = lambda name, span: tensors.read(name, (slice(*span),))
+  same = stored[TABLE].shape == stored[HEAD].shape and all(
+    np.array_equal(rows(TABLE, span), rows(HEAD, span))
+    for span in row_spans(stored[TABLE].shape[0])
+  )
+  if not same:
+    raise RestoreError(
+      f"{where}: {HEAD} differs from {TABLE}, though tie_word_embeddings says that it is it. "
+      "If it is its own, set tie_word_embeddings to false in config.json."
+    )
+  del stored[HEAD]
+
+
+def save_language_model(
+  folder: str | Path,
+  params: Params,
+  config: TransfusionConfig,
+  base: str | Path | None = None,
+  dtype: str = "float32",
+  shard_bytes: int = SHARD_BYTES,
+) -> None:
+  """Writes a folder that transformers' AutoModelForCausalLM opens, of the config's vocabulary.
+
+  It is a Qwen3 where the config has qk-norm, else a Llama.
+
+  params  of the decoder, or of all of a Transfusion: what pictures need is left out
+  base    the folder it came from: what config.json says there of special tokens and of the longest
+          text is said again. The tokenizer's files are not copied.
+  dtype, shard_bytes and errors as of `save`
+  """
+  spec = QWEN3 if config.qk_norm else LLAMA
+  told = {} if base is None else config_json(Path(base))
+  content = write_config(spec, config) | {key: told[key] for key in spec.free if key in told}
+  content |= {"dtype": dtype, "torch_dtype": dtype, "transformers_version": TRANSFORMERS_VERSION}
+  own = {name: params[name] for name in OF_WORDS if name in params}
+  write_folder(Path(folder), spec, config, own, content, dtype, shard_bytes)

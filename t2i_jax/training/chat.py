@@ -1,0 +1,116 @@
+"""A conversation with a joint model: it draws what is asked, changes it, and says what it sees."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.errors import PromptError
+from t2i_jax.models.decoder import Cache
+from t2i_jax.models.params import Params
+from t2i_jax.training.generate import Generator, asked, from_pixels, to_pixels
+
+
+class Heard(NamedTuple):
+  """What has been read, with the words and, for guidance, without them; `used` slots of a row."""
+
+  cond: Cache
+  null: Cache
+  logits: jax.Array
+  used: int
+
+
+class Chat:
+  """One document that grows with every turn; `begin` drops it.
+
+  seed  of the first picture; each one drawn adds 1
+  """
+
+  def __init__(self, generator: Generator, tokenizer: Tokenizer, params: Params, seed: int = 0):
+    self.generator, self.tokenizer, self.params, self.seed = generator, tokenizer, params, seed
+    self.layout = generator.system.layout
+    self.ids = self.layout.ids
+    self.begin()
+
+  def begin(self) -> None:
+    self.heard: Heard | None = None
+
+  def open(self, picture: np.ndarray) -> None:
+    """Begins with a picture, uint8 [H, W, 3]."""
+    self.begin()
+    self._read(*[[self.ids.bos, self.ids.boi]] * 2)
+    self._look(from_pixels(picture[None]))
+
+  def draw(self, words: str) -> np.ndarray:
+    """What a caption or an instruction asks for, uint8 [H, W, 3]. Raises PromptError."""
+    ids = self._words(words)
+    first = [self.ids.bos] if self.heard is None else []
+    self._read([*first, *ids, self.ids.boi], [*first, self.ids.boi])
+    return self._picture()
+
+  def go_on(self, most: int = 4) -> list[str | np.ndarray]:
+    """What the model writes and draws by itself until it ends, at most so many pictures."""
+    if self.heard is None:
+      self._read([self.ids.bos], [self.ids.bos])
+    parts: list[str | np.ndarray] = []
+    for _ in range(most):
+      heard = self._heard()
+      keys = jax.random.key(self.seed)[None]
+      written, cond = self.generator.write(self.params, heard.cond, heard.logits, keys)
+      length, ended = int(written.length[0]), int(written.ended[0])
+      if length:
+        parts.append(self.tokenizer.decode(np.asarray(written.ids[0]).tolist()))
+      self.heard = heard._replace(cond=cond, used=heard.used + length)
+      if ended != self.ids.boi:
+        break
+      self._read([self.ids.boi], [self.ids.boi])
+      parts.append(self._picture())
+    return parts
+
+  def describe(self, picture: np.ndarray) -> str:
+    """A caption of a picture, whatever was said before."""
+    return self.generator.caption(self.params, picture[None], self.tokenizer, [self.seed])[0]
+
+  def _heard(self) -> Heard:
+    assert self.heard is not None
+    return self.heard
+
+  def _words(self, words: str) -> list[int]:
+    length = self.generator.system.text_length
+    ids, count = asked(self.tokenizer, [words], length, self.ids.eos)
+    return ids[0, 1 : count[0] - 1].tolist()
+
+  def _read(self, cond: list[int], null: list[int]) -> None:
+    used = 0 if self.heard is None else self.heard.used
+    if used + len(cond) + self.layout.patches + 1 > self.layout.length:
+      raise PromptError(
+        f"the conversation has {used} of {self.layout.length} positions: no room for "
+        f"{len(cond)} tokens and a picture. Begin anew."
+      )
+    read = self.generator.read
+    before = [self.generator.empty(1)] * 2 if self.heard is None else self.heard[:2]
+    logits, first = read(self.params, before[0], *self._padded(cond))
+    _, second = read(self.params, before[1], *self._padded(null))
+    self.heard = Heard(first, second, logits, used + len(cond))
+
+  def _padded(self, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    row = np.zeros((1, self.generator.system.text_length), np.int32)
+    row[0, : len(ids)] = ids
+    return row, np.array([len(ids)], np.int32)
+
+  def _picture(self) -> np.ndarray:
+    heard, scale = self._heard(), self.generator.c.cfg
+    null = None if scale == 1 else heard.null
+    seeds = np.array([self.seed], np.uint32)
+    x0 = self.generator.draw(self.params, heard.cond, null, seeds, jnp.float32(scale))
+    self.seed += 1
+    self._look(x0)
+    return to_pixels(x0)[0]
+
+  def _look(self, x0: jax.Array) -> None:
+    heard = self._heard()
+    logits, cond = self.generator.look(self.params, heard.cond, x0)
+    _, null = self.generator.look(self.params, heard.null, x0)
+    self.heard = Heard(cond, null, logits, heard.used + self.layout.patches + 1)

@@ -1,0 +1,287 @@
+"""The joint model at work: it reads words and pictures into a cache, writes on, and draws.
+
+One way through for all of it: `read` words; at BOI `draw` a picture against the cache and `look` at
+it, which reads it clean together with its EOI; `write` goes on from there until EOS or another BOI.
+Rows of a batch may be of different lengths.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from t2i_jax.config import build
+from t2i_jax.data.documents import patch_positions
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.decoder import Cache
+from t2i_jax.models.params import Params
+from t2i_jax.parallel import batch_sharding
+from t2i_jax.process import Prediction, Time
+from t2i_jax.sampling import Guided, guide, make_plan, remember, row_noise, sample
+from t2i_jax.sampling.guidance import interleave
+from t2i_jax.sampling.solver import Denoiser
+from t2i_jax.training.sampler import make_sampler
+from t2i_jax.training.system import predicted, unit_range
+from t2i_jax.training.transfusion import TransfusionSystem
+
+NEVER = -1  # what ended a text that was cut off
+
+
+class Choice(NamedTuple):
+  """How the next token is chosen.
+
+  temperature  0 takes the most likely one
+  top_k        of the k most likely ones; 0 = of all
+  top_p        of the fewest whose probabilities reach p [1904.09751 sec. 3.1]
+  most         tokens at most
+  """
+
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  most: int = 64
+
+
+def choose(logits: jax.Array, keys: jax.Array, c: Choice) -> jax.Array:
+  """One token a row.   logits [B, V] float32, keys [B] -> [B] int32"""
+  if c.temperature == 0:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  logits = logits / c.temperature
+  ordered = -jnp.sort(-logits, axis=-1)  # [B, V], the likely ones first
+  if c.top_k:
+    least = ordered[:, c.top_k - 1, None]
+    logits = jnp.where(logits < least, -jnp.inf, logits)
+    ordered = jnp.where(ordered < least, -jnp.inf, ordered)
+  if c.top_p < 1:
+    p = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(p, axis=-1) - p
+    least = jnp.min(jnp.where(before < c.top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+    logits = jnp.where(logits < least, -jnp.inf, logits)
+  return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+class Written(NamedTuple):
+  """ids [B, most] int32, pad after length [B]; ended [B]: EOS or BOI, not read, or NEVER."""
+
+  ids: jax.Array
+  length: jax.Array
+  ended: jax.Array
+
+
+class Generator:
+  """The compiled functions of a joint model.
+
+  c     config.sampling
+  Raises ConfigError for a config.sampling that cannot run.
+  """
+
+  def __init__(self, system: TransfusionSystem, c: ConfigDict, mesh: Mesh):
+    self.system, self.c, self.mesh = system, c, mesh
+    solver, times, self.method = make_sampler(c, system.process)
+    if self.method.perturb is not None or self.method.others:
+      raise ConfigError(
+        f"sampling.guidance = {c.guidance!r} is not for model.kind = 'transfusion'."
+      )
+    self.solver, self.plan = solver, make_plan(solver, system.process, times)
+    self.choice = build({"sample": Choice}, c.words, "sampling.words")
+    layout, self.parts = system.layout, mesh.shape["data"] * mesh.shape["fsdp"]
+    self.rows = -(-c.batch // self.parts) * self.parts  # of a batch
+    if system.text_length + layout.patches > layout.length:
+      raise ConfigError(
+        f"a text of text.length = {system.text_length} tokens and a picture of {layout.patches} "
+        f"patches do not fit into the length = {layout.length} of data.rows."
+      )
+    self.places = patch_positions(layout.positions, layout.rows, layout.cols)
+    self.read, self.look = jax.jit(self._read), jax.jit(self._look)
+    whole = jax.NamedSharding(mesh, jax.P())  # on every process
+    self.write = jax.jit(self._write, out_shardings=(whole, None))
+    self.draw = jax.jit(self._draw, out_shardings=whole)
+
+  def empty(self, rows: int) -> Cache:
+    """A cache in which nothing has been read, as long as the rows of training."""
+    c = self.system.model_config
+    cache = Cache.empty(c.block, c.depth, rows, self.system.layout.length, self.system.dtype)
+    by_row = batch_sharding(self.mesh)
+    if rows % self.parts:  # one conversation
+      return cache
+    layered = jax.NamedSharding(self.mesh, jax.P(None, *by_row.spec))
+    return jax.device_put(cache, Cache(layered, layered, by_row, by_row))
+
+  def _read(
+    self, params: Params, cache: Cache, ids: jax.Array, count: jax.Array
+  ) -> tuple[jax.Array, Cache]:
+    """Reads the first count [B] of ids [B, S]: logits of what comes next [B, V], and the cache."""
+    model = self.system.model(params)
+    hidden, cache = model.read_tokens(ids, count, cache, self.system.dtype)
+    last = jnp.take_along_axis(hidden, (count - 1)[:, None, None], axis=1)[:, 0]
+    return model.logits(last), cache
+
+  def _look(self, params: Params, cache: Cache, x0: jax.Array) -> tuple[jax.Array, Cache]:
+    """Reads pictures [B, H, W, C] in [-1, 1], whose BOI has been read, and their EOI."""
+    system, model = self.system, self.system.model(params)
+    clean = system.process.at(system.process.on_grid(jnp.zeros(len(x0))))
+    _, cache = model.read_picture(x0.astype(system.dtype), clean.model_time, cache, self.places)
+    one = jnp.ones(len(x0), jnp.int32)
+    return self._read(params, cache, one[:, None] * system.layout.ids.eoi, one)
+
+  def _draw(
+    self, params: Params, cache: Cache, null: Cache | None, seeds: jax.Array, scale: jax.Array
+  ) -> jax.Array:
+    """Pictures [B, H, W, C] after the BOI that both caches have read; null: without the words."""
+    system, model = self.system, self.system.model(params)
+    keys = jax.vmap(jax.random.key)(seeds)
+    prior = system.process.prior(keys, system.x_shape)
+    asked = cache if null is None else _interleaved(cache, null)
+
+    def plain(x_t: jax.Array, time: Time, _: Any) -> Prediction:
+      model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
+      network = lambda x: model.read_picture(
+        x.astype(system.dtype), model_time, asked, self.places
+      )[0]
+      return predicted(system.output, network, x_t, time)
+
+    denoise: Denoiser = plain
+    cond: Any = jnp.zeros(len(prior))  # the caches already lie as `guide` lays its rows
+    hooks: dict[str, Any] = {}
+    if null is not None:
+      denoise, cond = guide(denoise, self.method, scale), Guided(cond, cond)
+      hooks = remember(self.method, prior)
+    noise = row_noise(keys, system.x_shape)
+    x0_hat, _ = sample(denoise, self.solver, self.plan, prior, cond, noise, **hooks)
+    return jnp.clip(system.autoencoder.decode(x0_hat), -1, 1)
+
+  def _write(
+    self, params: Params, cache: Cache, logits: jax.Array, keys: jax.Array
+  ) -> tuple[Written, Cache]:
+    """Goes on writing, from the logits of the next token, until every row has ended."""
+    model, c, marks = self.system.model(params), self.choice, self.system.layout.ids
+    rows, ids = len(logits), jnp.arange(logits.shape[-1])
+    # EOI follows a picture by itself. A model without a BOS of its own begins with the EOS.
+    never = ((ids == marks.pad) | (ids == marks.bos)) & (ids != marks.eos) | (ids > marks.boi)
+
+    def goes_on(state):
+      i, _, _, written = state
+      return (i < c.most) & jnp.any(written.ended == NEVER)
+
+    def one_more(state):
+      i, logits, cache, written = state
+      logits = jnp.where(never, -jnp.inf, logits)
+      token = choose(logits, jax.vmap(lambda key: jax.random.fold_in(key, i))(keys), c)
+      running = written.ended == NEVER
+      stops = (token == marks.eos) | (token == marks.boi)
+      ended = jnp.where(running & stops, token, written.ended)
+      taken = (running & ~stops).astype(jnp.int32)
+      ids = written.ids.at[:, i].set(jnp.where(taken == 1, token, marks.pad))
+      hidden, cache = model.read_tokens(token[:, None], taken, cache, self.system.dtype)
+      logits = jnp.where(taken[:, None] == 1, model.logits(hidden[:, 0]), logits)
+      return i + 1, logits, cache, Written(ids, written.length + taken, ended)
+
+    empty = jnp.full((rows, c.most), marks.pad, jnp.int32)
+    nothing = Written(empty, jnp.zeros(rows, jnp.int32), jnp.full(rows, NEVER, jnp.int32))
+    state = (jnp.int32(0), logits, cache, nothing)
+    _, _, cache, written = jax.lax.while_loop(goes_on, one_more, state)
+    return written, cache
+
+  def begun(self, params: Params, x0: jax.Array) -> tuple[jax.Array, Cache]:
+    """Documents that begin with pictures: logits of what comes next, and the cache."""
+    rows, ids = len(x0), self.system.layout.ids
+    first = np.tile(np.array([ids.bos, ids.boi], np.int32), (rows, 1))
+    _, cache = self.read(params, self.empty(rows), first, np.full(rows, 2, np.int32))
+    return self.look(params, cache, x0)
+
+  def caption(
+    self, params: Params, pictures: np.ndarray, tokenizer: Tokenizer, seeds: Sequence[int]
+  ) -> list[str]:
+    """A caption of each picture, uint8 [n, H, W, 3] or latents."""
+    found: list[str] = []
+    for part, keys in self._batches(pictures, np.asarray(seeds, np.uint32)):
+      with jax.set_mesh(self.mesh):
+        logits, cache = self.begun(params, from_pixels(part))
+        written, _ = self.write(params, cache, logits, jax.vmap(jax.random.key)(keys))
+      found += [tokenizer.decode(row) for row in np.asarray(written.ids)]
+    return found[: len(pictures)]
+
+  def edit(
+    self,
+    params: Params,
+    pictures: np.ndarray,
+    instructions: Sequence[str],
+    tokenizer: Tokenizer,
+    seeds: Sequence[int],
+  ) -> np.ndarray:
+    """Each picture changed as its instruction says, uint8 [n, H, W, 3]. Raises PromptError.
+
+    Guidance holds it against the picture without the instruction.
+    """
+    boi = self.system.layout.ids.boi
+    ids, count = asked(tokenizer, instructions, self.system.text_length, boi)
+    ids, count = np.roll(ids, -1, axis=1), count - 1  # the document has begun
+    found = []
+    for part, *words, keys in self._batches(pictures, ids, count, np.asarray(seeds, np.uint32)):
+      with jax.set_mesh(self.mesh):
+        _, before = self.begun(params, from_pixels(part))
+        _, cache = self.read(params, before, *words)
+        nothing = [np.full_like(words[0], boi), np.ones_like(words[1])]
+        null = None if self.c.cfg == 1 else self.read(params, before, *nothing)[1]
+        found.append(to_pixels(self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))))
+    return np.concatenate(found)[: len(pictures)]
+
+  def prompts(
+    self, params: Params, prompts: Sequence[str], tokenizer: Tokenizer, seeds: Sequence[int]
+  ) -> np.ndarray:
+    """A picture of each caption, uint8 [n, H, W, 3]. Raises PromptError."""
+    length, boi = self.system.text_length, self.system.layout.ids.boi
+    ids, count = asked(tokenizer, prompts, length, boi)
+    nothing = asked(tokenizer, [self.c.negative] * self.rows, length, boi)
+    found = []
+    for *words, keys in self._batches(ids, count, np.asarray(seeds, np.uint32)):
+      with jax.set_mesh(self.mesh):
+        empty = self.empty(self.rows)
+        _, cache = self.read(params, empty, *words)
+        null = None if self.c.cfg == 1 else self.read(params, empty, *nothing)[1]
+        found.append(to_pixels(self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))))
+    return np.concatenate(found)[: len(ids)]
+
+  def _batches(self, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """The arrays in batches laid on the mesh, the last one filled up by its first row."""
+    put = batch_sharding(self.mesh)
+    for start in range(0, len(arrays[0]), self.rows):
+      part = [array[start : start + self.rows] for array in arrays]
+      missing = self.rows - len(part[0])
+      filled = (np.concatenate([a, np.repeat(a[:1], missing, axis=0)]) for a in part)
+      yield tuple(jax.device_put(a, put) for a in filled)
+
+
+def _interleaved(a: Cache, b: Cache) -> Cache:
+  layered = jax.vmap(interleave)
+  return Cache(
+    layered(a.k, b.k), layered(a.v, b.v), interleave(a.used, b.used), interleave(a.place, b.place)
+  )
+
+
+def from_pixels(pictures: Any) -> jax.Array:
+  """uint8 to [-1, 1]; latents as they are."""
+  return unit_range(jnp.asarray(pictures))
+
+
+def to_pixels(x0: jax.Array) -> np.ndarray:
+  """[-1, 1] to uint8."""
+  return np.asarray(jnp.round((x0 + 1) * 127.5).astype(jnp.uint8))
+
+
+def asked(
+  tokenizer: Tokenizer, texts: Sequence[str], length: int, boi: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """BOS, the words and BOI of each text: ids [n, length] and how many of them [n].
+
+  Raises PromptError where a text does not fit.
+  """
+  ids, mask = tokenizer.encode(list(texts), length)
+  count = mask.sum(axis=1).astype(np.int32)
+  ids[np.arange(len(ids)), count - 1] = boi
+  return ids, count

@@ -1,0 +1,74 @@
+"""A joint model as a user has it: train, sample, caption, chat, and what is refused."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i_jax.cli.main import main
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(joint_args, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "joint"
+  assert main(joint_args(workdir, {"train.steps": 2})) == 0
+  return workdir
+
+
+@pytest.fixture
+def picture(tmp_path):
+  path = tmp_path / "seen.png"
+  Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+  return path
+
+
+def test_it_draws_and_says_what_it_sees(trained, picture, tmp_path, capsys):
+  assert main(["sample", f"--workdir={trained}", "--prompt=a red circle", f"--out={tmp_path}"]) == 0
+  assert Image.open(tmp_path / "0000_seed0.png").size == (32, 32)
+  capsys.readouterr()
+  assert main(["caption", f"--workdir={trained}", str(picture), str(picture)]) == 0
+  first, second = capsys.readouterr().out.splitlines()
+  assert first == second and first.startswith(f"{picture}\t")
+
+
+def test_a_conversation_keeps_its_pictures_and_goes_on_after_a_mistake(
+  trained, picture, tmp_path, capsys
+):
+  say = ["a red circle", "make it blue", "/describe", "/nonsense", "/new", f"/open {picture}",
+         "add a square", "/seed 7", "/on", "/quit", "never said"]  # fmt: skip
+  flags = [f"--say={line}" for line in say]
+  assert main(["chat", f"--workdir={trained}", f"--out={tmp_path / 'out'}", *flags]) == 0
+  out = capsys.readouterr().out
+  for i in range(3):
+    assert f"{tmp_path / 'out'}/{i:03d}.png" in out
+    assert Image.open(tmp_path / f"out/{i:03d}.png").size == (32, 32)
+  assert "PromptError: /nonsense is not one of /new" in out and "never said" not in out
+
+
+def test_a_conversation_that_is_too_long_says_so(trained, tmp_path, capsys):
+  flags = ["--say=a red circle"] * 8
+  assert main(["chat", f"--workdir={trained}", f"--out={tmp_path}", *flags]) == 0
+  out = capsys.readouterr().out
+  assert "of 120 positions: no room for" in out and "Begin anew" in out
+  assert len(list(tmp_path.glob("*.png"))) >= 4
+
+
+def test_a_model_that_only_draws_has_no_image_input(train_args, tmp_path, picture, capsys):
+  short = {"train.steps": 2, "checkpoint.every": 0, "sampling.every": 0, "eval.every": 0}
+  short |= {"train.schedule": "cosine(warmup=1)"}
+  assert main(train_args(tmp_path / "flow", short)) == 0
+  assert main(["caption", f"--workdir={tmp_path / 'flow'}", str(picture)]) == 2
+  assert "has no image input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file, words", [
+  ("nothing.png", "nothing.png cannot be read: No such file"),
+  ("text.png", "text.png: .*cannot be decoded"),
+])  # fmt: skip
+def test_bad_pictures_are_named(trained, tmp_path, file, words, capsys):
+  (tmp_path / "text.png").write_text("no picture")
+  assert main(["caption", f"--workdir={trained}", str(tmp_path / file)]) == 2
+  assert re.search(words, capsys.readouterr().err)
