@@ -25,12 +25,12 @@ from jax.sharding import Mesh
 from t2i_jax.autoencoders import Identity
 from t2i_jax.config import load_config
 from t2i_jax.models import BACKBONES, Conditioning, Tower, with_params
-from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.parallel import make_mesh
 from t2i_jax.parallel.traffic import Program
 from t2i_jax.process import PROCESSES, WEIGHTINGS, Prediction, denoising_loss
 from t2i_jax.training.make_system import make_mixing
 from t2i_jax.training.optimizer import make_optimizer
-from t2i_jax.training.pod import GIB, topology_devices
+from t2i_jax.training.pod import GIB, abstract_batch, topology_devices
 from t2i_jax.training.state import TrainState, abstract_state
 from t2i_jax.training.step import DRAW_T, jit_train_step, row_keys, row_losses
 from t2i_jax.training.system import Trainable
@@ -129,8 +129,23 @@ ROWS = [
 ]
 
 
+@dataclass(frozen=True)
 class Published(Trainable):
   """A published backbone that is given its text's features: towers and autoencoder are outside."""
+
+  text_width: int
+  pooled_width: int
+
+  def rows(self, n):
+    """Latents and the features of texts, as they come from a data set that holds both."""
+    shapes = {
+      "image": ((n, *self.x_shape), jnp.float32),
+      "text": ((n, self.text_length, self.text_width), jnp.bfloat16),
+      "mask": ((n, self.text_length), jnp.bool_),
+      "pooled": ((n, self.pooled_width), jnp.bfloat16),
+      "weight": ((n,), jnp.float32),
+    }
+    return {name: jax.ShapeDtypeStruct(*pair) for name, pair in shapes.items()}
 
   def losses(self, params, batch, mixture):
     m = mixture
@@ -161,21 +176,9 @@ def published(row: Row) -> Published:
     towers=(),
     text_length=TEXT[row.model][0],
     null_tokens=((), ()),
+    text_width=text,
+    pooled_width=sizes.get("pooled_width", 1),
   )
-
-
-def abstract_batch(system: Published, row: Row, mesh: Mesh) -> dict[str, Any]:
-  """Latents and the features of texts, as they come from a data set that holds both."""
-  n, width = row.rows_a_chip * mesh.size, TEXT[row.model][1]
-  shapes = {
-    "image": ((n, *system.x_shape), jnp.float32),
-    "text": ((n, system.text_length, width), jnp.bfloat16),
-    "mask": ((n, system.text_length), jnp.bool_),
-    "pooled": ((n, SIZES[row.model].get("pooled_width", 1)), jnp.bfloat16),
-    "weight": ((n,), jnp.float32),
-  }
-  put = batch_sharding(mesh)
-  return {k: jax.ShapeDtypeStruct(*pair, sharding=put) for k, pair in shapes.items()}
 
 
 def lean_step(system: Published, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
@@ -196,7 +199,7 @@ def lean_step(system: Published, optimizer: optax.GradientTransformation) -> Cal
 
 def lowered(row: Row, system: Published, mesh: Mesh) -> tuple[Any, int]:
   """The step of a row, lowered, and its number of parameters."""
-  batch = abstract_batch(system, row, mesh)
+  batch = abstract_batch(system, row.rows_a_chip * mesh.size, mesh)
   if row.float32:
     config = load_config(CONFIG, {"train.optimizer": "adamw"})
     optimizer = make_optimizer(config.train, system.matrices)

@@ -31,8 +31,8 @@ from t2i_jax.data.scenes import (
 )
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.evaluation.judge import read
-from t2i_jax.evaluation.score import KEPT, in_words
-from t2i_jax.evaluation.stats import CONFIDENCE, Rate
+from t2i_jax.evaluation.score import KEPT, Cells, in_words
+from t2i_jax.evaluation.stats import Rate
 
 EditDraw = Callable[[np.ndarray, list[str], int], np.ndarray]
 
@@ -178,46 +178,15 @@ class EditCell:
     }
 
 
-@dataclass(frozen=True)
-class EditScore:
-  """All cells of a level, seen and held-out compositions of a kind next to each other."""
+class EditScore(Cells[EditCell]):
+  """Edits of a level; as plain data, each of its cells is
 
-  level: str
-  size: int
-  seed: int
-  cells: tuple[EditCell, ...]
+  kind, heldout              which cell
+  model, unchanged, ceiling  {done, kept, correct}, each {successes, n, rate, lower, upper}
+  samples                    [{instruction, done, kept, failed: [words]}]
+  """
 
-  @property
-  def kinds(self) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(cell.kind for cell in self.cells))
-
-  @property
-  def samples(self) -> tuple[EditSample, ...]:
-    """The kept edits of all cells."""
-    return tuple(sample for cell in self.cells for sample in cell.samples)
-
-  def cell(self, kind: str, heldout: bool) -> EditCell:
-    """The one cell of that kind and compositions; KeyError where it was not scored."""
-    for cell in self.cells:
-      if (cell.kind, cell.heldout) == (kind, heldout):
-        return cell
-    raise KeyError((kind, heldout))
-
-  def to_json(self) -> dict[str, Any]:
-    """The score as plain data.
-
-    level, size (pixels), seed, confidence (of all intervals), and cells: a list of
-      kind, heldout              which cell
-      model, unchanged, ceiling  {done, kept, correct}, each {successes, n, rate, lower, upper}
-      samples                    [{instruction, done, kept, failed: [words]}]
-    """
-    return {
-      "level": self.level,
-      "size": self.size,
-      "seed": self.seed,
-      "confidence": CONFIDENCE,
-      "cells": [cell.to_json() for cell in self.cells],
-    }
+  NAME = "kind"
 
   def table(self) -> Table:
     """The score for a console: rates, of correct edits with 95% interval, a row a cell."""

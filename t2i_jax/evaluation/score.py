@@ -8,7 +8,7 @@ renders of the scenes (the most the judge can give).
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from rich.table import Table
@@ -71,45 +71,51 @@ class Cell:
     }
 
 
+class AnyCell(Protocol):
+  """What is common to cells, whatever they score."""
+
+  @property
+  def heldout(self) -> bool: ...
+  @property
+  def samples(self) -> tuple[Any, ...]: ...
+  def to_json(self) -> dict[str, Any]: ...
+
+
+C = TypeVar("C", bound=AnyCell)
+
+
 @dataclass(frozen=True)
-class Score:
-  """All cells of a level, seen and held-out compositions of a category next to each other."""
+class Cells(Generic[C]):
+  """All cells of a level, seen and held-out compositions of a name next to each other.
+
+  NAME  the field of a cell that says what it scores: a category, a kind of edit
+  """
 
   level: str
   size: int
   seed: int
-  cells: tuple[Cell, ...]
+  cells: tuple[C, ...]
+
+  NAME: ClassVar[str]
 
   @property
-  def categories(self) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(cell.category for cell in self.cells))
+  def names(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(getattr(cell, self.NAME) for cell in self.cells))
 
   @property
-  def samples(self) -> tuple[Sample, ...]:
-    """The kept pictures of all cells."""
+  def samples(self) -> tuple[Any, ...]:
+    """What all cells keep to be shown."""
     return tuple(sample for cell in self.cells for sample in cell.samples)
 
-  def cell(self, category: str, heldout: bool) -> Cell:
-    """The one cell of that category and kind; KeyError where it was not scored."""
+  def cell(self, name: str, heldout: bool) -> C:
+    """The one cell of that name and compositions; KeyError where it was not scored."""
     for cell in self.cells:
-      if (cell.category, cell.heldout) == (category, heldout):
+      if (getattr(cell, self.NAME), cell.heldout) == (name, heldout):
         return cell
-    raise KeyError((category, heldout))
-
-  def pooled(self, category: str) -> Rate:
-    """The model's rate on seen and held-out compositions together."""
-    both = [self.cell(category, heldout).model for heldout in (False, True)]
-    return Rate(sum(rate.successes for rate in both), sum(rate.n for rate in both))
+    raise KeyError((name, heldout))
 
   def to_json(self) -> dict[str, Any]:
-    """The content of score.json.
-
-    level, size (pixels), seed, confidence (of all intervals), and cells: a list of
-      category, heldout         which cell
-      model, shuffled, ceiling  {successes, n, rate, lower, upper}; rate is null when n is 0
-      details                   {attribute: the same five}, of the model's pictures
-      samples                   [{caption, correct, failed: [words], seen: [words]}]
-    """
+    """level, size (pixels), seed, confidence (of all intervals), and cells: a list."""
     return {
       "level": self.level,
       "size": self.size,
@@ -117,6 +123,27 @@ class Score:
       "confidence": CONFIDENCE,
       "cells": [cell.to_json() for cell in self.cells],
     }
+
+
+class Score(Cells[Cell]):
+  """Drawings of a level; as score.json, each of its cells is
+
+  category, heldout         which cell
+  model, shuffled, ceiling  {successes, n, rate, lower, upper}; rate is null when n is 0
+  details                   {attribute: the same five}, of the model's pictures
+  samples                   [{caption, correct, failed: [words], seen: [words]}]
+  """
+
+  NAME = "category"
+
+  @property
+  def categories(self) -> tuple[str, ...]:
+    return self.names
+
+  def pooled(self, category: str) -> Rate:
+    """The model's rate on seen and held-out compositions together."""
+    both = [self.cell(category, heldout).model for heldout in (False, True)]
+    return Rate(sum(rate.successes for rate in both), sum(rate.n for rate in both))
 
   def table(self) -> Table:
     """The score for a console: rate and 95% interval, one row a category."""

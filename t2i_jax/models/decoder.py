@@ -38,16 +38,12 @@ class DecoderBlock(nnx.Module):
     mask: Visible | None,
     modulation: jax.Array | None = None,  # [6, B, L, D], by position
   ) -> jax.Array:
-    h = rms_norm(x, self.attn_gain, self.eps)
-    if modulation is not None:
-      h = h * (1 + modulation[1]) + modulation[0]
-    h = self.attn(h, rope=rope, mask=mask, attend=at("self"))
-    x = x + (h if modulation is None else h * (1 + modulation[2]))
-    h = rms_norm(x, self.mlp_gain, self.eps)
-    if modulation is not None:
-      h = h * (1 + modulation[4]) + modulation[3]
-    h = self.mlp(h)
-    x = x + (h if modulation is None else h * (1 + modulation[5]))
+    shift, scale, gate, *of_mlp = (0,) * 6 if modulation is None else modulation
+    h = rms_norm(x, self.attn_gain, self.eps) * (1 + scale) + shift
+    x = x + self.attn(h, rope=rope, mask=mask, attend=at("self")) * (1 + gate)
+    shift, scale, gate = of_mlp
+    h = rms_norm(x, self.mlp_gain, self.eps) * (1 + scale) + shift
+    x = x + self.mlp(h) * (1 + gate)
     return constrain(x, "batch", "sequence", None)
 
 

@@ -42,6 +42,7 @@ class TransfusionConfig(Runs):
   time          how a picture's t reaches its patches: "added" to their projections [2408.11039 sec.
                 3.1], or "adaln": shift, scale and gate in every block, at patches alone
   tied          the head is the table of tokens
+  unet          channels at full size of the U-Net blocks that make patches; 0: one matrix does
   """
 
   vocab: int

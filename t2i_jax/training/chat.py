@@ -10,7 +10,8 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import PromptError
 from t2i_jax.models.decoder import Cache
 from t2i_jax.models.params import Params
-from t2i_jax.training.generate import Generator, asked, from_pixels, to_pixels
+from t2i_jax.training.generate import Generator, asked
+from t2i_jax.training.system import pixels, unit_range
 
 
 class Heard(NamedTuple):
@@ -41,7 +42,7 @@ class Chat:
     """Begins with a picture, uint8 [H, W, 3]."""
     self.begin()
     self._read(*[[self.ids.bos, self.ids.boi]] * 2)
-    self._look(from_pixels(picture[None]))
+    self._look(unit_range(jnp.asarray(picture[None])))
 
   def draw(self, words: str) -> np.ndarray:
     """What a caption or an instruction asks for, uint8 [H, W, 3]. Raises PromptError."""
@@ -107,7 +108,7 @@ class Chat:
     x0 = self.generator.draw(self.params, heard.cond, null, seeds, jnp.float32(scale))
     self.seed += 1
     self._look(x0)
-    return to_pixels(x0)[0]
+    return np.asarray(pixels(x0)[0])
 
   def _look(self, x0: jax.Array) -> None:
     heard = self._heard()

@@ -14,7 +14,6 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.control import CONTROLS, Role, with_role
 from t2i_jax.models.params import Params
-from t2i_jax.parallel import batch_sharding, owned_rows
 from t2i_jax.sampling import (
   Guided,
   Labelled,
@@ -26,8 +25,8 @@ from t2i_jax.sampling import (
   sample,
 )
 from t2i_jax.training.generate import Generator
-from t2i_jax.training.sampler import make_sampler
-from t2i_jax.training.system import NoisyClassifierSystem, System
+from t2i_jax.training.sampler import Batches, make_sampler
+from t2i_jax.training.system import NoisyClassifierSystem, System, pixels
 from t2i_jax.training.transfusion import TransfusionSystem
 
 # (params, prompts, one seed a prompt) -> uint8 [n, H, W, C]
@@ -89,8 +88,7 @@ def make_draw(
   null_tokens = [part[0] for part in tokenizer.encode([c.negative], system.text_length)]
   if classifier is not None:
     check_classifier(system, classifier.system)
-  step = mesh.shape["data"] * mesh.shape["fsdp"]
-  batch_size = -(-c.batch // step) * step
+  batches = Batches(mesh, c.batch)
 
   def run(params, plan, ids, mask, seeds, scale, guide_params, label, weight):
     keys = jax.vmap(jax.random.key)(seeds)
@@ -109,15 +107,9 @@ def make_draw(
       denoise, cond = classify(denoise, log_prob, weight), Labelled(cond, label)
     noise = row_noise(keys, system.x_shape)
     x0_hat, _ = sample(denoise, solver, plan, prior, cond, noise, **hooks)
-    image = system.autoencoder.decode(x0_hat)
-    return jnp.round((jnp.clip(image, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+    return pixels(system.autoencoder.decode(x0_hat))
 
-  rows, replicated = batch_sharding(mesh), jax.NamedSharding(mesh, jax.P())
-  compiled = jax.jit(run, out_shardings=replicated)
-  local = owned_rows(mesh, batch_size)
-
-  def place(host: np.ndarray) -> jax.Array:
-    return jax.make_array_from_process_local_data(rows, host[local], host.shape)
+  compiled = jax.jit(run, out_shardings=jax.NamedSharding(mesh, jax.P()))
 
   def draw(params: Params, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     ids, mask = tokenizer.encode(list(prompts), system.text_length)
@@ -127,15 +119,11 @@ def make_draw(
       given += classifier.tokenizer.encode(list(prompts), classifier.system.text_length)
       guide_params, weight = classifier.params, jnp.float32(classifier.weight)
     pictures = []
-    for start in range(0, len(ids), batch_size):
-      part = [np.asarray(a)[start : start + batch_size] for a in given]
-      used = len(part[0])
-      part = [np.concatenate([a, np.repeat(a[:1], batch_size - used, 0)]) for a in part]
+    for laid in batches(*given):
       with jax.set_mesh(mesh):
-        laid = [place(a) for a in part]
         scale = jnp.float32(c.cfg)
         out = compiled(params, plan, *laid[:3], scale, guide_params, laid[3:], weight)
-      pictures.append(np.asarray(out)[:used])
-    return np.concatenate(pictures)
+      pictures.append(np.asarray(out))
+    return np.concatenate(pictures)[: len(ids)]
 
   return draw

@@ -5,7 +5,7 @@ it, which reads it clean together with its EOI; `write` goes on from there until
 Rows of a batch may be of different lengths.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +25,8 @@ from t2i_jax.process import Prediction, Time
 from t2i_jax.sampling import Guided, guide, make_plan, remember, row_noise, sample
 from t2i_jax.sampling.guidance import interleave
 from t2i_jax.sampling.solver import Denoiser
-from t2i_jax.training.sampler import make_sampler
-from t2i_jax.training.system import predicted, unit_range
+from t2i_jax.training.sampler import Batches, make_sampler
+from t2i_jax.training.system import pixels, predicted, unit_range
 from t2i_jax.training.transfusion import TransfusionSystem
 
 NEVER = -1  # what ended a text that was cut off
@@ -85,12 +85,12 @@ class Generator:
     solver, times, self.method = make_sampler(c, system.process)
     if self.method.perturb is not None or self.method.others:
       raise ConfigError(
-        f"sampling.guidance = {c.guidance!r} is not for model.kind = 'transfusion'."
+        f"sampling.guidance = {c.guidance!r} is not for model.kind = 'transfusion': use cfg, apg, "
+        "cfg_zero or cfg_norm."
       )
     self.solver, self.plan = solver, make_plan(solver, system.process, times)
     self.choice = build({"sample": Choice}, c.words, "sampling.words")
-    layout, self.parts = system.layout, mesh.shape["data"] * mesh.shape["fsdp"]
-    self.rows = -(-c.batch // self.parts) * self.parts  # of a batch
+    layout, self.batches = system.layout, Batches(mesh, c.batch)
     if system.text_length + layout.patches > layout.length:
       raise ConfigError(
         f"a text of text.length = {system.text_length} tokens and a picture of {layout.patches} "
@@ -107,7 +107,7 @@ class Generator:
     c = self.system.model_config
     cache = Cache.empty(c.block, c.depth, rows, self.system.layout.length, self.system.dtype)
     by_row = batch_sharding(self.mesh)
-    if rows % self.parts:  # one conversation
+    if rows != self.batches.rows:  # one conversation
       return cache
     layered = jax.NamedSharding(self.mesh, jax.P(None, *by_row.spec))
     return jax.device_put(cache, Cache(layered, layered, by_row, by_row))
@@ -199,9 +199,9 @@ class Generator:
   ) -> list[str]:
     """A caption of each picture, uint8 [n, H, W, 3] or latents."""
     found: list[str] = []
-    for part, keys in self._batches(pictures, np.asarray(seeds, np.uint32)):
+    for part, keys in self.batches(pictures, np.asarray(seeds, np.uint32)):
       with jax.set_mesh(self.mesh):
-        logits, cache = self.begun(params, from_pixels(part))
+        logits, cache = self.begun(params, unit_range(part))
         written, _ = self.write(params, cache, logits, jax.vmap(jax.random.key)(keys))
       found += [tokenizer.decode(row) for row in np.asarray(written.ids)]
     return found[: len(pictures)]
@@ -222,13 +222,14 @@ class Generator:
     ids, count = asked(tokenizer, instructions, self.system.text_length, boi)
     ids, count = np.roll(ids, -1, axis=1), count - 1  # the document has begun
     found = []
-    for part, *words, keys in self._batches(pictures, ids, count, np.asarray(seeds, np.uint32)):
+    for part, *words, keys in self.batches(pictures, ids, count, np.asarray(seeds, np.uint32)):
       with jax.set_mesh(self.mesh):
-        _, before = self.begun(params, from_pixels(part))
+        _, before = self.begun(params, unit_range(part))
         _, cache = self.read(params, before, *words)
         nothing = [np.full_like(words[0], boi), np.ones_like(words[1])]
         null = None if self.c.cfg == 1 else self.read(params, before, *nothing)[1]
-        found.append(to_pixels(self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))))
+        x0 = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
+        found.append(np.asarray(pixels(x0)))
     return np.concatenate(found)[: len(pictures)]
 
   def prompts(
@@ -237,24 +238,16 @@ class Generator:
     """A picture of each caption, uint8 [n, H, W, 3]. Raises PromptError."""
     length, boi = self.system.text_length, self.system.layout.ids.boi
     ids, count = asked(tokenizer, prompts, length, boi)
-    nothing = asked(tokenizer, [self.c.negative] * self.rows, length, boi)
+    nothing = asked(tokenizer, [self.c.negative] * self.batches.rows, length, boi)
     found = []
-    for *words, keys in self._batches(ids, count, np.asarray(seeds, np.uint32)):
-      with jax.set_mesh(self.mesh):
-        empty = self.empty(self.rows)
+    with jax.set_mesh(self.mesh):
+      empty = self.empty(self.batches.rows)
+      null = None if self.c.cfg == 1 else self.read(params, empty, *nothing)[1]
+      for *words, keys in self.batches(ids, count, np.asarray(seeds, np.uint32)):
         _, cache = self.read(params, empty, *words)
-        null = None if self.c.cfg == 1 else self.read(params, empty, *nothing)[1]
-        found.append(to_pixels(self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))))
+        x0 = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
+        found.append(np.asarray(pixels(x0)))
     return np.concatenate(found)[: len(ids)]
-
-  def _batches(self, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """The arrays in batches laid on the mesh, the last one filled up by its first row."""
-    put = batch_sharding(self.mesh)
-    for start in range(0, len(arrays[0]), self.rows):
-      part = [array[start : start + self.rows] for array in arrays]
-      missing = self.rows - len(part[0])
-      filled = (np.concatenate([a, np.repeat(a[:1], missing, axis=0)]) for a in part)
-      yield tuple(jax.device_put(a, put) for a in filled)
 
 
 def _interleaved(a: Cache, b: Cache) -> Cache:
@@ -262,16 +255,6 @@ def _interleaved(a: Cache, b: Cache) -> Cache:
   return Cache(
     layered(a.k, b.k), layered(a.v, b.v), interleave(a.used, b.used), interleave(a.place, b.place)
   )
-
-
-def from_pixels(pictures: Any) -> jax.Array:
-  """uint8 to [-1, 1]; latents as they are."""
-  return unit_range(jnp.asarray(pictures))
-
-
-def to_pixels(x0: jax.Array) -> np.ndarray:
-  """[-1, 1] to uint8."""
-  return np.asarray(jnp.round((x0 + 1) * 127.5).astype(jnp.uint8))
 
 
 def asked(

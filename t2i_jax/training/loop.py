@@ -28,7 +28,6 @@ from t2i_jax.training.checkpoint import (
   dump,
   state_size,
 )
-from t2i_jax.training.draw import DRAWING, make_draw
 from t2i_jax.training.log import Log
 from t2i_jax.training.setup import set_up
 from t2i_jax.training.state import create_state, merge_params
@@ -123,7 +122,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     log.say(f"  {key} was {old!r} in the checkpoint, is {new!r} now")
   if jax.process_index() == 0:
     dump(workdir / "config.json", c.to_dict())
-    if isinstance(system, DRAWING):
+    if run.draw is not None:
       (workdir / "samples").mkdir(exist_ok=True)
       dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
 
@@ -139,7 +138,6 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
   )
   data = on_devices(loader.batches(start), mesh, c.train.batch)
   step_fn = jit_train_step(system, run.optimizer, c, mesh, abstract)
-  draw = make_draw(system, tokenizer, c.sampling, mesh) if isinstance(system, DRAWING) else None
   validate = make_validation(system, c, mesh, run.val_source, transform)
   with closing(checkpoints), closing(log), closing(StopRequest()) as stop, jax.set_mesh(mesh):
     for step in range(start + 1, c.train.steps + 1):
@@ -163,8 +161,8 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
           )
       if last or every(c.eval.every, step):
         log.write(step, "val", validate(merge_params(state.ema, state.frozen)), {})
-      if draw is not None and (last or every(c.sampling.every, step)):
-        show_prompts(draw, merge_params(state.ema, state.frozen), c, workdir, step, log)
+      if run.draw is not None and (last or every(c.sampling.every, step)):
+        show_prompts(run.draw, merge_params(state.ema, state.frozen), c, workdir, step, log)
       if last or stopping or every(c.checkpoint.every, step):
         checkpoints.save(state, Meta(c, tokenizer, step * c.train.batch))
       log.pause(time.perf_counter() - paused)

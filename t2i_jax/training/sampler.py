@@ -1,11 +1,16 @@
 """config.sampling, built: what a drawing needs of it, whatever the model."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.config import build
 from t2i_jax.errors import ConfigError
+from t2i_jax.parallel import batch_sharding, owned_rows
 from t2i_jax.process import Process, Time
 from t2i_jax.sampling import GRIDS, GUIDANCE, SOLVERS, Combine, Solver
 
@@ -27,3 +32,25 @@ def make_sampler(c: ConfigDict, process: Process) -> Sampler:
     build(GRIDS, c.grid, "sampling.grid", process, c.steps),
     build(GUIDANCE, c.guidance, "sampling.guidance"),
   )
+
+
+class Batches:
+  """Arrays of any length, laid on a mesh a fixed number of rows at a time.
+
+  rows  at least as many as are asked for, so that data x fsdp divides them
+  """
+
+  def __init__(self, mesh: Mesh, rows: int):
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    self.rows = -(-rows // parts) * parts
+    self._owned, self._put = owned_rows(mesh, self.rows), batch_sharding(mesh)
+
+  def __call__(self, *arrays: Any) -> Iterator[list[jax.Array]]:
+    """The arrays in parts of `rows`, the last one filled up by its first row."""
+    for start in range(0, len(arrays[0]), self.rows):
+      part = [np.asarray(a)[start : start + self.rows] for a in arrays]
+      missing = self.rows - len(part[0])
+      yield [self._laid(np.concatenate([a, np.repeat(a[:1], missing, 0)])) for a in part]
+
+  def _laid(self, host: np.ndarray) -> jax.Array:
+    return jax.make_array_from_process_local_data(self._put, host[self._owned], host.shape)

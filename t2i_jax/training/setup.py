@@ -11,16 +11,18 @@ from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import make_mesh, owned_rows
-from t2i_jax.training.draw import DRAWING
+from t2i_jax.training.draw import DRAWING, Draw, make_draw
 from t2i_jax.training.make_system import make_system
 from t2i_jax.training.optimizer import make_optimizer
-from t2i_jax.training.sampler import make_sampler
 from t2i_jax.training.state import TrainState, abstract_state
 from t2i_jax.training.system import Trainable
 
 
 class Run(NamedTuple):
-  """rows are those of a global batch that this process reads; abstract is the state's shapes."""
+  """rows are those of a global batch that this process reads; abstract is the state's shapes.
+
+  draw  None for a model that draws nothing
+  """
 
   mesh: Mesh
   rows: np.ndarray
@@ -30,6 +32,7 @@ class Run(NamedTuple):
   system: Trainable
   optimizer: optax.GradientTransformation
   abstract: TrainState
+  draw: Draw | None
 
 
 def set_up(c: ConfigDict) -> Run:
@@ -55,9 +58,10 @@ def set_up(c: ConfigDict) -> Run:
       f"train.caption_dropout names {sorted(c.train.caption_dropout)}; the towers are "
       f"{sorted(system.towers)}."
     )
+  draw = None
   if isinstance(system, DRAWING):
-    make_sampler(c.sampling, system.process)
+    draw = make_draw(system, tokenizer, c.sampling, mesh)
     tokenizer.encode([*c.sampling.prompts, c.sampling.negative], c.text.length)  # or too long
   optimizer = make_optimizer(c.train, system.matrices)
   abstract = abstract_state(system, optimizer, mesh, c.train.freeze)
-  return Run(mesh, rows, source, val_source, tokenizer, system, optimizer, abstract)
+  return Run(mesh, rows, source, val_source, tokenizer, system, optimizer, abstract, draw)

@@ -279,3 +279,8 @@ def predicted(
 def unit_range(image: jax.Array) -> jax.Array:
   """uint8 pixels to float32 in [-1, 1]; latents, already float32, pass through."""
   return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
+
+
+def pixels(x0: jax.Array) -> jax.Array:
+  """[-1, 1], clipped, to uint8: the inverse of unit_range."""
+  return jnp.round((jnp.clip(x0, -1, 1) + 1) * 127.5).astype(jnp.uint8)
