@@ -38,9 +38,10 @@ lint: $(VENV)/.tested
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Here the comparison with diffusers fails where it would be skipped.
+# Here the comparison with diffusers fails where it would be skipped. A worker that dies ends the
+# run: replaced, it leaves the others waiting for ever.
 test: lint
-	T2I_REQUIRE_PARITY=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	T2I_REQUIRE_PARITY=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
 	$(MAKE) test-new
 
 # The short tests under the newest jax.
@@ -52,7 +53,7 @@ test-new:
 run-test-new:
 	[ -x $(VENV)-new/bin/python ] || $(PYTHON_NEW) -m venv $(VENV)-new
 	$(VENV)-new/bin/pip install -q --disable-pip-version-check -e '.[emoji,test]'
-	$(VENV)-new/bin/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(VENV)-new/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 -m 'not slow'
 
 proof: $(VENV)/.tested
 	$(BIN)/python -m t2i_jax.evaluation.judge_proof

@@ -1,6 +1,7 @@
 """What all tests share: eight virtual devices, a small data set, a tiny model, real processes."""
 
 import atexit
+import gc
 import os
 import shutil
 import subprocess
@@ -82,6 +83,20 @@ JOINT = {
   "sampling.prompts": ("a red circle",),
   "sampling.words": "sample(most=6)",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+  """Drop a module's compiled programs when it is done.
+
+  Each keeps memory maps, of which a process may have 65530: a suite that keeps all its programs
+  ends in a segmentation fault of the compiler.
+  """
+  yield
+  import jax
+
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope="session")
