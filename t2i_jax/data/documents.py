@@ -118,6 +118,7 @@ class Layout:
     starts     int32 [N], position of each picture's first patch
     image      [N, H, W, C];   most  float32 [N];   weight  float32 [N], 1 where there is a picture
     left_out   float32 [], documents that did not fit
+    Raises DataError for a BOI or EOI among words: it would have no picture, or no other end.
     """
     row = _Row(self, image_shape)
     left_out = sum(not row.add(document) for document in documents)
@@ -151,17 +152,24 @@ class _Row:
     room = self.layout.length - self.used, self.layout.pictures - self.pictures
     if self.layout.size(document) > room[0] or len(pictures) > room[1]:
       return False
+    ids = self.layout.ids
+    for words in document:
+      if isinstance(words, Words) and np.isin(words.ids, (ids.boi, ids.eoi)).any():
+        raise DataError(
+          f"the words {words.ids.tolist()} hold BOI ({ids.boi}) or EOI ({ids.eoi}), which stand "
+          "around pictures only. Give the picture as a part of the document."
+        )
     self.place = 0
-    self._token(self.layout.ids.bos, learned=False)
+    self._token(ids.bos, learned=False)
     for part in document:
       if isinstance(part, Words):
         for token in part.ids:
           self._token(int(token), part.learned)
       else:
-        self._token(self.layout.ids.boi, part.learned)
+        self._token(ids.boi, part.learned)
         self._picture(part)
-        self._token(self.layout.ids.eoi, learned=False)
-    self._token(self.layout.ids.eos, learned=True)
+        self._token(ids.eoi, learned=False)
+    self._token(ids.eos, learned=True)
     self.documents += 1
     return True
 

@@ -18,7 +18,7 @@ class Heard(NamedTuple):
   """What has been read, with the words and, for guidance, without them; `used` slots of a row."""
 
   cond: Cache
-  null: Cache
+  null: Cache | None
   logits: jax.Array
   used: int
 
@@ -91,10 +91,14 @@ class Chat:
         f"{len(cond)} tokens and a picture. Begin anew."
       )
     read = self.generator.read
-    before = [self.generator.empty(1)] * 2 if self.heard is None else self.heard[:2]
+    if self.heard is None:
+      empty = self.generator.empty(1)
+      before = empty, None if self.generator.c.cfg == 1 else empty
+    else:
+      before = self.heard.cond, self.heard.null
     logits, first = read(self.params, before[0], *self._padded(cond))
-    _, second = read(self.params, before[1], *self._padded(null))
-    self.heard = Heard(first, second, logits, used + len(cond))
+    without = before[1] and read(self.params, before[1], *self._padded(null))[1]
+    self.heard = Heard(first, without, logits, used + len(cond))
 
   def _padded(self, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
     row = np.zeros((1, self.generator.system.text_length), np.int32)
@@ -102,10 +106,9 @@ class Chat:
     return row, np.array([len(ids)], np.int32)
 
   def _picture(self) -> np.ndarray:
-    heard, scale = self._heard(), self.generator.c.cfg
-    null = None if scale == 1 else heard.null
+    heard, scale = self._heard(), jnp.float32(self.generator.c.cfg)
     seeds = np.array([self.seed], np.uint32)
-    x0 = self.generator.draw(self.params, heard.cond, null, seeds, jnp.float32(scale))
+    x0 = self.generator.draw(self.params, heard.cond, heard.null, seeds, scale)
     self.seed += 1
     self._look(x0)
     return np.asarray(pixels(x0)[0])
@@ -113,5 +116,5 @@ class Chat:
   def _look(self, x0: jax.Array) -> None:
     heard = self._heard()
     logits, cond = self.generator.look(self.params, heard.cond, x0)
-    _, null = self.generator.look(self.params, heard.null, x0)
+    null = heard.null and self.generator.look(self.params, heard.null, x0)[1]
     self.heard = Heard(cond, null, logits, heard.used + self.layout.patches + 1)

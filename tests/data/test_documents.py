@@ -191,3 +191,9 @@ def test_it_can_be_pickled_and_names_a_bad_record():
 def test_bad_rows_are_refused(packed, words):
   with pytest.raises(ConfigError, match=words):
     layout_of(packed, (4, 6), 2, Tokenizer.bytes())
+
+
+@pytest.mark.parametrize("marker", [BOI, EOI])
+def test_a_marker_of_pictures_among_words_is_refused(marker):
+  with pytest.raises(DataError, match=rf"BOI \({BOI}\) or EOI \({EOI}\)"):
+    layout().pack([[picture(), Words(np.array([5, marker], np.int32))]], SHAPE)

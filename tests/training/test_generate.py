@@ -134,8 +134,9 @@ def test_choosing():
   np.testing.assert_allclose(share(temperature=2.0), warm / warm.sum(), atol=0.03)
 
 
-def test_edits_in_batches_are_those_of_a_conversation_that_begins_with_the_picture():
-  changes = {"sampling.batch": "2", "sampling.steps": "3"}
+@pytest.mark.parametrize("cfg", ["1.0", "2.5"])
+def test_edits_in_batches_are_those_of_a_conversation_that_begins_with_the_picture(cfg):
+  changes = {"sampling.batch": "2", "sampling.steps": "3", "sampling.cfg": cfg}
   _, generator, params = make(**changes)
   tokenizer, rng = Tokenizer.bytes(), np.random.default_rng(0)
   pictures = rng.integers(0, 256, (3, 16, 8, 3), dtype=np.uint8)
