@@ -59,7 +59,7 @@ def unpack(data: bytes) -> Record:
     then = tuple((text, image) for text, image in fields.get("then", ()))
     captions = tuple(fields["captions"])
     record = Record(fields["image"], captions, fields["key"], fields["meta"], then)
-  except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+  except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
     raise DataError(f"is no record of this format ({type(error).__name__}: {error})") from error
   wrong = schema_problem(record)
   if wrong:

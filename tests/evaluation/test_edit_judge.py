@@ -234,7 +234,7 @@ def exact():
 
 
 def test_exact_edits_reach_the_ceiling(exact):
-  assert exact.kinds == edit_kinds("easy") and len(exact.cells) == 10
+  assert exact.names == edit_kinds("easy") and len(exact.cells) == 10
   for cell in exact.cells:
     assert cell.model == cell.ceiling
     for rates in (cell.model, cell.unchanged):
@@ -249,7 +249,7 @@ def test_exact_edits_reach_the_ceiling(exact):
 def test_the_first_edits_of_a_cell_are_kept():
   n = KEPT + 2
   score = score_edits(lambda p, texts, seed: p, "easy", size=32, per_cell=n, kinds=["recolor"])
-  assert score.kinds == ("recolor",) and len(score.samples) == 2 * KEPT
+  assert score.names == ("recolor",) and len(score.samples) == 2 * KEPT
   for heldout in (False, True):
     turns = edit_prompts("easy", "recolor", heldout, n)
     for sample, turn in zip(score.cell("recolor", heldout).samples, turns, strict=False):
