@@ -62,7 +62,7 @@ OF_KIND = {
 # What learns four latents by heart in a minute.
 LEARNS = {
   "model.width": "64", "model.single_blocks": "2", "model.rope_axes": "(8, 12, 12)",
-  "model.side": "8", "model.max_side": "4", "text.length": "6", "train.batch": "64",
+  "model.side": "8", "model.max_side": "4", "text.length": "6", "train.batch": "32",
   "train.steps": "200", "train.optimizer": "muon(b2=0.99)", "train.lr": "2e-2",
   "train.vector_lr": "1e-2", "train.schedule": "cosine(warmup=10)", "model.dtype": "float32",
 }  # fmt: skip

@@ -4,20 +4,24 @@ All agree with "xla" in every row that may see a key. What each is for:
 
   xla               anything; holds the scores, [B, N, Lq, Lkv] in float32
   chunked           anything; holds the scores of CHUNK queries, recomputes them for the gradient
-  splash            TPUs; a fused kernel, no causal rows
+  splash            TPUs; a fused kernel, which passes over blocks that see nothing of each other
   splash_interpret  the same kernel in Pallas' interpreter, on any device: for tests
   cudnn             NVIDIA GPUs; a fused kernel, bfloat16 or float16
 """
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
+from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import (
+  DEFAULT_MASK_VALUE,
+  SplashAttentionKernel,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Attend, Mask, Visible, attend, weighted_values
@@ -71,20 +75,76 @@ def _block(length: int, limit: int) -> int:
   return max(n for n in range(LANES, min(length, limit) + 1, LANES) if length % n == 0)
 
 
-def _kernel(heads: int, lq: int, lkv: int, interpret: bool) -> Callable[..., jax.Array]:
-  """(q [N, Lq, K], k, v [Nkv, Lkv, K], SegmentIds or None) -> [N, Lq, K], of one row."""
+class Blocks(NamedTuple):
+  """What the kernel is to know of one row: which blocks of keys its blocks of queries may see.
+
+  needed    int32 [1, Lq / block, Lkv / block], 1 or 0
+  next_kv   the block of keys to fetch: this one, or where it is passed over the next one that is
+  next_q    not; the same of queries, for the gradients of keys and values
+  """
+
+  needed: jax.Array
+  next_kv: jax.Array
+  next_q: jax.Array
+
+  @classmethod
+  def of(cls, mask: Mask, q: int, kv: int) -> "Blocks":
+    """Of blocks of q queries and kv keys: by the ranges of documents and ends in each.
+
+    doc_q, end [Lq], doc_kv [Lkv], of one row.
+    """
+    doc_q, doc_kv = mask.doc_q.reshape(-1, q), mask.doc_kv.reshape(-1, kv)
+    needed = (doc_q.min(1)[:, None] <= doc_kv.max(1)) & (doc_q.max(1)[:, None] >= doc_kv.min(1))
+    if mask.end is not None:
+      begins = jnp.arange(len(doc_kv)) * kv
+      needed &= begins <= mask.end.reshape(-1, q).max(1)[:, None]
+    # Without a single key the softmax of a row has no sum.
+    needed = needed.at[:, 0].set(needed[:, 0] | ~needed.any(1))
+    return cls(needed[None].astype(jnp.int32), _next(needed)[None], _next(needed.T).T[None])
+
+
+def _next(needed: jax.Array) -> jax.Array:
+  """Of each place in a row the next one that is needed, or behind it the last.   [A, B] -> int32"""
+  places = jnp.arange(needed.shape[1], dtype=jnp.int32)
+  beyond = len(places)
+  ahead = jax.lax.cummin(jnp.where(needed, places, beyond), axis=1, reverse=True)
+  last = jnp.max(jnp.where(needed, places, 0), axis=1, keepdims=True)
+  return jnp.where(ahead == beyond, last, ahead)
+
+
+def _until(end: jax.Array, key: jax.Array) -> jax.Array:
+  """What the kernel asks of each query's `end` and each key's place."""
+  return key <= end
+
+
+def _kernel(lq: int, lkv: int, mask: Mask | None, interpret: bool) -> SplashAttentionKernel:
+  """(q [N, Lq, K], k, v [Nkv, Lkv, K], SegmentIds or None) -> [N, Lq, K], of one row.
+
+  Where a row is causal, blocks that see nothing of each other are passed over.
+  """
   q, kv = _block(lq, BLOCK_Q), _block(lkv, BLOCK_KV)
   sizes = splash.BlockSizes(
     block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, use_fused_bwd_kernel=True
   )
-  # Under this name the kernel's output and its log-sum-exp are both saved by the policies that
-  # save "attention": with the output alone, the backward pass would run it a second time.
-  return splash.make_splash_mha(
-    splash.splash_attention_mask.MultiHeadMask([splash.FullMask((lq, lkv))] * heads),
+  forward = backward = MaskInfo(None, None, None, None, None)
+  if mask is not None and mask.end is not None:
+    blocks = Blocks.of(mask, q, kv)
+    end: Any = mask.end  # annotated as numpy's there
+    forward = MaskInfo(blocks.next_kv, None, blocks.needed, None, end)
+    backward = forward._replace(data_next=blocks.next_q)
+  return SplashAttentionKernel(
+    forward,
+    None,
+    backward,
     block_sizes=sizes,
-    head_shards=1,
-    q_seq_shards=1,
+    is_mqa=False,
+    save_residuals=False,
+    mask_value=DEFAULT_MASK_VALUE,
+    attn_logits_soft_cap=None,
+    # Under this name the kernel's output and its log-sum-exp are both saved by the policies that
+    # save "attention": with the output alone, the backward pass would run it a second time.
     residual_checkpoint_name="attention",
+    mask_function=None if mask is None or mask.end is None else _until,
     interpret=interpret,
   )
 
@@ -96,32 +156,34 @@ def _splash(
 
   Documents become its segments, and what pads a length to a multiple of 128 one of its own. The
   scores are float32, the gradients of q by blocks of keys are summed in q's dtype.
-  Raises ConfigError for a mask that is more than documents.
+  Raises ConfigError for a mask that is no `Mask`.
   """
-  if mask is not None and (not isinstance(mask, Mask) or mask.end is not None):
+  if mask is not None and not isinstance(mask, Mask):
     raise ConfigError(
-      "model.attention = 'splash' takes documents (padding, packing) and no causal or other mask. "
+      "model.attention = 'splash' takes documents (padding, packing, causality) and no other mask. "
       "Use model.attention = 'chunked'."
     )
   lq, lkv = q.shape[1], k.shape[1]
   pad_q, pad_kv = -lq % LANES, -lkv % LANES
-  docs: tuple[jax.Array, ...] = () if mask is None else (mask.doc_q, mask.doc_kv)
-  if not docs and (pad_q or pad_kv):
-    docs = (jnp.zeros((len(q), lq), jnp.int32), jnp.zeros((len(q), lkv), jnp.int32))
-  if docs:
-    docs = (_padded(docs[0], pad_q, NOBODY), _padded(docs[1], pad_kv, NOBODY))
+  if mask is None and (pad_q or pad_kv):
+    mask = Mask(jnp.zeros((len(q), lq), jnp.int32), jnp.zeros((len(q), lkv), jnp.int32))
+  if mask is not None:
+    end = None if mask.end is None else _padded(mask.end, pad_q, lkv + pad_kv)
+    mask = Mask(_padded(mask.doc_q, pad_q, NOBODY), _padded(mask.doc_kv, pad_kv, NOBODY), end)
   q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
   q, k, v = _padded(q, pad_q), _padded(k, pad_kv), _padded(v, pad_kv)
 
-  def own(q, k, v, *docs):
-    rows = [x.swapaxes(1, 2) for x in (q, k, v)]  # [B, N, L, K]
-    kernel = _kernel(q.shape[2], q.shape[1], k.shape[1], interpret)
-    of_row = lambda q, k, v, *docs: kernel(q, k, v, splash.SegmentIds(*docs) if docs else None)
-    return jax.vmap(of_row)(*rows, *docs).swapaxes(1, 2)
+  def of_row(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None) -> Any:
+    kernel = _kernel(q.shape[1], k.shape[1], mask, interpret)
+    return kernel(q, k, v, None if mask is None else splash.SegmentIds(mask.doc_q, mask.doc_kv))
+
+  def own(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None) -> jax.Array:
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B, N, L, K]
+    return jax.vmap(of_row)(q, k, v, mask).swapaxes(1, 2)
 
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return own(q, k, v, *docs)[:, :lq]
+    return own(q, k, v, mask)[:, :lq]
   of_q, of_kv = (spec(("batch", None, of, None)) for of in ("heads", "kv_heads"))
   rows = of_q[0]
   if len(q) % math.prod(mesh.shape[axis] for axis in rows):
@@ -129,11 +191,11 @@ def _splash(
     rows, of_q, of_kv = None, jax.P(None, *of_q[1:]), jax.P(None, *of_kv[1:])
   shared = jax.shard_map(
     own,
-    in_specs=(of_q, of_kv, of_kv, *[jax.P(rows, None)] * len(docs)),
+    in_specs=(of_q, of_kv, of_kv, jax.P(rows, None)),
     out_specs=of_q,
     check_vma=False,  # the kernel does not say over which axes its outputs vary
   )
-  return shared(q, k, v, *docs)[:, :lq]
+  return shared(q, k, v, mask)[:, :lq]
 
 
 def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None) -> jax.Array:

@@ -11,7 +11,7 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.models import Mask, matmul_flops
 from t2i_jax.models.attention import attend, padding_mask
 from t2i_jax.models.control import Alone
-from t2i_jax.models.implementations import ATTENTIONS, _block
+from t2i_jax.models.implementations import ATTENTIONS, Blocks, _block
 from t2i_jax.models.params import REMAT
 from t2i_jax.parallel import make_mesh
 
@@ -73,6 +73,49 @@ def test_packed_documents(name):
   agree(name, q, k, v, Mask(docs, docs))
 
 
+def joint_rows(rows, length, seed=0):
+  """Documents of random lengths with pictures in them, and a rest: (doc, end) [rows, length]."""
+  rng = np.random.default_rng(seed)
+  doc, end = np.full((rows, length), -1), np.tile(np.arange(length), (rows, 1))
+  for row in range(rows):
+    at = 0
+    for number in range(3):
+      text, patches, after = rng.integers(1, length // 6, 3)
+      picture = slice(at + text, at + text + patches)
+      doc[row, at : picture.stop + after] = number
+      end[row, picture] = picture.stop - 1
+      at = picture.stop + after
+  return jnp.asarray(doc), jnp.asarray(end)
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("sizes", [{}, {"lq": 1024, "lkv": 1024, "kv_heads": 2}])
+def test_causal_documents_with_pictures(name, sizes, monkeypatch):
+  """In blocks of 128, of which most are passed over."""
+  monkeypatch.setattr("t2i_jax.models.implementations.BLOCK_Q", 128)
+  monkeypatch.setattr("t2i_jax.models.implementations.BLOCK_KV", 128)
+  q, k, v = qkv(**sizes)
+  doc, end = joint_rows(*q.shape[:2])
+  agree(name, q, k, v, Mask(doc, doc, end))
+
+
+def test_blocks_that_see_nothing_are_passed_over_and_no_others():
+  doc, end = joint_rows(4, 1024)
+  for row in range(4):
+    mask = Mask(doc[row], doc[row], end[row])
+    blocks = Blocks.of(mask, 128, 64)
+    allowed = np.asarray(Mask(*(x[None] for x in mask)).allowed())[0]
+    seen = allowed.reshape(8, 128, 16, 64).any((1, 3))
+    needed = np.asarray(blocks.needed[0], bool)
+    assert not (seen & ~needed).any()  # a superset, by ranges
+    assert needed.sum() <= seen.sum() + 8 and needed.mean() < 0.5
+    for order, found in ((needed, blocks.next_kv[0]), (needed.T, blocks.next_q[0].T)):
+      for line, nexts in zip(order, np.asarray(found), strict=True):
+        places = np.flatnonzero(line)
+        for j, chosen in enumerate(nexts):
+          assert chosen == (places[places >= j][0] if (places >= j).any() else places[-1])
+
+
 def test_chunked_takes_any_mask():
   q, k, v = qkv(lq=300, lkv=300)
   docs = jnp.asarray(np.repeat([[0, 1, 2], [3, 3, 4]], 100, axis=1))
@@ -98,6 +141,17 @@ def test_a_mesh_of_eight(name, rows):
   expected = value_and_slopes(attend, q, k, v, mask)
   with jax.set_mesh(make_mesh(2, 2, 2)):
     found = value_and_slopes(ATTENTIONS[name], q, k, v, mask)
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_causal_documents_on_a_mesh_of_eight(name):
+  q, k, v = qkv(b=4, lq=150, lkv=150, heads=4, kv_heads=2)
+  doc, end = joint_rows(4, 150)
+  expected = value_and_slopes(attend, q, k, v, Mask(doc, doc, end))
+  with jax.set_mesh(make_mesh(2, 2, 2)):
+    found = value_and_slopes(ATTENTIONS[name], q, k, v, Mask(doc, doc, end))
   for a, b in zip(found, expected, strict=True):
     np.testing.assert_allclose(a, b, atol=2e-5)
 
@@ -182,10 +236,7 @@ def test_blocks_divide(length, limit, block):
 
 def test_what_cannot_be_done_is_refused_with_the_way_out():
   q, k, v = qkv(lq=8, lkv=8)
-  docs = jnp.zeros((2, 8), jnp.int32)
-  causal = Mask(docs, docs, jnp.broadcast_to(jnp.arange(8), (2, 8)))
-  for mask in (causal, Alone(None, jnp.array(True), 2, 8)):
-    with pytest.raises(ConfigError, match=r"model\.attention = 'chunked'"):
-      ATTENTIONS["splash"](q, k, v, mask)
+  with pytest.raises(ConfigError, match=r"model\.attention = 'chunked'"):
+    ATTENTIONS["splash"](q, k, v, Alone(None, jnp.array(True), 2, 8))
   with pytest.raises(ConfigError, match=r"model\.dtype = 'bfloat16'"):
     ATTENTIONS["cudnn"](q, k, v, None)
