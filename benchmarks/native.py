@@ -20,7 +20,13 @@ from quickstart import t2i
 CONFIG = "configs/transfusion_scenes.py"
 BUILD = ["--from=edits", "--level=easy", "--size=32", "--vocab=512"]
 PER_CELL, SEED = 250, 30_000  # prompts that no choice was made on
+SHOWN = 3  # edits of a kind, the first ones
 SCALE = 3
+COMMANDS = (
+  f"t2i data build {' '.join(BUILD)} --to=runs/data/edits_native",
+  f"t2i train --config={CONFIG} --workdir=runs/native --config.data.dir=runs/data/edits_native",
+  f"t2i eval --workdir=runs/native --per-cell={PER_CELL} --seed={SEED}",
+)
 TALKS = (
   ("a red circle", "make the red circle blue", "add a green square left of the blue circle"),
   (
@@ -32,37 +38,31 @@ TALKS = (
 
 
 def measure(workdir: Path) -> dict[str, Any]:
-  """What the page is made of; its pictures go into the work directory."""
+  """What the page is made of besides the scores; its pictures go into the work directory."""
   import jax
 
-  from t2i_jax.evaluation.caption_judge import score_captions
+  from t2i_jax.cli.evaluate import images_seen
   from t2i_jax.evaluation.edit_judge import score_edits
-  from t2i_jax.evaluation.score import score
-  from t2i_jax.training.serve import load, open_generator
+  from t2i_jax.training.serve import open_workdir
 
-  at, config = open_generator(workdir), load(workdir).config
-  size, g = config.data.image_size[0], at.generator
-  seeds = lambda items, seed: [seed + i for i in range(len(items))]
-  draw = lambda texts, seed: g.prompts(at.params, texts, at.tokenizer, seeds(texts, seed))
-  describe = lambda seen, seed: g.caption(at.params, seen, at.tokenizer, seeds(seen, seed))
-  edit = lambda seen, texts, seed: g.edit(at.params, seen, texts, at.tokenizer, seeds(texts, seed))
-  edited = score_edits(edit, "easy", size=size, per_cell=PER_CELL, seed=SEED)
-  shown = [s for cell in edited.cells if not cell.heldout for s in cell.samples[:3]]
+  at = open_workdir(workdir)
+  assert at.generator is not None
+  edit = lambda seen, texts, seed: at.generator.edit(
+    at.params, seen, texts, at.tokenizer, range(seed, seed + len(texts))
+  )
+  size = at.config.data.image_size[0]
+  few = score_edits(edit, "easy", size=size, per_cell=SHOWN, seed=SEED)
+  shown = [s for cell in few.cells if not cell.heldout for s in cell.samples]
   save([(s.before, s.after, s.truth) for s in shown], workdir / "edits.png")
   talks = [converse(at, lines, workdir / f"talk_{i}.png") for i, lines in enumerate(TALKS)]
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   trained = [line for line in lines if line["kind"] == "train"]
   return {
-    "drawn": score(draw, "easy", size=size, per_cell=PER_CELL, seed=SEED).to_json(),
-    "read": [cell.to_json() for cell in score_captions(describe, "easy", size=size, seed=SEED)],
-    "edited": edited.to_json(),
-    "asked": [s.instruction for s in shown],
+    "asked": [(s.instruction, s.verdict.correct) for s in shown],
     "talks": talks,
     "minutes": lines[-1]["perf"]["elapsed_s"] / 60,
-    "steps": trained[-1]["step"],
-    "images": trained[-1]["step"]
-    * config.train.batch
-    * float(np.mean([line["pictures"] for line in trained])),
+    "steps": at.step,
+    "images": images_seen(str(workdir), at),
     "padding": float(np.mean([line["padding"] for line in trained])),
     "left_out": float(np.mean([line["left_out"] for line in trained])),
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(at.params)),
@@ -98,7 +98,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
   return [lines[0], "|---" * len(head) + "|", *lines[1:], ""]
 
 
-def page(m: dict[str, Any], quickstart: dict[str, Any] | None) -> str:
+def page(
+  m: dict[str, Any], scores: dict[str, dict[str, Any]], quickstart: dict[str, Any] | None
+) -> str:
   which = lambda cell: "held out" if cell["heldout"] else "seen"
   beside = {
     (c["category"], c["heldout"]): rate(c["model"]) for c in (quickstart or {}).get("cells", [])
@@ -106,22 +108,26 @@ def page(m: dict[str, Any], quickstart: dict[str, Any] | None) -> str:
   drawn = [
     [c["category"], which(c), rate(c["model"]), beside.get((c["category"], c["heldout"]), ""),
      rate(c["shuffled"])]
-    for c in m["drawn"]["cells"]
+    for c in scores["score"]["cells"]
   ]  # fmt: skip
   names = ("model", "objects", "shuffled", "majority")
   read = [
     [c["category"], which(c), *(rate(c[name]) for name in names)]
-    for c in m["read"]
+    for c in scores["captions"]["cells"]
   ]  # fmt: skip
   edited = [
     [c["kind"], which(c), *(rate(c["model"][name]) for name in ("correct", "done", "kept")),
      rate(c["ceiling"]["correct"])]
-    for c in m["edited"]["cells"]
+    for c in scores["edits"]["cells"]
   ]  # fmt: skip
   lines = [
     "# One model that draws, reads and edits",
     "",
-    "Made by `python benchmarks/native.py`, which trains and scores as the README's commands do.",
+    "Made by `python benchmarks/native.py`, which builds the data, trains and scores by",
+    "",
+    "```sh",
+    *COMMANDS,
+    "```",
     "",
     f"`{CONFIG}`: {m['parameters'] / 1e6:.2f} M parameters, {m['steps']} steps,",
     f"{m['images']:,.0f} pictures seen in {m['minutes']:.1f} minutes on two cores. Of a row's",
@@ -144,11 +150,14 @@ def page(m: dict[str, Any], quickstart: dict[str, Any] | None) -> str:
     "drawing that the model is shown, without a caption.",
     "",
     *table(["kind", "compositions", "correct", "done", "kept", "ceiling"], edited),
-    "The first three of each kind, not chosen: before, after, as it should be.",
+    f"The first {SHOWN} of each kind, not chosen: before, after, as it should be.",
     "",
     "![before, after, truth](native_edits.png)",
     "",
-    *(f"{i + 1}. {text}" for i, text in enumerate(m["asked"])),
+    *(
+      f"{i + 1}. {text}: {'correct' if right else 'wrong'}"
+      for i, (text, right) in enumerate(m["asked"])
+    ),
     "",
     "## Conversations",
     "",
@@ -170,14 +179,17 @@ def main() -> None:
   if not Path(data, "manifest.json").exists():
     t2i("data", "build", *BUILD, f"--to={data}")
   t2i("train", f"--config={CONFIG}", f"--workdir={workdir}", f"--config.data.dir={data}")
-  kept = workdir / "measured.json"
-  if not kept.exists():
-    kept.write_text(json.dumps(measure(workdir)))
+  scored = workdir / "eval"
+  if not (scored / "edits.json").exists():
+    t2i("eval", f"--workdir={workdir}", f"--per-cell={PER_CELL}", f"--seed={SEED}")
+  names = ("score", "captions", "edits")
+  scores = {name: json.loads((scored / f"{name}.json").read_text()) for name in names}
+  m = measure(workdir)
   for name in ("edits", *(f"talk_{i}" for i in range(len(TALKS)))):
     (out / f"native_{name}.png").write_bytes((workdir / f"{name}.png").read_bytes())
   score = Path(args.runs, "scenes_dit_flow/eval/score.json")
   quickstart = json.loads(score.read_text()) if score.exists() else None
-  (out / "native.md").write_text(page(json.loads(kept.read_text()), quickstart), encoding="utf-8")
+  (out / "native.md").write_text(page(m, scores, quickstart), encoding="utf-8")
   print(out / "native.md")
 
 

@@ -1,7 +1,8 @@
 """Draw, judge and report, as eval/score.json and eval/report.html: t2i eval --workdir=D
 
-A model of scenes is scored by the exact judge; a model of other pictures gets a report to look
-at, split by split of its data. --curve scores every kept checkpoint against its minutes.
+A model of scenes is scored by the exact judge, a joint one also by its captions and its edits; a
+model of other pictures gets a report to look at, split by split of its data. --curve scores every
+kept checkpoint against its minutes.
 """
 
 import argparse
@@ -62,9 +63,49 @@ def report(args: argparse.Namespace, trained) -> None:
 
   from t2i_jax.evaluation.report import write_report
 
-  result = score_scenes(args, trained)
-  Console(width=120).print(result.table())
-  print(write_report(args.workdir, result, result.samples, context(args, trained)))
+  found = [
+    score_scenes(args, trained),
+    score_captions_of(args, trained),
+    score_edits_of(args, trained),
+  ]
+  for result in found:
+    if result is not None:
+      Console(width=120).print(result.table())
+  score, captions, edits = found
+  about = context(args, trained)
+  print(write_report(args.workdir, score, score.samples, about, captions, edits))
+
+
+def score_captions_of(args: argparse.Namespace, trained):
+  """The captions that a joint model gives to scenes, or None where it has learned none."""
+  from t2i_jax.evaluation.caption_judge import score_captions
+
+  g, c = trained.generator, trained.config
+  if g is None or not g.system.packed.image_first:
+    return None
+
+  def describe(pictures, seed):
+    seeds = range(seed, seed + len(pictures))
+    return g.caption(trained.params, pictures, trained.tokenizer, seeds)
+
+  given = {"size": c.data.image_size[0], "per_cell": args.per_cell, "seed": args.seed}
+  return score_captions(describe, c.score.level, **given)
+
+
+def score_edits_of(args: argparse.Namespace, trained):
+  """The edits that a joint model makes of scenes, or None where it has learned none."""
+  from t2i_jax.evaluation.edit_judge import score_edits
+
+  g, c = trained.generator, trained.config
+  if g is None or not g.system.packed.edited:
+    return None
+
+  def edit(pictures, instructions, seed):
+    seeds = range(seed, seed + len(pictures))
+    return g.edit(trained.params, pictures, instructions, trained.tokenizer, seeds)
+
+  given = {"size": c.data.image_size[0], "per_cell": args.per_cell, "seed": args.seed}
+  return score_edits(edit, c.score.level, **given)
 
 
 def curve(args: argparse.Namespace, trained) -> None:
@@ -121,7 +162,7 @@ def context(args: argparse.Namespace, trained) -> dict[str, Any]:
     "data": c.data.dir,
     "parameters": state_size(trained.params),
     "steps": trained.step,
-    "images": trained.step * c.train.batch,
+    "images": images_seen(args.workdir, trained),
     "sampling": f"{c.sampling.solver}, {c.sampling.steps} steps, cfg {c.sampling.cfg:g}",
     "machine": f"{processor()}, {os.cpu_count()} cores",
     "jax": f"{jax.__version__} on {jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -130,6 +171,16 @@ def context(args: argparse.Namespace, trained) -> dict[str, Any]:
       f"t2i eval --workdir={args.workdir} --per-cell={args.per_cell} --seed={args.seed}{given}",
     ],
   }
+
+
+def images_seen(workdir: str, trained) -> int:
+  """By training; a row of a joint model holds several, as many as its log says."""
+  from t2i_jax.evaluation.report import read_metrics
+
+  metrics, _ = read_metrics(Path(workdir) / "metrics.jsonl")
+  a_row = [m["pictures"] for m in metrics if m["kind"] == "train" and "pictures" in m]
+  mean = sum(a_row) / len(a_row) if a_row else 1
+  return round(trained.step * trained.config.train.batch * mean)
 
 
 def processor() -> str:

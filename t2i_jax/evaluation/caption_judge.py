@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from t2i_jax.data.scenes import (
   COLORS,
@@ -26,7 +27,7 @@ from t2i_jax.data.scenes import (
 )
 from t2i_jax.data.scenes.captions import NUMBERS, WORDINGS
 from t2i_jax.data.scenes.vocabulary import find_level
-from t2i_jax.evaluation.score import KEPT, derange
+from t2i_jax.evaluation.score import KEPT, Cells, derange
 from t2i_jax.evaluation.stats import Rate
 
 Describe = Callable[[np.ndarray, int], list[str]]
@@ -125,6 +126,37 @@ class CaptionCell:
     }
 
 
+class CaptionScore(Cells[CaptionCell]):
+  """Captions of a level; as plain data, each of its cells is
+
+  category, heldout                   which cell
+  model, objects, shuffled, majority  {successes, n, rate, lower, upper}
+  samples                             [{caption, correct}]
+  """
+
+  NAME = "category"
+
+  def table(self) -> Table:
+    """The score for a console: rates, of correct captions with 95% interval, a row a cell."""
+    n = max(cell.model.n for cell in self.cells)
+    table = Table(
+      title=f"Correct captions, level {self.level}, {self.size} px, n = {n} a cell, 95% intervals"
+    )
+    for name in ("category", "compositions"):
+      table.add_column(name)
+    for name in ("correct", "objects", "shuffled", "commonest"):
+      table.add_column(name, justify="right")
+    for cell in self.cells:
+      table.add_row(
+        "" if cell.heldout else cell.category,
+        "held-out" if cell.heldout else "seen",
+        f"{cell.model.percent()} {cell.model.interval()}",
+        *(rate.percent() for rate in (cell.objects, cell.shuffled, cell.majority)),
+        end_section=cell.heldout,
+      )
+    return table
+
+
 def score_captions(
   describe: Describe,
   level: str,
@@ -133,7 +165,7 @@ def score_captions(
   per_cell: int = 250,
   seed: int = 0,
   categories: Sequence[str] | None = None,
-) -> tuple[CaptionCell, ...]:
+) -> CaptionScore:
   """Captions pictures of every cell of a level and judges them beside the baselines.
 
   describe  (pictures uint8 [n, size, size, 3], seed) -> n captions
@@ -144,7 +176,7 @@ def score_captions(
       scenes = prompts(level, category, heldout, per_cell, seed)
       pictures = np.stack([render(scene, size) for scene in scenes])
       cells.append(_cell(category, heldout, scenes, pictures, describe(pictures, seed)))
-  return tuple(cells)
+  return CaptionScore(level, size, seed, tuple(cells))
 
 
 def _cell(

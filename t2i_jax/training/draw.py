@@ -1,6 +1,6 @@
 """The way back: prompts -> Conditioning -> guided denoiser -> solver -> x0_hat -> pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,13 +24,10 @@ from t2i_jax.sampling import (
   row_noise,
   sample,
 )
-from t2i_jax.training.generate import Generator
+from t2i_jax.training.generate import Draw, Generator
 from t2i_jax.training.sampler import Batches, make_sampler
 from t2i_jax.training.system import NoisyClassifierSystem, System, pixels
 from t2i_jax.training.transfusion import TransfusionSystem
-
-# (params, prompts, one seed a prompt) -> uint8 [n, H, W, C]
-Draw = Callable[[Params, Sequence[str], Sequence[int]], np.ndarray]
 
 
 class Classifier(NamedTuple):
@@ -79,8 +76,7 @@ def make_draw(
   if isinstance(system, TransfusionSystem):
     if classifier is not None:
       raise ConfigError("a noisy classifier does not guide model.kind = 'transfusion'.")
-    generator = Generator(system, c, mesh)
-    return lambda params, prompts, seeds: generator.prompts(params, prompts, tokenizer, seeds)
+    return Generator(system, c, mesh).drawing(tokenizer)
   solver, times, method = make_sampler(c, system.process)
   asked = method.perturb
   control = None if asked is None else CONTROLS[asked.kind](asked.layers, system.layers)

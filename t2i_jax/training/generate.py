@@ -5,7 +5,7 @@ it, which reads it clean together with its EOI; `write` goes on from there until
 Rows of a batch may be of different lengths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,9 @@ from t2i_jax.sampling.solver import Denoiser
 from t2i_jax.training.sampler import Batches, make_sampler
 from t2i_jax.training.system import pixels, predicted, unit_range
 from t2i_jax.training.transfusion import TransfusionSystem
+
+# (params, prompts, one seed a prompt) -> uint8 [n, H, W, C]
+Draw = Callable[[Params, Sequence[str], Sequence[int]], np.ndarray]
 
 NEVER = -1  # what ended a text that was cut off
 
@@ -248,6 +251,10 @@ class Generator:
         x0 = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
         found.append(np.asarray(pixels(x0)))
     return np.concatenate(found)[: len(ids)]
+
+  def drawing(self, tokenizer: Tokenizer) -> Draw:
+    """`prompts` as a function of what varies."""
+    return lambda params, prompts, seeds: self.prompts(params, prompts, tokenizer, seeds)
 
 
 def _interleaved(a: Cache, b: Cache) -> Cache:

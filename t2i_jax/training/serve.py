@@ -38,14 +38,18 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True)
 class Trained:
-  """params are the averaged ones; draw(prompts, seeds) gives uint8 [n, H, W, C]."""
+  """params are the averaged ones; draw(prompts, seeds) gives uint8 [n, H, W, C].
+
+  generator  of a joint model, else None
+  """
 
   config: ConfigDict
-  system: System
+  system: System | TransfusionSystem
   tokenizer: Tokenizer
   params: Params
   step: int
   draw: partial
+  generator: Generator | None
 
 
 def kept_steps(workdir: str | Path) -> list[int]:
@@ -131,5 +135,12 @@ def open_workdir(
         "Train one with configs/scenes_classifier.py."
       )
     guiding = Classifier(other.system, other.tokenizer, other.params, weight)
-  draw: Draw = make_draw(at.system, at.tokenizer, at.config.sampling, at.mesh, guiding)
-  return Trained(at.config, at.system, at.tokenizer, at.params, at.step, partial(draw, at.params))
+  draw: Draw
+  generator = None
+  if isinstance(at.system, TransfusionSystem) and guiding is None:
+    generator = Generator(at.system, at.config.sampling, at.mesh)
+    draw = generator.drawing(at.tokenizer)
+  else:
+    draw = make_draw(at.system, at.tokenizer, at.config.sampling, at.mesh, guiding)
+  drawn = partial(draw, at.params)
+  return Trained(at.config, at.system, at.tokenizer, at.params, at.step, drawn, generator)

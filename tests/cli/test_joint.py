@@ -1,5 +1,6 @@
 """A joint model as a user has it: train, sample, caption, chat, and what is refused."""
 
+import json
 import re
 
 import numpy as np
@@ -14,7 +15,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def trained(joint_args, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "joint"
-  assert main(joint_args(workdir, {"train.steps": 2})) == 0
+  rows = "packed(length=120, pictures=4, window=2, positions='centred', edited=0.2)"
+  assert main(joint_args(workdir, {"train.steps": 2, "data.rows": rows})) == 0
   return workdir
 
 
@@ -32,6 +34,18 @@ def test_it_draws_and_says_what_it_sees(trained, picture, tmp_path, capsys):
   assert main(["caption", f"--workdir={trained}", str(picture), str(picture)]) == 0
   first, second = capsys.readouterr().out.splitlines()
   assert first == second and first.startswith(f"{picture}\t")
+
+
+def test_eval_scores_what_it_draws_says_and_changes(trained, capsys):
+  assert main(["eval", f"--workdir={trained}", "--per-cell=2"]) == 0
+  out = capsys.readouterr().out
+  for what in ("drawings", "captions", "edits"):
+    assert f"Correct {what}, level easy, 32 px, n = 2 a cell" in out
+  for name, key in (("score", "category"), ("captions", "category"), ("edits", "kind")):
+    cells = json.loads((trained / f"eval/{name}.json").read_text())["cells"]
+    assert len(cells) == 2 * len({cell[key] for cell in cells})
+  page = (trained / "eval/report.html").read_text()
+  assert "<h2>Captions</h2>" in page and "<h2>Edits</h2>" in page
 
 
 def test_a_conversation_keeps_its_pictures_and_goes_on_after_a_mistake(

@@ -65,8 +65,8 @@ def test_scores_of_the_truth_of_one_caption_and_of_noise():
     }
     return [drawn[picture.tobytes()] for picture in pictures]
 
-  for cell in score_captions(of_truth, "easy", size=32, per_cell=20):
+  for cell in score_captions(of_truth, "easy", size=32, per_cell=20).cells:
     assert cell.model.rate == 1 and cell.shuffled.rate <= 0.1
     assert cell.majority.rate < 0.5  # there are 3 held-out singles
-  for cell in score_captions(lambda p, seed: ["x"] * len(p), "easy", size=32, per_cell=5):
+  for cell in score_captions(lambda p, seed: ["x"] * len(p), "easy", size=32, per_cell=5).cells:
     assert cell.model.rate == cell.objects.rate == 0 and np.isfinite(cell.majority.rate)

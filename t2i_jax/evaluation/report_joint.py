@@ -1,0 +1,70 @@
+"""What a report says of a joint model besides its drawings: the captions it gives, the edits."""
+
+from collections.abc import Sequence
+from html import escape
+
+from t2i_jax.evaluation.caption_judge import CaptionScore
+from t2i_jax.evaluation.edit_judge import EditSample, EditScore
+from t2i_jax.evaluation.page import card_grid, picture_tag, section
+from t2i_jax.evaluation.stats import Rate
+
+
+def captions_section(score: CaptionScore) -> str:
+  """Of each cell its rates beside the baselines, and what was said of the first pictures."""
+  rows, cards = [], []
+  for cell in score.cells:
+    rates = (cell.model, cell.objects, cell.shuffled, cell.majority)
+    rows.append([cell.category, _which(cell.heldout), *map(_rate, rates)])
+    cards += [(text, picture, _mark(right)) for picture, text, right in cell.samples[:4]]
+  head = ("", "compositions", "correct", "objects right", "shuffled", "commonest caption")
+  note = (
+    "Exact drawings, captioned. A caption is correct when it lists exactly the objects of the "
+    "picture and the relation it states holds. Shuffled: the same captions judged against other "
+    "pictures. Brackets are 95% Wilson intervals."
+  )
+  return section("Captions", note, _table(head, rows) + card_grid(cards))
+
+
+def edits_section(score: EditScore) -> str:
+  """Of each kind its rates beside the baselines, and the first edits: before, after, truth."""
+  rows, shown = [], list[EditSample]()
+  for cell in score.cells:
+    rates = (cell.model.correct, cell.model.done, cell.model.kept, cell.unchanged.correct)
+    rows.append([cell.kind, _which(cell.heldout), *map(_rate, (*rates, cell.ceiling.correct))])
+    shown += cell.samples[:2]
+  head = ("", "compositions", "correct", "done", "kept", "picture unchanged", "ceiling")
+  note = (
+    "Exact drawings, edited by instruction. Done: what was asked is there. Kept: all else is as "
+    "it was. Correct: both. Shown: before, after, and as it should be."
+  )
+  figures = "".join(map(_edit, shown))
+  return section("Edits", note, _table(head, rows) + f'<div class="cards long">{figures}</div>')
+
+
+def _edit(sample: EditSample) -> str:
+  pictures = (sample.before, sample.after, sample.truth)
+  tags = "".join(picture_tag(picture, sample.instruction, 96) for picture in pictures)
+  failed = "; ".join(sample.verdict.failed)
+  said = f"{escape(sample.instruction)}{_mark(sample.verdict.correct, failed)}"
+  return f"<figure>{tags}<figcaption>{said}</figcaption></figure>"
+
+
+def _mark(right: bool, failed: str = "") -> str:
+  if right:
+    return '<div><span class="good">✓ correct</span></div>'
+  return f'<div><span class="bad">✗ wrong</span> {escape(failed)}</div>'
+
+
+def _which(heldout: bool) -> str:
+  return "held-out" if heldout else "seen"
+
+
+def _rate(rate: Rate) -> str:
+  return f"{rate.percent()} <small>{rate.interval()}</small>" if rate.n else "none"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Cells are HTML."""
+  first = "".join(f"<th>{name}</th>" for name in head)
+  lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+  return f'<div class="scroll"><table class="score"><tr>{first}</tr>{lines}</table></div>'
