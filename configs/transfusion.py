@@ -4,10 +4,12 @@ Latents [32, 32, 8] of 256 pixels are encoded beforehand, as for configs/latents
 Rows of 4096 positions, two million a step.
 
   t2i data build --from webdataset --path 'latents/*.tar' --vocab 32000 --to runs/data/latents
-  python -m t2i_jax.training.pod --config=configs/transfusion.py:7B --topology=v5p:8x8x8
-  t2i train --config=configs/transfusion.py:7B --workdir=/mnt/runs/transfusion_7b
+  python benchmarks/joint_on_tpu.py
+  t2i train --config=configs/transfusion.py:7B --workdir=/mnt/runs/transfusion_7b \
+    --config.model.attention=splash --config.model.remat=attention
 
-Result: not yet run.
+Result: not run. Compiled for 512 chips, 4.2 GiB each; on TPUs splash needs a fifth of the HBM
+traffic (docs/joint_on_tpu.md).
 """
 
 from ml_collections import ConfigDict
