@@ -55,6 +55,7 @@ run-test-new:
 	$(VENV)-new/bin/pip install -q --disable-pip-version-check -e '.[emoji,test]'
 	$(VENV)-new/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 -m 'not slow'
 
+# Pages of trained runs and of times say themselves what makes them.
 proof: $(VENV)/.tested
 	$(BIN)/python -m t2i_jax.evaluation.judge_proof
 	$(BIN)/python -m t2i_jax.evaluation.solver_orders
@@ -63,6 +64,8 @@ proof: $(VENV)/.tested
 	$(BIN)/python benchmarks/model_parity.py
 	$(BIN)/python benchmarks/flux_on_tpu.py --page
 	$(BIN)/python benchmarks/attention_memory.py
+	$(BIN)/python benchmarks/joint_on_tpu.py
+	$(BIN)/python benchmarks/text_conditioning.py
 	$(BIN)/python docs/equations.py
 
 clean:

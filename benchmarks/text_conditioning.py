@@ -117,6 +117,8 @@ def all_runs(args: argparse.Namespace, kept: Path) -> dict[str, Any]:
 
   done = json.loads(kept.read_text()) if kept.exists() else {}
   todo = [(v, s) for s in SEEDS for v in VARIANTS if key(v, s) not in done]
+  if todo and not Path(args.data, "manifest.json").exists():
+    t2i("data", "build", *PLANS["scenes"]["build"], f"--to={args.data}")
   cores = sorted(os.sched_getaffinity(0))
   share = len(cores) // args.jobs or 1
   free = [cores[i * share : (i + 1) * share] for i in range(args.jobs)]
@@ -269,8 +271,6 @@ def main() -> None:
   if args.only:
     one(args.only, args.seed, args)
     return
-  if not Path(args.data, "manifest.json").exists():
-    t2i("data", "build", *PLANS["scenes"]["build"], f"--to={args.data}")
   found = all_runs(args, Path(args.to, "text_conditioning.json"))
   command = "python benchmarks/text_conditioning.py"
   Path(args.to, "text_conditioning.md").write_text(page(found, command), encoding="utf-8")
