@@ -211,6 +211,7 @@ def page(found: dict[str, Any], command: str) -> str:
       'circle above a blue square", "a blue square above a red circle"), drawn from the same',
       "noise; right where both drawings are.",
       "",
+      *RESULT,
       "## Five ways in, one tower",
       "",
       *table(found, FORMS, "text enters by"),
@@ -242,12 +243,29 @@ def pictures(found: dict[str, Any]) -> list[str]:
     "turned round.",
     "",
   ]
-  for variant, name in (FORMS | TOWERS).items():
+  for variant, name in (TOWERS | FORMS).items():
     if key(variant, SEEDS[0]) in found:
       lines += [f"{name}:", "", f"![{name}](text_conditioning_{variant}.png)", ""]
   return lines
 
 
+# Written when both seeds were in, of the tables below it.
+RESULT = [
+  "## Result",
+  "",
+  "One vector of the text, or a tower that is blind to order, is enough for single objects and",
+  "for nothing that depends on who is what: of 400 pairs of captions with the same words, both",
+  "draw 0 right both ways, and their relations are right as often as a guess among the four",
+  "ways to arrange two colours and two shapes (24 and 25%). Tokens that the picture attends to,",
+  "from a tower that knows order, tell the pairs apart.",
+  "",
+  "Of the forms, cross-attention and the double stream are even on relations (86.4 and 86.5%).",
+  "On binding cross-attention is ahead (65 against 55%), but the double stream's two seeds are",
+  "15 points apart: two seeds do not tell. Both seeds agree that at equal FLOPs the stacks with",
+  "single stream blocks are behind: 31 and 71% on binding and relation for double to single, 18",
+  "and 57% for single alone, which also has the fewest parameters.",
+  "",
+]
 LIMITS = [
   "## What this does not say",
   "",
