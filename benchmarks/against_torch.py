@@ -2,16 +2,20 @@
 
 python benchmarks/against_torch.py --to docs
 
-DiT-B/2 and a FLUX.1 stack of two double and two single blocks, forward and train step (mean squared
-error, AdamW), eager and under torch.compile, on whatever device both libraries find: float32 on a
-CPU, bfloat16 on a GPU, where the stack has FLUX.1's width and number of tokens. The three take
-turns, call by call, and the medians and their ratios are of those turns: what else the machine does
-strikes all alike. Needs torch and diffusers.
+DiT-B/2 and a FLUX.1 stack of two double and two single blocks, forward and train step (mean
+squared error, AdamW), eager and under torch.compile, on whatever device both libraries find:
+float32 on a CPU, bfloat16 on a GPU, where the stack has FLUX.1's width and number of tokens. Each
+of the three is a process of its own, with glibc told to keep memory (quickstart.py); they take
+turns, call by call, and the medians and their ratios are of those turns: what else the machine
+does strikes all alike. Needs torch and diffusers.
 """
 
 import argparse
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +26,13 @@ import jax
 import jax.numpy as jnp
 import optax
 import torch
+from quickstart import KEEP_MEMORY
 
 from t2i_jax.models import BACKBONES, Conditioning, Tower, init_params, with_params
 
+WHO = ("ours", "eager", "compiled")
 TURNS, WARM = 7, 2
+READY = "ready"
 LR = 1e-4
 DIT_B = {
   "width": 768, "depth": 12, "heads": 12, "patch": 2, "channels": 4, "out": 8, "classes": 1000,
@@ -151,38 +158,71 @@ def theirs_of(case: Case, train: bool, dtype: torch.dtype, compiled: bool) -> Ca
   return call
 
 
-def take_turns(calls: dict[str, Callable[[], None]]) -> dict[str, float]:
+def call_of(case: Case, who: str, train: bool) -> Callable[[], None]:
+  gpu = on_gpu()
+  if who == "ours":
+    attention = "cudnn" if gpu and case.kind == "flux" else "xla"
+    return ours_of(case, train, jnp.bfloat16 if gpu else jnp.float32, attention)
+  dtype = torch.bfloat16 if gpu else torch.float32
+  return theirs_of(case, train, dtype, compiled=who == "compiled")
+
+
+def serve(case: Case, who: str, train: bool) -> None:
+  """One call for each line of stdin, its seconds to stdout."""
+  call = call_of(case, who, train)
+  for _ in range(WARM):
+    call()
+  print(READY, flush=True)
+  for _ in sys.stdin:
+    began = time.perf_counter()
+    call()
+    print(time.perf_counter() - began, flush=True)
+
+
+def measure(number: int, train: bool) -> dict[str, float]:
   """Median seconds of each, in turns."""
-  for call in calls.values():
-    for _ in range(WARM):
-      call()
-  found: dict[str, list[float]] = {name: [] for name in calls}
+  # Three processes share a GPU: none may take its memory beforehand.
+  env = KEEP_MEMORY | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+  started = {}
+  for who in WHO:
+    command = [sys.executable, __file__, "--serve", str(number), who, str(int(train))]
+    one = subprocess.Popen(
+      command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert one.stdin and one.stdout
+    started[who] = one
+    while one.stdout.readline().strip() != READY:
+      if one.poll() is not None:
+        sys.exit(f"{who} ended with {one.returncode}")
+  found: dict[str, list[float]] = {who: [] for who in WHO}
   for _ in range(TURNS):
-    for name, call in calls.items():
-      began = time.perf_counter()
-      call()
-      found[name].append(time.perf_counter() - began)
-  return {name: statistics.median(times) for name, times in found.items()}
+    for who, one in started.items():
+      print(file=one.stdin, flush=True)
+      found[who].append(float(one.stdout.readline()))
+  for one in started.values():
+    one.stdin.close()
+    one.wait()
+  return {who: statistics.median(times) for who, times in found.items()}
 
 
-def measure(case: Case, train: bool, gpu: bool) -> dict[str, float]:
-  dtypes = (jnp.bfloat16, torch.bfloat16) if gpu else (jnp.float32, torch.float32)
-  attention = "cudnn" if gpu and case.kind == "flux" else "xla"
-  return take_turns(
-    {
-      "ours": ours_of(case, train, dtypes[0], attention),
-      "eager": theirs_of(case, train, dtypes[1], compiled=False),
-      "compiled": theirs_of(case, train, dtypes[1], compiled=True),
-    }
-  )
+def on_gpu() -> bool:
+  return jax.default_backend() == "gpu" and torch.cuda.is_available()
+
+
+def cases() -> list[Case]:
+  return [dit_b(), flux_stack(3072, 128, 512) if on_gpu() else flux_stack(1024, 32, 64)]
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--to", default="docs")
+  parser.add_argument("--serve", nargs=3, help="case, library, train: in this process")
   args = parser.parse_args()
-  gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
-  cases = [dit_b(), flux_stack(3072, 128, 512) if gpu else flux_stack(1024, 32, 64)]
+  if args.serve:
+    number, who, train = args.serve
+    serve(cases()[int(number)], who, train == "1")
+    return
+  gpu = on_gpu()
   device = f"{platform.machine()}, {torch.get_num_threads()} threads"
   device = torch.cuda.get_device_name() if gpu else device
   versions = f"jax {jax.__version__}, torch {torch.__version__}, diffusers {diffusers.__version__}"
@@ -191,18 +231,18 @@ def main() -> None:
     "",
     "Made by `python benchmarks/against_torch.py --to docs` on",
     f"{device}: {versions};",
-    f"{'bfloat16' if gpu else 'float32'}, median of {TURNS} calls in turns. A ratio is our time",
-    "over theirs: below 1 we are faster.",
+    f"{'bfloat16' if gpu else 'float32'}, median of {TURNS} calls in turns, each library in",
+    "a process of its own. A ratio is our time over theirs: below 1 we are faster.",
     "",
     "| what | ours, s | eager, s | torch.compile, s | over eager | over torch.compile |",
     "|---|---|---|---|---|---|",
   ]
-  for case in cases:
+  for number, case in enumerate(cases()):
     for train in (False, True):
-      t = measure(case, train, gpu)
+      t = measure(number, train)
       ratios = [t["ours"] / t[other] for other in ("eager", "compiled")]
       row = [
-        *(f"{t[name]:.3f}" for name in ("ours", "eager", "compiled")),
+        *(f"{t[who]:.3f}" for who in WHO),
         *(f"{r:.2f}" for r in ratios),
       ]
       lines.append(f"| {case.name}: {'train step' if train else 'forward'} | {' | '.join(row)} |")
