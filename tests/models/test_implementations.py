@@ -202,7 +202,8 @@ def count_kernels(jaxpr, name):
     if eqn.primitive.name == "pallas_call":
       found += f"splash_mha_{name}" in str(eqn.params["name"])
     else:
-      found += sum(count_kernels(sub, name) for sub in jax.core.jaxprs_in_params(eqn.params))
+      inner = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns"))
+      found += sum(count_kernels(sub, name) for sub in inner if hasattr(sub, "eqns"))
   return found
 
 
