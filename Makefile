@@ -11,6 +11,8 @@ PYTHON_NEW ?= $(shell for p in python3.13 "$$(pyenv prefix 3.13.0 2>/dev/null)/b
   "$$p" -c pass 2>/dev/null && echo "$$p" && break; done)
 
 BIN = $(VENV)/bin
+# A worker that dies ends the run: replaced, it leaves the others waiting for ever.
+PYTEST = python -m pytest -n 2 --dist loadfile --max-worker-restart=0
 INSTALLED = $(VENV)/.installed
 
 .PHONY: quickstart install test lint test-new proof clean
@@ -38,10 +40,9 @@ lint: $(VENV)/.tested
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Here the comparison with diffusers fails where it would be skipped. A worker that dies ends the
-# run: replaced, it leaves the others waiting for ever.
+# Here the comparison with diffusers fails where it would be skipped.
 test: lint
-	T2I_REQUIRE_PARITY=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
+	T2I_REQUIRE_PARITY=1 $(BIN)/$(PYTEST)
 	$(MAKE) test-new
 
 # The short tests under the newest jax.
@@ -53,7 +54,7 @@ test-new:
 run-test-new:
 	[ -x $(VENV)-new/bin/python ] || $(PYTHON_NEW) -m venv $(VENV)-new
 	$(VENV)-new/bin/pip install -q --disable-pip-version-check -e '.[emoji,test]'
-	$(VENV)-new/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 -m 'not slow'
+	$(VENV)-new/bin/$(PYTEST) -m 'not slow'
 
 # Pages of trained runs and of times say themselves what makes them.
 proof: $(VENV)/.tested

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flux_on_tpu import as_table
 
 from t2i_jax.config import load_config
 from t2i_jax.parallel import make_mesh
@@ -59,7 +60,6 @@ def main() -> None:
     cells = [f"{s.static} / {s.run} / {s.bytes / GIB:.2f}" if s else "none" for s in sent]
     lines.append([f"{kind}: static / run / GiB", *cells])
   lines.append(["lower and compile, s", *(f"{one['seconds']:.0f}" for one in found)])
-  head, *rest = (f"| {' | '.join(line)} |" for line in lines)
   text = [
     "# The joint model of 7B on 512 chips",
     "",
@@ -73,9 +73,7 @@ def main() -> None:
     "The estimate of traffic counts a kernel's operands once; it reads keys and values once for",
     "each of its blocks of queries that sees them.",
     "",
-    head,
-    "|---" * len(lines[0]) + "|",
-    *rest,
+    as_table(lines),
     "",
   ]
   Path(args.to, "joint_on_tpu.md").write_text("\n".join(text), encoding="utf-8")

@@ -41,17 +41,13 @@ def measure(workdir: Path) -> dict[str, Any]:
   """What the page is made of besides the scores; its pictures go into the work directory."""
   import jax
 
-  from t2i_jax.cli.evaluate import images_seen
+  from t2i_jax.cli.evaluate import editor, images_seen
   from t2i_jax.evaluation.edit_judge import score_edits
   from t2i_jax.training.serve import open_workdir
 
   at = open_workdir(workdir)
-  assert at.generator is not None
-  edit = lambda seen, texts, seed: at.generator.edit(
-    at.params, seen, texts, at.tokenizer, range(seed, seed + len(texts))
-  )
   size = at.config.data.image_size[0]
-  few = score_edits(edit, "easy", size=size, per_cell=SHOWN, seed=SEED)
+  few = score_edits(editor(at), "easy", size=size, per_cell=SHOWN, seed=SEED)
   shown = [s for cell in few.cells if not cell.heldout for s in cell.samples]
   save([(s.before, s.after, s.truth) for s in shown], workdir / "edits.png")
   talks = [converse(at, lines, workdir / f"talk_{i}.png") for i, lines in enumerate(TALKS)]

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -211,7 +212,7 @@ def page(found: dict[str, Any], command: str) -> str:
       'circle above a blue square", "a blue square above a red circle"), drawn from the same',
       "noise; right where both drawings are.",
       "",
-      *RESULT,
+      *(result(found) if len(found) == len(SEEDS) * len(FORMS | TOWERS) else []),
       "## Five ways in, one tower",
       "",
       *table(found, FORMS, "text enters by"),
@@ -249,23 +250,35 @@ def pictures(found: dict[str, Any]) -> list[str]:
   return lines
 
 
-# Written when both seeds were in, of the tables below it.
-RESULT = [
-  "## Result",
-  "",
-  "One vector of the text, or a tower that is blind to order, is enough for single objects and",
-  "for nothing that depends on who is what: of 400 pairs of captions with the same words, both",
-  "draw 0 right both ways, and their relations are right as often as a guess among the four",
-  "ways to arrange two colours and two shapes (24 and 25%). Tokens that the picture attends to,",
-  "from a tower that knows order, tell the pairs apart.",
-  "",
-  "Of the forms, cross-attention and the double stream are even on relations (86.4 and 86.5%).",
-  "On binding cross-attention is ahead (65 against 55%), but the double stream's two seeds are",
-  "15 points apart: two seeds do not tell. Both seeds agree that at equal FLOPs the stacks with",
-  "single stream blocks are behind: 31 and 71% on binding and relation for double to single, 18",
-  "and 57% for single alone, which also has the fewest parameters.",
-  "",
-]
+def result(found: dict[str, Any]) -> list[str]:
+  """What both seeds say; the figures are those of the tables, the words were written after them."""
+  runs = lambda variant: [found[key(variant, seed)] for seed in SEEDS]
+  share = lambda count: 100 * count["successes"] / count["n"]
+  of = lambda variant, category: f"{share(together(runs(variant), category)):.0f}"
+  pairs = lambda *variants: sum(
+    run["both ways right"]["successes"] for variant in variants for run in runs(variant)
+  )
+  double = [f"{share(together([run], 'binding')):.0f}" for run in runs("double")]
+  text = f"""
+    One vector of the text, or a tower that is blind to order, is enough for single objects and for
+    nothing that depends on who is what: of the pairs of captions with the same words,
+    {PAIRS * len(SEEDS)} for each, they draw {pairs("pooled", "bag_of_words")} right both ways, and
+    their relations are right as often as a guess among the four ways to arrange two colours and
+    two shapes ({of("pooled", "relation")} and {of("bag_of_words", "relation")}%). Tokens that the
+    picture attends to, from a tower that knows order, tell the pairs apart.
+
+    Of the forms, cross-attention and the double stream are even on relations
+    ({of("cross", "relation")} and {of("double", "relation")}%). On binding cross-attention is ahead
+    ({of("cross", "binding")} against {of("double", "binding")}%), but the double stream's seeds are
+    far apart ({" and ".join(double)}%): two seeds do not tell. Both seeds agree that at equal FLOPs
+    the stacks with single stream blocks are behind: {of("double_single", "binding")} and
+    {of("double_single", "relation")}% on binding and relation for double to single,
+    {of("single", "binding")} and {of("single", "relation")}% for single alone, which also has the
+    fewest parameters."""
+  paragraphs = (textwrap.fill(" ".join(part.split()), 96) for part in text.split("\n\n"))
+  return ["## Result", "", *(line for part in paragraphs for line in (part, ""))]
+
+
 LIMITS = [
   "## What this does not say",
   "",

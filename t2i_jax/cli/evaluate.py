@@ -63,49 +63,43 @@ def report(args: argparse.Namespace, trained) -> None:
 
   from t2i_jax.evaluation.report import write_report
 
-  found = [
-    score_scenes(args, trained),
-    score_captions_of(args, trained),
-    score_edits_of(args, trained),
-  ]
-  for result in found:
+  score = score_scenes(args, trained)
+  captions, edits = score_joint(args, trained)
+  for result in (score, captions, edits):
     if result is not None:
       Console(width=120).print(result.table())
-  score, captions, edits = found
   about = context(args, trained)
   print(write_report(args.workdir, score, score.samples, about, captions, edits))
 
 
-def score_captions_of(args: argparse.Namespace, trained):
-  """The captions that a joint model gives to scenes, or None where it has learned none."""
+def score_joint(args: argparse.Namespace, trained):
+  """A joint model's captions and edits of scenes, each None where it has learned none."""
   from t2i_jax.evaluation.caption_judge import score_captions
+  from t2i_jax.evaluation.edit_judge import score_edits
 
   g, c = trained.generator, trained.config
-  if g is None or not g.system.packed.image_first:
-    return None
+  if g is None:
+    return None, None
 
   def describe(pictures, seed):
     seeds = range(seed, seed + len(pictures))
     return g.caption(trained.params, pictures, trained.tokenizer, seeds)
 
+  learned, level = g.system.packed, c.score.level
   given = {"size": c.data.image_size[0], "per_cell": args.per_cell, "seed": args.seed}
-  return score_captions(describe, c.score.level, **given)
+  captions = score_captions(describe, level, **given) if learned.image_first else None
+  edits = score_edits(editor(trained), level, **given) if learned.edited else None
+  return captions, edits
 
 
-def score_edits_of(args: argparse.Namespace, trained):
-  """The edits that a joint model makes of scenes, or None where it has learned none."""
-  from t2i_jax.evaluation.edit_judge import score_edits
-
-  g, c = trained.generator, trained.config
-  if g is None or not g.system.packed.edited:
-    return None
+def editor(trained):
+  """(pictures, instructions, seed) -> pictures, of a joint model."""
 
   def edit(pictures, instructions, seed):
     seeds = range(seed, seed + len(pictures))
-    return g.edit(trained.params, pictures, instructions, trained.tokenizer, seeds)
+    return trained.generator.edit(trained.params, pictures, instructions, trained.tokenizer, seeds)
 
-  given = {"size": c.data.image_size[0], "per_cell": args.per_cell, "seed": args.seed}
-  return score_edits(edit, c.score.level, **given)
+  return edit
 
 
 def curve(args: argparse.Namespace, trained) -> None:

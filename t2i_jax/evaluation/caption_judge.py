@@ -27,7 +27,7 @@ from t2i_jax.data.scenes import (
 )
 from t2i_jax.data.scenes.captions import NUMBERS, WORDINGS
 from t2i_jax.data.scenes.vocabulary import find_level
-from t2i_jax.evaluation.score import KEPT, Cells, derange
+from t2i_jax.evaluation.score import KEPT, Cells, compositions, derange
 from t2i_jax.evaluation.stats import Rate
 
 Describe = Callable[[np.ndarray, int], list[str]]
@@ -149,7 +149,7 @@ class CaptionScore(Cells[CaptionCell]):
     for cell in self.cells:
       table.add_row(
         "" if cell.heldout else cell.category,
-        "held-out" if cell.heldout else "seen",
+        compositions(cell.heldout),
         f"{cell.model.percent()} {cell.model.interval()}",
         *(rate.percent() for rate in (cell.objects, cell.shuffled, cell.majority)),
         end_section=cell.heldout,

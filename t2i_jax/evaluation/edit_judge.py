@@ -31,7 +31,7 @@ from t2i_jax.data.scenes import (
 )
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.evaluation.judge import read
-from t2i_jax.evaluation.score import KEPT, Cells, in_words
+from t2i_jax.evaluation.score import KEPT, Cells, compositions, in_words
 from t2i_jax.evaluation.stats import Rate
 
 EditDraw = Callable[[np.ndarray, list[str], int], np.ndarray]
@@ -202,7 +202,7 @@ class EditScore(Cells[EditCell]):
       correct, unchanged = cell.model.correct, cell.unchanged
       table.add_row(
         "" if cell.heldout else cell.kind,
-        "held-out" if cell.heldout else "seen",
+        compositions(cell.heldout),
         f"{correct.percent()} {correct.interval()}",
         cell.model.done.percent(),
         cell.model.kept.percent(),

@@ -23,7 +23,7 @@ from t2i_jax.evaluation.chart import loss_charts
 from t2i_jax.evaluation.edit_judge import EditScore
 from t2i_jax.evaluation.page import CSS, card_grid, missing, picture_tag, plain, section
 from t2i_jax.evaluation.report_joint import captions_section, edits_section
-from t2i_jax.evaluation.score import Cell, Sample, Score
+from t2i_jax.evaluation.score import Cell, Sample, Score, compositions
 from t2i_jax.evaluation.stats import Rate
 
 Section = tuple[str, str, Sequence[tuple[str, np.ndarray]]]  # title, note, (caption, picture)s
@@ -214,8 +214,8 @@ def _judged(score: Score, pictures: Sequence[Sample]) -> str:
   for cell in score.cells:
     shown = [s for s in pictures if (s.category, s.heldout) == (cell.category, cell.heldout)]
     if shown:
-      kind = "held-out" if cell.heldout else "seen"
-      parts.append(f"<h3>{escape(cell.category)}, {kind} compositions</h3>")
+      title = f"{cell.category}, {compositions(cell.heldout)} compositions"
+      parts.append(f"<h3>{escape(title)}</h3>")
       parts.append(card_grid([(s.caption, s.picture, _verdict(s)) for s in shown]))
   note = "The first pictures of each category, not chosen, with what the judge read in the pixels."
   return section("Samples", note, "".join(parts) or missing("No pictures were kept."))

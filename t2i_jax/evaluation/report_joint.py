@@ -6,6 +6,7 @@ from html import escape
 from t2i_jax.evaluation.caption_judge import CaptionScore
 from t2i_jax.evaluation.edit_judge import EditSample, EditScore
 from t2i_jax.evaluation.page import card_grid, picture_tag, section
+from t2i_jax.evaluation.score import compositions
 from t2i_jax.evaluation.stats import Rate
 
 
@@ -14,7 +15,7 @@ def captions_section(score: CaptionScore) -> str:
   rows, cards = [], []
   for cell in score.cells:
     rates = (cell.model, cell.objects, cell.shuffled, cell.majority)
-    rows.append([cell.category, _which(cell.heldout), *map(_rate, rates)])
+    rows.append([cell.category, compositions(cell.heldout), *map(_rate, rates)])
     cards += [(text, picture, _mark(right)) for picture, text, right in cell.samples[:4]]
   head = ("", "compositions", "correct", "objects right", "shuffled", "commonest caption")
   note = (
@@ -30,7 +31,9 @@ def edits_section(score: EditScore) -> str:
   rows, shown = [], list[EditSample]()
   for cell in score.cells:
     rates = (cell.model.correct, cell.model.done, cell.model.kept, cell.unchanged.correct)
-    rows.append([cell.kind, _which(cell.heldout), *map(_rate, (*rates, cell.ceiling.correct))])
+    rows.append(
+      [cell.kind, compositions(cell.heldout), *map(_rate, (*rates, cell.ceiling.correct))]
+    )
     shown += cell.samples[:2]
   head = ("", "compositions", "correct", "done", "kept", "picture unchanged", "ceiling")
   note = (
@@ -53,10 +56,6 @@ def _mark(right: bool, failed: str = "") -> str:
   if right:
     return '<div><span class="good">✓ correct</span></div>'
   return f'<div><span class="bad">✗ wrong</span> {escape(failed)}</div>'
-
-
-def _which(heldout: bool) -> str:
-  return "held-out" if heldout else "seen"
 
 
 def _rate(rate: Rate) -> str:

@@ -81,6 +81,11 @@ class AnyCell(Protocol):
   def to_json(self) -> dict[str, Any]: ...
 
 
+def compositions(heldout: bool) -> str:
+  """What tables call them."""
+  return "held-out" if heldout else "seen"
+
+
 C = TypeVar("C", bound=AnyCell)
 
 

@@ -88,16 +88,14 @@ class Blocks(NamedTuple):
   next_q: jax.Array
 
   @classmethod
-  def of(cls, mask: Mask, q: int, kv: int) -> "Blocks":
+  def of(cls, doc_q: jax.Array, doc_kv: jax.Array, end: jax.Array, q: int, kv: int) -> "Blocks":
     """Of blocks of q queries and kv keys: by the ranges of documents and ends in each.
 
-    doc_q, end [Lq], doc_kv [Lkv], of one row.
+    doc_q, end [Lq], doc_kv [Lkv]: of one row's `Mask`.
     """
-    doc_q, doc_kv = mask.doc_q.reshape(-1, q), mask.doc_kv.reshape(-1, kv)
+    doc_q, doc_kv, end = doc_q.reshape(-1, q), doc_kv.reshape(-1, kv), end.reshape(-1, q)
     needed = (doc_q.min(1)[:, None] <= doc_kv.max(1)) & (doc_q.max(1)[:, None] >= doc_kv.min(1))
-    if mask.end is not None:
-      begins = jnp.arange(len(doc_kv)) * kv
-      needed &= begins <= mask.end.reshape(-1, q).max(1)[:, None]
+    needed &= jnp.arange(len(doc_kv)) * kv <= end.max(1)[:, None]
     # Without a single key the softmax of a row has no sum.
     needed = needed.at[:, 0].set(needed[:, 0] | ~needed.any(1))
     return cls(needed[None].astype(jnp.int32), _next(needed)[None], _next(needed.T).T[None])
@@ -128,7 +126,7 @@ def _kernel(lq: int, lkv: int, mask: Mask | None, interpret: bool) -> SplashAtte
   )
   forward = backward = MaskInfo(None, None, None, None, None)
   if mask is not None and mask.end is not None:
-    blocks = Blocks.of(mask, q, kv)
+    blocks = Blocks.of(mask.doc_q, mask.doc_kv, mask.end, q, kv)
     end: Any = mask.end  # annotated as numpy's there
     forward = MaskInfo(blocks.next_kv, None, blocks.needed, None, end)
     backward = forward._replace(data_next=blocks.next_q)

@@ -103,7 +103,7 @@ def test_blocks_that_see_nothing_are_passed_over_and_no_others():
   doc, end = joint_rows(4, 1024)
   for row in range(4):
     mask = Mask(doc[row], doc[row], end[row])
-    blocks = Blocks.of(mask, 128, 64)
+    blocks = Blocks.of(*mask, 128, 64)
     allowed = np.asarray(Mask(*(x[None] for x in mask)).allowed())[0]
     seen = allowed.reshape(8, 128, 16, 64).any((1, 3))
     needed = np.asarray(blocks.needed[0], bool)

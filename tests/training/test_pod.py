@@ -15,7 +15,6 @@ from t2i_jax.parallel.traffic import Program
 ROOT = Path(__file__).parents[2]
 # Two layers of the joint model at rows of 4096, its program printed.
 JOINT = """
-import sys
 from t2i_jax.config import load_config
 from t2i_jax.parallel import make_mesh
 from t2i_jax.training.pod import compile_train_step, topology_devices
