@@ -25,16 +25,21 @@ POSITIONS = ("grid", "centred", "sequence")
 
 
 class Words(NamedTuple):
-  """Tokens [n] of a text. learned: whether the model is to write them, or is only given them."""
+  """Tokens [n] of a text.
+
+  learned  whether the model is to write them, or is only given them
+  dropped  bool [n], which of them are hidden from what comes after; None = none
+  """
 
   ids: np.ndarray
   learned: bool = True
+  dropped: np.ndarray | None = None
 
 
 class Picture(NamedTuple):
   """A picture [H, W, C].
 
-  most     the largest t it is mixed with noise at
+  most     the largest t it is mixed with noise at; 0: it is shown as it is, and not to be drawn
   learned  whether the BOI before it is to be written
   """
 
@@ -115,8 +120,10 @@ class Layout:
     doc, end   int32 [L]: t2i_jax.models.attention
     positions  float32 [L, 2], (row, column); of a token twice its place in its document
     learn      float32 [L], 1 where the token after this position is to be learned
+    dropped    bool [L], where a token is not shown but in its place pad
     starts     int32 [N], position of each picture's first patch
-    image      [N, H, W, C];   most  float32 [N];   weight  float32 [N], 1 where there is a picture
+    image      [N, H, W, C];   most  float32 [N]
+    weight     float32 [N], 1 where there is a picture to be drawn
     left_out   float32 [], documents that did not fit
     Raises DataError for a BOI or EOI among words: it would have no picture, or no other end.
     """
@@ -140,6 +147,7 @@ class _Row:
       "end": np.arange(length, dtype=np.int32),
       "positions": np.zeros((length, 2), np.float32),
       "learn": np.zeros(length, np.float32),
+      "dropped": np.zeros(length, bool),
       "starts": np.zeros(n, np.int32),
       "image": np.zeros((n, *image_shape), np.uint8 if image_shape[2] == 3 else np.float32),
       "most": np.ones(n, np.float32),
@@ -163,8 +171,11 @@ class _Row:
     self._token(ids.bos, learned=False)
     for part in document:
       if isinstance(part, Words):
+        begin = self.used
         for token in part.ids:
           self._token(int(token), part.learned)
+        if part.dropped is not None:
+          self.arrays["dropped"][begin : self.used] = part.dropped
       else:
         self._token(ids.boi, part.learned)
         self._picture(part)
@@ -188,7 +199,7 @@ class _Row:
     a["doc"][at], a["end"][at] = self.documents, at.stop - 1
     a["positions"][at] = self.place + where
     a["starts"][n], a["image"][n] = at.start, picture.image
-    a["most"][n], a["weight"][n] = picture.most, 1
+    a["most"][n], a["weight"][n] = picture.most, picture.most > 0
     self.used, self.place, self.pictures = at.stop, self.place + distance, n + 1
 
 
@@ -206,7 +217,9 @@ class Packed(NamedTuple):
                begin with the picture. The rest is captions with their pictures after them
   drop         share of documents that lose their texts, for classifier-free guidance
   most         largest t of a picture that something is to be said of, or made from
-               [2408.11039 sec. 3.3]
+               [2408.11039 sec. 3.3]; 0: it is shown as it is, and not to be drawn [2505.14683]
+  word_dropout share of the words about a picture before them that the next ones do not see, so that
+               these are read off the picture [1511.06349 sec. 3.1]
   """
 
   length: int = 256
@@ -219,6 +232,7 @@ class Packed(NamedTuple):
   edited: float = 0.0
   drop: float = 0.1
   most: float = 0.5
+  word_dropout: float = 0.0
 
 
 def layout_of(
@@ -274,7 +288,9 @@ class Packing:
       words = [self._caption(record, rng)]
       document: Document
       if kind == 0:
-        document = [self._picture(record, record.image, most=c.most), *words]
+        dropped = rng.random(len(words[0].ids)) < c.word_dropout if c.word_dropout else None
+        shown = self._picture(record, record.image, most=c.most)
+        document = [shown, words[0]._replace(dropped=dropped)]
       elif kind == 1:
         document = words
       elif kind == 2 and waiting:

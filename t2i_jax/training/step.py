@@ -13,7 +13,7 @@ from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding
 from t2i_jax.process import mix
 from t2i_jax.process.losses import offset_noise, perturbed_input
-from t2i_jax.process.timesteps import stratified
+from t2i_jax.process.timesteps import inside, stratified
 from t2i_jax.training.running import BINS, KEEP, averaged, by_bin, gradient_noise, importance
 from t2i_jax.training.state import TrainState, merge_params
 from t2i_jax.training.system import Batch, Mixture, Trainable, unit_range
@@ -109,7 +109,8 @@ def make_train_step(
     if "importance" in mixing.t_sampling:
       u, undo = importance(u, running["square"])
     u, undo = u.reshape(rows.shape), undo.reshape(rows.shape)
-    return u, system.process.on_grid(mixing.t_of(u) * batch.get("most", 1)), undo
+    t = inside(mixing.t_of(u) * batch["most"]) if "most" in batch else mixing.t_of(u)
+    return u, system.process.on_grid(t), undo
 
   def mean_loss(trainable, frozen, batch, rows, key, drawn, counts):
     """This part's share of the batch's mean loss; sums by bin, and the shares of the terms."""

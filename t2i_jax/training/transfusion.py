@@ -66,7 +66,7 @@ class TransfusionSystem(Trainable):
 
     def network(x: jax.Array) -> jax.Array:
       x = x.reshape(*shape, *x.shape[1:]).astype(self.dtype)
-      hidden, answers = model(_rows(batch), x, m.time.model_time.reshape(shape))
+      hidden, answers = model(self.shown(batch), x, m.time.model_time.reshape(shape))
       kept.append(hidden)
       return answers.reshape(-1, *answers.shape[2:])
 
@@ -81,8 +81,14 @@ class TransfusionSystem(Trainable):
     time = jnp.broadcast_to(self.process.at(jnp.float32(0.5)).model_time, batch["weight"].shape)
     model = self.model(params)
     x_t = unit_range(batch["image"]).astype(self.dtype)
-    hidden, answers = model(_rows(batch), x_t, time)
+    hidden, answers = model(self.shown(batch), x_t, time)
     return model.token_losses(hidden, batch["tokens"]), answers
+
+  def shown(self, batch: Batch) -> Rows:
+    """What the model reads of a batch."""
+    rows = Rows(*(batch[name] for name in Rows._fields))
+    hidden = self.layout.ids.pad
+    return rows._replace(tokens=jnp.where(batch["dropped"], hidden, rows.tokens))
 
   @property
   def row(self) -> str:
@@ -93,13 +99,9 @@ class TransfusionSystem(Trainable):
     empty = (batch["doc"] == NOBODY).astype(jnp.float32)
     return {
       "padding": jnp.mean(empty),
-      "pictures": jnp.mean(jnp.sum(batch["weight"], axis=1)),
+      "pictures": jnp.mean(jnp.sum(batch["starts"] > 0, axis=1)),
       "left_out": jnp.mean(batch["left_out"]),
     }
-
-
-def _rows(batch: Batch) -> Rows:
-  return Rows(*(batch[name] for name in Rows._fields))
 
 
 def words_of(folder: str, system: TransfusionSystem, abstract: TrainState) -> Params:
