@@ -43,8 +43,8 @@ class TransfusionConfig(Runs):
   rope_scaling  factor, low, high and length of layers.slowed, as Llama 3 has them; () = none
   time          how a picture's t reaches its patches: "added" to their projections [2408.11039 sec.
                 3.1], or "adaln": shift, scale and gate in every block, at patches alone
-  pos_embed     "sincos": a patch's place in its own picture is added to its projection, so that it
-                finds the same place of another picture wherever that stands [2505.14683]; or "none"
+  pos_embed     "none", or "sincos": a patch's place in its own picture is added to its projection;
+                so it finds the same place of another picture [2505.14683, its code]
   tied          the head is the table of tokens
   unet          channels at full size of the U-Net blocks that make patches; 0: one matrix does
   """

@@ -38,10 +38,11 @@ def picture(value=0, **how):
 
 
 words = st.builds(
-  lambda ids, learned: Words(np.array(ids, np.int32), learned),
-  st.lists(st.integers(3, 299), min_size=1, max_size=6), st.booleans(),
+  lambda ids, learned, hidden: Words(
+    np.array(ids, np.int32), learned, np.array(ids) % 2 == 0 if hidden else None),
+  st.lists(st.integers(3, 299), min_size=1, max_size=6), st.booleans(), st.booleans(),
 )  # fmt: skip
-pictures = st.builds(picture, st.integers(0, 255), most=st.sampled_from([0.5, 1.0]),
+pictures = st.builds(picture, st.integers(0, 255), most=st.sampled_from([0.0, 0.5, 1.0]),
                      learned=st.booleans())  # fmt: skip
 documents = st.lists(st.lists(st.one_of(words, pictures), min_size=1, max_size=4), max_size=6)
 
@@ -53,7 +54,11 @@ def reference(documents, layout):
     mine = [("token", BOS, False)]
     for part in document:
       if isinstance(part, Words):
-        mine += [("token", int(token), part.learned) for token in part.ids]
+        dropped = part.dropped if part.dropped is not None else [False] * len(part.ids)
+        mine += [
+          ("token", int(token), part.learned, bool(hidden))
+          for token, hidden in zip(part.ids, dropped, strict=True)
+        ]
       else:
         mine += [("token", BOI, part.learned)]
         mine += [("patch", (len(images), patch), False) for patch in range(PATCHES)]
@@ -64,7 +69,7 @@ def reference(documents, layout):
     if len(entries) + len(mine) > layout.length or len(images) > layout.pictures:
       del images[len(images) - count :]
       continue
-    entries += [(number, *entry) for entry in mine]
+    entries += [(number, *entry, False)[:5] for entry in mine]
   return entries, images
 
 
@@ -73,14 +78,16 @@ def reference(documents, layout):
 def test_a_row_is_the_reference_entry_by_entry(documents):
   row = layout().pack(documents, SHAPE)
   entries, images = reference(documents, layout())
-  assert row["weight"].tolist() == [1.0] * len(images) + [0.0] * (3 - len(images))
+  drawn = [float(image.most > 0) for image in images]
+  assert row["weight"].tolist() == drawn + [0.0] * (3 - len(images))
   for n, image in enumerate(images):
     assert np.array_equal(row["image"][n], image.image) and row["most"][n] == image.most
   for i in range(layout().length):
     if i >= len(entries):
       assert (row["tokens"][i], row["patch"][i], row["doc"][i]) == (PAD, -1, NOBODY)
       continue
-    _, kind, what, _ = entries[i]
+    _, kind, what, _, hidden = entries[i]
+    assert row["dropped"][i] == hidden
     if kind == "token":
       assert (row["tokens"][i], row["patch"][i]) == (what, -1)
     else:
@@ -163,6 +170,19 @@ def test_a_picture_that_comes_first_is_mixed_with_less_noise():
   made = packing(image_first=1.0, most=0.3)(RECORDS, np.random.default_rng(0))
   assert made["most"][:4].tolist() == [np.float32(0.3)] * 4
   assert packing(image_first=0.0)(RECORDS, np.random.default_rng(0))["most"].tolist() == [1.0] * 6
+  shown = packing(image_first=1.0, most=0.0)(RECORDS, np.random.default_rng(0))
+  assert not shown["weight"].any() and (shown["starts"] > 0).sum() == 4
+
+
+def test_words_are_dropped_after_a_picture_and_nowhere_else():
+  """Instructions and captions that come before their picture are what it is drawn from."""
+  made, rng = packing(image_first=0.5, edited=0.25, word_dropout=0.3), np.random.default_rng(0)
+  found = [document for _ in range(200) for document in made.documents(RECORDS, rng)]
+  after = [p[1] for p in found if kinds([p]) == ["Pw"]]
+  share = np.mean(np.concatenate([part.dropped for part in after]))
+  assert 0.27 < share < 0.33
+  rest = [part for p in found if kinds([p]) != ["Pw"] for part in p if isinstance(part, Words)]
+  assert rest and all(part.dropped is None for part in rest)
 
 
 def test_shares_are_kept_over_many_windows():

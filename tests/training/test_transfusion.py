@@ -12,7 +12,7 @@ from t2i_jax import pretrained
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
 from t2i_jax.data.documents import Picture, Words
-from t2i_jax.data.tokenize import BOS, EOS, Tokenizer
+from t2i_jax.data.tokenize import BOS, EOS, PAD, Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import init_params
 from t2i_jax.models.transfusion import Transfusion
@@ -31,8 +31,10 @@ SMALL = {
   "model.patch": "4", "data.rows": "packed(length=64, pictures=4)",
 }  # fmt: skip
 FEATURES = {
-  "plain": {"model.time": "added", "model.qk_norm": "False", "model.tied": "False"},
-  "adaln, qk-norm, tied": {"model.time": "adaln", "model.qk_norm": "True", "model.tied": "True"},
+  "plain": {"model.time": "added", "model.qk_norm": "False", "model.tied": "False",
+            "model.pos_embed": "none"},
+  "adaln, qk-norm, tied": {"model.time": "adaln", "model.qk_norm": "True", "model.tied": "True",
+                           "model.pos_embed": "sincos"},
 }  # fmt: skip
 
 
@@ -51,13 +53,13 @@ def picture(seed, **how):
   return Picture(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8), **how)
 
 
-def words(*ids, learned=True):
-  return Words(np.array(ids, np.int32), learned)
+def words(*ids, learned=True, dropped=None):
+  return Words(np.array(ids, np.int32), learned, dropped)
 
 
 DOCUMENTS = [
   [words(5, 6, 7), picture(0)],
-  [picture(1, most=0.5), words(8, 9)],
+  [picture(1, most=0.5), words(8, 9, dropped=np.array([True, False]))],
   [words(10), picture(2), words(11, 12, learned=False), picture(3)],
 ]
 
@@ -88,6 +90,12 @@ class Reference:
     x = silu(x @ t["first"]["kernel"] + t["first"]["bias"])
     return x @ t["second"]["kernel"] + t["second"]["bias"]
 
+  def waves(self, place):
+    """Of half the width: sines, then cosines."""
+    count = self.c.width // 4
+    angles = [place / 10_000 ** (k / count) for k in range(count)]
+    return np.array([np.sin(a) for a in angles] + [np.cos(a) for a in angles])
+
   def turned(self, x, place):
     """Pair (k, k + K/2) by the angle of the row for even k, of the column for odd."""
     half = len(x) // 2
@@ -103,16 +111,17 @@ class Reference:
     """(input vector, place, number of its picture or None) of each position, and the tokens."""
     entries, at, n = [], 0, 0
 
-    def token(i):
+    def token(i, dropped=False):
       nonlocal at
-      entries.append((self.p["table"][i], (at, at), None, i))
+      entries.append((self.p["table"][PAD if dropped else i], (at, at), None, i))
       at += 1
 
     token(BOS)
     for part in document:
       if isinstance(part, Words):
-        for i in part.ids:
-          token(int(i))
+        dropped = [False] * len(part.ids) if part.dropped is None else part.dropped
+        for i, hidden in zip(part.ids, dropped, strict=True):
+          token(int(i), hidden)
         continue
       token(self.layout.ids.boi)
       for row in range(self.layout.rows):
@@ -121,6 +130,8 @@ class Reference:
           x = patch @ self.p["patches"]["first"]["kernel"] + self.p["patches"]["first"]["bias"]
           if self.c.time == "added":
             x = x + self.vector(times[n])
+          if self.c.pos_embed == "sincos":
+            x = x + np.concatenate([self.waves(col), self.waves(row)])
           entries.append((x, (at + row, at + col), n, None))
       at += max(self.layout.rows, self.layout.cols)
       token(self.layout.ids.eoi)
@@ -242,12 +253,29 @@ def test_the_loss_is_each_modality_s_mean_and_lambda_times_the_pictures():
   assert float(m["padding"]) == pytest.approx(empty) and float(m["left_out"]) == 0
 
 
+def test_a_picture_that_is_only_shown_is_no_part_of_the_loss():
+  drawn, shown = [words(5), picture(2)], [picture(1, most=0.0), words(8, 9)]
+  found = []
+  for documents in ([drawn], [drawn, shown]):
+    config = load_config(CONFIG, SMALL | {"train.batch": "1"})
+    system = make_system(config, Tokenizer.bytes())
+    row = system.layout.pack(documents, system.x_shape)
+    batch = {name: jnp.asarray(value)[None] for name, value in row.items()}
+    optimizer, params = make_optimizer(config.train, system.matrices), live(system)
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, params, {}, optimizer.init(params), params, new_running())
+    found.append(jax.jit(make_train_step(system, optimizer, config))(state, batch)[1])
+  np.testing.assert_allclose(found[1]["loss_image"], found[0]["loss_image"], rtol=1e-5)
+  assert float(found[0]["pictures"]) == 1 and float(found[1]["pictures"]) == 2
+
+
 @pytest.mark.parametrize("change, words", [
   ({"text.vocab": "260"}, "leaves no room for BOI and EOI.*text.vocab=261"),
   ({"data.image_size": "(8, 10)"}, "does not divide into patches of 4"),
   ({"model.kv_heads": "3"}, "does not divide into model.kv_heads"),
   ({"model.unet": "8", "model.patch": "6", "data.image_size": "(6, 12)"}, "patch = 6 is no 2"),
   ({"model.time": "told"}, "model.time = 'told' is not one of added, adaln"),
+  ({"model.pos_embed": "learned"}, "model.pos_embed = 'learned' is not one of none, sincos"),
   ({"data.rows": "packed(length=5)"}, "holds no picture"),
   ({"data.rows": "packed(lenght=5)"}, "packed takes length=256"),
 ])  # fmt: skip
