@@ -26,8 +26,7 @@ def get_config() -> ConfigDict:
   c.text.vocab = 514  # the tokenizer's 512, BOI and EOI
   del c.text["tower"], c.model["text"]
   c.model.update(kind="transfusion", qk_norm=True, time="adaln", pos_embed="sincos")
-  c.model.remat = "attention"  # a tenth faster on two cores than to keep everything
-  c.train.update(steps=1500, batch=24)
+  c.train.update(steps=1400, batch=24)
   c.train.balance = 5.0  # weight of the pictures' loss [2408.11039 sec. 3.2]
   del c.train.caption_dropout["text"]
   c.sampling.words = "sample(temperature=0.0, most=24)"

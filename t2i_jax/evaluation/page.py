@@ -25,7 +25,7 @@ h3{font-size:14px;margin:20px 0 8px;color:var(--soft);font-weight:600}
 p{margin:0 0 12px;max-width:78ch}.soft{color:var(--soft)}
 .missing{color:var(--soft);font-style:italic;margin:8px 0 0}
 section,.tiles div{background:var(--card);border:1px solid var(--line);border-radius:10px}
-section{padding:20px 24px;margin-top:20px}.scroll{overflow-x:auto}
+section{padding:20px 24px;margin-top:20px}.scroll{overflow-x:auto}.scroll+.cards{margin-top:20px}
 dl{display:flex;flex-wrap:wrap;gap:14px 40px;margin:20px 0 0}dt{font-size:12px;color:var(--soft)}
 dd{margin:0;font-weight:600;overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:12px;margin:24px 0}
