@@ -210,6 +210,7 @@ class Packed(NamedTuple):
   pictures     most pictures of a row
   window       records that a row is made of, consecutive in the global order
   positions    of patches: `patch_positions`
+  absolute     whether patches are also told their place in their own picture
   image_first  share of documents that show a picture and then its caption
   text_only    share that is a caption alone
   interleaved  share that joins two records
@@ -226,6 +227,7 @@ class Packed(NamedTuple):
   pictures: int = 4
   window: int = 4
   positions: str = "grid"
+  absolute: bool = False
   image_first: float = 0.2
   text_only: float = 0.0
   interleaved: float = 0.0

@@ -31,7 +31,6 @@ from t2i_jax.models.stack import Runs, Stacks
 from t2i_jax.parallel import constrain
 
 TIMES = ("added", "adaln")
-POS_EMBEDS = ("none", "sincos")
 CHUNK = 512  # positions whose logits are held at once
 
 
@@ -43,7 +42,7 @@ class TransfusionConfig(Runs):
   rope_scaling  factor, low, high and length of layers.slowed, as Llama 3 has them; () = none
   time          how a picture's t reaches its patches: "added" to their projections [2408.11039 sec.
                 3.1], or "adaln": shift, scale and gate in every block, at patches alone
-  pos_embed     "none", or "sincos": a patch's place in its own picture is added to its projection;
+  absolute      a patch's place in its own picture is added to its projection, as sines and cosines;
                 so it finds the same place of another picture [2505.14683, its code]
   tied          the head is the table of tokens
   unet          channels at full size of the U-Net blocks that make patches; 0: one matrix does
@@ -64,7 +63,7 @@ class TransfusionConfig(Runs):
   rope_scaling: tuple[float, ...] = ()
   norm_eps: float = 1e-5
   time: str = "added"
-  pos_embed: str = "none"
+  absolute: bool = False
   tied: bool = False
   unet: int = 0
 
@@ -76,12 +75,8 @@ class TransfusionConfig(Runs):
       raise ConfigError(f"model.unet halves the picture: model.patch = {self.patch} is no 2^n.")
     if self.time not in TIMES:
       raise ConfigError(f"model.time = {self.time!r} is not one of {', '.join(TIMES)}.")
-    if self.pos_embed not in POS_EMBEDS:
-      raise ConfigError(
-        f"model.pos_embed = {self.pos_embed!r} is not one of {', '.join(POS_EMBEDS)}."
-      )
-    if self.pos_embed == "sincos" and self.width % 4:
-      raise ConfigError(f"model.pos_embed = 'sincos' needs model.width = {self.width} in fours.")
+    if self.absolute and self.width % 4:
+      raise ConfigError(f"data.rows: absolute = True needs model.width = {self.width} in fours.")
     if len(self.rope_scaling) not in (0, 4):
       raise ConfigError(
         f"model.rope_scaling = {self.rope_scaling} is not (factor, low, high, length), or ()."
@@ -198,7 +193,7 @@ class Transfusion(nnx.Module):
   def seen(self, x_t: jax.Array, model_time: jax.Array) -> Seen:
     vector = self.time_in(model_time, x_t.dtype)
     patches, kept = self.patches.tokens(x_t, vector)
-    if self.config.pos_embed == "sincos":
+    if self.config.absolute:
       rows, cols = (side // self.config.patch for side in x_t.shape[1:3])
       patches = patches + sincos_grid(rows, cols, (1, 1), self.config.width).astype(x_t.dtype)
     if self.config.time == "added":

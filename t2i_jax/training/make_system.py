@@ -117,7 +117,8 @@ def _transfusion(c: ConfigDict, parts: dict[str, Any], tokenizer: Tokenizer) -> 
       f"{tokenizer.vocab} tokens. Use text.vocab={tokenizer.vocab + 2} or more."
     )
   out = c.model.channels * (2 if output.learned_variance else 1)
-  model, config = backbone(c.model, {"out": out, "vocab": c.text.vocab})
+  given = {"out": out, "vocab": c.text.vocab, "absolute": packed.absolute}
+  model, config = backbone(c.model, given)
   return TransfusionSystem(
     makers={"backbone": lambda rngs: model(config, rngs)},
     towers=(),

@@ -31,10 +31,9 @@ SMALL = {
   "model.patch": "4", "data.rows": "packed(length=64, pictures=4)",
 }  # fmt: skip
 FEATURES = {
-  "plain": {"model.time": "added", "model.qk_norm": "False", "model.tied": "False",
-            "model.pos_embed": "none"},
+  "plain": {"model.time": "added", "model.qk_norm": "False", "model.tied": "False"},
   "adaln, qk-norm, tied": {"model.time": "adaln", "model.qk_norm": "True", "model.tied": "True",
-                           "model.pos_embed": "sincos"},
+                           "data.rows": "packed(length=64, pictures=4, absolute=True)"},
 }  # fmt: skip
 
 
@@ -130,7 +129,7 @@ class Reference:
           x = patch @ self.p["patches"]["first"]["kernel"] + self.p["patches"]["first"]["bias"]
           if self.c.time == "added":
             x = x + self.vector(times[n])
-          if self.c.pos_embed == "sincos":
+          if self.c.absolute:
             x = x + np.concatenate([self.waves(col), self.waves(row)])
           entries.append((x, (at + row, at + col), n, None))
       at += max(self.layout.rows, self.layout.cols)
@@ -275,7 +274,6 @@ def test_a_picture_that_is_only_shown_is_no_part_of_the_loss():
   ({"model.kv_heads": "3"}, "does not divide into model.kv_heads"),
   ({"model.unet": "8", "model.patch": "6", "data.image_size": "(6, 12)"}, "patch = 6 is no 2"),
   ({"model.time": "told"}, "model.time = 'told' is not one of added, adaln"),
-  ({"model.pos_embed": "learned"}, "model.pos_embed = 'learned' is not one of none, sincos"),
   ({"data.rows": "packed(length=5)"}, "holds no picture"),
   ({"data.rows": "packed(lenght=5)"}, "packed takes length=256"),
 ])  # fmt: skip
