@@ -4,7 +4,9 @@
   t2i train --config=configs/transfusion_scenes.py --workdir=runs/transfusion_scenes
   t2i chat --workdir=runs/transfusion_scenes --say="a red circle" --say="make the red circle blue"
 
-Result: not yet run.
+Result: after 40 minutes of 2 cores, single / binding / relation: draws 88 / 17 / 26% right on seen
+compositions and 28 / 2 / 11% on held-out ones, reads 100 / 100 / 98% and 43 / 62 / 63%; of edits 35
+to 73% by kind, 10 to 72% held out. docs/native.md has the intervals.
 """
 
 from ml_collections import ConfigDict
