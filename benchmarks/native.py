@@ -75,8 +75,7 @@ def measure(workdir: Path) -> dict[str, Any]:
   shown = [s for cell in few.cells if not cell.heldout for s in cell.samples]
   save([(s.before, s.after, s.truth) for s in shown], workdir / "edits.png")
   talks = [converse(at, lines, workdir / f"talk_{i}.png") for i, lines in enumerate(TALKS)]
-  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  trained = [line for line in lines if line["kind"] == "train"]
+  trained = [line for line in logged(workdir) if line["kind"] == "train"]
   return {
     "asked": [(s.instruction, s.verdict.correct) for s in shown],
     "talks": talks,
@@ -89,10 +88,15 @@ def measure(workdir: Path) -> dict[str, Any]:
   }
 
 
+def logged(workdir: Path) -> list[dict[str, Any]]:
+  from t2i_jax.evaluation.report import read_metrics
+
+  return read_metrics(workdir / "metrics.jsonl")[0]
+
+
 def minutes(workdir: Path) -> float:
   """Of training, the compilation and the samples on the way with it."""
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return json.loads(lines[-1])["perf"]["elapsed_s"] / 60
+  return logged(workdir)[-1]["perf"]["elapsed_s"] / 60
 
 
 def converse(at: Any, lines: Sequence[str], path: Path) -> list[tuple[str, str]]:

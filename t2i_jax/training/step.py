@@ -109,7 +109,7 @@ def make_train_step(
     if "importance" in mixing.t_sampling:
       u, undo = importance(u, running["square"])
     u, undo = u.reshape(rows.shape), undo.reshape(rows.shape)
-    t = inside(mixing.t_of(u) * batch["most"]) if "most" in batch else mixing.t_of(u)
+    t = inside(mixing.t_of(u) * batch.get("most", 1))
     return u, system.process.on_grid(t), undo
 
   def mean_loss(trainable, frozen, batch, rows, key, drawn, counts):

@@ -87,8 +87,7 @@ class TransfusionSystem(Trainable):
   def shown(self, batch: Batch) -> Rows:
     """What the model reads of a batch."""
     rows = Rows(*(batch[name] for name in Rows._fields))
-    hidden = self.layout.ids.pad
-    return rows._replace(tokens=jnp.where(batch["dropped"], hidden, rows.tokens))
+    return rows._replace(tokens=jnp.where(batch["dropped"], self.layout.ids.pad, rows.tokens))
 
   @property
   def row(self) -> str:

@@ -229,21 +229,27 @@ def test_losses_of_a_packed_row_are_the_reference_s_of_each_document(features):
   np.testing.assert_allclose(np.asarray(terms["text"][0])[learned], text, rtol=1e-4)
 
 
+def one_step(documents, changes):
+  """The metrics of a train step on rows of these documents, and the rows."""
+  config = load_config(CONFIG, SMALL | changes)
+  system = make_system(config, Tokenizer.bytes())
+  rows = [system.layout.pack(d, system.x_shape) for d in documents]
+  batch = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
+  optimizer, params = make_optimizer(config.train, system.matrices), live(system)
+  zero = jnp.zeros((), jnp.int32)
+  state = TrainState(zero, params, {}, optimizer.init(params), params, new_running())
+  return jax.jit(make_train_step(system, optimizer, config))(state, batch)[1], rows
+
+
 def test_the_loss_is_each_modality_s_mean_and_lambda_times_the_pictures():
   """Over the whole batch, however many micro-batches: a token of a full row counts as any other."""
 
   documents = [DOCUMENTS, DOCUMENTS[:1], [[words(*range(5, 40))]], DOCUMENTS[1:]]
   found = []
   for accumulate in ("1", "2"):
-    config = load_config(CONFIG, SMALL | {"train.batch": "4", "train.accumulate": accumulate})
-    system = make_system(config, Tokenizer.bytes())
-    rows = [system.layout.pack(d, system.x_shape) for d in documents]
-    batch = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
-    optimizer = make_optimizer(config.train, system.matrices)
-    params = live(system)
-    zero = jnp.zeros((), jnp.int32)
-    state = TrainState(zero, params, {}, optimizer.init(params), params, new_running())
-    found.append(jax.jit(make_train_step(system, optimizer, config))(state, batch)[1])
+    changes = {"train.batch": "4", "train.accumulate": accumulate}
+    metrics, rows = one_step(documents, changes)
+    found.append(metrics)
   for name in ("loss", "loss_image", "loss_text", "grad_norm"):
     np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
   m = found[0]
@@ -256,14 +262,7 @@ def test_a_picture_that_is_only_shown_is_no_part_of_the_loss():
   drawn, shown = [words(5), picture(2)], [picture(1, most=0.0), words(8, 9)]
   found = []
   for documents in ([drawn], [drawn, shown]):
-    config = load_config(CONFIG, SMALL | {"train.batch": "1"})
-    system = make_system(config, Tokenizer.bytes())
-    row = system.layout.pack(documents, system.x_shape)
-    batch = {name: jnp.asarray(value)[None] for name, value in row.items()}
-    optimizer, params = make_optimizer(config.train, system.matrices), live(system)
-    zero = jnp.zeros((), jnp.int32)
-    state = TrainState(zero, params, {}, optimizer.init(params), params, new_running())
-    found.append(jax.jit(make_train_step(system, optimizer, config))(state, batch)[1])
+    found.append(one_step([documents], {"train.batch": "1"})[0])
   np.testing.assert_allclose(found[1]["loss_image"], found[0]["loss_image"], rtol=1e-5)
   assert float(found[0]["pictures"]) == 1 and float(found[1]["pictures"]) == 2
 
