@@ -76,14 +76,16 @@ def measure(workdir: Path) -> dict[str, Any]:
   save([(s.before, s.after, s.truth) for s in shown], workdir / "edits.png")
   talks = [converse(at, lines, workdir / f"talk_{i}.png") for i, lines in enumerate(TALKS)]
   trained = [line for line in logged(workdir) if line["kind"] == "train"]
+  mean = lambda name: float(np.mean([line[name] for line in trained]))
   return {
     "asked": [(s.instruction, s.verdict.correct) for s in shown],
     "talks": talks,
     "minutes": minutes(workdir),
     "steps": at.step,
     "images": images_seen(str(workdir), at),
-    "padding": float(np.mean([line["padding"] for line in trained])),
-    "left_out": float(np.mean([line["left_out"] for line in trained])),
+    "padding": mean("padding"),
+    "left_out": mean("left_out"),
+    "drawn": mean("drawn") / mean("pictures"),
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(at.params)),
   }
 
@@ -161,7 +163,7 @@ def page(m: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
     "## Drawing captions",
     "",
     "Percent correct by the exact judge, with 95% intervals, beside the quickstart's model after",
-    "as many pictures: all of those it learns to draw, of the joint model's about half.",
+    f"as many pictures: all of those it learns to draw, of the joint model's {m['drawn']:.0%}.",
     "",
     *table(["category", "compositions", "correct", "only draws", "shuffled captions"], drawn),
     "## Reading drawings",

@@ -219,6 +219,7 @@ class Packed(NamedTuple):
   drop         share of documents that lose their texts, for classifier-free guidance
   most         largest t of a picture that something is to be said of, or made from
                [2408.11039 sec. 3.3]; 0: it is shown as it is, and not to be drawn [2505.14683]
+  prompt_loss  whether the captions that pictures are drawn from are to be written as well
   word_dropout share of the words about a picture before them that the next ones do not see, so that
                these are read off the picture [1511.06349 sec. 3.1]
   """
@@ -234,6 +235,7 @@ class Packed(NamedTuple):
   edited: float = 0.0
   drop: float = 0.1
   most: float = 0.5
+  prompt_loss: bool = True
   word_dropout: float = 0.0
 
 
@@ -288,6 +290,7 @@ class Packing:
     while waiting:
       record, kind = waiting.pop(0), int(np.searchsorted(ends, rng.random(), side="right"))
       words = [self._caption(record, rng)]
+      prompt = self._prompt(words)
       document: Document
       if kind == 0:
         dropped = rng.random(len(words[0].ids)) < c.word_dropout if c.word_dropout else None
@@ -298,11 +301,11 @@ class Packing:
       elif kind == 2 and waiting:
         other = waiting.pop(0)
         pair = [self._picture(one, one.image) for one in (record, other)]
-        document = [*words, pair[0], self._caption(other, rng), pair[1]]
+        document = [*prompt, pair[0], *self._prompt([self._caption(other, rng)]), pair[1]]
       elif kind == 3 and record.then:
-        document = self._edited(record, rng, words if rng.random() < 0.5 else [])
+        document = self._edited(record, rng, prompt if rng.random() < 0.5 else [])
       else:
-        document = [*words, self._picture(record, record.image)]
+        document = [*prompt, self._picture(record, record.image)]
       found.append(_without_texts(document) if rng.random() < c.drop else document)
     return found
 
@@ -316,6 +319,9 @@ class Packing:
       parts += [self._words(record, text, learned=False), self._picture(record, image)]
     shown = [p._replace(most=self.packed.most) if isinstance(p, Picture) else p for p in parts]
     return [*shown[:-1], parts[-1]]
+
+  def _prompt(self, words: list[Words]) -> list[Words]:
+    return [one._replace(learned=self.packed.prompt_loss) for one in words]
 
   def _caption(self, record: Record, rng: np.random.Generator) -> Words:
     return self._words(record, record.captions[rng.integers(len(record.captions))])

@@ -94,11 +94,14 @@ class TransfusionSystem(Trainable):
     return f"a row of {self.layout.length} positions, {self.layout.pictures} pictures in it"
 
   def counted(self, batch: Batch) -> dict[str, jax.Array]:
-    """padding: share of positions with nothing. A row: its pictures, documents that did not fit."""
+    """padding: share of positions with nothing. A row: its pictures, those of them that are to be
+    drawn, documents that did not fit.
+    """
     empty = (batch["doc"] == NOBODY).astype(jnp.float32)
     return {
       "padding": jnp.mean(empty),
       "pictures": jnp.mean(jnp.sum(batch["starts"] > 0, axis=1)),
+      "drawn": jnp.mean(jnp.sum(batch["weight"] > 0, axis=1).astype(jnp.float32)),
       "left_out": jnp.mean(batch["left_out"]),
     }
 
