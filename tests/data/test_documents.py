@@ -166,6 +166,19 @@ def test_edited_documents_have_some_of_the_turns_and_learn_the_last_picture_at_e
   assert kinds(made.documents(RECORDS[:1], rng)) == ["wP"]  # it has none
 
 
+@pytest.mark.parametrize("shares, expected", [
+  ({"image_first": 0.0}, {"iP"}),
+  ({"image_first": 0.0, "interleaved": 1.0}, {"iPiP"}),
+  ({"image_first": 0.0, "edited": 1.0}, {"iP", "iPiP", "iPiPiP", "PiP", "PiPiP"}),
+  ({"image_first": 0.5, "text_only": 0.5}, {"Pw", "w"}),  # nothing is drawn from these
+])  # fmt: skip
+def test_what_a_picture_is_drawn_from_need_not_be_written(shares, expected):
+  """The BOI after it is, and what is said of a picture or alone."""
+  made, rng = packing(drop=0.0, prompt_loss=False, **shares), np.random.default_rng(0)
+  found = [k for _ in range(100) for k in kinds(made.documents(RECORDS, rng))]
+  assert set(found) == expected
+
+
 def test_a_picture_that_comes_first_is_mixed_with_less_noise():
   made = packing(image_first=1.0, most=0.3)(RECORDS, np.random.default_rng(0))
   assert made["most"][:4].tolist() == [np.float32(0.3)] * 4

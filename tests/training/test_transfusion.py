@@ -256,6 +256,8 @@ def test_the_loss_is_each_modality_s_mean_and_lambda_times_the_pictures():
   np.testing.assert_allclose(m["loss"], 5 * m["loss_image"] + m["loss_text"], rtol=1e-6)
   empty = np.mean([np.asarray(row["doc"]) < 0 for row in rows])
   assert float(m["padding"]) == pytest.approx(empty) and float(m["left_out"]) == 0
+  a_row = [np.sum(row["weight"]) for row in rows]
+  assert a_row == [4, 1, 0, 3] and float(m["drawn"]) == np.mean(a_row)
 
 
 def test_a_picture_that_is_only_shown_is_no_part_of_the_loss():
