@@ -36,18 +36,20 @@ TALKS = (
 
 def commands(runs: str) -> Iterator[tuple[list[str], Path | None]]:
   """Every verb there is to run, in order, and what it leaves behind; a run that ended says so."""
+  yield from run(runs, "native", "edits_native", CONFIG, BUILD)
   drawing = PLANS["scenes"]
-  for name, data, config, build in (
-    ("native", "edits_native", CONFIG, BUILD),
-    ("native_draws", "scenes_native", drawing["config"][0], drawing["build"]),
-  ):
-    workdir, data = f"{runs}/{name}", f"{runs}/data/{data}"
-    yield ["data", "build", *build, f"--to={data}"], Path(data, "manifest.json")
-    train = ["train", f"--config={config}", f"--workdir={workdir}", f"--config.data.dir={data}"]
-    if name != "native":
-      train.append(f"--config.train.steps={equal_steps(runs)}")
-    yield train, None
-    yield ["eval", f"--workdir={workdir}", *EVAL], Path(workdir, "eval", "report.html")
+  how = drawing["config"][0], drawing["build"], f"--config.train.steps={equal_steps(runs)}"
+  yield from run(runs, "native_draws", "scenes_native", *how)
+
+
+def run(
+  runs: str, name: str, data: str, config: str, build: Sequence[str], *flags: str
+) -> Iterator[tuple[list[str], Path | None]]:
+  workdir, data = f"{runs}/{name}", f"{runs}/data/{data}"
+  train = [f"--config={config}", f"--workdir={workdir}", f"--config.data.dir={data}", *flags]
+  yield ["data", "build", *build, f"--to={data}"], Path(data, "manifest.json")
+  yield ["train", *train], None
+  yield ["eval", f"--workdir={workdir}", *EVAL], Path(workdir, "eval", "report.html")
 
 
 def equal_steps(runs: str) -> int:

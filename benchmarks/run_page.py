@@ -3,7 +3,8 @@
 python benchmarks/run_page.py --workdir=runs/scenes_dit_flow --out=docs/quickstart
 
 After `t2i eval --curve` the page has the score against minutes as well. A run on pictures that are
-no scenes has no score: its page has sheets of drawings beside the real pictures, split by split.
+no scenes has no score: its page has sheets of drawings beside the real pictures, split by split,
+and what a joint model says of these.
 """
 
 import argparse
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from t2i_jax.cli.evaluate import images_seen, readings, reads
 from t2i_jax.data.sheet import lay_out, picture
 from t2i_jax.data.source import ShardSource, read_manifest
 from t2i_jax.data.transforms import fit
+from t2i_jax.evaluation.report import read_metrics
 from t2i_jax.training.serve import open_workdir
 
 SCALE = 3  # a small pixel of the strip is drawn as 3 x 3
@@ -87,9 +90,8 @@ def pair(drawn: np.ndarray, data: bytes) -> Image.Image:
   return sheet
 
 
-def section_of_pairs(workdir: Path, out: Path) -> list[str]:
+def section_of_pairs(trained: Any, out: Path) -> list[str]:
   """A sheet a split: what the model draws for a caption, left, and the real picture, right."""
-  trained = open_workdir(workdir)
   folder = trained.config.data.dir
   manifest = read_manifest(folder)
   lines = []
@@ -104,6 +106,13 @@ def section_of_pairs(workdir: Path, out: Path) -> list[str]:
     tiles = list(zip(pairs, captions, strict=True))
     lay_out(tiles, heading, manifest["attribution"], COLUMNS).save(sheet, optimize=True)
     lines += [f"![{heading}]({sheet.name})", ""]
+    if reads(trained):
+      shown, said, right = readings(trained, records, 0)
+      heading = f"{split}: what is said of it; {right} of {len(said)} are a caption of theirs"
+      sheet = out.with_name(f"{out.name}_{split}_read.png")
+      tiles = [(Image.fromarray(p), text) for p, text in zip(shown, said, strict=True)]
+      lay_out(tiles, heading, manifest["attribution"], COLUMNS).save(sheet, optimize=True)
+      lines += [f"![{heading}]({sheet.name})", ""]
   return [*lines, manifest["attribution"], ""]
 
 
@@ -124,19 +133,18 @@ def commands(workdir: Path, out: Path, config: dict[str, Any]) -> list[str]:
 def page(workdir: Path, out: Path) -> str:
   """The page's text; its pictures are saved beside it."""
   config = json.loads((workdir / "config.json").read_text())
-  metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  metrics, _ = read_metrics(workdir / "metrics.jsonl")
+  trained = open_workdir(workdir)
   prompts = json.loads((workdir / "samples" / "prompts.json").read_text())
-  steps = metrics[-1]["step"]
-  images = steps * config["train"]["batch"]
+  images = images_seen(workdir, trained)
   speed = median(m["perf"]["images_per_s"] for m in metrics if m["kind"] == "train")
   shown = out.with_suffix(".png")
   strip(workdir / "samples").save(shown, optimize=True)
   lines = [
     f"# {config['name']}",
     "",
-    f"`configs/{config['name']}.py`: {steps} steps of {config['train']['batch']} pictures. At the "
-    f"run's median of {speed:.0f} images/s that is {images / speed / 60:.1f} minutes of steps. "
-    "Made by:",
+    f"`configs/{config['name']}.py`: {trained.step} steps, {images:,} pictures. At the run's "
+    f"median of {speed:.0f} images/s that is {images / speed / 60:.1f} minutes of steps. Made by:",
     "",
     "```sh",
     *commands(workdir, out, config),
@@ -148,7 +156,7 @@ def page(workdir: Path, out: Path) -> str:
     "",
   ]
   scored = (workdir / "eval" / "score.json").exists()
-  section = section_of_scores(workdir / "eval", out) if scored else section_of_pairs(workdir, out)
+  section = section_of_scores(workdir / "eval", out) if scored else section_of_pairs(trained, out)
   return "\n".join([*lines, *section])
 
 

@@ -17,14 +17,14 @@ def get_config() -> ConfigDict:
   c.name = "transfusion_emoji"
   # A picture of 16 patches and its caption a document, three documents a row.
   c.data.rows = (
-    "packed(length=144, pictures=3, window=3, absolute=True, image_first=0.25, most=0.0, "
-    "word_dropout=0.4)"
+    "packed(length=144, pictures=3, window=3, absolute=True, image_first=0.2, most=0.0, "
+    "prompt_loss=False, word_dropout=0.4)"
   )
   c.text.vocab += 2  # BOI and EOI
   del c.text["tower"], c.model["text"]
   for key in ("kind", "qk_norm", "time"):
     c.model[key] = joint.model[key]
-  c.train.batch //= 3
+  c.train.update(steps=1000, batch=32)
   c.train.balance = joint.train.balance
   del c.train.caption_dropout["text"]
   c.sampling.words = joint.sampling.words

@@ -81,15 +81,21 @@ def score_joint(args: argparse.Namespace, trained):
   if g is None:
     return None, None
 
-  def describe(pictures, seed):
-    seeds = range(seed, seed + len(pictures))
-    return g.caption(trained.params, pictures, trained.tokenizer, seeds)
-
   learned, level = g.system.packed, c.score.level
   given = {"size": c.data.image_size[0], "per_cell": args.per_cell, "seed": args.seed}
-  captions = score_captions(describe, level, **given) if learned.image_first else None
+  captions = score_captions(describer(trained), level, **given) if reads(trained) else None
   edits = score_edits(editor(trained), level, **given) if learned.edited else None
   return captions, edits
+
+
+def describer(trained):
+  """(pictures, seed) -> captions, of a joint model."""
+
+  def describe(pictures, seed):
+    seeds = range(seed, seed + len(pictures))
+    return trained.generator.caption(trained.params, pictures, trained.tokenizer, seeds)
+
+  return describe
 
 
 def editor(trained):
@@ -125,7 +131,9 @@ def curve(args: argparse.Namespace, trained) -> None:
 
 
 def gallery(args: argparse.Namespace, trained) -> Path:
-  """A report without a judge: captions of every split of the data, drawn."""
+  """A report without a judge: captions of every split of the data, drawn, and what a joint model
+  says of the pictures.
+  """
   from t2i_jax.data.source import ShardSource, read_manifest
   from t2i_jax.evaluation.report import write_gallery_report
 
@@ -134,12 +142,33 @@ def gallery(args: argparse.Namespace, trained) -> Path:
   sections = []
   for split in manifest["splits"]:
     source = ShardSource(folder, split)
-    captions = [record.captions[0] for record in source.spread(GALLERY)]
+    records = source.spread(GALLERY)
+    captions = [record.captions[0] for record in records]
     pictures = trained.draw(captions, range(args.seed, args.seed + len(captions)))
     note = f"{len(source)} records; the first caption of {len(captions)}, drawn once."
     sections.append((split, note, list(zip(captions, pictures, strict=True))))
+    if reads(trained):
+      shown, said, right = readings(trained, records, args.seed)
+      note = f"What is said of real pictures; {right} of {len(said)} are a caption of theirs."
+      sections.append((f"{split}, read", note, list(zip(said, shown, strict=True))))
   about = context(args, trained) | {"attribution": manifest["attribution"]}
   return write_gallery_report(args.workdir, sections, about)
+
+
+def reads(trained) -> bool:
+  """Whether it has learned to say what a picture shows."""
+  return trained.generator is not None and trained.generator.system.packed.image_first > 0
+
+
+def readings(trained, records, seed: int):
+  """Pictures of records, what a joint model says of them, and how often it is their caption."""
+  import numpy as np
+
+  from t2i_jax.data.transforms import fit_picture
+
+  shown = np.stack([fit_picture(r.image, trained.config.data.image_size) for r in records])
+  said = describer(trained)(shown, seed)
+  return shown, said, sum(s in r.captions for s, r in zip(said, records, strict=True))
 
 
 def context(args: argparse.Namespace, trained) -> dict[str, Any]:
@@ -167,7 +196,7 @@ def context(args: argparse.Namespace, trained) -> dict[str, Any]:
   }
 
 
-def images_seen(workdir: str, trained) -> int:
+def images_seen(workdir: str | Path, trained) -> int:
   """By training; a row of a joint model holds several, as many as its log says."""
   from t2i_jax.evaluation.report import read_metrics
 
