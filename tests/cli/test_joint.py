@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -46,6 +47,17 @@ def test_eval_scores_what_it_draws_says_and_changes(trained, capsys):
     assert len(cells) == 2 * len({cell[key] for cell in cells})
   page = (trained / "eval/report.html").read_text()
   assert "<h2>Captions</h2>" in page and "<h2>Edits</h2>" in page
+
+
+def test_a_report_without_a_judge_has_what_it_says_of_real_pictures(trained, tmp_path, capsys):
+  workdir = shutil.copytree(trained, tmp_path / "run")
+  config = json.loads((workdir / "config.json").read_text())
+  config["score"]["level"] = ""
+  (workdir / "config.json").write_text(json.dumps(config))
+  assert main(["eval", f"--workdir={workdir}"]) == 0
+  page = (workdir / "eval/report.html").read_text()
+  assert "<h2>train</h2>" in page and "<h2>train, read</h2>" in page
+  assert re.search(r"real pictures; \d+ of 24 are a caption of theirs", page)
 
 
 def test_a_conversation_keeps_its_pictures_and_goes_on_after_a_mistake(
