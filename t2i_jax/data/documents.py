@@ -289,23 +289,23 @@ class Packing:
     found: list[Document] = []
     while waiting:
       record, kind = waiting.pop(0), int(np.searchsorted(ends, rng.random(), side="right"))
-      words = [self._caption(record, rng)]
-      prompt = self._prompt(words)
+      caption = self._caption(record, rng)
+      prompt = self._prompt(caption)
       document: Document
       if kind == 0:
-        dropped = rng.random(len(words[0].ids)) < c.word_dropout if c.word_dropout else None
+        dropped = rng.random(len(caption.ids)) < c.word_dropout if c.word_dropout else None
         shown = self._picture(record, record.image, most=c.most)
-        document = [shown, words[0]._replace(dropped=dropped)]
+        document = [shown, caption._replace(dropped=dropped)]
       elif kind == 1:
-        document = words
+        document = [caption]
       elif kind == 2 and waiting:
         other = waiting.pop(0)
         pair = [self._picture(one, one.image) for one in (record, other)]
-        document = [*prompt, pair[0], *self._prompt([self._caption(other, rng)]), pair[1]]
+        document = [prompt, pair[0], self._prompt(self._caption(other, rng)), pair[1]]
       elif kind == 3 and record.then:
-        document = self._edited(record, rng, prompt if rng.random() < 0.5 else [])
+        document = self._edited(record, rng, [prompt] if rng.random() < 0.5 else [])
       else:
-        document = [*prompt, self._picture(record, record.image)]
+        document = [prompt, self._picture(record, record.image)]
       found.append(_without_texts(document) if rng.random() < c.drop else document)
     return found
 
@@ -320,8 +320,8 @@ class Packing:
     shown = [p._replace(most=self.packed.most) if isinstance(p, Picture) else p for p in parts]
     return [*shown[:-1], parts[-1]]
 
-  def _prompt(self, words: list[Words]) -> list[Words]:
-    return [one._replace(learned=self.packed.prompt_loss) for one in words]
+  def _prompt(self, caption: Words) -> Words:
+    return caption._replace(learned=self.packed.prompt_loss)
 
   def _caption(self, record: Record, rng: np.random.Generator) -> Words:
     return self._words(record, record.captions[rng.integers(len(record.captions))])
