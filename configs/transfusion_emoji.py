@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
   del c.text["tower"], c.model["text"]
   for key in ("kind", "qk_norm", "time"):
     c.model[key] = joint.model[key]
-  c.train.update(steps=1000, batch=32)
+  c.train.update(steps=900, batch=32)
   c.train.balance = joint.train.balance
   del c.train.caption_dropout["text"]
   c.sampling.words = joint.sampling.words
