@@ -15,16 +15,16 @@ def get_config() -> ConfigDict:
   c = emoji_dit_flow.get_config()
   joint = transfusion_scenes.get_config()
   c.name = "transfusion_emoji"
-  # A picture of 16 patches and its caption a document, three documents a row.
+  # A picture of 16 patches and its caption a document of 28 positions, of up to 56.
   c.data.rows = (
-    "packed(length=144, pictures=3, window=3, absolute=True, image_first=0.2, most=0.0, "
+    "packed(length=160, pictures=6, window=6, absolute=True, image_first=0.2, most=0.0, "
     "prompt_loss=False, word_dropout=0.4)"
   )
   c.text.vocab += 2  # BOI and EOI
   del c.text["tower"], c.model["text"]
   for key in ("kind", "qk_norm", "time"):
     c.model[key] = joint.model[key]
-  c.train.update(steps=900, batch=32)
+  c.train.update(steps=700, batch=16)
   c.train.balance = joint.train.balance
   del c.train.caption_dropout["text"]
   c.sampling.words = joint.sampling.words

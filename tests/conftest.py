@@ -85,6 +85,18 @@ JOINT = {
 }
 
 
+def pytest_addoption(parser):
+  parser.addoption("--one-case", action="store_true", help="take a test's first parameters alone")
+
+
+def pytest_collection_modifyitems(config, items):
+  if config.getoption("--one-case"):
+    first = {item.nodeid.split("[")[0]: item for item in reversed(items)}
+    chosen = [item for item in items if first[item.nodeid.split("[")[0]] is item]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
   """Drop a module's compiled programs when it is done.
