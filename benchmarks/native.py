@@ -160,7 +160,6 @@ def page(m: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
     f"`{CONFIG}`: {m['parameters'] / 1e6:.2f} M parameters, {m['steps']} steps,",
     f"{m['images']:,.0f} pictures seen in {m['minutes']:.1f} minutes on two cores. Of a row's",
     f"positions {m['padding']:.1%} are padding; {m['left_out']:.3f} documents a row did not fit.",
-    f"The model that only draws saw as many in {m['draws_minutes']:.1f} minutes.",
     "",
     "## Drawing captions",
     "",
@@ -216,7 +215,7 @@ def main() -> None:
   read = lambda folder, name: json.loads((folder / "eval" / f"{name}.json").read_text())
   scores = {name: read(workdir, name) for name in ("score", "captions", "edits")}
   scores["draws"] = read(draws, "score")
-  m = measure(workdir) | {"commands": ran, "draws_minutes": minutes(draws)}
+  m = measure(workdir) | {"commands": ran}
   for name in ("edits", *(f"talk_{i}" for i in range(len(TALKS)))):
     (out / f"native_{name}.png").write_bytes((workdir / f"{name}.png").read_bytes())
   (out / "native.md").write_text(page(m, scores), encoding="utf-8")

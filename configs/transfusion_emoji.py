@@ -4,7 +4,7 @@
   t2i train --config=configs/transfusion_emoji.py --workdir=runs/transfusion_emoji
 
 Result: after 24 minutes of 2 cores that had another run beside it (60,000 pictures, a quarter of
-emoji_dit_flow's) style and main colours of a drawing follow the caption, its kind seldom. Of what
+emoji_dit_flow's) the style of a drawing follows the caption, colours often, its kind seldom. Of what
 it says of pictures the style is right, the kind often (faces, people, flags), the name hardly ever.
 docs/emoji_joint.md shows both.
 """
