@@ -4,9 +4,9 @@
   t2i train --config=configs/transfusion_emoji.py --workdir=runs/transfusion_emoji
 
 Result: after 24 minutes of 2 cores that had another run beside it (60,000 pictures, a quarter of
-emoji_dit_flow's) the style of a drawing follows the caption, colours often, its kind seldom. Of what
-it says of pictures the style is right, the kind often (faces, people, flags), the name hardly ever.
-docs/emoji_joint.md shows both.
+emoji_dit_flow's) the style of a drawing follows the caption, colours often, its kind seldom. Of
+what it says of pictures the style is right, the kind often (faces, people, flags), the name hardly
+ever. docs/emoji_joint.md shows both.
 """
 
 from ml_collections import ConfigDict
