@@ -45,9 +45,10 @@ def commands(runs: str) -> Iterator[tuple[list[str], Path | None]]:
 def run(
   runs: str, name: str, data: str, config: str, build: Sequence[str], *flags: str
 ) -> Iterator[tuple[list[str], Path | None]]:
-  workdir, data = f"{runs}/{name}", f"{runs}/data/{data}"
-  train = [f"--config={config}", f"--workdir={workdir}", f"--config.data.dir={data}", *flags]
-  yield ["data", "build", *build, f"--to={data}"], Path(data, "manifest.json")
+  """A folder of data, a run on it and its scores."""
+  workdir, folder = f"{runs}/{name}", f"{runs}/data/{data}"
+  train = [f"--config={config}", f"--workdir={workdir}", f"--config.data.dir={folder}", *flags]
+  yield ["data", "build", *build, f"--to={folder}"], Path(folder, "manifest.json")
   yield ["train", *train], None
   yield ["eval", f"--workdir={workdir}", *EVAL], Path(workdir, "eval", "report.html")
 

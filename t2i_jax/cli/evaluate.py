@@ -77,12 +77,12 @@ def score_joint(args: argparse.Namespace, trained):
   from t2i_jax.evaluation.caption_judge import score_captions
   from t2i_jax.evaluation.edit_judge import score_edits
 
-  g, c = trained.generator, trained.config
-  if g is None:
+  if trained.generator is None:
     return None, None
 
-  learned, level = g.system.packed, c.score.level
-  given = {"size": c.data.image_size[0], "per_cell": args.per_cell, "seed": args.seed}
+  c, learned = trained.config, trained.generator.system.packed
+  level, size = c.score.level, c.data.image_size[0]
+  given = {"size": size, "per_cell": args.per_cell, "seed": args.seed}
   captions = score_captions(describer(trained), level, **given) if reads(trained) else None
   edits = score_edits(editor(trained), level, **given) if learned.edited else None
   return captions, edits
