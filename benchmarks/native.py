@@ -57,11 +57,11 @@ def equal_steps(runs: str) -> int:
   """Steps in which the model that only draws sees as many pictures as the joint one has."""
   from t2i_jax.cli.evaluate import images_seen
   from t2i_jax.config import load_config
-  from t2i_jax.training.serve import open_workdir
 
-  workdir = f"{runs}/native"
-  rows = load_config(Path(PLANS["scenes"]["config"][0]), {}).train.batch
-  return round(images_seen(workdir, open_workdir(workdir)) / rows)
+  batch = lambda config: load_config(Path(config), {}).train.batch
+  metrics = logged(Path(runs, "native"))
+  seen = images_seen(metrics, metrics[-1]["step"], batch(CONFIG))
+  return round(seen / batch(PLANS["scenes"]["config"][0]))
 
 
 def measure(workdir: Path) -> dict[str, Any]:
@@ -78,14 +78,15 @@ def measure(workdir: Path) -> dict[str, Any]:
   shown = [s for cell in few.cells if not cell.heldout for s in cell.samples]
   save([(s.before, s.after, s.truth) for s in shown], workdir / "edits.png")
   talks = [converse(at, lines, workdir / f"talk_{i}.png") for i, lines in enumerate(TALKS)]
-  trained = [line for line in logged(workdir) if line["kind"] == "train"]
+  metrics = logged(workdir)
+  trained = [line for line in metrics if line["kind"] == "train"]
   mean = lambda name: float(np.mean([line[name] for line in trained]))
   return {
     "asked": [(s.instruction, s.verdict.correct) for s in shown],
     "talks": talks,
     "minutes": minutes(workdir),
     "steps": at.step,
-    "images": images_seen(str(workdir), at),
+    "images": images_seen(metrics, at.step, at.config.train.batch),
     "padding": mean("padding"),
     "left_out": mean("left_out"),
     "drawn": mean("drawn") / mean("pictures"),

@@ -90,11 +90,20 @@ def pair(drawn: np.ndarray, data: bytes) -> Image.Image:
   return sheet
 
 
-def section_of_pairs(trained: Any, out: Path) -> list[str]:
-  """A sheet a split: what the model draws for a caption, left, and the real picture, right."""
+def section_of_pairs(workdir: Path, out: Path) -> list[str]:
+  """A sheet a split: what the model draws for a caption, left, and the real picture, right. Of a
+  joint model another one, of what it says of the real pictures.
+  """
+  trained = open_workdir(workdir)
   folder = trained.config.data.dir
   manifest = read_manifest(folder)
   lines = []
+
+  def show(name: str, heading: str, tiles: list[tuple[Image.Image, str]]) -> None:
+    sheet = out.with_name(f"{out.name}_{name}.png")
+    lay_out(tiles, heading, manifest["attribution"], COLUMNS).save(sheet, optimize=True)
+    lines.extend([f"![{heading}]({sheet.name})", ""])
+
   for split in manifest["splits"]:
     source = ShardSource(folder, split)
     records = source.spread(SHEET)
@@ -102,17 +111,11 @@ def section_of_pairs(trained: Any, out: Path) -> list[str]:
     drawn = trained.draw(captions, range(len(captions)))
     pairs = [pair(d, record.image) for d, record in zip(drawn, records, strict=True)]
     heading = f"{split}: drawn (left), real (right); {len(pairs)} spread over {len(source):,}"
-    sheet = out.with_name(f"{out.name}_{split}.png")
-    tiles = list(zip(pairs, captions, strict=True))
-    lay_out(tiles, heading, manifest["attribution"], COLUMNS).save(sheet, optimize=True)
-    lines += [f"![{heading}]({sheet.name})", ""]
+    show(split, heading, list(zip(pairs, captions, strict=True)))
     if reads(trained):
       shown, said, right = readings(trained, records, 0)
       heading = f"{split}: what is said of it; {right} of {len(said)} are a caption of theirs"
-      sheet = out.with_name(f"{out.name}_{split}_read.png")
-      tiles = [(Image.fromarray(p), text) for p, text in zip(shown, said, strict=True)]
-      lay_out(tiles, heading, manifest["attribution"], COLUMNS).save(sheet, optimize=True)
-      lines += [f"![{heading}]({sheet.name})", ""]
+      show(f"{split}_read", heading, list(zip(map(Image.fromarray, shown), said, strict=True)))
   return [*lines, manifest["attribution"], ""]
 
 
@@ -134,16 +137,16 @@ def page(workdir: Path, out: Path) -> str:
   """The page's text; its pictures are saved beside it."""
   config = json.loads((workdir / "config.json").read_text())
   metrics, _ = read_metrics(workdir / "metrics.jsonl")
-  trained = open_workdir(workdir)
   prompts = json.loads((workdir / "samples" / "prompts.json").read_text())
-  images = images_seen(workdir, trained)
+  steps = metrics[-1]["step"]
+  images = images_seen(metrics, steps, config["train"]["batch"])
   speed = median(m["perf"]["images_per_s"] for m in metrics if m["kind"] == "train")
   shown = out.with_suffix(".png")
   strip(workdir / "samples").save(shown, optimize=True)
   lines = [
     f"# {config['name']}",
     "",
-    f"`configs/{config['name']}.py`: {trained.step} steps, {images:,} pictures. At the run's "
+    f"`configs/{config['name']}.py`: {steps} steps, {images:,} pictures. At the run's "
     f"median of {speed:.0f} images/s that is {images / speed / 60:.1f} minutes of steps. Made by:",
     "",
     "```sh",
@@ -156,7 +159,7 @@ def page(workdir: Path, out: Path) -> str:
     "",
   ]
   scored = (workdir / "eval" / "score.json").exists()
-  section = section_of_scores(workdir / "eval", out) if scored else section_of_pairs(trained, out)
+  section = section_of_scores(workdir / "eval", out) if scored else section_of_pairs(workdir, out)
   return "\n".join([*lines, *section])
 
 

@@ -89,12 +89,15 @@ def pytest_addoption(parser):
   parser.addoption("--one-case", action="store_true", help="take a test's first parameters alone")
 
 
+@pytest.hookimpl(trylast=True)  # after -m, which may leave a test's first case out
 def pytest_collection_modifyitems(config, items):
   if config.getoption("--one-case"):
-    first = {item.nodeid.split("[")[0]: item for item in reversed(items)}
-    chosen = [item for item in items if first[item.nodeid.split("[")[0]] is item]
+    first = {}
+    for item in items:
+      first.setdefault(item.nodeid.split("[")[0], item)
+    chosen = set(first.values())
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = chosen
+    items[:] = first.values()
 
 
 @pytest.fixture(scope="module", autouse=True)

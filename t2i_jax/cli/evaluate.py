@@ -8,6 +8,7 @@ kept checkpoint against its minutes.
 import argparse
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,11 @@ def context(args: argparse.Namespace, trained) -> dict[str, Any]:
   """What the report's heading says of the run and the machine."""
   import jax
 
+  from t2i_jax.evaluation.report import read_metrics
   from t2i_jax.training.checkpoint import state_size
 
   c = trained.config
+  metrics, _ = read_metrics(Path(args.workdir) / "metrics.jsonl")
   given = "".join(f" --{k}={getattr(args, k)}" for k in SAMPLING_FLAGS if getattr(args, k))
   return {
     "run": c.name,
@@ -185,7 +188,7 @@ def context(args: argparse.Namespace, trained) -> dict[str, Any]:
     "data": c.data.dir,
     "parameters": state_size(trained.params),
     "steps": trained.step,
-    "images": images_seen(args.workdir, trained),
+    "images": images_seen(metrics, trained.step, c.train.batch),
     "sampling": f"{c.sampling.solver}, {c.sampling.steps} steps, cfg {c.sampling.cfg:g}",
     "machine": f"{processor()}, {os.cpu_count()} cores",
     "jax": f"{jax.__version__} on {jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -196,14 +199,11 @@ def context(args: argparse.Namespace, trained) -> dict[str, Any]:
   }
 
 
-def images_seen(workdir: str | Path, trained) -> int:
-  """By training; a row of a joint model holds several, as many as its log says."""
-  from t2i_jax.evaluation.report import read_metrics
-
-  metrics, _ = read_metrics(Path(workdir) / "metrics.jsonl")
+def images_seen(metrics: Sequence[Mapping[str, Any]], step: int, batch: int) -> int:
+  """By training until a step; a row of a joint model holds several, as many as its log says."""
   a_row = [m["pictures"] for m in metrics if m["kind"] == "train" and "pictures" in m]
   mean = sum(a_row) / len(a_row) if a_row else 1
-  return round(trained.step * trained.config.train.batch * mean)
+  return round(step * batch * mean)
 
 
 def processor() -> str:

@@ -101,7 +101,7 @@ class TransfusionSystem(Trainable):
     return {
       "padding": jnp.mean(empty),
       "pictures": jnp.mean(jnp.sum(batch["starts"] > 0, axis=1)),
-      "drawn": jnp.mean(jnp.sum(batch["weight"] > 0, axis=1).astype(jnp.float32)),
+      "drawn": jnp.mean(jnp.sum(batch["weight"] > 0, axis=1)),
       "left_out": jnp.mean(batch["left_out"]),
     }
 
