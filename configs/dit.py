@@ -25,7 +25,9 @@ def get_config(variant: str = "XL/2") -> ConfigDict:
   c = latents_dit_xl2_flow.get_config()
   c.name = f"dit_{size.lower()}_{patch}"
   c.data.dir = "runs/data/imagenet"
-  c.text.update(tokenizer="labels:1000", vocab=1001, length=1, tower="label")
+  c.text.update(tokenizer="labels:1000", vocab=1001, length=1)
+  del c.text.towers["text"], c.parts["text"]
+  c.text.towers.label = "label"
   del c.model["text"]
   c.model.update(kind="class_dit", width=width, depth=depth, heads=heads, patch=int(patch))
   c.model.update(channels=4, side=32)

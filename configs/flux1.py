@@ -22,7 +22,8 @@ def get_config(variant: str = "dev") -> ConfigDict:
   c = latents_dit_xl2_flow.get_config()
   c.name = f"flux1_{variant}"
   c.data.image_size = (128, 128)
-  c.text.update(length=512 if variant == "dev" else 256, tower=TOWER)
+  c.text.update(length=512 if variant == "dev" else 256)
+  c.text.towers.text = TOWER
   del c.model["text"], c.model["depth"]
   c.model.update(kind="flux", channels=16, width=3072, heads=24, rope_axes=(16, 56, 56))
   c.model.update(double_blocks=19, single_blocks=38, remat="qkv")

@@ -30,7 +30,7 @@ def get_config(variant: str = "dev") -> ConfigDict:
   c.name = f"flux2_{variant.replace('-', '_')}"
   c.data.image_size = (64, 64)
   c.text.update(length=512)
-  c.text.tower = f"transformer(width=768, depth=12, heads=12, tokens={text_width})"
+  c.text.towers.text = f"transformer(width=768, depth=12, heads=12, tokens={text_width})"
   del c.model["text"], c.model["depth"]
   c.model.update(kind="flux2", channels=128, patch=1, width=width, heads=heads)
   c.model.update(double_blocks=double_blocks, single_blocks=single_blocks)

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
   c.data.dir = "runs/data/latents"
   c.data.workers = 8
   c.text.update(vocab=32768, length=256)
-  c.text.tower = "transformer(width=768, depth=12, heads=12)"
+  c.text.towers.text = "transformer(width=768, depth=12, heads=12)"
   c.model.update(channels=4, patch=2, width=1152, depth=28, heads=16)
   c.model.update(dtype="bfloat16", remat="none")
   # [2403.03206 sec. 3.1]

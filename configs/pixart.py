@@ -27,7 +27,8 @@ def get_config(variant: str = "sigma-1024") -> ConfigDict:
   c = latents_dit_xl2_flow.get_config()
   c.name = f"pixart_{variant.replace('-', '_')}"
   c.data.image_size = (side, side)
-  c.text.update(length=words, tower="transformer(width=768, depth=12, heads=12, tokens=4096)")
+  c.text.update(length=words)
+  c.text.towers.text = "transformer(width=768, depth=12, heads=12, tokens=4096)"
   del c.model["text"]
   c.model.update(kind="pixart", side=side, interpolation=interpolation, sizes=sizes, remat="qkv")
   c.process.update(kind="ddpm_linear", prediction="eps(learned_variance=True)", weighting="eps")

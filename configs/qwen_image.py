@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
   c = latents_dit_xl2_flow.get_config()
   c.name = "qwen_image"
   c.data.image_size = (128, 128)
-  c.text.update(length=1024, tower="transformer(width=768, depth=12, heads=12, tokens=3584)")
+  c.text.update(length=1024)
+  c.text.towers.text = "transformer(width=768, depth=12, heads=12, tokens=3584)"
   del c.model["text"]
   c.model.update(kind="qwen_image", channels=16, width=3072, depth=60, heads=24)
   c.model.update(rope_axes=(16, 56, 56), remat="full")

@@ -25,13 +25,14 @@ def get_config() -> ConfigDict:
   c.train.steps = 1000
   # It has no text tower and draws nothing.
   for part, keys in {
-    "text": ("tower",),
+    "text": ("towers",),
     "model": ("text", "remat", "attention"),
     "process": ("prediction", "weighting", "penalty"),
   }.items():
     for key in keys:
       del c[part][key]
   del c.train.caption_dropout["text"]
-  del c["sampling"]
+  c.parts = {"classifier": {"start": "", "train": "all"}}
+  del c["sampling"], c.train["objective"]
   c.score.level = ""
   return c

@@ -25,7 +25,15 @@ def get_config() -> ConfigDict:
     "tokenizer": "bpe",  # the data's own byte-level BPE, or "bytes"
     "vocab": 512,
     "length": 12,  # tokens a caption may have, begin and end counted
-    "tower": "transformer(width=128, depth=1, heads=4)",  # or "bag_of_words(width=128)"
+    "towers": {"text": "transformer(width=128, depth=1, heads=4)"},  # or "bag_of_words(width=128)"
+  }
+  c.autoencoder = "identity"
+  c.parts = {
+    "backbone": {
+      "start": "",
+      "train": "all",
+    },  # or "folder:PATH", "run:PATH"; or "none", "only(...)"
+    "text": {"start": "", "train": "all"},
   }
   c.model = {
     "kind": "dit",  # or "pixart", "sd3", "flux", ...: models.BACKBONES
@@ -63,13 +71,13 @@ def get_config() -> ConfigDict:
     "schedule": "cosine(warmup=50)",
     "clip": 1.0,
     "ema": 0.995,
-    "caption_dropout": {"text": 0.1},  # by tower
-    "freeze": (),
+    "caption_dropout": {"text": 0.1},  # by text encoder
+    "objective": "denoising",
   }
-  c.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  c.mesh = {"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "expert": 1, "rules": ()}
   c.log = {"every": 20}
   c.eval = {"every": 200, "rows": 256}
-  c.checkpoint = {"every": 200, "keep": 8}
+  c.checkpoint = {"every": 200, "keep": 8, "frozen": "start"}
   c.sampling = {
     "every": 200,
     "solver": "euler",

@@ -29,7 +29,8 @@ def get_config(variant: str = "3.5-large") -> ConfigDict:
   c = latents_dit_xl2_flow.get_config()
   c.name = f"sd3_{variant.replace('-', '_').replace('.', '_')}"
   c.data.image_size = (128, 128)
-  c.text.update(length=333, tower=TOWER)
+  c.text.update(length=333)
+  c.text.towers.text = TOWER
   del c.model["text"]
   c.model.update(kind="sd3", channels=16, width=width, depth=depth, heads=depth, side=128)
   c.model.update(max_side=max_side, remat="qkv")

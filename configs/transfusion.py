@@ -33,18 +33,17 @@ def get_config(variant: str = "7B") -> ConfigDict:
   c.name = f"transfusion_{variant.replace('.', '_').lower()}"
   c.data.image_size = (32, 32)
   # About fifteen pictures of 256 patches; captions come first in 80% of the documents.
-  c.data.rows = "packed(length=4096, pictures=15, window=15, positions='sequence')"
+  c.rows = {"length": 4096, "images": 15, "window": 15, "positions": "sequence"}
   c.text.update(vocab=32768, length=512)
-  del c.text["tower"], c.model["text"]
+  del c.text["towers"], c.parts["text"], c.model["text"]
   c.model.update(kind="transfusion", channels=8, patch=2, width=width, depth=depth, heads=heads)
   c.model.update(attention="chunked", remat="full")
   c.model.unet = 0  # or the channels of U-Net blocks that make the patches
   c.process.update(kind="ddpm_cosine", prediction="eps", weighting="eps", timesteps="uniform")
   c.train.update(batch=512, steps=250_000, lr=3e-4, vector_lr=3e-4)
   c.train.schedule = "cosine(warmup=4000)"
-  c.train.start = ""  # or a folder of a Llama or Qwen3 model: its words
   c.train.balance = 5.0  # weight of the pictures' loss
-  del c.train.caption_dropout["text"]
+  del c.train.caption_dropout["text"], c.train["objective"]
   c.mesh.update(data=8, fsdp=64)
   c.sampling.update(solver="ddpm", steps=250, cfg=5.0)
   c.sampling.words = "sample(temperature=0.7, top_p=0.9, most=128)"

@@ -19,16 +19,22 @@ def get_config() -> ConfigDict:
   joint = transfusion_scenes.get_config()
   c.name = "transfusion_emoji"
   # A picture of 16 patches and its caption a document of 28 positions, of up to 56.
-  c.data.rows = (
-    "packed(length=160, pictures=6, window=6, absolute=True, image_first=0.2, most=0.0, "
-    "prompt_loss=False, word_dropout=0.4)"
-  )
+  c.rows = {
+    "length": 160,
+    "images": 6,
+    "window": 6,
+    "image_first": 0.2,
+    "max_t": 0.0,
+    "prompt_loss": False,
+    "word_dropout": 0.4,
+  }
+  c.model.absolute = True
   c.text.vocab += 2  # BOI and EOI
-  del c.text["tower"], c.model["text"]
+  del c.text["towers"], c.parts["text"], c.model["text"]
   for key in ("kind", "qk_norm", "time"):
     c.model[key] = joint.model[key]
   c.train.update(steps=700, batch=16)
   c.train.balance = joint.train.balance
-  del c.train.caption_dropout["text"]
+  del c.train.caption_dropout["text"], c.train["objective"]
   c.sampling.words = joint.sampling.words
   return c

@@ -25,15 +25,22 @@ def get_config() -> ConfigDict:
   # captions alone, 50,000 pictures: not to write them draws unseen pairs better (single 32 for
   # 18%). It draws as well as it has drawn often: image_first=0.2 and edited=0.4 left a caption
   # alone to 27% of the pictures, and after 1400 steps of 24 rows drew 88 / 17 / 26%.
-  c.data.rows = (
-    "packed(length=192, pictures=9, window=6, absolute=True, image_first=0.12, edited=0.33, "
-    "most=0.0, prompt_loss=False, word_dropout=0.4)"
-  )
+  c.rows = {
+    "length": 192,
+    "images": 9,
+    "window": 6,
+    "image_first": 0.12,
+    "edited": 0.33,
+    "max_t": 0.0,
+    "prompt_loss": False,
+    "word_dropout": 0.4,
+  }
+  c.model.absolute = True
   c.text.vocab = 514  # the tokenizer's 512, BOI and EOI
-  del c.text["tower"], c.model["text"]
+  del c.text["towers"], c.parts["text"], c.model["text"]
   c.model.update(kind="transfusion", qk_norm=True, time="adaln")
   c.train.update(steps=3100, batch=16)
   c.train.balance = 10.0  # weight of the pictures' loss; 5 in [2408.11039 sec. 3.2]
-  del c.train.caption_dropout["text"]
+  del c.train.caption_dropout["text"], c.train["objective"]
   c.sampling.words = "sample(temperature=0.0, most=24)"
   return c

@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
   c = latents_dit_xl2_flow.get_config()
   c.name = "z_image"
   c.data.image_size = (128, 128)
-  c.text.update(length=512, tower="transformer(width=768, depth=12, heads=12, tokens=2560)")
+  c.text.update(length=512)
+  c.text.towers.text = "transformer(width=768, depth=12, heads=12, tokens=2560)"
   del c.model["text"]
   c.model.update(kind="z_image", channels=16, width=3840, depth=30, heads=30, refiner_blocks=2)
   c.model.update(rope_axes=(32, 48, 48), remat="full")

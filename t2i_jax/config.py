@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,27 @@ def build(registry: dict[str, Callable[..., Any]], text: str, key: str, *first: 
   if missing:
     raise ConfigError(f"{key} = {text!r}: {name} needs {', '.join(missing)}.")
   return registry[name](*first, **given)
+
+
+def section(
+  kind: Any, keys: Mapping[str, Any], name: str, given: Mapping[str, Any] | None = None
+) -> Any:
+  """kind(**keys) of a section of a config: a dataclass or a named tuple.
+
+  name   of the section, for the message
+  given  fields that other sections decide; those that `kind` does not have are left out
+  Raises ConfigError naming a key that is missing, or that this kind does not have.
+  """
+  given = given or {}
+  fields = inspect.signature(kind).parameters
+  needed = {f for f, p in fields.items() if p.default is inspect.Parameter.empty}
+  wrong = sorted(set(keys) - set(fields))
+  missing = sorted(needed - set(keys) - set(given))
+  if wrong or missing:
+    said = [f"has no key {key}" for key in wrong] + [f"needs {key}" for key in missing]
+    own = ", ".join(field for field in fields if field not in given)
+    raise ConfigError(f"{name} {' and '.join(said)}. Its keys: {own}.")
+  return kind(**keys, **{key: value for key, value in given.items() if key in fields})
 
 
 def to_json(config: ConfigDict) -> str:

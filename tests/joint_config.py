@@ -8,5 +8,4 @@ def get_config():
   c.name = "joint_config"
   c.model.update(kv_heads=4, tied=True, unet=0)
   c.train.balance = 5.0
-  c.train.start = ""
   return c

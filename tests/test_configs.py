@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.cli import evaluate
 from t2i_jax.config import leaves, load_config
+from t2i_jax.data.batch import Batch, Tokens
 from t2i_jax.data.build import build
 from t2i_jax.data.from_scenes import Scenes
 from t2i_jax.data.from_webdataset import WebDataset
@@ -26,7 +27,7 @@ from t2i_jax.data.tokenize import Tokenizer, train_bpe
 from t2i_jax.parallel import MESH_AXES, make_mesh
 from t2i_jax.training import train
 from t2i_jax.training.describe import system_of
-from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.pod import abstract_batch, total_bytes
 from t2i_jax.training.state import abstract_state, create_state
 from t2i_jax.training.step import jit_train_step, make_train_step
@@ -36,7 +37,7 @@ LATENTS = [path for path in CONFIGS if load_config(path).model.channels != 3]
 # Keys that training does not read -> who reads them.
 READ_ELSEWHERE = {"score.level": evaluate}
 SHRUNK = {
-  "text.tower": "transformer(width=16, depth=1, heads=2)", "text.vocab": "600",
+  "text.towers.text": "transformer(width=16, depth=1, heads=2)", "text.vocab": "600",
   "text.length": "24",
   "model.width": "32", "model.depth": "2", "model.heads": "2",
   "train.batch": "8", "train.steps": "2", "train.schedule": "cosine(warmup=1)", "log.every": "1",
@@ -48,7 +49,7 @@ SHRUNK = {
 # By what a model needs besides: heads of another width, four axes, labels.
 OF_LATENTS = {"data.image_size": "(8, 8)", "model.channels": "4"}
 LABELS = {
-  "text.tower": "label", "text.length": "1", "text.vocab": "1001",
+  "text.towers.label": "label", "text.length": "1", "text.vocab": "1001",
   "sampling.prompts": "('1', '2')",
 }  # fmt: skip
 OF_KIND = {
@@ -56,7 +57,7 @@ OF_KIND = {
   "flux2": {"model.rope_axes": "(4, 4, 4, 4)"},
   "class_dit": LABELS,
   "transfusion": {
-    "model.kv_heads": "2", "data.rows": "packed(length=120, pictures=3, window=2)",
+    "model.kv_heads": "2", "rows.length": "120", "rows.images": "3", "rows.window": "2",
   },
 }  # fmt: skip
 # What learns four latents by heart in a minute.
@@ -120,12 +121,12 @@ def test_full_size_is_traced_without_allocating(path):
   sizes = tuple(max(1, config.mesh[axis]) for axis in MESH_AXES)
   mesh = AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
   system = system_of(config)
-  optimizer = make_optimizer(config.train, system.matrices)
-  state = abstract_state(system, optimizer, mesh, config.train.freeze)
+  optimizers = make_optimizers(config.train, system)
+  state = abstract_state(system, optimizers, mesh)
   shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
   assert total_bytes(state, a_device=True) <= 1.1 / shards * total_bytes(state)
   batch = abstract_batch(system, config.train.batch, mesh)
-  after, metrics = jax.eval_shape(make_train_step(system, optimizer, config), state, batch)
+  after, metrics = jax.eval_shape(make_train_step(system, optimizers, config), state, batch)
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert shapes(after) == shapes(state)
   assert metrics["loss"].shape == ()
@@ -217,19 +218,19 @@ def test_a_published_backbone_learns_four_pictures_by_heart(path):
   shrunk = SHRUNK | OF_LATENTS | LEARNS | LEARNS_OF_KIND.get(kind, {})
   config = load_config(path, {key: value for key, value in shrunk.items() if key in has})
   system, mesh = system_of(config), make_mesh(1, 1, 1, devices=jax.devices()[:1])
-  optimizer = make_optimizer(config.train, system.matrices)
-  abstract = abstract_state(system, optimizer, mesh)
-  step = jit_train_step(system, optimizer, config, mesh, abstract)
+  optimizers = make_optimizers(config.train, system)
+  abstract = abstract_state(system, optimizers, mesh)
+  step = jit_train_step(system, optimizers, config, mesh, abstract)
   rows, rng = config.train.batch, np.random.default_rng(0)
   which = np.arange(rows) % 4
-  batch = {
-    "image": rng.standard_normal((4, *system.x_shape), dtype=np.float32)[which],
-    "tokens": np.tile(which[:, None] + 3, (1, system.text_length)).astype(np.int32),
-    "mask": np.ones((rows, system.text_length), bool),
-    "weight": np.ones(rows, np.float32),
-  }
+  images = rng.standard_normal((4, *system.x_shape), dtype=np.float32)[which]
+  ((name, encoder),) = system.text.items()
+  ones = np.ones((rows, 1), np.float32)
+  ids = np.tile(which[:, None] + 3, (1, encoder.length)).astype(np.int32)
+  text = {name: Tokens(ids, np.ones(ids.shape, bool))}
+  batch = Batch(images[:, None], ones, ones, text)
   with jax.set_mesh(mesh):
-    state = create_state(system, optimizer, abstract, jax.random.key(0))
+    state = create_state(system, optimizers, abstract, jax.random.key(0))
     losses = []
     for _ in range(config.train.steps):
       state, metrics = step(state, batch)

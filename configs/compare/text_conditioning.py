@@ -24,8 +24,8 @@ def get_config(variant: str = "cross") -> ConfigDict:
   if variant == "pooled":
     c.model.update(text="pooled", depth=5)
   if variant == "bag_of_words":
-    c.text.tower = "bag_of_words(width=128)"
-    c.train.freeze = ("text",)
+    c.text.towers.text = "bag_of_words(width=128)"
+    c.parts.text.train = "none"
   if variant in DOUBLE_SINGLE:
     double_blocks, single_blocks = DOUBLE_SINGLE[variant]
     for key in ("text", "depth", "attention"):

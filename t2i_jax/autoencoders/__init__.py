@@ -1,9 +1,18 @@
-"""Between pictures and what is diffused. Every autoencoder has encode, decode, channels, factor.
+"""Between images and what is diffused. One with weights is the part "vae" of a system.
 
-encode(image [B, H, W, 3] in [-1, 1]) -> x0 [B, H / factor, W / factor, channels]
-decode(x0) -> image [B, H, W, 3] in [-1, 1]
+A config has  image_shape(height, width) -> [H, W, C] of an image in the data set
+              latent_shape(image_shape) -> [h, w, C] of its latent
+              make(rngs) -> the module
+A module has  encode(image [B, H, W, 3] in [-1, 1], key) -> z [B, h, w, C], about unit variance
+              decode(z) -> image
 """
 
-from t2i_jax.autoencoders.identity import Identity
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["Identity"]
+from t2i_jax.autoencoders.identity import Identity, IdentityConfig
+
+# By the name in config.autoencoder; each takes the channels of the backbone first.
+AUTOENCODERS: dict[str, Callable[..., Any]] = {"identity": IdentityConfig}
+
+__all__ = ["AUTOENCODERS", "Identity", "IdentityConfig"]

@@ -36,13 +36,13 @@ def open_picture(path: str, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def run(args: argparse.Namespace) -> None:
-  from t2i_jax.training.serve import open_generator
+  from t2i_jax.inference import open_model
 
   if not 0 <= args.seed < 2**32:
     raise PromptError(f"--seed={args.seed} is not in 0 to 4294967295.")
-  at = open_generator(args.workdir, {} if args.words is None else {"words": args.words})
-  pictures = np.stack([open_picture(path, at.system.x_shape[:2]) for path in args.pictures])
-  seeds = [args.seed] * len(pictures)
-  captions = at.generator.caption(at.params, pictures, at.tokenizer, seeds)
+  model = open_model(args.workdir, {} if args.words is None else {"sampling.words": args.words})
+  model.need("caption")
+  pictures = np.stack([open_picture(path, model.config.data.image_size) for path in args.pictures])
+  captions = model.caption(pictures, [args.seed] * len(pictures))
   for path, caption in zip(args.pictures, captions, strict=True):
     print(f"{path}\t{caption}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_jax.cli.caption import add_words_flag, open_picture
-from t2i_jax.cli.sample import add_sampling_flags, sampling_overrides
+from t2i_jax.cli.sample import add_sampling_flags, opened_with
 from t2i_jax.errors import PromptError, T2IError
 
 
@@ -43,14 +43,13 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
 
 
 def run(args: argparse.Namespace) -> None:
-  from t2i_jax.training.chat import Chat
-  from t2i_jax.training.serve import open_generator
+  from t2i_jax.inference import open_model
 
-  overrides = sampling_overrides(args) | ({} if args.words is None else {"words": args.words})
-  at = open_generator(args.workdir, overrides)
+  model = open_model(args.workdir, opened_with(args, ["words"]))
+  chat = model.chat(args.seed)
   out = Path(args.out or Path(args.workdir) / "chat")
   out.mkdir(parents=True, exist_ok=True)
-  talk = Talk(Chat(at.generator, at.tokenizer, at.params, args.seed), out)
+  talk = Talk(chat, model.config.data.image_size, out)
   for line in lines(args):
     if line.strip() == "/quit":
       return
@@ -63,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
 class Talk:
   """The lines of a conversation; pictures are saved and their paths shown."""
 
-  def __init__(self, chat: Any, out: Path):
-    self.chat, self.out, self.count = chat, out, 0
+  def __init__(self, chat: Any, image_size: tuple[int, int], out: Path):
+    self.chat, self.image_size, self.out, self.count = chat, image_size, out, 0
     self.last: Any = None
 
   def turn(self, line: str) -> None:
@@ -76,7 +75,7 @@ class Talk:
       self.chat.begin()
       self.last = None
     elif command == "/open":
-      self.last = open_picture(rest, self.chat.generator.system.x_shape[:2])
+      self.last = open_picture(rest, self.image_size)
       self.chat.open(self.last)
     elif command == "/describe":
       if self.last is None:

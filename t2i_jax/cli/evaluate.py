@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2i_jax.cli.sample import SAMPLING_FLAGS, add_sampling_flags, sampling_overrides
+from t2i_jax.cli.sample import SAMPLING_FLAGS, add_sampling_flags, opened_with
 
 GALLERY = 24  # pictures a split in a report without a judge
 
@@ -26,9 +26,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  from t2i_jax.training.serve import open_workdir
+  from t2i_jax.inference import open_model
 
-  trained = open_workdir(args.workdir, sampling_overrides(args))
+  trained = open_model(args.workdir, opened_with(args))
+  trained.need("draw")
   if not trained.config.score.level:
     print(gallery(args, trained))
     return
@@ -74,52 +75,43 @@ def report(args: argparse.Namespace, trained) -> None:
 
 
 def score_joint(args: argparse.Namespace, trained):
-  """A joint model's captions and edits of scenes, each None where it has learned none."""
+  """Captions and edits of scenes, each None where the system has no such task."""
   from t2i_jax.evaluation.caption_judge import score_captions
   from t2i_jax.evaluation.edit_judge import score_edits
 
-  if trained.generator is None:
-    return None, None
-
-  c, learned = trained.config, trained.generator.system.packed
+  c, measures = trained.config, trained.tasks.measures
   level, size = c.score.level, c.data.image_size[0]
   given = {"size": size, "per_cell": args.per_cell, "seed": args.seed}
-  captions = score_captions(describer(trained), level, **given) if reads(trained) else None
-  edits = score_edits(editor(trained), level, **given) if learned.edited else None
+  captions = edits = None
+  if "captions" in measures:
+    captions = score_captions(
+      lambda images, seed: trained.caption(images, seeds_from(seed, images)), level, **given
+    )
+  if "edits" in measures:
+    edits = score_edits(
+      lambda images, texts, seed: trained.edit(images, texts, seeds_from(seed, images)),
+      level,
+      **given,
+    )
   return captions, edits
 
 
-def describer(trained):
-  """(pictures, seed) -> captions, of a joint model."""
-
-  def describe(pictures, seed):
-    seeds = range(seed, seed + len(pictures))
-    return trained.generator.caption(trained.params, pictures, trained.tokenizer, seeds)
-
-  return describe
-
-
-def editor(trained):
-  """(pictures, instructions, seed) -> pictures, of a joint model."""
-
-  def edit(pictures, instructions, seed):
-    seeds = range(seed, seed + len(pictures))
-    return trained.generator.edit(trained.params, pictures, instructions, trained.tokenizer, seeds)
-
-  return edit
+def seeds_from(first: int, images: Any) -> range:
+  """A seed an image."""
+  return range(first, first + len(images))
 
 
 def curve(args: argparse.Namespace, trained) -> None:
   """eval/curve.json and eval/curve.svg: score against minutes over the kept checkpoints."""
   from t2i_jax.evaluation.report import read_metrics
   from t2i_jax.evaluation.score import score_curve
+  from t2i_jax.inference import kept_steps, open_model
   from t2i_jax.training.checkpoint import dump
-  from t2i_jax.training.serve import kept_steps, open_workdir
 
   metrics, _ = read_metrics(Path(args.workdir) / "metrics.jsonl")
   points = []
   for step in kept_steps(args.workdir):
-    at = open_workdir(args.workdir, sampling_overrides(args), step)
+    at = open_model(args.workdir, opened_with(args), step)
     seconds = max((m["perf"]["elapsed_s"] for m in metrics if m["step"] <= step), default=0)
     points.append((seconds / 60, score_scenes(args, at)))
     print(f"step {step}, {seconds / 60:.1f} minutes scored")
@@ -148,17 +140,12 @@ def gallery(args: argparse.Namespace, trained) -> Path:
     pictures = trained.draw(captions, range(args.seed, args.seed + len(captions)))
     note = f"{len(source)} records; the first caption of {len(captions)}, drawn once."
     sections.append((split, note, list(zip(captions, pictures, strict=True))))
-    if reads(trained):
+    if "captions" in trained.tasks.measures:
       shown, said, right = readings(trained, records, args.seed)
       note = f"What is said of real pictures; {right} of {len(said)} are a caption of theirs."
       sections.append((f"{split}, read", note, list(zip(said, shown, strict=True))))
   about = context(args, trained) | {"attribution": manifest["attribution"]}
   return write_gallery_report(args.workdir, sections, about)
-
-
-def reads(trained) -> bool:
-  """Whether it has learned to say what a picture shows."""
-  return trained.generator is not None and trained.generator.system.packed.image_first > 0
 
 
 def readings(trained, records, seed: int):
@@ -168,7 +155,7 @@ def readings(trained, records, seed: int):
   from t2i_jax.data.transforms import fit_picture
 
   shown = np.stack([fit_picture(r.image, trained.config.data.image_size) for r in records])
-  said = describer(trained)(shown, seed)
+  said = trained.caption(shown, seeds_from(seed, shown))
   return shown, said, sum(s in r.captions for s, r in zip(said, records, strict=True))
 
 

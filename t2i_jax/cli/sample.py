@@ -1,12 +1,12 @@
 """Draw prompts: t2i sample --workdir=D --prompt="a red circle" [--prompts=FILE] [--num=1]"""
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from t2i_jax.errors import MeshError, PromptError
 
-from t2i_jax.errors import PromptError, WorkdirError
+MESH_AXES = ("data", "fsdp", "tensor", "context", "expert")
 
 SAMPLING_FLAGS = {
   "solver": "as in config.sampling: euler, heun, ddim(eta=1.0), dpmpp(order=3), ...",
@@ -24,7 +24,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--prompts", help="a UTF-8 file with one prompt a line")
   parser.add_argument("--seed", type=int, default=0, help="seed of the first picture of a prompt")
   parser.add_argument("--num", type=int, default=1, help="pictures a prompt: seed, seed + 1, ...")
-  parser.add_argument("--out", help="folder for the PNGs; default WORKDIR/drawn")
+  parser.add_argument(
+    "--out", help="folder for the PNGs, or .npy of latents; default WORKDIR/drawn"
+  )
   parser.add_argument(
     "--guidance.classifier", dest="classifier", metavar="DIR", help="workdir of a noisy classifier"
   )
@@ -35,14 +37,28 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
-  """The keys of config.sampling that can be changed after training."""
+  """The keys of config.sampling that can be changed after training, and the mesh."""
   for key, text in SAMPLING_FLAGS.items():
     parser.add_argument(f"--{key}", help=f"{text}; default as trained")
+  parser.add_argument("--mesh", help="data=-1,fsdp=1,tensor=1,...: axes of the devices (data=-1)")
 
 
-def sampling_overrides(args: argparse.Namespace) -> dict[str, str]:
-  given = {key: getattr(args, key) for key in SAMPLING_FLAGS}
+def opened_with(args: argparse.Namespace, keys: Sequence[str] = ()) -> dict[str, str]:
+  """The overrides of the config that the flags of add_sampling_flags, and other keys, give."""
+  given = {f"sampling.{key}": getattr(args, key) for key in (*SAMPLING_FLAGS, *keys)}
+  given |= {f"mesh.{axis}": size for axis, size in parse_mesh(args.mesh or "").items()}
   return {key: value for key, value in given.items() if value is not None}
+
+
+def parse_mesh(text: str) -> dict[str, str]:
+  """ "fsdp=8,tensor=2" by axis. Raises MeshError for an axis that does not exist."""
+  found = dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
+  wrong = [axis for axis, size in found.items() if axis not in MESH_AXES or not size]
+  if wrong:
+    raise MeshError(f"--mesh={text}: write axis=devices, of the axes {', '.join(MESH_AXES)}.")
+  if found and "data" not in found:
+    found["data"] = "-1"
+  return found
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
@@ -65,46 +81,16 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
-  from t2i_jax.training.serve import open_workdir
+  from t2i_jax.inference import open_model
+  from t2i_jax.inference.save import save_images
 
   prompts = read_prompts(args)
-  trained = open_workdir(
-    args.workdir, sampling_overrides(args), classifier=args.classifier, weight=args.weight
+  model = open_model(
+    args.workdir, opened_with(args), guide=args.classifier, guide_weight=args.weight
   )
   texts = [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
-  pictures = trained.draw(texts, seeds)
+  images = model.draw(texts, seeds)
   out = Path(args.out or Path(args.workdir) / "drawn")
-  paths = save(pictures, texts, seeds, out, json.dumps(trained.config.to_dict()), args.num)
-  for path in paths:
+  for path in save_images(images, texts, seeds, out, model.config, args.num):
     print(path)
-
-
-def save(
-  pictures: np.ndarray, texts: list[str], seeds: list[int], out: Path, config: str, columns: int
-) -> list[Path]:
-  """Writes a PNG a picture, with prompt, seed and config in its text chunks, and grid.png.
-
-  Latents [n, H, W, C != 3] are written as .npy. Raises WorkdirError.
-  """
-  from PIL import Image
-  from PIL.PngImagePlugin import PngInfo
-
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for i, (picture, text, seed) in enumerate(zip(pictures, texts, seeds, strict=True)):
-      path = out / f"{i:04d}_seed{seed}.png"
-      info = PngInfo()
-      for key, value in (("prompt", text), ("seed", str(seed)), ("config", config)):
-        info.add_itxt(key, value)
-      Image.fromarray(picture).save(path, pnginfo=info)
-      paths.append(path)
-    columns = columns if columns > 1 else max(1, int(len(pictures) ** 0.5))
-    empty = -len(pictures) % columns
-    tiles = np.pad(pictures, ((0, empty), (1, 1), (1, 1), (0, 0)), constant_values=255)
-    rows = [np.concatenate(list(row), 1) for row in tiles.reshape(-1, columns, *tiles.shape[1:])]
-    Image.fromarray(np.concatenate(rows)).save(out / "grid.png")
-  except OSError as error:
-    raise WorkdirError(f"--out={out} cannot be written: {error}.") from error
-  return [*paths, out / "grid.png"]

@@ -2,13 +2,14 @@
 
 import atexit
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import grain
 import grain.experimental
 import numpy as np
 from absl import flags
 
+from t2i_jax.data.batch import Batch, stack, without_weight
 from t2i_jax.data.order import index_at, rng_at
 from t2i_jax.data.parallel_map import end_with_parent
 from t2i_jax.data.record import Record
@@ -21,14 +22,14 @@ VALIDATION_SEED = 0
 
 
 class RowMaker(Protocol):
-  """Records to the arrays of a row: transforms.Transform, documents.Packing.
+  """Records to a row of a batch: transforms.Transform, documents.Packing.
 
   window  records a row is made of
   """
 
   window: int
 
-  def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> dict[str, Any]: ...
+  def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch: ...
 
 
 class _Rows:
@@ -41,7 +42,7 @@ class _Rows:
   def __len__(self) -> int:
     return ENDLESS
 
-  def __getitem__(self, i: int) -> dict[str, Any]:
+  def __getitem__(self, i: int) -> Batch:
     step, row = divmod(i, len(self.rows))
     position = (self.start + step) * self.batch + int(self.rows[row])
     window = self.transform.window
@@ -75,7 +76,7 @@ class Loader:
     self.global_batch, self.rows = global_batch, np.asarray(rows)
     self.workers, self.prefetch = workers, prefetch
 
-  def batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+  def batches(self, start_step: int) -> Iterator[Batch]:
     """Batches of steps start_step, start_step + 1, ... without end.
 
     Row r of step s is p = s * global_batch + r: of the global order, the records in places
@@ -83,7 +84,7 @@ class Loader:
     Raises DataError.
     """
     rows = _Rows(self.source, self.transform, self.seed, self.global_batch, self.rows, start_step)
-    dataset = grain.MapDataset.source(rows).batch(len(self.rows))
+    dataset = grain.MapDataset.source(rows).batch(len(self.rows), batch_fn=stack)
     iterator = iter(self._in_processes(dataset) if self.workers else self._in_threads(dataset))
     atexit.register(iterator.close)  # workers must go before the interpreter takes modules apart
     try:
@@ -109,7 +110,7 @@ class Loader:
 
 def validation_batches(
   source: Source, transform: RowMaker, count: int, batch: int, rows: np.ndarray
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[Batch]:
   """The rows of the first records by index, at most `count` rows, the same at every call.
 
   batch  rows of a global batch; the last one is filled up with rows of weight 0
@@ -126,9 +127,4 @@ def validation_batches(
       records = [source[i] for i in range(real * window, (real + 1) * window)]
       item = transform(records, rng_at(real, VALIDATION_SEED))
       found.append(item if index < count else without_weight(item))
-    yield {name: np.stack([np.asarray(item[name]) for item in found]) for name in found[0]}
-
-
-def without_weight(item: dict[str, Any]) -> dict[str, Any]:
-  """A row that counts for nothing."""
-  return item | {name: item[name] * 0 for name in ("weight", "learn") if name in item}
+    yield stack(found)

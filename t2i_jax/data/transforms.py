@@ -1,48 +1,56 @@
-"""A record to the arrays of one row: decode, fit to the size, choose a caption, tokenize."""
+"""A record to one row of a batch: decode, fit to the size, choose a caption, tokenize."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from t2i_jax.data.batch import Batch, Tokens
 from t2i_jax.data.images import decode, is_latent, read_latent
 from t2i_jax.data.record import Record
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import DataError, PromptError
 
 
+class Caption(NamedTuple):
+  """How a text encoder reads a caption: its tokenizer, and the tokens that one may have."""
+
+  tokenizer: Tokenizer
+  length: int
+
+
 class Transform:
-  """([record], rng) -> {"image", "tokens", "mask", "weight"}; can be pickled.
+  """([record], rng) -> a row of `Batch` with one image; can be pickled.
 
-  image_size  height, width of "image" in pixels, or in latent cells for records of latents
-  length      tokens a caption may have, BOS and EOS counted
-
-  image   uint8 [H, W, 3], or float32 [H, W, C] latents
-  tokens  int32 [length]
-  mask    bool [length], True where there is a token
-  weight  float32 [], 1: the row counts
-  Raises DataError naming the record, on a picture that cannot be decoded, latents of another size,
+  image_size  height, width in pixels, or in latent cells for records of latents
+  captions    by text encoder; all of them read the same caption, BOS and EOS counted
+  Raises DataError naming the record, on an image that cannot be decoded, latents of another size,
   or a caption that does not fit.
   """
 
   window = 1  # records a row is made of
 
-  def __init__(self, image_size: Sequence[int], tokenizer: Tokenizer, length: int):
+  def __init__(self, image_size: Sequence[int], captions: Mapping[str, Caption]):
     height, width = image_size
     self.image_size = (int(height), int(width))
-    self.tokenizer, self.length = tokenizer, length
+    self.captions = dict(captions)
 
-  def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> dict[str, np.ndarray]:
+  def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
     (record,) = records
     caption = record.captions[rng.integers(len(record.captions))]
+    text: dict[str, Tokens] = {}
     try:
-      ids, mask = self.tokenizer.encode([caption], self.length)
+      for name, (tokenizer, length) in self.captions.items():
+        ids, mask = tokenizer.encode([caption], length)
+        text[name] = Tokens(ids[0], mask[0])
       image = fit_picture(record.image, self.image_size)
     except PromptError as error:
       raise DataError(f"record {record.key!r}: its caption {error}") from error
     except DataError as error:
       raise DataError(f"record {record.key!r}: {error}") from error
-    return {"image": image, "tokens": ids[0], "mask": mask[0], "weight": np.float32(1)}
+    one = np.ones(1, np.float32)
+    return Batch(image[None], one, one, text)
 
 
 def fit_picture(data: bytes, image_size: tuple[int, int]) -> np.ndarray:

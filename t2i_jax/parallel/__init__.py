@@ -1,8 +1,16 @@
 """The mesh, and the one table from logical axes to mesh axes. Model code names axes, no mesh."""
 
-from t2i_jax.parallel.mesh import MESH_AXES, batch_sharding, make_mesh, owned_rows
+from t2i_jax.parallel.mesh import batch_sharding, make_mesh, mesh_of, owned_rows
 from t2i_jax.parallel.program import collectives
-from t2i_jax.parallel.rules import RULES, check_divides, constrain, shardings, spec
+from t2i_jax.parallel.rules import (
+  MESH_AXES,
+  RULES,
+  check_divides,
+  constrain,
+  overridden,
+  shardings,
+  spec,
+)
 
 __all__ = [
   "MESH_AXES",
@@ -12,6 +20,8 @@ __all__ = [
   "collectives",
   "constrain",
   "make_mesh",
+  "mesh_of",
+  "overridden",
   "owned_rows",
   "shardings",
   "spec",

@@ -4,36 +4,47 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
+from ml_collections import ConfigDict
 
 from t2i_jax.errors import MeshError
-from t2i_jax.parallel.rules import spec
-
-MESH_AXES = ("data", "fsdp", "tensor")
+from t2i_jax.parallel.rules import MESH_AXES, spec
 
 
-def make_mesh(data: int, fsdp: int, tensor: int, devices: list | None = None) -> Mesh:
-  """A mesh of data x fsdp x tensor devices; -1 for one of them takes what is left.
+def make_mesh(
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  context: int = 1,
+  expert: int = 1,
+  devices: list | None = None,
+) -> Mesh:
+  """A mesh of data x fsdp x tensor x context x expert devices; -1 takes what is left.
 
   Raises MeshError when the sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = [data, fsdp, tensor]
-  asked = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+  sizes = [data, fsdp, tensor, context, expert]
+  text = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
   if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-    raise MeshError(f"mesh {asked}: sizes are positive, and at most one of them -1.")
+    raise MeshError(f"mesh {text}: sizes are positive, and at most one of them -1.")
   if -1 in sizes:
     known = -int(np.prod(sizes))
     if len(devices) % known:
-      raise MeshError(f"mesh {asked}: {len(devices)} devices do not divide by {known}.")
+      raise MeshError(f"mesh {text}: {len(devices)} devices do not divide by {known}.")
     sizes[sizes.index(-1)] = len(devices) // known
   if int(np.prod(sizes)) != len(devices):
     raise MeshError(
-      f"mesh {asked} needs {int(np.prod(sizes))} devices, this run has {len(devices)}. "
+      f"mesh {text} needs {int(np.prod(sizes))} devices, this run has {len(devices)}. "
       "Set one axis to -1 to take what is left."
     )
   # jax.make_mesh would refuse 16 x 16 on a torus of 8 x 8 x 4: it splits no physical axis.
   grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
   return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def mesh_of(c: ConfigDict, devices: list | None = None) -> Mesh:
+  """The mesh of config.mesh."""
+  return make_mesh(**{axis: c[axis] for axis in MESH_AXES}, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -44,7 +55,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def owned_rows(mesh: Mesh, batch: int) -> np.ndarray:
   """The rows 0..batch-1 of a global batch that this process's devices hold, ascending.
 
-  Processes that differ only in tensor coordinate own the same rows.
+  Processes that differ only in tensor, context or expert coordinate own the same rows.
   Raises MeshError when the batch does not divide over data x fsdp.
   """
   data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]

@@ -5,6 +5,11 @@ Changing the mesh, or the table, changes no model code. In trees, the axes of on
 PartitionSpec of logical names: a leaf, where a tuple would be a branch.
 """
 
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -13,13 +18,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t2i_jax.errors import MeshError
 
 Axes = tuple[str | None, ...]
+Rules = dict[str, str | tuple[str, ...] | None]
+MESH_AXES = ("data", "fsdp", "tensor", "context", "expert")
 
 # Weights and optimiser are split over fsdp along "embed", over tensor along the other side of
-# each matrix; rows of a batch over both data and fsdp.
-RULES: dict[str, str | tuple[str, ...] | None] = {
+# each matrix; rows of a batch over both data and fsdp, positions of a sequence over context.
+RULES: Rules = {
   "batch": ("data", "fsdp"),
   "batch_data": "data",  # of a small activation whose width lies on fsdp
-  "sequence": None,
+  "sequence": "context",
   "height": None,
   "width": None,
   "embed": "fsdp",
@@ -31,7 +38,36 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   "conv_in": None,
   "conv_out": None,
   "layers": None,
+  "expert": "expert",
 }
+
+_in_force: ContextVar[Rules] = ContextVar("rules", default=RULES)
+
+
+@contextmanager
+def overridden(changes: Sequence[str]) -> Iterator[None]:
+  """In its scope these rules hold in place of those of the table.
+
+  changes  config.mesh.rules: "embed=fsdp+tensor", "sequence=" for an axis that is not split
+  Raises MeshError for an axis that does not exist.
+  """
+  new = dict(RULES)
+  for text in changes:
+    axis, equals, on = text.partition("=")
+    names = tuple(name for name in on.split("+") if name)
+    wrong = [name for name in names if name not in MESH_AXES]
+    if not equals or axis not in RULES or wrong:
+      near = difflib.get_close_matches(axis, RULES, 1, 0)[0]
+      raise MeshError(
+        f"mesh.rules: {text!r}: write 'axis=mesh axes joined by +'. Mesh axes are "
+        f"{', '.join(MESH_AXES)}; the nearest logical axis is {near}."
+      )
+    new[axis] = names[0] if len(names) == 1 else names or None
+  token = _in_force.set(new)
+  try:
+    yield
+  finally:
+    _in_force.reset(token)
 
 
 def spec(axes: Axes | PartitionSpec) -> PartitionSpec:
@@ -39,7 +75,8 @@ def spec(axes: Axes | PartitionSpec) -> PartitionSpec:
 
   Raises MeshError where two dimensions of one array would live on the same mesh axis.
   """
-  entries = [None if axis is None else RULES[axis] for axis in axes]
+  rules = _in_force.get()
+  entries = [None if axis is None else rules[axis] for axis in axes]
   used = [m for entry in entries for m in ([entry] if isinstance(entry, str) else entry or [])]
   if len(used) != len(set(used)):
     raise MeshError(f"axes {axes} put two dimensions on one mesh axis: {entries}.")
@@ -60,10 +97,8 @@ def check_divides(shapes: Any, axes_tree: Any, mesh: Mesh) -> None:
   flat_axes = jax.tree.leaves(axes_tree)
   for (path, leaf), axes in zip(jax.tree.leaves_with_path(shapes), flat_axes, strict=True):
     for size, axis in zip(leaf.shape, axes, strict=True):
-      on = RULES[axis] if axis is not None else None
-      parts = 1
-      for name in [on] if isinstance(on, str) else on or []:
-        parts *= mesh.shape[name]
+      on = _in_force.get()[axis] if axis is not None else None
+      parts = math.prod(mesh.shape[n] for n in ([on] if isinstance(on, str) else on or []))
       if size % parts:
         raise MeshError(
           f"{jax.tree_util.keystr(path, simple=True, separator='/')} has {axis} = {size}, which "
@@ -72,7 +107,19 @@ def check_divides(shapes: Any, axes_tree: Any, mesh: Mesh) -> None:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Pins an activation to the mesh in scope (jax.set_mesh); without one, x unchanged."""
-  if jax.sharding.get_abstract_mesh().empty:
+  """Pins an activation to the mesh in scope (jax.set_mesh); without one, x unchanged.
+
+  Raises MeshError where the mesh does not divide a dimension.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
     return x
-  return jax.lax.with_sharding_constraint(x, spec(axes))
+  placed = spec(axes)
+  for size, axis, on in zip(x.shape, axes, placed, strict=True):
+    parts = math.prod(mesh.shape[name] for name in ([on] if isinstance(on, str) else on or []))
+    if size % parts:
+      raise MeshError(
+        f"an activation has {axis} = {size}, which mesh.{on} = {parts} does not divide. Use a "
+        f"mesh.{on} that divides {size}, or mesh.rules=('{axis}=',)."
+      )
+  return jax.lax.with_sharding_constraint(x, placed)

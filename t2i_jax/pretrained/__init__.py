@@ -1,7 +1,8 @@
 """Published transformers: diffusers' folders into our parameter trees and back; original files.
 
 `load` and `save` a folder, `load_file` an original file; `open_folder` tells what a folder holds.
-`load_language_model` and `save_language_model` a folder of transformers.
+`load_language_model` and `save_language_model` a folder of transformers. `read` is for a part of a
+system, whatever folder its weights come in.
 """
 
 from t2i_jax.pretrained.folder import load, open_folder, save
@@ -11,6 +12,7 @@ from t2i_jax.pretrained.language_model import (
   load_language_model,
   save_language_model,
 )
+from t2i_jax.pretrained.part import read
 from t2i_jax.pretrained.single_file import load_file
 from t2i_jax.pretrained.spec import Spec
 
@@ -22,6 +24,7 @@ __all__ = [
   "load_file",
   "load_language_model",
   "open_folder",
+  "read",
   "save",
   "save_language_model",
 ]

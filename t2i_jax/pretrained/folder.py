@@ -105,6 +105,35 @@ def load(
   return spec.module, config, params
 
 
+def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None = None) -> Params:
+  """The parameters of a folder whose model is this config's, float32.
+
+  shardings and errors as of `load`; ConfigError where the folder holds another model.
+  """
+  folder = Path(folder)
+  spec, theirs = open_folder(folder)
+  found = open_tensors(folder)
+  with found.tensors:
+    theirs = spec.told(theirs, found.tensors)
+    check_same_model(config, theirs, str(folder))
+    return read_params(spec, config, found, str(folder), shardings, jnp.float32)
+
+
+def check_same_model(config: Any, theirs: Any, where: str) -> None:
+  """Raises ConfigError naming each field in which two configs of a backbone differ."""
+  if type(config) is not type(theirs):
+    mine, its = type(config).__name__, type(theirs).__name__
+    raise ConfigError(f"{where} holds a {its}; this config's model is a {mine}.")
+  names = [f.name for f in dataclasses.fields(config) if f.name not in RUNS]
+  wrong = [
+    f"model.{name} = {getattr(config, name)!r} is {getattr(theirs, name)!r} there"
+    for name in names
+    if getattr(config, name) != getattr(theirs, name)
+  ]
+  if wrong:
+    raise ConfigError(f"{where} is another model: {'; '.join(wrong)}.")
+
+
 def changed(config: Any, changes: Mapping[str, Any], allowed: tuple[str, ...]) -> Any:
   """The config with these changes. Raises ConfigError for another key."""
   have = [field.name for field in dataclasses.fields(config) if field.name in allowed]

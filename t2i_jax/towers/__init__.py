@@ -1,17 +1,32 @@
 """Text encoders: captions as token ids in, towers of a Conditioning out."""
 
 from collections.abc import Callable
-from typing import Any
 
 from t2i_jax.towers.bag_of_words import BagOfWords, BagOfWordsConfig
+from t2i_jax.towers.encoder import Own, TextEncoder
 from t2i_jax.towers.label import Label, LabelConfig
 from t2i_jax.towers.text import TextTower, TextTowerConfig
 
-# By the name in config.text.tower; each takes the tokenizer's vocab and the captions' length first.
-TOWERS: dict[str, Callable[..., Any]] = {
-  "transformer": TextTowerConfig,
-  "bag_of_words": BagOfWordsConfig,
-  "label": LabelConfig,
+
+def transformer(
+  own: Own, width: int, depth: int, heads: int, tokens: int = 0, pooled: int = 0
+) -> TextEncoder:
+  return own.encoder(TextTowerConfig(own.vocab, own.length, width, depth, heads, tokens, pooled))
+
+
+def bag_of_words(own: Own, width: int) -> TextEncoder:
+  return own.encoder(BagOfWordsConfig(own.vocab, own.length, width))
+
+
+def label(own: Own) -> TextEncoder:
+  return own.encoder(LabelConfig(own.vocab, own.length))
+
+
+# By the name in config.text.towers; each takes first what config.text and the data offer.
+TOWERS: dict[str, Callable[..., TextEncoder]] = {
+  "transformer": transformer,
+  "bag_of_words": bag_of_words,
+  "label": label,
 }
 
 __all__ = [
@@ -20,6 +35,8 @@ __all__ = [
   "BagOfWordsConfig",
   "Label",
   "LabelConfig",
+  "Own",
+  "TextEncoder",
   "TextTower",
   "TextTowerConfig",
 ]

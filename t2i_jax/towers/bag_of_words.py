@@ -25,10 +25,6 @@ class BagOfWordsConfig:
   width: int
 
   @property
-  def name(self) -> str:
-    return "text"
-
-  @property
   def widths(self) -> dict[str, int]:
     return {"text_width": self.width, "pooled_width": self.width}
 

@@ -17,10 +17,6 @@ class LabelConfig:
   length: int
 
   @property
-  def name(self) -> str:
-    return "label"
-
-  @property
   def widths(self) -> dict[str, int]:
     return {"classes": self.vocab - 1}
 

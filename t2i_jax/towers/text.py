@@ -35,13 +35,9 @@ class TextTowerConfig:
   def __post_init__(self):
     if self.width % (2 * self.heads):
       raise ConfigError(
-        f"text.tower: width={self.width} does not divide into heads={self.heads} heads of an even "
+        f"text.towers: width={self.width} does not divide into heads={self.heads} heads of an even "
         f"width. Use width {2 * self.heads} x n."
       )
-
-  @property
-  def name(self) -> str:
-    return "text"
 
   @property
   def widths(self) -> dict[str, int]:

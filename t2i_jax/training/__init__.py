@@ -1,8 +1,6 @@
-"""From a config to a trained model: the system, the state, the one step, the one loop."""
+"""From a config to a trained model: the state, the one step, the one loop, checkpoints and logs."""
 
 from t2i_jax.training.loop import train
-from t2i_jax.training.make_system import make_system
 from t2i_jax.training.state import TrainState, create_state
-from t2i_jax.training.system import System
 
-__all__ = ["System", "TrainState", "create_state", "make_system", "train"]
+__all__ = ["TrainState", "create_state", "train"]

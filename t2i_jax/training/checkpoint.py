@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: params, ema, opt, and meta as separate items; written asynchronously.
+"""Checkpoints by Orbax: params, frozen, ema, opt, meta as separate items, written asynchronously.
 
 Orbax writes beside and renames, so a kill at any instant leaves the last complete step usable.
 """
@@ -17,8 +17,7 @@ from ml_collections import ConfigDict
 from t2i_jax import config as configs
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import RestoreError, WorkdirError
-from t2i_jax.models.params import Params
-from t2i_jax.training.state import TrainState, merge_params
+from t2i_jax.training.state import TrainState
 
 # What a run is: a checkpoint restores only where these are the same.
 IDENTITY: tuple[str, ...] = (
@@ -26,20 +25,30 @@ IDENTITY: tuple[str, ...] = (
   "text.",
   "model.",
   "process.",
+  "autoencoder",
+  "parts.",
+  "rows.",
   "data.image_size",
   "data.train_split",
-  "data.rows",
 )
-IDENTITY += ("train.batch", "train.optimizer", "train.freeze")
+IDENTITY += ("train.batch", "train.objective", "train.optimizer")
 FREE = ("model.remat", "model.attention")
+FORMAT = 2  # of the items and of the config in them
 
 
 class Meta(NamedTuple):
-  """The non-array part of a checkpoint: enough to sample with nothing else."""
+  """The non-array part of a checkpoint: enough to sample with nothing else.
+
+  position  rows of the global order consumed
+  frozen    hash of the frozen weights by part (training.restore.fingerprint)
+  copied    the frozen parts that are stored as weights; others are stored as start and hash
+  """
 
   config: ConfigDict
   tokenizer: Tokenizer
-  position: int  # rows of the global order consumed
+  position: int
+  frozen: dict[str, str]
+  copied: tuple[str, ...]
 
 
 def check_workdir(workdir: Path, state: Any, keep: int) -> None:
@@ -64,7 +73,9 @@ def check_same_run(saved: ConfigDict, config: ConfigDict, step: int) -> dict[str
   """Raises RestoreError where the checkpoint is of another model; returns harmless differences."""
   different = configs.differences(saved, config)
   fatal = {
-    key: pair for key, pair in different.items() if key.startswith(IDENTITY) and key not in FREE
+    key: pair
+    for key, pair in different.items()
+    if key.startswith(IDENTITY) and key not in FREE and not key.endswith(".start")
   }
   if fatal:
     lines = [f"{key} is {a!r} there, {b!r} here" for key, (a, b) in fatal.items()]
@@ -76,15 +87,17 @@ def check_same_run(saved: ConfigDict, config: ConfigDict, step: int) -> dict[str
 
 
 class Checkpoints:
-  """The checkpoints of a work directory."""
+  """The checkpoints of a work directory.   keep: how many; None opens them for reading only."""
 
-  def __init__(self, workdir: str | Path, keep: int = 1):
+  def __init__(self, workdir: str | Path, keep: int | None = None):
     # Orbax narrates each save, and its failures too; what concerns a user is raised.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     self.root = Path(workdir).resolve() / "checkpoints"
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
-    )
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    if keep is not None:
+      options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+      )
     self.manager = ocp.CheckpointManager(self.root, options=options)
 
   def latest(self) -> int | None:
@@ -100,21 +113,23 @@ class Checkpoints:
     if step == self.latest():
       return
     content = {
+      "format": FORMAT,
       "config": configs.to_json(meta.config),
       "tokenizer": meta.tokenizer.to_json(),
       "position": meta.position,
+      "frozen": meta.frozen,
+      "copied": list(meta.copied),
     }
-    self._guard(
-      lambda: self.manager.save(
-        step,
-        args=ocp.args.Composite(
-          params=ocp.args.StandardSave({"trainable": state.trainable, "frozen": state.frozen}),
-          ema=ocp.args.StandardSave(state.ema),
-          opt=ocp.args.StandardSave({"opt": state.opt, "running": state.running}),
-          meta=ocp.args.JsonSave(content),
-        ),
-      )
-    )
+    items = {
+      "params": ocp.args.StandardSave(state.trainable),
+      "ema": ocp.args.StandardSave(state.ema),
+      "opt": ocp.args.StandardSave({"opt": state.opt, "running": state.running}),
+      "meta": ocp.args.JsonSave(content),
+    }
+    frozen = {name: tree for name, tree in state.frozen.items() if name in meta.copied}
+    if frozen:
+      items["frozen"] = ocp.args.StandardSave(frozen)
+    self._guard(lambda: self.manager.save(step, args=ocp.args.Composite(**items)))
 
   def _guard(self, action) -> None:
     try:
@@ -125,36 +140,28 @@ class Checkpoints:
       ) from error
 
   def meta(self, step: int) -> Meta:
-    """Config, tokenizer and position of a step."""
-    saved = self._restore(step, meta=ocp.args.JsonRestore())["meta"]
+    """Config, tokenizer, position and hashes of a step."""
+    saved = self.restore(step, meta=ocp.args.JsonRestore())["meta"]
+    if saved.get("format") != FORMAT:
+      raise RestoreError(
+        f"{self.root}/{step} was written by a version of t2i_jax before parts (format "
+        f"{saved.get('format', 1)}; this one reads format {FORMAT}). Use that version, or train "
+        "again in another --workdir."
+      )
     return Meta(
       configs.from_json(saved["config"]),
       Tokenizer.from_json(saved["tokenizer"]),
       int(saved["position"]),
+      saved["frozen"],
+      tuple(saved["copied"]),
     )
 
-  def restore(self, step: int, abstract: TrainState) -> TrainState:
-    """The state of a step, onto the shardings of `abstract`: any mesh, any process count."""
-    saved = self._restore(
-      step,
-      params=ocp.args.StandardRestore({"trainable": abstract.trainable, "frozen": abstract.frozen}),
-      ema=ocp.args.StandardRestore(abstract.ema),
-      opt=ocp.args.StandardRestore({"opt": abstract.opt, "running": abstract.running}),
-    )
-    count = jax.device_put(np.int32(step), abstract.step.sharding)
-    params, opt = saved["params"], saved["opt"]
-    return TrainState(
-      count, params["trainable"], params["frozen"], opt["opt"], saved["ema"], opt["running"]
-    )
+  def arrays(self, step: int, **abstract: Any) -> dict[str, Any]:
+    """Items of arrays onto the shardings of abstract trees: any mesh, any process count."""
+    args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+    return dict(self.restore(step, **args).items()) if args else {}
 
-  def restore_ema(self, step: int, abstract: TrainState) -> Params:
-    """Only what sampling needs: averaged weights, merged with the frozen ones."""
-    if not jax.tree.leaves(abstract.frozen):
-      return self._restore(step, ema=ocp.args.StandardRestore(abstract.ema))["ema"]
-    whole = self.restore(step, abstract)
-    return merge_params(whole.ema, whole.frozen)
-
-  def _restore(self, step: int, **items):
+  def restore(self, step: int, **items: Any) -> Any:
     try:
       return self.manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as error:  # Orbax raises bare Exception on a file cut short

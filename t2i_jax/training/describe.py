@@ -8,13 +8,12 @@ from ml_collections import ConfigDict
 
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.models.params import REMAT
-from t2i_jax.training.make_system import make_system
-from t2i_jax.training.system import Trainable
+from t2i_jax.systems import System, make_system
 
 GIB = 2**30
 
 
-def system_of(config: ConfigDict) -> Trainable:
+def system_of(config: ConfigDict) -> System:
   """The system of a config without its data. Raises ConfigError.
 
   The byte tokenizer stands for a BPE of the data, which has as many tokens as the config says.
@@ -24,14 +23,14 @@ def system_of(config: ConfigDict) -> Trainable:
   return make_system(config, tokenizer)
 
 
-def parameters(system: Trainable) -> dict[str, int]:
+def parameters(system: System) -> dict[str, int]:
   """Numbers of weights by part."""
   shapes = jax.eval_shape(system.init, jax.random.key(0))
   size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
   return {part: size(tree) for part, tree in shapes.items()}
 
 
-def activation_bytes(system: Trainable) -> int:
+def activation_bytes(system: System) -> int:
   """What the backward pass keeps of one row, in bytes.
 
   What one row more adds to the residuals of the whole forward pass: of the scans all layers, of a
@@ -40,7 +39,7 @@ def activation_bytes(system: Trainable) -> int:
   return _residuals(system, 2) - _residuals(system, 1)
 
 
-def _residuals(system: Trainable, rows: int) -> int:
+def _residuals(system: System, rows: int) -> int:
   params = jax.eval_shape(system.init, jax.random.key(0))
   kept = lambda params, batch: jax.vjp(lambda p: system.forward(p, batch), params)[1]
   leaves = jax.tree.leaves(jax.eval_shape(kept, params, system.rows(rows)))

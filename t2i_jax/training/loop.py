@@ -17,9 +17,11 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from PIL import Image
 
+from t2i_jax.data.batch import Batch
 from t2i_jax.data.loader import Loader, validation_batches
 from t2i_jax.errors import T2IError
-from t2i_jax.parallel import batch_sharding, owned_rows
+from t2i_jax.parallel import batch_sharding, overridden, owned_rows
+from t2i_jax.systems import merge_params
 from t2i_jax.training.checkpoint import (
   Checkpoints,
   Meta,
@@ -29,10 +31,10 @@ from t2i_jax.training.checkpoint import (
   state_size,
 )
 from t2i_jax.training.log import Log
+from t2i_jax.training.restore import copied_parts, fingerprint, load_starts, restore_state
 from t2i_jax.training.setup import set_up
-from t2i_jax.training.state import create_state, merge_params
+from t2i_jax.training.state import abstract_params, create_state
 from t2i_jax.training.step import jit_train_step, make_validation_step
-from t2i_jax.training.transfusion import TransfusionSystem, start_with, words_of
 
 PREFETCH = 4  # batches read ahead
 
@@ -50,46 +52,48 @@ class StopRequest:
   """Becomes true after SIGTERM. Processes agree at logging steps, so that all save the same."""
 
   def __init__(self):
-    self.asked = False
-    self.previous = signal.signal(signal.SIGTERM, self._ask)
+    self.received = False
+    self.previous = signal.signal(signal.SIGTERM, self._receive)
 
-  def _ask(self, *_):
-    self.asked = True
+  def _receive(self, *_):
+    self.received = True
 
   def agreed(self, meeting: bool) -> bool:
     if jax.process_count() == 1:
-      return self.asked
+      return self.received
     if not meeting:
       return False
-    return bool(np.any(multihost_utils.process_allgather(np.array(self.asked))))
+    return bool(np.any(multihost_utils.process_allgather(np.array(self.received))))
 
   def close(self) -> None:
     signal.signal(signal.SIGTERM, self.previous)
 
 
-def on_devices(batches: Iterator[dict], mesh, batch: int, ahead: int = 2) -> Iterator[dict]:
+def on_devices(batches: Iterator[Batch], mesh, batch: int, ahead: int = 2) -> Iterator[Batch]:
   """Local batches as global arrays, laid on the mesh `ahead` of their use."""
   sharding = batch_sharding(mesh)
+  place = lambda rows: jax.make_array_from_process_local_data(
+    sharding, rows, (batch, *rows.shape[1:])
+  )
   queue: deque = deque()
   for local in batches:
-    queue.append(
-      {
-        name: jax.make_array_from_process_local_data(sharding, rows, (batch, *rows.shape[1:]))
-        for name, rows in local.items()
-      }
-    )
+    queue.append(jax.tree.map(place, local))
     if len(queue) > ahead:
       yield queue.popleft()
   yield from queue
 
 
 def train(config: ConfigDict, workdir: str | Path) -> None:
-  """Trains, or goes on training, until train.steps or SIGTERM.
+  """Trains, or continues training, until train.steps or SIGTERM.
 
   Everything a user can get wrong is checked before anything is compiled or allocated.
   Raises ConfigError, MeshError, DataError, PromptError, RestoreError, WorkdirError, NotFinite.
   """
-  c, workdir = config, Path(workdir)
+  with overridden(config.mesh.rules):
+    _train(config, Path(workdir))
+
+
+def _train(c: ConfigDict, workdir: Path) -> None:
   run = set_up(c)
   mesh, system, tokenizer, abstract = run.mesh, run.system, run.tokenizer, run.abstract
   check_workdir(workdir, abstract, c.checkpoint.keep)
@@ -98,14 +102,14 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
   start = checkpoints.latest()
   if start is None:
     start, changed = 0, {}
-    words = None
-    if isinstance(system, TransfusionSystem) and "start" in c.train and c.train.start:
-      words = words_of(c.train.start, system, abstract)
-    state = create_state(system, run.optimizer, abstract, jax.random.key(c.seed), c.train.freeze)
-    state = state if words is None else start_with(state, words)
+    starts = load_starts(system, abstract_params(system, mesh))
+    state = create_state(system, run.optimizers, abstract, jax.random.key(c.seed), starts)
+    copied = copied_parts(system, c.checkpoint.frozen, state.frozen, starts)
   else:
-    changed = check_same_run(checkpoints.meta(start).config, c, start)
-    state = checkpoints.restore(start, abstract)
+    saved = checkpoints.meta(start)
+    changed, copied = check_same_run(saved.config, c, start), saved.copied
+    state = restore_state(checkpoints, start, saved, system, abstract)
+  frozen = fingerprint(state.frozen)
   log = Log(
     workdir,
     start,
@@ -122,11 +126,11 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     log.say(f"  {key} was {old!r} in the checkpoint, is {new!r} now")
   if jax.process_index() == 0:
     dump(workdir / "config.json", c.to_dict())
-    if run.draw is not None:
+    if run.tasks.draw is not None:
       (workdir / "samples").mkdir(exist_ok=True)
       dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
 
-  transform = system.transform(tokenizer)
+  transform = system.row_maker()
   loader = Loader(
     run.source,
     transform,
@@ -137,7 +141,7 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     prefetch=PREFETCH,
   )
   data = on_devices(loader.batches(start), mesh, c.train.batch)
-  step_fn = jit_train_step(system, run.optimizer, c, mesh, abstract)
+  step_fn = jit_train_step(system, run.optimizers, c, mesh, abstract)
   validate = make_validation(system, c, mesh, run.val_source, transform)
   with closing(checkpoints), closing(log), closing(StopRequest()) as stop, jax.set_mesh(mesh):
     for step in range(start + 1, c.train.steps + 1):
@@ -161,10 +165,10 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
           )
       if last or every(c.eval.every, step):
         log.write(step, "val", validate(merge_params(state.ema, state.frozen)), {})
-      if run.draw is not None and (last or every(c.sampling.every, step)):
-        show_prompts(run.draw, merge_params(state.ema, state.frozen), c, workdir, step, log)
+      if run.tasks.draw is not None and (last or every(c.sampling.every, step)):
+        show_prompts(run.tasks.draw, merge_params(state.ema, state.frozen), c, workdir, step, log)
       if last or stopping or every(c.checkpoint.every, step):
-        checkpoints.save(state, Meta(c, tokenizer, step * c.train.batch))
+        checkpoints.save(state, Meta(c, tokenizer, step * c.train.batch, frozen, copied))
       log.pause(time.perf_counter() - paused)
       if stopping:
         log.say(f"SIGTERM: saving step {step} and leaving; the same command goes on from here")
@@ -189,7 +193,7 @@ def make_validation(system, c: ConfigDict, mesh, source, transform):
     means = {name: part[0].sum() / max(part[1].sum(), 1) for name, part in total.items()}
     names = {f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}
     names |= {f"loss_bin_{k}": value for k, value in enumerate(by_bin)}
-    return {"loss": sum(system.terms[name] * mean for name, mean in means.items())} | names
+    return {"loss": sum(system.terms[name].weight * mean for name, mean in means.items())} | names
 
   return validate
 

@@ -1,7 +1,7 @@
 """Optimisers from optax, with the schedule counted in optimiser steps."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from t2i_jax.config import build
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
-from t2i_jax.training.state import split_params
+from t2i_jax.systems import System, split_params
 
 
 def constant(peak: float, steps: int, warmup: int = 0) -> optax.Schedule:
@@ -80,16 +80,44 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {"constant": constant, "co
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adamw": adamw, "muon": muon}
 
 
-def make_optimizer(c: ConfigDict, matrices: Params) -> optax.GradientTransformation:
-  """Clip by the global norm, then the optimiser. Raises ConfigError.
+class Optimizers(NamedTuple):
+  """An optimiser a player of the system, each over the parts that it trains."""
 
-  c         config.train: hidden matrices learn at lr, everything else (embeddings, gains, outer
-            layers) at vector_lr
-  matrices  which weights are matrices, and along which dimensions (models.params.weight); those
-            under train.freeze are left out here, as in the trees to be optimised
+  by_player: dict[str, optax.GradientTransformation]
+  parts: dict[str, tuple[str, ...]]
+
+  def init(self, trainable: Params) -> dict[str, Any]:
+    return {p: o.init(self._own(p, trainable)) for p, o in self.by_player.items()}
+
+  def update(self, grads: Params, state: dict[str, Any], trainable: Params) -> tuple[Params, Any]:
+    """(updates of all parts, the new state), as an optax transformation gives them."""
+    updates: Params = {}
+    after: dict[str, Any] = {}
+    for player, optimizer in self.by_player.items():
+      own = (self._own(player, grads), state[player], self._own(player, trainable))
+      found, after[player] = optimizer.update(*own)
+      updates |= found
+    return updates, after
+
+  def _own(self, player: str, tree: Params) -> Params:
+    return {name: tree[name] for name in self.parts[player] if name in tree}
+
+
+def make_optimizers(c: ConfigDict, system: System) -> Optimizers:
+  """Clip by the global norm of a player's gradient, then the optimiser. Raises ConfigError.
+
+  c  config.train: hidden matrices learn at lr, everything else (embeddings, gains, outer layers) at
+     vector_lr. What is a matrix, and along which dimensions, its declaration says
+     (models.params.weight).
   """
-  matrices, _ = split_params(matrices, c.freeze)
+  trainable, _ = split_params(system.matrices, system.parts)
   schedule = lambda peak: build(SCHEDULES, c.schedule, "train.schedule", peak, c.steps)
   rates = (schedule(c.lr), schedule(c.vector_lr))
-  optimizer = build(OPTIMIZERS, c.optimizer, "train.optimizer", *rates, matrices)
-  return optax.chain(optax.clip_by_global_norm(c.clip), optimizer)
+
+  def chain(parts: tuple[str, ...]) -> optax.GradientTransformation:
+    own = {name: trainable[name] for name in parts if name in trainable}
+    optimizer = build(OPTIMIZERS, c.optimizer, "train.optimizer", *rates, own)
+    return optax.chain(optax.clip_by_global_norm(c.clip), optimizer)
+
+  players = system.players
+  return Optimizers({player: chain(parts) for player, parts in players.items()}, players)

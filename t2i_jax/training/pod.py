@@ -17,13 +17,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.config import load_config
+from t2i_jax.data.batch import Batch
 from t2i_jax.errors import ConfigError
-from t2i_jax.parallel import batch_sharding, collectives, make_mesh
+from t2i_jax.parallel import batch_sharding, collectives, mesh_of
+from t2i_jax.systems import System
 from t2i_jax.training.describe import GIB, system_of
-from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.state import abstract_state
 from t2i_jax.training.step import jit_train_step
-from t2i_jax.training.system import Trainable
 
 # For libtpu: ask no metadata server, and share the machine with another process that has it open.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
@@ -39,7 +40,7 @@ def topology_devices(name: str) -> list:
   return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
 
 
-def abstract_batch(system: Trainable, rows: int, mesh: Mesh) -> dict[str, Any]:
+def abstract_batch(system: System, rows: int, mesh: Mesh) -> Batch:
   """A global batch as the loader gives it, laid on the mesh."""
   put = batch_sharding(mesh)
   laid = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=put)
@@ -58,18 +59,17 @@ def compile_train_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any, Any]:
   No data are read: describe.system_of.
   """
   system = system_of(config)
-  optimizer = make_optimizer(config.train, system.matrices)
-  state = abstract_state(system, optimizer, mesh, config.train.freeze)
+  optimizers = make_optimizers(config.train, system)
+  state = abstract_state(system, optimizers, mesh)
   batch = abstract_batch(system, config.train.batch, mesh)
-  step = jit_train_step(system, optimizer, config, mesh, state)
+  step = jit_train_step(system, optimizers, config, mesh, state)
   with jax.set_mesh(mesh):
     return step.lower(state, batch).compile(), state, batch
 
 
 def report(config: ConfigDict, topology: str) -> dict[str, Any]:
   """Compiles, and says what a chip holds in GiB. A step that does not fit fails to compile."""
-  c = config.mesh
-  mesh = make_mesh(c.data, c.fsdp, c.tensor, topology_devices(topology))
+  mesh = mesh_of(config.mesh, topology_devices(topology))
   compiled, state, _ = compile_train_step(config, mesh)
   memory = compiled.memory_analysis()
   held = {

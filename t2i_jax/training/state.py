@@ -4,15 +4,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import check_divides, shardings
+from t2i_jax.systems import System, merge_params, split_params
+from t2i_jax.training.optimizer import Optimizers
 from t2i_jax.training.running import new_running
-from t2i_jax.training.system import Trainable
 
 
 class TrainState(NamedTuple):
@@ -30,29 +29,6 @@ class TrainState(NamedTuple):
   running: Any
 
 
-def split_params(tree: Params, freeze: tuple[str, ...]) -> tuple[Params, Params]:
-  """(trainable, frozen) by path prefix, "text" or "text/embedding". Raises ConfigError."""
-  flat = traverse_util.flatten_dict(tree, sep="/")
-  under = lambda path, prefix: path == prefix or path.startswith(prefix + "/")
-  for prefix in freeze:
-    if not any(under(path, prefix) for path in flat):
-      raise ConfigError(f"train.freeze: no parameter is under {prefix!r}. There are {list(tree)}.")
-  frozen = {p: leaf for p, leaf in flat.items() if any(under(p, prefix) for prefix in freeze)}
-  if len(frozen) == len(flat):
-    raise ConfigError(f"train.freeze = {freeze} leaves nothing to train.")
-  trainable = {p: leaf for p, leaf in flat.items() if p not in frozen}
-  return (
-    traverse_util.unflatten_dict(trainable, sep="/"),
-    traverse_util.unflatten_dict(frozen, sep="/"),
-  )
-
-
-def merge_params(trainable: Params, frozen: Params) -> Params:
-  """The inverse of split_params."""
-  flat = traverse_util.flatten_dict(trainable) | traverse_util.flatten_dict(frozen)
-  return traverse_util.unflatten_dict(flat)
-
-
 def _like_params(tree: Any, shapes: Params, axes: Params) -> Any:
   """Axes of an optimiser's tree: those of the parameter whose path a leaf's path ends with."""
   flat_shapes, flat_axes = traverse_util.flatten_dict(shapes), traverse_util.flatten_dict(axes)
@@ -68,51 +44,52 @@ def _like_params(tree: Any, shapes: Params, axes: Params) -> Any:
   return jax.tree.map_with_path(find, tree)
 
 
-def abstract_state(
-  system: Trainable,
-  optimizer: optax.GradientTransformation,
-  mesh: Mesh,
-  freeze: tuple[str, ...] = (),
-) -> TrainState:
-  """The state as ShapeDtypeStructs that carry their shardings. Raises MeshError, ConfigError."""
+def abstract_params(system: System, mesh: Mesh) -> Params:
+  """All parameters as ShapeDtypeStructs that carry their shardings. Raises MeshError."""
   shapes = jax.eval_shape(system.init, jax.random.key(0))
   check_divides(shapes, system.axes, mesh)
-  trainable, frozen = split_params(shapes, freeze)
-  axes, frozen_axes = split_params(system.axes, freeze)
-  opt = jax.eval_shape(optimizer.init, trainable)
-  running = jax.eval_shape(new_running)
-  replicated = NamedSharding(mesh, PartitionSpec())
-  where = TrainState(
-    replicated,
-    shardings(axes, mesh),
-    shardings(frozen_axes, mesh),
-    shardings(_like_params(opt, trainable, axes), mesh),
-    shardings(axes, mesh),
-    jax.tree.map(lambda _: replicated, running),
-  )
-  step = jax.ShapeDtypeStruct((), jnp.int32)
-  state = TrainState(step, trainable, frozen, opt, trainable, running)
+  return _placed(shapes, shardings(system.axes, mesh))
+
+
+def _placed(shapes: Any, where: Any) -> Any:
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-    state,
+    shapes,
     where,
   )
 
 
+def abstract_state(system: System, optimizers: Optimizers, mesh: Mesh) -> TrainState:
+  """The state as ShapeDtypeStructs that carry their shardings. Raises MeshError, ConfigError."""
+  trainable, frozen = split_params(abstract_params(system, mesh), system.parts)
+  axes, _ = split_params(system.axes, system.parts)
+  opt = jax.eval_shape(optimizers.init, trainable)
+  opt = _placed(opt, shardings(_like_params(opt, trainable, axes), mesh))
+  replicated = NamedSharding(mesh, PartitionSpec())
+  alone = lambda tree: _placed(tree, jax.tree.map(lambda _: replicated, tree))
+  step, running = alone((jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(new_running)))
+  return TrainState(step, trainable, frozen, opt, trainable, running)
+
+
 def create_state(
-  system: Trainable,
-  optimizer: optax.GradientTransformation,
+  system: System,
+  optimizers: Optimizers,
   abstract: TrainState,
   key: jax.Array,
-  freeze: tuple[str, ...] = (),
+  starts: Params | None = None,
 ) -> TrainState:
-  """A fresh state, each device computing only its own shards."""
+  """A fresh state, each device computing only its own shards.
 
-  def init(key):
-    trainable, frozen = split_params(system.init(key), freeze)
+  starts  weights in place of the random ones: any part of the tree of parameters
+  """
+  where = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+  def init(key, starts):
+    fresh = merge_params(system.init(key), starts)
+    trainable, frozen = split_params(fresh, system.parts)
     copy = jax.tree.map(jnp.copy, trainable)
     running = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract.running)
-    step, opt = jnp.zeros((), jnp.int32), optimizer.init(trainable)
+    step, opt = jnp.zeros((), jnp.int32), optimizers.init(trainable)
     return TrainState(step, trainable, frozen, opt, copy, running)
 
-  return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))(key)
+  return jax.jit(init, out_shardings=where)(key, starts or {})

@@ -1,6 +1,7 @@
-"""The train step: encode, draw t and eps, mix, predict, weigh, average. Pure functions."""
+"""The train step: draw t and eps, encode, mix, objective, gradient, update. Pure functions."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,75 +10,54 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from t2i_jax.data.batch import Batch
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding
-from t2i_jax.process import mix
-from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.timesteps import inside, stratified
+from t2i_jax.systems import Draws, System, merge_params
+from t2i_jax.systems.system import DRAW_DROP, DRAW_T, row_keys
+from t2i_jax.training.optimizer import Optimizers
 from t2i_jax.training.running import BINS, KEEP, averaged, by_bin, gradient_noise, importance
-from t2i_jax.training.state import TrainState, merge_params
-from t2i_jax.training.system import Batch, Mixture, Trainable, unit_range
-
-# What of a batch says how much each picture, each token counts.
-COUNTED = {"image": "weight", "text": "learn"}
-
-# What a row's randomness is for. The same row, step and purpose draw the same numbers on any mesh.
-DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB = range(5)
-
-
-def row_keys(key: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
-  """One key a row, from the row's position in the global batch.   # [B]"""
-  key = jax.random.fold_in(key, purpose)
-  return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-
-
-def row_noise(key: jax.Array, rows: jax.Array, purpose: int, shape: tuple[int, ...]) -> jax.Array:
-  """Unit Gaussian of each row.   # [B, *shape]"""
-  keys = row_keys(key, rows, purpose)
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-
-def row_losses(
-  system: Trainable, params: Params, batch: Batch, t: jax.Array, rows: jax.Array, key: jax.Array
-) -> dict[str, jax.Array]:
-  """Encodes the pictures, mixes them with noise at time t, and gives their losses by term.
-
-  t, rows  shaped like batch["weight"]: [B], or [B, N] of rows with several pictures
-  """
-  c, t, rows = system.mixing.noise, t.reshape(-1), rows.reshape(-1)
-  image = batch["image"].reshape(-1, *system.x_shape)
-  x0 = system.autoencoder.encode(unit_range(image))  # [R, H, W, C]
-  time = system.process.at(t)
-  eps = row_noise(key, rows, DRAW_EPS, x0.shape[1:])
-  if c.offset:
-    per_channel = row_noise(key, rows, DRAW_OFFSET, (1, 1, x0.shape[-1]))
-    eps = offset_noise(eps, per_channel, c.offset)
-  x_t = mix(x0, eps, time)
-  seen = x_t
-  if c.perturbation:
-    extra = row_noise(key, rows, DRAW_PERTURB, x0.shape[1:])
-    seen = perturbed_input(x_t, time, extra, c.perturbation)
-  return system.losses(params, batch, Mixture(x0, eps, x_t, seen, time))
+from t2i_jax.training.state import TrainState
 
 
 def draw_drops(key: jax.Array, rows: jax.Array, rates: dict[str, float]) -> dict[str, jax.Array]:
-  """Which rows lose the caption of which tower, each tower for itself.   # tower -> bool [B]
+  """Which rows lose the caption of which encoder, each for itself.   # encoder -> bool [B]
 
-  Source: [2207.12598 sec. 3.2]; by tower as [2403.03206]
+  Source: [2207.12598 sec. 3.2]; by encoder as [2403.03206]
   """
   key = jax.random.fold_in(key, DRAW_DROP)
-  towers = enumerate(sorted(rates.items()))
+  encoders = enumerate(sorted(rates.items()))
   return {
     name: jax.vmap(lambda k, rate=rate: jax.random.bernoulli(k, rate))(row_keys(key, rows, i))
-    for i, (name, rate) in towers
+    for i, (name, rate) in encoders
     if rate > 0
   }
 
 
-def picture_rows(rows: jax.Array, weight: jax.Array) -> jax.Array:
-  """Numbers of the pictures of rows [B], shaped like their weights [B] or [B, N]."""
-  n = weight[0].size
-  return (rows[:, None] * n + jnp.arange(n)).reshape(weight.shape)
+def image_numbers(rows: jax.Array, n: int) -> jax.Array:
+  """Numbers of the images of rows [B] that hold n each.   # [B, n]"""
+  return rows[:, None] * n + jnp.arange(n)
+
+
+def draw_t(
+  system: System, batch: Batch, numbers: jax.Array, key: jax.Array, square: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """u, t and the weights that undo importance sampling, of images of these numbers.   # [B, N]
+
+  square  running.square: mean squared loss by bin of u
+  """
+  flat = numbers.reshape(-1)
+  if "stratified" in system.mixing.t_sampling:
+    u = stratified(jax.random.fold_in(key, DRAW_T), flat, flat.size)
+  else:
+    u = jax.vmap(jax.random.uniform)(row_keys(key, flat, DRAW_T))
+  undo = jnp.ones_like(u)
+  if "importance" in system.mixing.t_sampling:
+    u, undo = importance(u, square)
+  u, undo = u.reshape(numbers.shape), undo.reshape(numbers.shape)
+  t = inside(system.mixing.t_of(u) * batch.max_t)
+  return u, system.process.on_grid(t), undo
 
 
 def _micro_batches(tree: Any, n: int) -> Any:
@@ -86,7 +66,7 @@ def _micro_batches(tree: Any, n: int) -> Any:
 
 
 def make_train_step(
-  system: Trainable, optimizer: optax.GradientTransformation, config: ConfigDict
+  system: System, optimizers: Optimizers, config: ConfigDict
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """The pure step (state, batch) -> (state, metrics).
 
@@ -94,75 +74,65 @@ def make_train_step(
   micro-batches (train.accumulate) it is computed in. loss_bin_k and noise_scale (in rows; from
   two micro-batches on) are running averages.
   """
-  c, root = config.train, config.seed
-  mixing = system.mixing
-  drop_rates = {tower: getattr(c.caption_dropout, tower) for tower in system.towers}
+  c, terms = config.train, system.terms
+  drop_rates = {name: c.caption_dropout[name] for name in system.droppable}
 
-  def draw_t(key, batch, rows, running):
-    """u, t and the weights that undo importance sampling, of the pictures of a batch."""
-    flat = rows.reshape(-1)
-    if "stratified" in mixing.t_sampling:
-      u = stratified(jax.random.fold_in(key, DRAW_T), flat, flat.size)
-    else:
-      u = jax.vmap(jax.random.uniform)(row_keys(key, flat, DRAW_T))
-    undo = jnp.ones_like(u)
-    if "importance" in mixing.t_sampling:
-      u, undo = importance(u, running["square"])
-    u, undo = u.reshape(rows.shape), undo.reshape(rows.shape)
-    t = inside(mixing.t_of(u) * batch.get("most", 1))
-    return u, system.process.on_grid(t), undo
-
-  def mean_loss(trainable, frozen, batch, rows, key, drawn, counts):
-    """This part's share of the batch's mean loss; sums by bin, and the shares of the terms."""
-    if drop_rates:
-      batch = batch | {"drop": draw_drops(key, rows, drop_rates)}
-    u, t, undo = drawn
-    terms = row_losses(system, merge_params(trainable, frozen), batch, t, rows, key)
-    losses, weight = terms["image"], batch["weight"].reshape(-1)
-    sums = {
-      "loss": by_bin(losses, t.reshape(-1), weight),
-      "square": by_bin(jnp.square(losses), u.reshape(-1), weight),
-    }
-    terms = terms | {"image": (losses * undo.reshape(-1)).reshape(rows.shape)}
-    means = {
-      name: jnp.sum(terms[name] * batch[COUNTED[name]]) / counts[name] for name in system.terms
-    }
-    loss = sum(weight * means[name] for name, weight in system.terms.items())
+  def loss_of(own, others, player, frozen, batch, draws, drawn, counts):
+    """This micro-batch's share of a player's mean loss; sums by bin, and shares of all terms."""
+    values = system.losses(merge_params(own | others, frozen), batch, draws)
+    u, t, undo = (of_image.reshape(-1) for of_image in drawn)
+    image, weight = values["image"], batch.image_weight.reshape(-1)
+    sums = {"loss": by_bin(image, t, weight), "square": by_bin(jnp.square(image), u, weight)}
+    values = values | {"image": image * undo}
+    means = {}
+    for name, term in terms.items():
+      count = term.counts(batch)
+      means[name] = jnp.sum(values[name].reshape(count.shape) * count) / counts[name]
+    loss = sum(term.weight * means[n] for n, term in terms.items() if term.player == player)
     return loss, (sums, means)
 
+  def gradients(state, key, counts, batch, numbers, drawn):
+    """Loss, its parts, each player's gradient by its own weights, and the gradient's |.|^2."""
+    drop = draw_drops(key, numbers[:, 0] // numbers.shape[1], drop_rates)
+    draws = Draws(drawn[1].reshape(-1), numbers.reshape(-1), key, drop, state.step)
+    loss: Any = None
+    found: Any = None
+    grads: Params = {}
+    for player, parts in system.players.items():
+      own = {name: tree for name, tree in state.trainable.items() if name in parts}
+      others = {name: tree for name, tree in state.trainable.items() if name not in parts}
+      grad_fn = jax.value_and_grad(loss_of, has_aux=True)
+      (of_player, aux), of_own = grad_fn(
+        own, others, player, state.frozen, batch, draws, drawn, counts
+      )
+      loss = of_player if loss is None else loss + of_player
+      found, grads = found or aux, grads | of_own
+    return loss, found, grads, jnp.square(optax.global_norm(grads))
+
   def step(state: TrainState, batch: Batch):
-    key = jax.random.fold_in(jax.random.key(root), state.step)
-    rows = picture_rows(jnp.arange(len(batch["weight"])), batch["weight"])
-    drawn = draw_t(key, batch, rows, state.running)
-    grad_fn = jax.value_and_grad(mean_loss, has_aux=True)
-    counts = {name: jnp.maximum(jnp.sum(batch[COUNTED[name]]), 1) for name in system.terms}
-
-    def part_of(part_batch, part_rows, part_drawn):
-      trained = (state.trainable, state.frozen)
-      (loss, aux), grads = grad_fn(*trained, part_batch, part_rows, key, part_drawn, counts)
-      return loss, aux, grads, jnp.square(optax.global_norm(grads))
-
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    rows, n = batch.image_weight.shape
+    numbers = image_numbers(jnp.arange(rows), n)
+    drawn = draw_t(system, batch, numbers, key, state.running["square"])
+    counts = {name: jnp.maximum(jnp.sum(term.counts(batch)), 1) for name, term in terms.items()}
+    part_of = partial(gradients, state, key, counts)
     if c.accumulate == 1:
-      loss, (sums, means), grads, _ = part_of(batch, rows, drawn)
+      loss, (sums, means), grads, squares = part_of(batch, numbers, drawn)
     else:
-      micro = _micro_batches((batch, rows, drawn), c.accumulate)
+      micro = _micro_batches((batch, numbers, drawn), c.accumulate)
       first = jax.tree.map(lambda x: x[0], micro)
       zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_of, *first))
       add = lambda total, part: (jax.tree.map(jnp.add, total, part_of(*part)), None)
       (loss, (sums, means), grads, squares), _ = jax.lax.scan(add, zero, micro)
-    running = {name: averaged(state.running[name], part) for name, part in sums.items()}
-    running["noise"] = state.running["noise"]
-    if c.accumulate > 1:
-      small, used = squares * c.accumulate, counts["image"]
-      big = jnp.square(optax.global_norm(grads))
-      now = gradient_noise(small, big, used / c.accumulate, used)
-      running["noise"] = KEEP * running["noise"] + (1 - KEEP) * now
 
-    updates, opt = optimizer.update(grads, state.opt, state.trainable)
+    updates, opt = optimizers.update(grads, state.opt, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    n = state.step + 1
-    decay = jnp.minimum(c.ema, (1 + n) / (10 + n))  # warms up: early weights are soon forgotten
+    after = state.step + 1
+    decay = jnp.minimum(c.ema, (1 + after) / (10 + after))  # small in the first steps
     ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, trainable)
+    running = updated_running(state.running, sums)
+    if c.accumulate > 1:
+      running["noise"] = updated_noise(running["noise"], grads, squares, counts, c.accumulate)
     metrics = {
       "loss": loss,
       "grad_norm": optax.global_norm(grads),
@@ -175,14 +145,27 @@ def make_train_step(
     if c.accumulate > 1:
       square, trace = running["noise"]
       metrics["noise_scale"] = trace / jnp.maximum(square, 1e-30)
-    return TrainState(n, trainable, state.frozen, opt, ema, running), metrics
+    return TrainState(after, trainable, state.frozen, opt, ema, running), metrics
 
   return step
 
 
+def updated_running(running: dict[str, jax.Array], sums: dict[str, jax.Array]) -> dict[str, Any]:
+  """The running averages after a batch's sums by bin."""
+  return running | {name: averaged(running[name], part) for name, part in sums.items()}
+
+
+def updated_noise(before, grads, squares, counts, parts: int) -> jax.Array:
+  """The running noise scale.   squares: summed |gradient|^2 of the micro-batches"""
+  small, used = squares * parts, counts["image"]
+  big = jnp.square(optax.global_norm(grads))
+  now = gradient_noise(small, big, used / parts, used)
+  return KEEP * before + (1 - KEEP) * now
+
+
 def jit_train_step(
-  system: Trainable,
-  optimizer: optax.GradientTransformation,
+  system: System,
+  optimizers: Optimizers,
   config: ConfigDict,
   mesh: Mesh,
   state: TrainState,
@@ -193,33 +176,35 @@ def jit_train_step(
   """
   put = jax.tree.map(lambda leaf: leaf.sharding, state)
   return jax.jit(
-    make_train_step(system, optimizer, config),
+    make_train_step(system, optimizers, config),
     donate_argnums=0,
     in_shardings=(put, batch_sharding(mesh)),
     out_shardings=(put, None),
   )
 
 
-def make_validation_step(system: Trainable, config: ConfigDict) -> Callable[..., Any]:
-  """(params, batch, rows [B]) -> sums of losses and counts by term: [2, BINS] of pictures, by t.
+def make_validation_step(system: System, config: ConfigDict) -> Callable[..., Any]:
+  """(params, batch, rows [B]) -> sums of losses and counts by term: [2, BINS] of images, by t.
 
-  Picture r is judged at one fixed t, drawn inside bin r mod BINS, with fixed noise: the same number
-  for the same weights, whenever and on however many devices it is asked.
+  Image r has one fixed t, drawn inside bin r mod BINS, and fixed noise: the same number for the
+  same weights at every call and on any number of devices.
   """
 
   def step(params: Params, batch: Batch, rows: jax.Array) -> dict[str, jax.Array]:
     key = jax.random.key(config.seed)
-    pictures = picture_rows(rows, batch["weight"]).reshape(-1)
-    bin_of = pictures % BINS
-    within = jax.vmap(jax.random.uniform)(row_keys(key, pictures, DRAW_T))
+    numbers = image_numbers(rows, batch.image_weight.shape[1]).reshape(-1)
+    bin_of = numbers % BINS
+    within = jax.vmap(jax.random.uniform)(row_keys(key, numbers, DRAW_T))
     # The first hundredth of the first bin is left out, where an x0 prediction has no eps.
     t = system.process.on_grid(jnp.maximum((bin_of + within) / BINS, 0.01 / BINS))
-    terms = row_losses(system, params, batch, t, pictures, key)
+    values = system.losses(params, batch, Draws(t, numbers, key, {}, 0))
     middle = (bin_of + 0.5) / BINS
-    found = {"image": by_bin(terms["image"], middle, batch["weight"].reshape(-1))}
-    for name in set(system.terms) - {"image"}:
-      counts = batch[COUNTED[name]]
-      found[name] = jnp.stack([jnp.sum(terms[name] * counts), jnp.sum(counts)])
+    found = {"image": by_bin(values["image"], middle, batch.image_weight.reshape(-1))}
+    for name, term in system.terms.items():
+      if name != "image":
+        counts = term.counts(batch)
+        weighted = jnp.sum(values[name].reshape(counts.shape) * counts)
+        found[name] = jnp.stack([weighted, jnp.sum(counts)])
     return found
 
   return step

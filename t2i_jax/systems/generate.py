@@ -1,12 +1,12 @@
-"""The joint model at work: it reads words and pictures into a cache, writes on, and draws.
+"""Generation with the joint model: prefill tokens and images into a cache, decode, and sample.
 
-One way through for all of it: `read` words; at BOI `draw` a picture against the cache and `look` at
-it, which reads it clean together with its EOI; `write` goes on from there until EOS or another BOI.
-Rows of a batch may be of different lengths.
+`prefill` takes tokens; after BOI, `draw` samples an image given the cache, and `prefill_image`
+extends the cache by the clean image and its EOI; `decode` generates tokens from there until EOS or
+another BOI. Rows of a batch may be of different lengths.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from t2i_jax.config import build
 from t2i_jax.data.documents import patch_positions
-from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.decoder import Cache
 from t2i_jax.models.params import Params
@@ -25,14 +24,13 @@ from t2i_jax.process import Prediction, Time
 from t2i_jax.sampling import Guided, guide, make_plan, remember, row_noise, sample
 from t2i_jax.sampling.guidance import interleave
 from t2i_jax.sampling.solver import Denoiser
-from t2i_jax.training.sampler import Batches, make_sampler
-from t2i_jax.training.system import pixels, predicted, unit_range
-from t2i_jax.training.transfusion import TransfusionSystem
+from t2i_jax.systems.sampler import Batches, make_sampler
+from t2i_jax.systems.system import pixels, predicted
 
-# (params, prompts, one seed a prompt) -> uint8 [n, H, W, C]
-Draw = Callable[[Params, Sequence[str], Sequence[int]], np.ndarray]
+if TYPE_CHECKING:
+  from t2i_jax.systems.joint import JointSystem
 
-NEVER = -1  # what ended a text that was cut off
+NOT_STOPPED = -1  # what ended a text that was cut off
 
 
 class Choice(NamedTuple):
@@ -68,8 +66,8 @@ def choose(logits: jax.Array, keys: jax.Array, c: Choice) -> jax.Array:
   return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-class Written(NamedTuple):
-  """ids [B, most] int32, pad after length [B]; ended [B]: EOS or BOI, not read, or NEVER."""
+class Generated(NamedTuple):
+  """ids [B, most] int32, pad after length [B]; ended [B]: EOS or BOI, not read, or NOT_STOPPED."""
 
   ids: jax.Array
   length: jax.Array
@@ -83,7 +81,7 @@ class Generator:
   Raises ConfigError for a config.sampling that cannot run.
   """
 
-  def __init__(self, system: TransfusionSystem, c: ConfigDict, mesh: Mesh):
+  def __init__(self, system: "JointSystem", c: ConfigDict, mesh: Mesh):
     self.system, self.c, self.mesh = system, c, mesh
     solver, times, self.method = make_sampler(c, system.process)
     if self.method.perturb is not None or self.method.others:
@@ -97,12 +95,12 @@ class Generator:
     if system.text_length + layout.patches > layout.length:
       raise ConfigError(
         f"a text of text.length = {system.text_length} tokens and a picture of {layout.patches} "
-        f"patches do not fit into the length = {layout.length} of data.rows."
+        f"patches do not fit into the length = {layout.length} of rows."
       )
     self.places = patch_positions(layout.positions, layout.rows, layout.cols)
-    self.read, self.look = jax.jit(self._read), jax.jit(self._look)
+    self.prefill, self.prefill_image = jax.jit(self._prefill), jax.jit(self._prefill_image)
     whole = jax.NamedSharding(mesh, jax.P())  # on every process
-    self.write = jax.jit(self._write, out_shardings=(whole, None))
+    self.decode = jax.jit(self._decode, out_shardings=(whole, None))
     self.draw = jax.jit(self._draw, out_shardings=whole)
 
   def empty(self, rows: int) -> Cache:
@@ -115,7 +113,7 @@ class Generator:
     layered = jax.NamedSharding(self.mesh, jax.P(None, *by_row.spec))
     return jax.device_put(cache, Cache(layered, layered, by_row, by_row))
 
-  def _read(
+  def _prefill(
     self, params: Params, cache: Cache, ids: jax.Array, count: jax.Array
   ) -> tuple[jax.Array, Cache]:
     """Reads the first count [B] of ids [B, S]: logits of what comes next [B, V], and the cache."""
@@ -124,27 +122,30 @@ class Generator:
     last = jnp.take_along_axis(hidden, (count - 1)[:, None, None], axis=1)[:, 0]
     return model.logits(last), cache
 
-  def _look(self, params: Params, cache: Cache, x0: jax.Array) -> tuple[jax.Array, Cache]:
-    """Reads pictures [B, H, W, C] in [-1, 1], whose BOI has been read, and their EOI."""
+  def _prefill_image(
+    self, params: Params, cache: Cache, images: jax.Array
+  ) -> tuple[jax.Array, Cache]:
+    """Extends the cache by images of the data set [B, H, W, C] and their EOI, after their BOI."""
     system, model = self.system, self.system.model(params)
+    x0 = system.encode(params, images)
     clean = system.process.at(system.process.on_grid(jnp.zeros(len(x0))))
     _, cache = model.read_picture(x0.astype(system.dtype), clean.model_time, cache, self.places)
     one = jnp.ones(len(x0), jnp.int32)
-    return self._read(params, cache, one[:, None] * system.layout.ids.eoi, one)
+    return self._prefill(params, cache, one[:, None] * system.layout.ids.eoi, one)
 
   def _draw(
     self, params: Params, cache: Cache, null: Cache | None, seeds: jax.Array, scale: jax.Array
   ) -> jax.Array:
-    """Pictures [B, H, W, C] after the BOI that both caches have read; null: without the words."""
+    """Images [B, H, W, C] after the BOI at the end of both caches; null: without the text."""
     system, model = self.system, self.system.model(params)
     keys = jax.vmap(jax.random.key)(seeds)
     prior = system.process.prior(keys, system.x_shape)
-    asked = cache if null is None else _interleaved(cache, null)
+    prefix = cache if null is None else _interleaved(cache, null)
 
     def plain(x_t: jax.Array, time: Time, _: Any) -> Prediction:
       model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
       network = lambda x: model.read_picture(
-        x.astype(system.dtype), model_time, asked, self.places
+        x.astype(system.dtype), model_time, prefix, self.places
       )[0]
       return predicted(system.output, network, x_t, time)
 
@@ -156,11 +157,12 @@ class Generator:
       hooks = remember(self.method, prior)
     noise = row_noise(keys, system.x_shape)
     x0_hat, _ = sample(denoise, self.solver, self.plan, prior, cond, noise, **hooks)
-    return jnp.clip(system.autoencoder.decode(x0_hat), -1, 1)
+    images = system.decode(params, x0_hat)
+    return jnp.clip(images, -1, 1) if images.shape[-1] == 3 else images
 
-  def _write(
+  def _decode(
     self, params: Params, cache: Cache, logits: jax.Array, keys: jax.Array
-  ) -> tuple[Written, Cache]:
+  ) -> tuple[Generated, Cache]:
     """Goes on writing, from the logits of the next token, until every row has ended."""
     model, c, marks = self.system.model(params), self.choice, self.system.layout.ids
     rows, ids = len(logits), jnp.arange(logits.shape[-1])
@@ -168,93 +170,90 @@ class Generator:
     never = ((ids == marks.pad) | (ids == marks.bos)) & (ids != marks.eos) | (ids > marks.boi)
 
     def goes_on(state):
-      i, _, _, written = state
-      return (i < c.most) & jnp.any(written.ended == NEVER)
+      i, _, _, generated = state
+      return (i < c.most) & jnp.any(generated.ended == NOT_STOPPED)
 
     def one_more(state):
-      i, logits, cache, written = state
+      i, logits, cache, generated = state
       logits = jnp.where(never, -jnp.inf, logits)
       token = choose(logits, jax.vmap(lambda key: jax.random.fold_in(key, i))(keys), c)
-      running = written.ended == NEVER
+      running = generated.ended == NOT_STOPPED
       stops = (token == marks.eos) | (token == marks.boi)
-      ended = jnp.where(running & stops, token, written.ended)
+      ended = jnp.where(running & stops, token, generated.ended)
       taken = (running & ~stops).astype(jnp.int32)
-      ids = written.ids.at[:, i].set(jnp.where(taken == 1, token, marks.pad))
+      ids = generated.ids.at[:, i].set(jnp.where(taken == 1, token, marks.pad))
       hidden, cache = model.read_tokens(token[:, None], taken, cache, self.system.dtype)
       logits = jnp.where(taken[:, None] == 1, model.logits(hidden[:, 0]), logits)
-      return i + 1, logits, cache, Written(ids, written.length + taken, ended)
+      return i + 1, logits, cache, Generated(ids, generated.length + taken, ended)
 
     empty = jnp.full((rows, c.most), marks.pad, jnp.int32)
-    nothing = Written(empty, jnp.zeros(rows, jnp.int32), jnp.full(rows, NEVER, jnp.int32))
+    nothing = Generated(empty, jnp.zeros(rows, jnp.int32), jnp.full(rows, NOT_STOPPED, jnp.int32))
     state = (jnp.int32(0), logits, cache, nothing)
-    _, _, cache, written = jax.lax.while_loop(goes_on, one_more, state)
-    return written, cache
+    _, _, cache, generated = jax.lax.while_loop(goes_on, one_more, state)
+    return generated, cache
 
-  def begun(self, params: Params, x0: jax.Array) -> tuple[jax.Array, Cache]:
-    """Documents that begin with pictures: logits of what comes next, and the cache."""
-    rows, ids = len(x0), self.system.layout.ids
+  def start_with_image(self, params: Params, images: jax.Array) -> tuple[jax.Array, Cache]:
+    """Documents that begin with images: logits of the next token, and the cache."""
+    rows, ids = len(images), self.system.layout.ids
     first = np.tile(np.array([ids.bos, ids.boi], np.int32), (rows, 1))
-    _, cache = self.read(params, self.empty(rows), first, np.full(rows, 2, np.int32))
-    return self.look(params, cache, x0)
+    _, cache = self.prefill(params, self.empty(rows), first, np.full(rows, 2, np.int32))
+    return self.prefill_image(params, cache, images)
 
-  def caption(
-    self, params: Params, pictures: np.ndarray, tokenizer: Tokenizer, seeds: Sequence[int]
-  ) -> list[str]:
-    """A caption of each picture, uint8 [n, H, W, 3] or latents."""
+  def caption(self, params: Params, images: np.ndarray, seeds: Sequence[int]) -> list[str]:
+    """A caption of each image, uint8 [n, H, W, 3] or latents."""
     found: list[str] = []
-    for part, keys in self.batches(pictures, np.asarray(seeds, np.uint32)):
+    for part, keys in self.batches((images, np.asarray(seeds, np.uint32))):
       with jax.set_mesh(self.mesh):
-        logits, cache = self.begun(params, unit_range(part))
-        written, _ = self.write(params, cache, logits, jax.vmap(jax.random.key)(keys))
-      found += [tokenizer.decode(row) for row in np.asarray(written.ids)]
-    return found[: len(pictures)]
+        logits, cache = self.start_with_image(params, part)
+        generated, _ = self.decode(params, cache, logits, jax.vmap(jax.random.key)(keys))
+      found += [self.system.tokenizer.decode(row) for row in np.asarray(generated.ids)]
+    return found[: len(images)]
 
   def edit(
-    self,
-    params: Params,
-    pictures: np.ndarray,
-    instructions: Sequence[str],
-    tokenizer: Tokenizer,
-    seeds: Sequence[int],
+    self, params: Params, images: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]
   ) -> np.ndarray:
-    """Each picture changed as its instruction says, uint8 [n, H, W, 3]. Raises PromptError.
+    """Each image changed as its instruction says, uint8 [n, H, W, 3]. Raises PromptError.
 
-    Guidance holds it against the picture without the instruction.
+    The null of guidance is the image without the instruction.
     """
     boi = self.system.layout.ids.boi
-    ids, count = asked(tokenizer, instructions, self.system.text_length, boi)
-    ids, count = np.roll(ids, -1, axis=1), count - 1  # the document has begun
+    ids, count = self.tokenize(instructions, boi)
+    ids, count = np.roll(ids, -1, axis=1), count - 1  # without BOS: the document has begun
     found = []
-    for part, *words, keys in self.batches(pictures, ids, count, np.asarray(seeds, np.uint32)):
+    for part, *text, keys in self.batches((images, ids, count, np.asarray(seeds, np.uint32))):
       with jax.set_mesh(self.mesh):
-        _, before = self.begun(params, unit_range(part))
-        _, cache = self.read(params, before, *words)
-        nothing = [np.full_like(words[0], boi), np.ones_like(words[1])]
-        null = None if self.c.cfg == 1 else self.read(params, before, *nothing)[1]
-        x0 = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
-        found.append(np.asarray(pixels(x0)))
-    return np.concatenate(found)[: len(pictures)]
+        _, before = self.start_with_image(params, part)
+        _, cache = self.prefill(params, before, *text)
+        nothing = [np.full_like(text[0], boi), np.ones_like(text[1])]
+        null = None if self.c.cfg == 1 else self.prefill(params, before, *nothing)[1]
+        drawn = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
+        found.append(np.asarray(pixels(drawn)))
+    return np.concatenate(found)[: len(images)]
 
-  def prompts(
-    self, params: Params, prompts: Sequence[str], tokenizer: Tokenizer, seeds: Sequence[int]
-  ) -> np.ndarray:
-    """A picture of each caption, uint8 [n, H, W, 3]. Raises PromptError."""
-    length, boi = self.system.text_length, self.system.layout.ids.boi
-    ids, count = asked(tokenizer, prompts, length, boi)
-    nothing = asked(tokenizer, [self.c.negative] * self.batches.rows, length, boi)
+  def prompts(self, params: Params, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+    """An image of each caption, uint8 [n, H, W, 3]. Raises PromptError."""
+    boi = self.system.layout.ids.boi
+    ids, count = self.tokenize(prompts, boi)
+    nothing = self.tokenize([self.c.negative] * self.batches.rows, boi)
     found = []
     with jax.set_mesh(self.mesh):
       empty = self.empty(self.batches.rows)
-      null = None if self.c.cfg == 1 else self.read(params, empty, *nothing)[1]
-      for *words, keys in self.batches(ids, count, np.asarray(seeds, np.uint32)):
-        _, cache = self.read(params, empty, *words)
-        x0 = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
-        found.append(np.asarray(pixels(x0)))
+      null = None if self.c.cfg == 1 else self.prefill(params, empty, *nothing)[1]
+      for *text, keys in self.batches((ids, count, np.asarray(seeds, np.uint32))):
+        _, cache = self.prefill(params, empty, *text)
+        drawn = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
+        found.append(np.asarray(pixels(drawn)))
     return np.concatenate(found)[: len(ids)]
 
-  def drawing(self, tokenizer: Tokenizer) -> Draw:
-    """`prompts` as a function of what varies."""
-    return lambda params, prompts, seeds: self.prompts(params, prompts, tokenizer, seeds)
+  def tokenize(self, texts: Sequence[str], last: int) -> tuple[np.ndarray, np.ndarray]:
+    """BOS, the text and the id `last` of each: ids [n, text_length] and how many of them [n].
+
+    Raises PromptError where a text does not fit.
+    """
+    ids, mask = self.system.tokenizer.encode(list(texts), self.system.text_length)
+    count = mask.sum(axis=1).astype(np.int32)
+    ids[np.arange(len(ids)), count - 1] = last
+    return ids, count
 
 
 def _interleaved(a: Cache, b: Cache) -> Cache:
@@ -262,16 +261,3 @@ def _interleaved(a: Cache, b: Cache) -> Cache:
   return Cache(
     layered(a.k, b.k), layered(a.v, b.v), interleave(a.used, b.used), interleave(a.place, b.place)
   )
-
-
-def asked(
-  tokenizer: Tokenizer, texts: Sequence[str], length: int, boi: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """BOS, the words and BOI of each text: ids [n, length] and how many of them [n].
-
-  Raises PromptError where a text does not fit.
-  """
-  ids, mask = tokenizer.encode(list(texts), length)
-  count = mask.sum(axis=1).astype(np.int32)
-  ids[np.arange(len(ids)), count - 1] = boi
-  return ids, count

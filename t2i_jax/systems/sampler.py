@@ -1,4 +1,4 @@
-"""config.sampling, built: what a drawing needs of it, whatever the model."""
+"""config.sampling, built: solver, grid and guidance, whatever the model."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ def make_sampler(c: ConfigDict, process: Process) -> Sampler:
 class Batches:
   """Arrays of any length, laid on a mesh a fixed number of rows at a time.
 
-  rows  at least as many as are asked for, so that data x fsdp divides them
+  rows  the number given, rounded up so that data x fsdp divides it
   """
 
   def __init__(self, mesh: Mesh, rows: int):
@@ -45,12 +45,14 @@ class Batches:
     self.rows = -(-rows // parts) * parts
     self._owned, self._put = owned_rows(mesh, self.rows), batch_sharding(mesh)
 
-  def __call__(self, *arrays: Any) -> Iterator[list[jax.Array]]:
-    """The arrays in parts of `rows`, the last one filled up by its first row."""
-    for start in range(0, len(arrays[0]), self.rows):
-      part = [np.asarray(a)[start : start + self.rows] for a in arrays]
-      missing = self.rows - len(part[0])
-      yield [self._laid(np.concatenate([a, np.repeat(a[:1], missing, 0)])) for a in part]
+  def __call__(self, tree: Any) -> Iterator[Any]:
+    """A tree of arrays [n, ...] in parts of `rows`, the last one filled up by its first row."""
+    for start in range(0, len(jax.tree.leaves(tree)[0]), self.rows):
+      yield jax.tree.map(lambda a, start=start: self._laid(self._part(a, start)), tree)
+
+  def _part(self, array: Any, start: int) -> np.ndarray:
+    part = np.asarray(array)[start : start + self.rows]
+    return np.concatenate([part, np.repeat(part[:1], self.rows - len(part), 0)])
 
   def _laid(self, host: np.ndarray) -> jax.Array:
     return jax.make_array_from_process_local_data(self._put, host[self._owned], host.shape)

@@ -1,0 +1,76 @@
+"""A batch: what the data give and the train step takes, with a name for every array."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Tokens(NamedTuple):
+  """Captions as one text encoder reads them.
+
+  ids [B, T] int32;   mask [B, T] bool, True where there is a token
+  """
+
+  ids: Any
+  mask: Any
+
+
+class Rows(NamedTuple):
+  """Packed documents (data.documents): what stands at each of L positions, as integers.
+
+  tokens     [B, L] int32, pad where a patch or nothing stands
+  hidden     [B, L] bool, where the model is given pad in place of the token
+  patch      [B, L] int32, number of the patch among the row's images x patches; -1 at tokens
+  doc, end   [B, L] int32: models.attention
+  positions  [B, L, 2] float32, (row, column); of a token twice its place in its document
+  starts     [B, N] int32, position of each image's first patch
+  left_out   [B] float32, documents that did not fit
+  """
+
+  tokens: Any
+  hidden: Any
+  patch: Any
+  doc: Any
+  end: Any
+  positions: Any
+  starts: Any
+  left_out: Any
+
+
+class Batch(NamedTuple):
+  """B rows of N images each; N is 1 where a row is an image and its caption.
+
+  images        [B, N, H, W, 3] uint8 pixels, or [B, N, h, w, C] float32 latents
+  image_weight  [B, N] float32, weight of an image in the mean loss: 0 or 1
+  max_t         [B, N] float32, the largest t an image is mixed with noise at; 0 = clean
+  text          captions by text encoder
+  rows          of packed documents, or None
+  text_weight   [B, L] float32, 1 where the token after this position counts in the loss, or None
+  As a row maker gives it, one row without the leading axis B.
+  """
+
+  images: Any
+  image_weight: Any
+  max_t: Any
+  text: dict[str, Tokens]
+  rows: Rows | None = None
+  text_weight: Any = None
+
+
+def stack(items: Sequence[Any]) -> Any:
+  """Rows as one batch: arrays get a leading axis, named tuples and dicts keep their structure."""
+  first = items[0]
+  if first is None:
+    return None
+  if isinstance(first, dict):
+    return {key: stack([item[key] for item in items]) for key in first}
+  if isinstance(first, tuple):
+    return type(first)(*map(stack, zip(*items, strict=True)))
+  return np.stack([np.asarray(item) for item in items])
+
+
+def without_weight(item: Batch) -> Batch:
+  """A row that counts for nothing."""
+  weight = None if item.text_weight is None else item.text_weight * 0
+  return item._replace(image_weight=item.image_weight * 0, text_weight=weight)

@@ -1,0 +1,118 @@
+"""A trained model from a work directory alone: its config, tokenizer and averaged weights."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from t2i_jax.config import apply_overrides
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.models.params import Params
+from t2i_jax.parallel import mesh_of, overridden
+from t2i_jax.systems import System, Tasks, make_system
+from t2i_jax.systems.draw import Guide, make_draw
+from t2i_jax.training.checkpoint import read_latest
+from t2i_jax.training.restore import restore_params
+
+
+@dataclass(frozen=True)
+class Model:
+  """A system with its averaged weights on a mesh.
+
+  step   optimiser steps done
+  where  what it was opened from, for messages
+  """
+
+  config: ConfigDict
+  system: System
+  tokenizer: Tokenizer
+  params: Params
+  step: int
+  mesh: Mesh
+  tasks: Tasks
+  where: str
+
+  def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+    """uint8 [n, H, W, 3], or float32 latents [n, h, w, C]. Raises ConfigError, PromptError."""
+    return self._run("draw")(self.params, prompts, seeds)
+
+  def caption(self, images: np.ndarray, seeds: Sequence[int]) -> list[str]:
+    """A caption of each image, uint8 [n, H, W, 3]. Raises ConfigError."""
+    return self._run("caption")(self.params, images, seeds)
+
+  def edit(self, images: np.ndarray, texts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+    """Each image changed as its instruction says. Raises ConfigError, PromptError."""
+    return self._run("edit")(self.params, images, texts, seeds)
+
+  def chat(self, seed: int = 0) -> Any:
+    """A conversation: systems.chat.Chat. Raises ConfigError."""
+    return self._run("chat")(self.params, seed)
+
+  def need(self, task: str) -> Callable[..., Any]:
+    """The task of that name, over parameters. Raises ConfigError where the system has none."""
+    return self.tasks.need(task, f"{self.where} ({self.config.name})")
+
+  def _run(self, task: str) -> Callable[..., Any]:
+    function = self.need(task)
+
+    @wraps(function)
+    def under_rules(*args: Any) -> Any:
+      with overridden(self.config.mesh.rules):
+        return function(*args)
+
+    return under_rules
+
+
+def kept_steps(workdir: str | Path) -> list[int]:
+  """The steps of a work directory's checkpoints, oldest first. Raises RestoreError."""
+  checkpoints, _, _ = read_latest(workdir)
+  with closing(checkpoints):
+    return sorted(checkpoints.manager.all_steps())
+
+
+def open_model(
+  workdir: str | Path,
+  overrides: dict[str, str] | None = None,
+  step: int | None = None,
+  guide: str | Path | None = None,
+  guide_weight: float = 1.0,
+) -> Model:
+  """A checkpoint of a work directory, the newest by default, on all devices.
+
+  overrides  dotted keys of its config to set, as text: {"sampling.steps": "50", "mesh.fsdp": "8"};
+             without any of config.mesh, weights are whole on every device
+  guide      the work directory of a noisy classifier that guides it, with this weight
+  Parameters are read onto the mesh, each device its own shards; no optimiser is built.
+  Raises RestoreError, ConfigError, MeshError.
+  """
+  given = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.tensor": "1"}
+  given |= {"mesh.context": "1", "mesh.expert": "1"} | (overrides or {})
+  checkpoints, latest, meta = read_latest(workdir)
+  with closing(checkpoints):
+    step = latest if step is None else step
+    config = meta.config.copy_and_resolve_references()
+    apply_overrides(config, given, f"the config in {workdir}")
+    with overridden(config.mesh.rules):
+      mesh = mesh_of(config.mesh)
+      system = make_system(config, meta.tokenizer)
+      tasks = system.tasks(config.get("sampling"), mesh)
+      if guide is not None:
+        tasks.need("draw", f"--workdir={workdir} ({config.name})")
+        guiding = _opened_guide(guide, guide_weight)
+        tasks = tasks._replace(draw=make_draw(system, config.sampling, mesh, guiding))
+      params = jax.block_until_ready(restore_params(checkpoints, step, meta, system, mesh))
+  where = f"--workdir={workdir}"
+  return Model(config, system, meta.tokenizer, params, step, mesh, tasks, where)
+
+
+def _opened_guide(workdir: str | Path, weight: float) -> Guide:
+  model = open_model(workdir)
+  classify = model.tasks.need("classify", f"--guidance.classifier={workdir} ({model.config.name})")
+  return Guide(model.system, classify, model.params, weight)

@@ -1,0 +1,56 @@
+"""Images as files: PNGs that say how they were made, and a grid; latents as .npy."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from t2i_jax.errors import WorkdirError
+
+
+def save_images(
+  images: np.ndarray,
+  prompts: list[str],
+  seeds: list[int],
+  out: Path,
+  config: ConfigDict,
+  columns: int = 1,
+) -> list[Path]:
+  """A PNG an image, with prompt, seed and config in its text chunks, and grid.png.
+
+  images   uint8 [n, H, W, 3]; float32 latents [n, h, w, C] become a .npy each, without a grid
+  columns  of the grid; 1: about as many as rows
+  Returns the paths. Raises WorkdirError.
+  """
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    stems = [out / f"{i:04d}_seed{seed}" for i, seed in enumerate(seeds)]
+    if images.dtype != np.uint8:
+      paths = [stem.with_suffix(".npy") for stem in stems]
+      for path, latent in zip(paths, images, strict=True):
+        np.save(path, latent)
+      return paths
+    paths = [stem.with_suffix(".png") for stem in stems]
+    for path, image, prompt, seed in zip(paths, images, prompts, seeds, strict=True):
+      info = PngInfo()
+      about = (("prompt", prompt), ("seed", str(seed)), ("config", json.dumps(config.to_dict())))
+      for key, value in about:
+        info.add_itxt(key, value)
+      Image.fromarray(image).save(path, pnginfo=info)
+    grid = out / "grid.png"
+    Image.fromarray(grid_of(images, columns)).save(grid)
+  except OSError as error:
+    raise WorkdirError(f"--out={out} cannot be written: {error}.") from error
+  return [*paths, grid]
+
+
+def grid_of(images: np.ndarray, columns: int) -> np.ndarray:
+  """Images [n, H, W, 3] row by row, with white lines between.   columns: 1: about the root of n"""
+  columns = columns if columns > 1 else max(1, int(len(images) ** 0.5))
+  empty = -len(images) % columns
+  tiles = np.pad(images, ((0, empty), (1, 1), (1, 1), (0, 0)), constant_values=255)
+  rows = [np.concatenate(list(row), 1) for row in tiles.reshape(-1, columns, *tiles.shape[1:])]
+  return np.concatenate(rows)

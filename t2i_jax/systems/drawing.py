@@ -1,0 +1,144 @@
+"""A model that draws: a backbone under text encoders, and an objective over its predictions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from t2i_jax.data.batch import Batch
+from t2i_jax.models import Conditioning
+from t2i_jax.models.conditioning import drop_towers
+from t2i_jax.models.control import Control
+from t2i_jax.models.params import Params
+from t2i_jax.process import Prediction, Time, denoising_loss
+from t2i_jax.process.losses import Penalty
+from t2i_jax.process.variational import variance_loss
+from t2i_jax.process.weightings import Weighting
+from t2i_jax.systems.draw import make_draw
+from t2i_jax.systems.system import (
+  Draws,
+  Output,
+  System,
+  Term,
+  flat_images,
+  image_counts,
+  predicted,
+)
+from t2i_jax.systems.tasks import Tasks
+
+
+@dataclass(frozen=True)
+class DrawingSystem(System):
+  """A model that draws.
+
+  layers              blocks of the backbone, by which a control names them
+  inner               weights of the losses that the backbone itself gives, by name
+  weighting, penalty  of the denoising loss, whatever the network predicts
+  objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES
+  """
+
+  layers: int
+  inner: dict[str, float]
+  output: Output
+  weighting: Weighting
+  penalty: Penalty
+  objective: Callable[..., dict[str, jax.Array]]
+
+  @property
+  def terms(self) -> dict[str, Term]:
+    inner = {name: Term(weight, image_counts) for name, weight in self.inner.items()}
+    return {"image": Term(1.0, image_counts)} | inner
+
+  @property
+  def droppable(self) -> tuple[str, ...]:
+    return tuple(self.text)
+
+  def losses(self, params: Params, batch: Batch, draws: Draws) -> dict[str, jax.Array]:
+    return self.objective(self, params, batch, draws)
+
+  def encode_text(self, params: Params, text: dict[str, Any]) -> Conditioning:
+    """text: (ids [B, T] int32, mask [B, T] bool) by encoder."""
+    towers = {
+      name: self.module(params, name, encoder.make)(*text[name], self.dtype)
+      for name, encoder in self.text.items()
+    }
+    return Conditioning(towers, {})
+
+  def null(self, params: Params) -> Conditioning:
+    """The conditioning of "", one row."""
+    nulls = {name: encoder.null for name, encoder in self.text.items()}
+    return self.encode_text(params, jax.tree.map(jnp.asarray, nulls))
+
+  def conditioning(self, params: Params, batch: Batch, draws: Draws) -> Conditioning:
+    """Of a batch's captions, the dropped ones replaced by the null."""
+    cond = self.encode_text(params, batch.text)
+    return drop_towers(cond, self.null(params), draws.drop) if draws.drop else cond
+
+  def network(
+    self,
+    params: Params,
+    x_t: jax.Array,
+    time: Time,
+    cond: Conditioning,
+    control: Control | None = None,
+  ) -> tuple[Prediction, dict[str, jax.Array]]:
+    """The prediction at x_t [R, H, W, C] float32, time of scalars or [R], and the inner losses.
+
+    aux is what a control recorded, else the raw learned variance, shaped like x_t, or None.
+    """
+    model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
+    model = self.module(params, "backbone")
+    notes: list[Any] = [None]
+
+    def value(x: jax.Array) -> jax.Array:
+      found = model(x.astype(self.dtype), model_time, cond, control)
+      if control is None or control.record is None:
+        return found
+      found, notes[0] = found
+      return found
+
+    prediction = predicted(self.output, value, x_t, time)
+    return (prediction if notes[0] is None else prediction._replace(aux=notes[0])), {}
+
+  def denoise(
+    self,
+    params: Params,
+    x_t: jax.Array,
+    time: Time,
+    cond: Conditioning,
+    control: Control | None = None,
+  ) -> Prediction:
+    """The network as a denoiser: see `network`."""
+    return self.network(params, x_t, time, cond, control)[0]
+
+  def forward(self, params: Params, batch: Batch) -> Any:
+    cond = self.encode_text(params, batch.text)
+    x_t = self.encode(params, flat_images(batch))
+    return self.denoise(params, x_t, self.process.at(jnp.float32(0.5)), cond).value
+
+  def tasks(self, c: ConfigDict, mesh: Mesh) -> Tasks:
+    return Tasks(draw=make_draw(self, c, mesh))
+
+
+def denoising(
+  system: DrawingSystem, params: Params, batch: Batch, draws: Draws
+) -> dict[str, jax.Array]:
+  """The weighted error of the prediction, with the variational term of a learned variance."""
+  x0 = system.encode(params, flat_images(batch), draws.key)
+  m = system.mix(x0, draws)
+  cond = system.conditioning(params, batch, draws)
+  prediction, inner = system.network(params, m.seen, m.time, cond)
+  losses = denoising_loss(prediction, m.x0, m.eps, m.time, system.weighting, system.penalty)
+  if system.output.learned_variance:
+    losses = losses + variance_loss(system.process, prediction, m.x0, m.x_t, m.time)
+  return {"image": losses} | inner
+
+
+# By the name in config.train.objective.
+OBJECTIVES: dict[str, Callable[..., Callable[..., dict[str, jax.Array]]]] = {
+  "denoising": lambda: denoising,
+}

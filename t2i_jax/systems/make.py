@@ -1,0 +1,200 @@
+"""From a config to the system that it names. Every wrong choice fails here, by the key's name."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from t2i_jax.autoencoders import AUTOENCODERS
+from t2i_jax.config import build, section
+from t2i_jax.data.documents import Packed, layout_of
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.errors import ConfigError
+from t2i_jax.models import BACKBONES, axes_of
+from t2i_jax.models.classifier import ClassifierConfig, NoisyClassifier
+from t2i_jax.models.transfusion import Transfusion, TransfusionConfig
+from t2i_jax.process import (
+  KINDS,
+  PENALTIES,
+  PROCESSES,
+  SHIFTS,
+  TIMESTEP_LAWS,
+  WEIGHTINGS,
+  Process,
+)
+from t2i_jax.process.prediction import check_prediction
+from t2i_jax.systems.classifier import ClassifierSystem
+from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
+from t2i_jax.systems.joint import JointSystem
+from t2i_jax.systems.parts import Part, configured
+from t2i_jax.systems.system import Mixing, Noise, Output, System
+from t2i_jax.towers import TOWERS, Own, TextEncoder
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# The t of a batch cover their distribution evenly; t is drawn by the running loss
+# [2102.09672 sec. 3.3].
+T_SAMPLING = ("stratified", "importance")
+
+
+def _output(kind: str) -> Callable[..., Output]:
+  return lambda learned_variance=False: Output(kind, learned_variance)
+
+
+OUTPUTS: dict[str, Callable[..., Output]] = {kind: _output(kind) for kind in KINDS}
+OUTPUTS["edm"] = lambda sigma_data=0.5: Output("x0", sigma_data=sigma_data)
+
+
+def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
+  """Builds the system of a config. Allocates nothing. Raises ConfigError."""
+  c = config
+  if c.model.kind not in SYSTEMS:
+    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(SYSTEMS)}.")
+  if c.model.dtype not in DTYPES:
+    raise ConfigError(f"model.dtype = {c.model.dtype!r} is not one of {', '.join(DTYPES)}.")
+  if tokenizer.vocab > c.text.vocab:
+    raise ConfigError(
+      f"text.vocab = {c.text.vocab} is smaller than the tokenizer's {tokenizer.vocab} tokens. "
+      f"Use text.vocab={tokenizer.vocab} or rebuild the data with --vocab={c.text.vocab}."
+    )
+  if [type(side) for side in c.data.image_size] != [int, int]:
+    raise ConfigError(
+      f"data.image_size = {c.data.image_size} is no height and width. "
+      "Write --config.data.image_size=(32,32)."
+    )
+  autoencoder = build(AUTOENCODERS, c.autoencoder, "autoencoder", c.model.channels)
+  image_shape = autoencoder.image_shape(*c.data.image_size)
+  height, width, channels = autoencoder.latent_shape(image_shape)
+  if channels != c.model.channels:
+    raise ConfigError(
+      f"model.channels = {c.model.channels}: latents of autoencoder = {c.autoencoder!r} have "
+      f"{channels}. Use model.channels={channels}."
+    )
+  if height % c.model.patch or width % c.model.patch:
+    raise ConfigError(
+      f"data.image_size = {c.data.image_size} gives {height} x {width}, which does not divide into "
+      f"patches of {c.model.patch}."
+    )
+  image_tokens = (height // c.model.patch) * (width // c.model.patch)
+  common = {
+    "process": build(PROCESSES, c.process.kind, "process.kind"),
+    "mixing": make_mixing(c.process, image_tokens),
+    "autoencoder": autoencoder,
+    "image_shape": image_shape,
+    "dtype": DTYPES[c.model.dtype],
+  }
+  vae = {"vae": Part(autoencoder.make, autoencoder)} if axes_of(autoencoder.make) else {}
+  system = SYSTEMS[c.model.kind](c, common, vae, tokenizer)
+  return dataclasses.replace(system, parts=configured(system.parts, c.parts))
+
+
+def _drawing(
+  c: ConfigDict, common: dict[str, Any], vae: dict[str, Part], tokenizer: Tokenizer
+) -> DrawingSystem:
+  output = _checked_output(c, common["process"])
+  own = Own(tokenizer, c.text.vocab, c.text.length)
+  text: dict[str, TextEncoder] = {
+    name: build(TOWERS, kind, f"text.towers.{name}", own) for name, kind in c.text.towers.items()
+  }
+  widths = {key: value for encoder in text.values() for key, value in encoder.widths.items()}
+  out = c.model.channels * (2 if output.learned_variance else 1)
+  model, config = backbone(c.model, {"out": out} | widths)
+  encoders = {name: Part(e.make, e.config) for name, e in text.items() if axes_of(e.make)}
+  return DrawingSystem(
+    parts={"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae,
+    text=text,
+    layers=config.layers,
+    inner=getattr(config, "inner_losses", {}),
+    output=output,
+    weighting=build(WEIGHTINGS, c.process.weighting, "process.weighting"),
+    penalty=build(PENALTIES, c.process.penalty, "process.penalty"),
+    objective=build(OBJECTIVES, c.train.objective, "train.objective"),
+    **common,
+  )
+
+
+def _joint(
+  c: ConfigDict, common: dict[str, Any], vae: dict[str, Part], tokenizer: Tokenizer
+) -> JointSystem:
+  packed = section(Packed, c.rows, "rows")
+  latent_size = common["autoencoder"].latent_shape(common["image_shape"])[:2]
+  layout = layout_of(packed, latent_size, c.model.patch, tokenizer)
+  output = _checked_output(c, common["process"])
+  if layout.ids.eoi >= c.text.vocab:
+    raise ConfigError(
+      f"text.vocab = {c.text.vocab} has no ids for BOI and EOI after the tokenizer's "
+      f"{tokenizer.vocab} tokens. Use text.vocab={tokenizer.vocab + 2} or more."
+    )
+  out = c.model.channels * (2 if output.learned_variance else 1)
+  model, config = backbone(c.model, {"out": out, "vocab": c.text.vocab})
+  return JointSystem(
+    parts={"backbone": Part(lambda rngs: model(config, rngs), config)} | vae,
+    text={},
+    tokenizer=tokenizer,
+    text_length=c.text.length,
+    model_config=config,
+    packed=packed,
+    layout=layout,
+    output=output,
+    weighting=build(WEIGHTINGS, c.process.weighting, "process.weighting"),
+    penalty=build(PENALTIES, c.process.penalty, "process.penalty"),
+    balance=c.train.balance,
+    **common,
+  )
+
+
+def _classifier(
+  c: ConfigDict, common: dict[str, Any], vae: dict[str, Part], tokenizer: Tokenizer
+) -> ClassifierSystem:
+  sizes = (c.model.width, c.model.depth, c.model.heads, c.model.patch, c.model.channels)
+  config = ClassifierConfig(*sizes, c.text.vocab)
+  # It reads captions as sets of tokens: a label encoder has the tokenizer and no weights.
+  text = {"text": build(TOWERS, "label", "text", Own(tokenizer, c.text.vocab, c.text.length))}
+  return ClassifierSystem(
+    parts={"classifier": Part(lambda rngs: NoisyClassifier(config, rngs), config)} | vae,
+    text=text,
+    **common,
+  )
+
+
+# By the name in config.model.kind: the system around the backbone of that name.
+SYSTEMS: dict[str, Callable[..., System]] = dict.fromkeys(BACKBONES, _drawing)
+SYSTEMS |= {"transfusion": _joint, "classifier": _classifier}
+MODELS = BACKBONES | {"transfusion": (Transfusion, TransfusionConfig)}
+
+
+def backbone(c: ConfigDict, given: dict[str, Any]) -> tuple[Callable[..., Any], Any]:
+  """The class of a backbone and its config, of the keys of config.model and what is given besides.
+
+  Raises ConfigError naming a key that is missing, or that this model does not have.
+  """
+  model, kind = MODELS[c.kind]
+  own = {key: c[key] for key in c if key not in ("kind", "dtype")}
+  return model, section(kind, own, f"model (kind = {c.kind!r})", given)
+
+
+def make_mixing(c: ConfigDict, image_tokens: int) -> Mixing:
+  """Raises ConfigError."""
+  for name in c.t_sampling:
+    if name not in T_SAMPLING:
+      raise ConfigError(f"process.t_sampling: {name!r} is not one of {', '.join(T_SAMPLING)}.")
+  return Mixing(
+    law=build(TIMESTEP_LAWS, c.timesteps, "process.timesteps"),
+    shift=build(SHIFTS, c.shift, "process.shift")(image_tokens),
+    t_sampling=c.t_sampling,
+    noise=build({"gaussian": Noise}, c.noise, "process.noise"),
+  )
+
+
+def _checked_output(c: ConfigDict, process: Process) -> Output:
+  """config.process.prediction. Raises ConfigError for one that the process does not have."""
+  output = build(OUTPUTS, c.process.prediction, "process.prediction")
+  check_prediction(process, output.prediction)
+  if output.learned_variance and process.steps is None:
+    raise ConfigError(
+      f"process.prediction: learned_variance needs training steps, and {process.name} has none. "
+      "Use a process.kind that starts with ddpm_."
+    )
+  return output

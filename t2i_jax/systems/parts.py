@@ -1,0 +1,93 @@
+"""Parts: the networks of a system, each with where its weights start and which of them are trained.
+
+config.parts has a section a part: {"backbone": {"start": "", "train": "all"}, "text": ...}.
+"""
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from flax import nnx, traverse_util
+from ml_collections import ConfigDict
+
+from t2i_jax.config import build
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.params import Params
+
+
+class Part(NamedTuple):
+  """One network with weights.
+
+  make    builds it
+  config  of the network: it says which published folders fit
+  start   "" (random), "folder:PATH" (published weights) or "run:PATH" (the averaged weights of the
+          part of this name in a work directory)
+  train   "all", "none" or "only(pattern='blocks/*/cross/*')": shell patterns of paths in the part
+  """
+
+  make: Callable[[nnx.Rngs], nnx.Module]
+  config: Any = None
+  start: str = ""
+  train: str = "all"
+
+
+STARTS = ("folder", "run")
+
+
+def split_start(start: str, key: str) -> tuple[str, str]:
+  """("", ""), ("folder", PATH) or ("run", PATH).   key: where it was set. Raises ConfigError."""
+  kind, _, path = start.partition(":")
+  if start and (kind not in STARTS or not path):
+    raise ConfigError(f"{key} = {start!r}: write '' (random weights), folder:PATH or run:PATH.")
+  return (kind, path) if start else ("", "")
+
+
+def configured(parts: dict[str, Part], c: ConfigDict) -> dict[str, Part]:
+  """The parts with their sections of config.parts. Raises ConfigError, by the key's name."""
+  if set(c) != set(parts):
+    raise ConfigError(
+      f"config.parts names {', '.join(sorted(c))}; this config has the parts "
+      f"{', '.join(sorted(parts))}."
+    )
+  for name in parts:
+    split_start(c[name].start, f"parts.{name}.start")
+  return {
+    name: part._replace(start=c[name].start, train=c[name].train) for name, part in parts.items()
+  }
+
+
+# By the name in config.parts.*.train: patterns of the paths that are trained.
+TRAINED: dict[str, Callable[..., tuple[str, ...]]] = {
+  "all": lambda: ("*",),
+  "none": lambda: (),
+  "only": lambda pattern: (pattern,),
+}
+
+
+def split_params(tree: Params, parts: dict[str, Part]) -> tuple[Params, Params]:
+  """(trainable, frozen) by `Part.train`. Raises ConfigError where a pattern fits no weight, or
+  where nothing is trained."""
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  trained = set()
+  for name, part in parts.items():
+    key = f"parts.{name}.train"
+    own = {path: path.removeprefix(f"{name}/") for path in flat if path.startswith(f"{name}/")}
+    for pattern in build(TRAINED, part.train, key):
+      fits = {path for path, inner in own.items() if fnmatchcase(inner, pattern)}
+      if not fits:
+        near = ", ".join(sorted({inner.split("/")[0] for inner in own.values()}))
+        raise ConfigError(f"{key} = {part.train!r} fits no weight. Paths begin with {near}.")
+      trained |= fits
+  if not trained:
+    raise ConfigError("parts: nothing is trained. Set parts.<name>.train='all' for one of them.")
+  split = [
+    {p: leaf for p, leaf in flat.items() if (p in trained) == side} for side in (True, False)
+  ]
+  trainable, frozen = (traverse_util.unflatten_dict(side, sep="/") for side in split)
+  return trainable, frozen
+
+
+def merge_params(trainable: Params, frozen: Params) -> Params:
+  """The inverse of split_params."""
+  flat = traverse_util.flatten_dict(trainable) | traverse_util.flatten_dict(frozen)
+  return traverse_util.unflatten_dict(flat)

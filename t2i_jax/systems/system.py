@@ -1,0 +1,285 @@
+"""A system: parts with weights, and an objective over them, as pure functions of parameters."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from t2i_jax.data.batch import Batch, Tokens
+from t2i_jax.data.loader import RowMaker
+from t2i_jax.data.transforms import Caption, Transform
+from t2i_jax.models import (
+  axes_of,
+  init_params,
+  matmul_flops,
+  matrices_of,
+  with_params,
+)
+from t2i_jax.models.params import Params
+from t2i_jax.process import Prediction, Process, Time, mix
+from t2i_jax.process.losses import offset_noise, perturbed_input
+from t2i_jax.process.preconditioning import preconditioned
+from t2i_jax.process.timesteps import TimestepLaw, inside, shift
+from t2i_jax.systems.parts import Part
+from t2i_jax.systems.tasks import Tasks
+from t2i_jax.towers import TextEncoder
+
+# What an image's randomness is for. The same image, step and purpose draw the same numbers on any
+# mesh.
+DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB, DRAW_POSTERIOR = range(6)
+
+
+def row_keys(key: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
+  """One key a row, from the row's number in the global batch.   # [R]"""
+  key = jax.random.fold_in(key, purpose)
+  return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
+def row_noise(key: jax.Array, rows: jax.Array, purpose: int, shape: tuple[int, ...]) -> jax.Array:
+  """Unit Gaussian of each row.   # [R, *shape]"""
+  keys = row_keys(key, rows, purpose)
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+class Noise(NamedTuple):
+  """Gaussian noise, and how much is added to it: per channel, and to the input of the network."""
+
+  offset: float = 0.0
+  perturbation: float = 0.0
+
+
+class Output(NamedTuple):
+  """What the network predicts; sigma_data > 0 wraps it in EDM's preconditioning."""
+
+  prediction: str
+  learned_variance: bool = False
+  sigma_data: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mixing:
+  """How training mixes data with noise: that part of config.process, built.
+
+  shift       factor of timesteps.shift, by the image tokens of the images that are trained on
+  t_sampling  any of T_SAMPLING
+  """
+
+  law: TimestepLaw
+  shift: Any
+  t_sampling: tuple[str, ...]
+  noise: Noise
+
+  def t_of(self, u: jax.Array) -> jax.Array:
+    """Quantiles of the timestep distribution, shifted, off both ends.   u in (0, 1) -> t"""
+    return inside(shift(self.law(u), self.shift))
+
+
+class Draws(NamedTuple):
+  """What a step draws for the R = B N images of its batch.
+
+  t     [R] time of each image
+  rows  [R] int32, number of the image in the global batch: its noise depends on this alone
+  key   of the step
+  drop  encoder -> bool [B], rows whose caption becomes the null
+  step  [] int32, optimiser steps done before this one
+  """
+
+  t: jax.Array
+  rows: jax.Array
+  key: jax.Array
+  drop: dict[str, jax.Array]
+  step: jax.Array | int
+
+
+class Mixture(NamedTuple):
+  """Data mixed with noise at time t: x0, eps, x_t [R, H, W, C], time of [R].
+
+  seen  x_t as the network gets it, with the perturbation of the input
+  """
+
+  x0: jax.Array
+  eps: jax.Array
+  x_t: jax.Array
+  seen: jax.Array
+  time: Time
+
+
+class Term(NamedTuple):
+  """A term of the loss: the mean of its values, weighted by `counts` of the batch.
+
+  weight  in the sum of the terms of its player
+  player  whose parts learn from it
+  """
+
+  weight: float
+  counts: Callable[[Batch], jax.Array]
+  player: str = "model"
+
+
+image_counts = lambda batch: batch.image_weight  # [B, N]
+text_counts = lambda batch: batch.text_weight  # [B, L]
+
+
+@dataclass(frozen=True)
+class System:
+  """What training, checkpoints and inference know of a system; each kind adds `losses`, `forward`.
+
+  parts        by name: "backbone", "text", "vae", ...
+  text         text encoders by name; one with weights is the part of that name
+  autoencoder  config of the part "vae", or of one without weights
+  x_shape      [h, w, C] of one x0
+  """
+
+  parts: dict[str, Part]
+  process: Process
+  mixing: Mixing
+  text: dict[str, TextEncoder]
+  autoencoder: Any
+  image_shape: tuple[int, int, int]
+  dtype: Any
+
+  @property
+  def x_shape(self) -> tuple[int, int, int]:
+    return self.autoencoder.latent_shape(self.image_shape)
+
+  def init(self, key: jax.Array) -> Params:
+    """Fresh float32 parameters by part, {"backbone": ..., "text": ...}."""
+    keys = dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
+    return {name: init_params(part.make, keys[name]) for name, part in self.parts.items()}
+
+  @property
+  def axes(self) -> Params:
+    return {name: axes_of(part.make) for name, part in self.parts.items()}
+
+  @property
+  def matrices(self) -> Params:
+    return {name: matrices_of(part.make) for name, part in self.parts.items()}
+
+  def module(self, params: Params, name: str, make: Callable[[nnx.Rngs], Any] | None = None) -> Any:
+    """The network of a part with its weights;   make: of one that may have none."""
+    return with_params(make or self.parts[name].make)(params.get(name, {}))
+
+  @property
+  def terms(self) -> dict[str, Term]:
+    """The terms of the loss; "image" is there always, its values [R] are logged by t."""
+    return {"image": Term(1.0, image_counts)}
+
+  @property
+  def droppable(self) -> tuple[str, ...]:
+    """Names of the text encoders whose captions training may drop."""
+    return ()
+
+  @property
+  def players(self) -> dict[str, tuple[str, ...]]:
+    """Who minimises which terms with which parts: {"model": (all parts)}."""
+    return {"model": tuple(self.parts)}
+
+  def losses(self, params: Params, batch: Batch, draws: Draws) -> dict[str, jax.Array]:
+    """Values by term: of each image [R], of each token [B, L]: as many as its counts."""
+    raise NotImplementedError
+
+  def forward(self, params: Params, batch: Batch) -> Any:
+    """The output of the networks at t = 1/2, for a batch whose images are x_t."""
+    raise NotImplementedError
+
+  def tasks(self, c: ConfigDict, mesh: Mesh) -> Tasks:
+    """What it can do with config.sampling. Raises ConfigError for one that cannot run."""
+    raise NotImplementedError
+
+  def encode(self, params: Params, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """Images of the data set to x0.   uint8 or float32 [R, H, W, C] -> [R, h, w, C]
+
+    key  of a step, for an autoencoder that samples its latents; without one it gives their mean
+    """
+    key = None if key is None else jax.random.fold_in(key, DRAW_POSTERIOR)
+    return self.module(params, "vae", self.autoencoder.make).encode(unit_range(images), key)
+
+  def decode(self, params: Params, x0: jax.Array) -> jax.Array:
+    """[R, h, w, C] -> images in [-1, 1], or latents where no autoencoder decodes them"""
+    return self.module(params, "vae", self.autoencoder.make).decode(x0)
+
+  def mix(self, x0: jax.Array, draws: Draws) -> Mixture:
+    """x0 mixed with noise at draws.t: x_t = alpha x0 + sigma eps."""
+    c, time = self.mixing.noise, self.process.at(draws.t)
+    eps = row_noise(draws.key, draws.rows, DRAW_EPS, x0.shape[1:])
+    if c.offset:
+      per_channel = row_noise(draws.key, draws.rows, DRAW_OFFSET, (1, 1, x0.shape[-1]))
+      eps = offset_noise(eps, per_channel, c.offset)
+    x_t = mix(x0, eps, time)
+    seen = x_t
+    if c.perturbation:
+      extra = row_noise(draws.key, draws.rows, DRAW_PERTURB, x0.shape[1:])
+      seen = perturbed_input(x_t, time, extra, c.perturbation)
+    return Mixture(x0, eps, x_t, seen, time)
+
+  def check_captions(self, texts: Sequence[str]) -> None:
+    """Raises PromptError for the first text that is too long for one of the encoders."""
+    for encoder in self.text.values():
+      encoder.encode(texts)
+
+  def row_maker(self) -> RowMaker:
+    """Makes rows of records."""
+    captions = {name: Caption(text.tokenizer, text.length) for name, text in self.text.items()}
+    return Transform(self.image_shape[:2], captions)
+
+  def rows(self, n: int) -> Batch:
+    """n rows as the row maker gives them, of ShapeDtypeStructs."""
+    of = jax.ShapeDtypeStruct
+    pixels = jnp.uint8 if self.image_shape[2] == 3 else jnp.float32
+    one = of((n, 1), jnp.float32)
+    text = {
+      name: Tokens(of((n, t.length), jnp.int32), of((n, t.length), jnp.bool_))
+      for name, t in self.text.items()
+    }
+    return Batch(of((n, 1, *self.image_shape), pixels), one, one, text)
+
+  @property
+  def row(self) -> str:
+    """What a row is, in plain text."""
+    return "an image of {} x {} and its text".format(*self.x_shape[:2])
+
+  def counted(self, batch: Batch) -> dict[str, jax.Array]:
+    """What is logged of a batch besides its loss, by name."""
+    return {}
+
+  @cached_property
+  def flops(self) -> int:
+    """Matmul, convolution and attention FLOPs of one forward pass of one row."""
+    params = jax.eval_shape(self.init, jax.random.key(0))
+    return matmul_flops(self.forward, params, self.rows(1))
+
+
+def predicted(
+  output: Output, network: Callable[[jax.Array], jax.Array], x_t: jax.Array, time: Time
+) -> Prediction:
+  """A network's output as a Prediction; aux: the raw learned variance, shaped like x_t, or None."""
+  kind, learned_variance, sigma_data = output
+  if sigma_data:
+    return Prediction(preconditioned(network, x_t, time, sigma_data), kind, None)
+  if not learned_variance:
+    return Prediction(network(x_t), kind, None)
+  value, variance = jnp.split(network(x_t), 2, axis=-1)
+  return Prediction(value, kind, variance)
+
+
+def flat_images(batch: Batch) -> jax.Array:
+  """[B, N, H, W, C] -> [R, H, W, C]"""
+  return batch.images.reshape(-1, *batch.images.shape[2:])
+
+
+def unit_range(image: jax.Array) -> jax.Array:
+  """uint8 pixels to float32 in [-1, 1]; latents, already float32, pass through."""
+  return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
+
+
+def pixels(image: jax.Array) -> jax.Array:
+  """[-1, 1], clipped, to uint8: the inverse of unit_range. Latents [..., C != 3] pass through."""
+  if image.shape[-1] != 3:
+    return image
+  return jnp.round((jnp.clip(image, -1, 1) + 1) * 127.5).astype(jnp.uint8)

@@ -1,0 +1,160 @@
+"""From where weights start, and back from a checkpoint: what is read, and what is checked.
+
+A frozen part is stored as its start and a hash of its weights, not as weights in every checkpoint,
+unless checkpoint.frozen is "copy" or it started from random numbers.
+"""
+
+import hashlib
+from contextlib import closing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from t2i_jax import pretrained
+from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.models.params import Params
+from t2i_jax.systems import System, make_system, merge_params, split_params
+from t2i_jax.systems.parts import split_start
+from t2i_jax.training.checkpoint import Checkpoints, Meta, read_latest
+from t2i_jax.training.state import TrainState, abstract_params
+
+FROZEN = ("start", "copy")
+
+
+def copied_parts(system: System, how: str, frozen: Params, starts: Params) -> tuple[str, ...]:
+  """The parts whose frozen weights a checkpoint holds itself.
+
+  how     config.checkpoint.frozen. Raises ConfigError for one that does not exist.
+  starts  what their starts have given: what they have not is random, and is held too
+  """
+  if how not in FROZEN:
+    raise ConfigError(f"checkpoint.frozen = {how!r} is not one of {', '.join(FROZEN)}.")
+  flat = lambda tree: set(traverse_util.flatten_dict(tree))
+  return tuple(
+    name
+    for name, tree in frozen.items()
+    if how == "copy" or name not in starts or not flat(tree) <= flat(starts[name])
+  )
+
+
+def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None = None) -> Params:
+  """The weights of every part that has a start, sharded as `abstract`; of a part it may be some.
+
+  abstract  as of training.state.abstract_params;   only: names of parts, by default all
+  Raises ConfigError for a folder or run of another model, RestoreError for a damaged one.
+  """
+  found: Params = {}
+  for name, part in system.parts.items():
+    kind, path = split_start(part.start, f"parts.{name}.start")
+    if not kind or (only is not None and name not in only):
+      continue
+    if kind == "folder":
+      shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract[name])
+      found[name] = pretrained.read(path, part.config, shardings)
+    else:
+      found[name] = _of_run(path, name, abstract[name])
+  return found
+
+
+def _of_run(workdir: str, name: str, abstract: Params) -> Params:
+  """The averaged weights of a part of another run. Raises ConfigError, RestoreError."""
+  checkpoints, step, meta = read_latest(workdir)
+  with closing(checkpoints):
+    system = make_system(meta.config, meta.tokenizer)
+    where = f"parts.{name}.start = 'run:{workdir}'"
+    if name not in system.parts:
+      raise ConfigError(f"{where}: that run has the parts {', '.join(system.parts)}.")
+    mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+    found = restore_params(checkpoints, step, meta, system, mesh)[name]
+  shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
+  if shapes(found) != shapes(abstract):
+    raise ConfigError(f"{where}: its weights have other shapes; it is another model.")
+  return found
+
+
+@jax.jit
+def _hashes(leaf: jax.Array) -> jax.Array:
+  """Two sums of a leaf's bits, each weighted by position: exact, and the same on any mesh.  [2]"""
+  bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
+  at = jnp.zeros(leaf.shape, jnp.uint32)
+  for axis, size in enumerate(leaf.shape):
+    at = at * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+  odd = 2 * at + 1
+  return jnp.stack([jnp.sum(bits * odd), jnp.sum((bits ^ (bits >> 15)) * (odd * odd + 2 * at))])
+
+
+def fingerprint(frozen: Params) -> dict[str, str]:
+  """A hash of the weights of each part, in hexadecimal."""
+  found = {}
+  for name, tree in frozen.items():
+    leaves = jax.tree.leaves_with_path(tree)
+    sums = [
+      (jax.tree_util.keystr(path), np.asarray(_hashes(leaf)).tolist()) for path, leaf in leaves
+    ]
+    found[name] = hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
+  return found
+
+
+def _frozen(
+  checkpoints: Checkpoints, step: int, meta: Meta, system: System, abstract: Params
+) -> Params:
+  """The frozen weights of a step: those it holds, and those that start elsewhere, checked."""
+  if not abstract:
+    return {}
+  held = {name: tree for name, tree in abstract.items() if name in meta.copied}
+  found = checkpoints.arrays(step, frozen=held)["frozen"] if held else {}
+  others = tuple(name for name in abstract if name not in meta.copied)
+  started = load_starts(system, _whole(system, abstract), others)
+  trees = {name: _matching(started[name], abstract[name]) for name in others}
+  found = found | trees
+  now = fingerprint(found)
+  for name, expected in meta.frozen.items():
+    if now.get(name) != expected:
+      start = system.parts[name].start
+      raise RestoreError(
+        f"the frozen weights of part {name!r} in {start} are not those that step {step} was "
+        f"trained with (hash {now.get(name)}, {expected} then). Put the original there, or train "
+        "with checkpoint.frozen='copy'."
+      )
+  return found
+
+
+def _whole(system: System, abstract: Params) -> Params:
+  mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+  return abstract_params(system, mesh)
+
+
+def _matching(tree: Any, like: Any) -> Any:
+  """The leaves of a tree that another has, by path."""
+  if not isinstance(like, dict):
+    return tree
+  return {key: _matching(tree[key], inner) for key, inner in like.items()}
+
+
+def restore_state(
+  checkpoints: Checkpoints, step: int, meta: Meta, system: System, abstract: TrainState
+) -> TrainState:
+  """The state of a step, onto the shardings of `abstract`. Raises RestoreError, ConfigError."""
+  saved = checkpoints.arrays(
+    step,
+    params=abstract.trainable,
+    ema=abstract.ema,
+    opt={"opt": abstract.opt, "running": abstract.running},
+  )
+  frozen = _frozen(checkpoints, step, meta, system, abstract.frozen)
+  count = jax.device_put(np.int32(step), abstract.step.sharding)
+  opt = saved["opt"]
+  return TrainState(count, saved["params"], frozen, opt["opt"], saved["ema"], opt["running"])
+
+
+def restore_params(
+  checkpoints: Checkpoints, step: int, meta: Meta, system: System, mesh: Mesh
+) -> Params:
+  """What inference needs: the averaged weights with the frozen ones. No moments are read."""
+  trainable, frozen = split_params(abstract_params(system, mesh), system.parts)
+  averaged = checkpoints.arrays(step, ema=trainable)["ema"]
+  return merge_params(averaged, _frozen(checkpoints, step, meta, system, frozen))
