@@ -188,7 +188,7 @@ def context(args: argparse.Namespace, trained) -> dict[str, Any]:
 
 def images_seen(metrics: Sequence[Mapping[str, Any]], step: int, batch: int) -> int:
   """By training until a step; a row of a joint model holds several, as many as its log says."""
-  a_row = [m["pictures"] for m in metrics if m["kind"] == "train" and "pictures" in m]
+  a_row = [m["images"] for m in metrics if m["kind"] == "train" and "images" in m]
   mean = sum(a_row) / len(a_row) if a_row else 1
   return round(step * batch * mean)
 

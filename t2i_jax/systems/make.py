@@ -50,8 +50,9 @@ OUTPUTS["edm"] = lambda sigma_data=0.5: Output("x0", sigma_data=sigma_data)
 def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
   """Builds the system of a config. Allocates nothing. Raises ConfigError."""
   c = config
-  if c.model.kind not in SYSTEMS:
-    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(SYSTEMS)}.")
+  kinds = dict.fromkeys(BACKBONES, _drawing) | SYSTEMS
+  if c.model.kind not in kinds:
+    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(kinds)}.")
   if c.model.dtype not in DTYPES:
     raise ConfigError(f"model.dtype = {c.model.dtype!r} is not one of {', '.join(DTYPES)}.")
   if tokenizer.vocab > c.text.vocab:
@@ -86,7 +87,7 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
     "dtype": DTYPES[c.model.dtype],
   }
   vae = {"vae": Part(autoencoder.make, autoencoder)} if axes_of(autoencoder.make) else {}
-  system = SYSTEMS[c.model.kind](c, common, vae, tokenizer)
+  system = kinds[c.model.kind](c, common, vae, tokenizer)
   return dataclasses.replace(system, parts=configured(system.parts, c.parts))
 
 
@@ -159,10 +160,8 @@ def _classifier(
   )
 
 
-# By the name in config.model.kind: the system around the backbone of that name.
-SYSTEMS: dict[str, Callable[..., System]] = dict.fromkeys(BACKBONES, _drawing)
-SYSTEMS |= {"transfusion": _joint, "classifier": _classifier}
-MODELS = BACKBONES | {"transfusion": (Transfusion, TransfusionConfig)}
+# By the name in config.model.kind, besides those of BACKBONES, which draw.
+SYSTEMS: dict[str, Callable[..., System]] = {"transfusion": _joint, "classifier": _classifier}
 
 
 def backbone(c: ConfigDict, given: dict[str, Any]) -> tuple[Callable[..., Any], Any]:
@@ -170,7 +169,7 @@ def backbone(c: ConfigDict, given: dict[str, Any]) -> tuple[Callable[..., Any], 
 
   Raises ConfigError naming a key that is missing, or that this model does not have.
   """
-  model, kind = MODELS[c.kind]
+  model, kind = (BACKBONES | {"transfusion": (Transfusion, TransfusionConfig)})[c.kind]
   own = {key: c[key] for key in c if key not in ("kind", "dtype")}
   return model, section(kind, own, f"model (kind = {c.kind!r})", given)
 

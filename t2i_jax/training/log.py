@@ -1,4 +1,4 @@
-"""What a run says: a line on the console, a line in metrics.jsonl, TensorBoard events.
+"""The log of a run: a line on the console, a line in metrics.jsonl, TensorBoard events.
 
 Only process 0 writes. Figures that depend on the clock stand under "perf", apart from the
 metrics, which a resumed run repeats bit for bit.
@@ -33,7 +33,7 @@ PEAK_FLOPS = {
 
 
 def memory_bytes() -> int:
-  """Peak memory of the fullest local device; of the process where a device does not say (CPU)."""
+  """Peak memory of the fullest local device; of the process where a device gives none (CPU)."""
   stats = [d.memory_stats() for d in jax.local_devices()]
   known = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
   return max(known) if known else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -47,10 +47,10 @@ def duration(seconds: float) -> str:
 
 
 class Log:
-  """Logs of a run, cut back to `start` on resuming: what came after it never happened.
+  """Logs of a run, cut back to `start` on resuming.
 
   steps  optimiser steps of the whole run
-  batch  rows a step: images, unless the metrics tell how many "pictures" a row has
+  batch  rows a step: images, unless the metrics have "images", the number that a row holds
   flops  FLOPs a step, over all devices
   """
 
@@ -59,9 +59,9 @@ class Log:
     self.path = workdir / "metrics.jsonl"
     self.first, self.last = start, start
     self.began = self.since = time.perf_counter()
-    self.aside = 0.0  # seconds since the last line that were not training
+    self.excluded = 0.0  # seconds since the last line that were not training
     self.writes = jax.process_index() == 0
-    self.before = 0.0  # seconds of the earlier sittings
+    self.before = 0.0  # seconds of the earlier sessions
     if not self.writes:
       return
     kept = []
@@ -81,39 +81,39 @@ class Log:
       self.events.add_event(Event(session_log=session, step=start + 1, wall_time=time.time()))
 
   def elapsed(self) -> float:
-    """Seconds of this run so far, all sittings together, compilation and evaluation included."""
+    """Seconds of this run so far, all sessions together, compilation and evaluation included."""
     return self.before + time.perf_counter() - self.began
 
   def pause(self, seconds: float) -> None:
-    """Seconds spent on evaluation, pictures or saving: not counted in images/s."""
-    self.aside += seconds
+    """Seconds spent on evaluation, sampling or saving: not counted in images/s."""
+    self.excluded += seconds
 
   def compiled(self, step: int, seconds: float) -> None:
-    """The first step of a sitting, which compiled: it says nothing of the speed to come."""
+    """The first step of a session, which compiled: not counted in images/s."""
     self.say(f"compiled and made step {step} in {duration(seconds)}")
     self.since, self.last = time.perf_counter(), step
 
   def train(self, step: int, metrics: dict[str, Any]) -> None:
     """One progress line; `metrics` are scalars."""
     now = time.perf_counter()
-    taken = max(now - self.since - self.aside, 1e-9) / max(step - self.last, 1)
+    taken = max(now - self.since - self.excluded, 1e-9) / max(step - self.last, 1)
     rate = self.flops / taken
     device = jax.devices()[0].device_kind
     perf = {
-      "images_per_s": self.batch * float(metrics.get("pictures", 1)) / taken,
+      "images_per_s": self.batch * float(metrics.get("images", 1)) / taken,
       "flops_per_s": rate,
       "memory_gb": memory_bytes() / 1e9,
       "eta_s": (self.steps - step) * taken,
     }
     if device in PEAK_FLOPS:
       perf["mfu"] = rate / (PEAK_FLOPS[device] * jax.device_count())
-    self.since, self.aside, self.last = now, 0.0, step
+    self.since, self.excluded, self.last = now, 0.0, step
     self.write(step, "train", metrics, perf)
     mfu = f"  mfu {perf['mfu']:.1%}" if "mfu" in perf else ""
     self.say(
       f"step {step}/{self.steps}  loss {metrics['loss']:.4f}  {perf['images_per_s']:.0f} images/s  "
       f"{rate / 1e9:.0f} GFLOP/s{mfu}  {perf['memory_gb']:.2f} GB  "
-      f"{duration(self.elapsed())} gone  {duration(perf['eta_s'])} left"
+      f"{duration(self.elapsed())} elapsed  {duration(perf['eta_s'])} left"
     )
 
   def write(self, step: int, kind: str, metrics: dict[str, Any], perf: dict[str, float]) -> None:
@@ -127,7 +127,7 @@ class Log:
     for name, value in {**metrics, **{f"perf/{k}": v for k, v in perf.items()}}.items():
       self._event(step, Summary.Value(tag=f"{kind}/{name}", simple_value=float(value)))
 
-  def picture(self, step: int, name: str, image: np.ndarray) -> None:
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
     """An image [H, W, 3] uint8 for TensorBoard."""
     if not self.writes:
       return

@@ -201,9 +201,9 @@ def make_validation(system, c: ConfigDict, mesh, source, transform):
 def show_prompts(draw, params, c: ConfigDict, workdir: Path, step: int, log: Log) -> None:
   """Draws the fixed prompts as one row, for samples/ and TensorBoard."""
   prompts = list(c.sampling.prompts)
-  pictures = draw(params, prompts, range(len(prompts)))
-  if pictures.shape[-1] != 3 or not log.writes:  # latents have no picture without a decoder
+  images = draw(params, prompts, range(len(prompts)))
+  if images.shape[-1] != 3 or not log.writes:  # latents have no picture without a decoder
     return
-  strip = np.concatenate(list(np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)))), axis=1)
+  strip = np.concatenate(list(np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))), axis=1)
   Image.fromarray(strip).save(workdir / "samples" / f"step_{step:08d}.png")
-  log.picture(step, "samples", strip)
+  log.image(step, "samples", strip)
