@@ -1,4 +1,4 @@
-"""Say what pictures show: t2i caption --workdir=D PICTURE [PICTURE ...]"""
+"""Caption images: t2i caption --workdir=D IMAGE [IMAGE ...]"""
 
 import argparse
 from pathlib import Path
@@ -9,9 +9,9 @@ from t2i_jax.errors import DataError, PromptError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("pictures", nargs="+", help="files of any format that PIL reads")
+  parser.add_argument("images", nargs="+", help="files of any format that PIL reads")
   parser.add_argument("--workdir", required=True, help="of a joint model's training run")
-  parser.add_argument("--seed", type=int, default=0, help="of the choice of words")
+  parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens")
   add_words_flag(parser)
 
 
@@ -23,8 +23,8 @@ def add_words_flag(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def open_picture(path: str, image_size: tuple[int, int]) -> np.ndarray:
-  """A picture file, scaled and cropped to a model's size. Raises DataError naming the file."""
+def open_image(path: str, image_size: tuple[int, int]) -> np.ndarray:
+  """An image file, scaled and cropped to a model's size. Raises DataError naming the file."""
   from t2i_jax.data.transforms import fit_picture
 
   try:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     raise PromptError(f"--seed={args.seed} is not in 0 to 4294967295.")
   model = open_model(args.workdir, {} if args.words is None else {"sampling.words": args.words})
   model.need("caption")
-  pictures = np.stack([open_picture(path, model.config.data.image_size) for path in args.pictures])
-  captions = model.caption(pictures, [args.seed] * len(pictures))
-  for path, caption in zip(args.pictures, captions, strict=True):
+  images = np.stack([open_image(path, model.config.data.image_size) for path in args.images])
+  captions = model.caption(images, [args.seed] * len(images))
+  for path, caption in zip(args.images, captions, strict=True):
     print(f"{path}\t{caption}")

@@ -1,11 +1,11 @@
-"""Talk with a joint model: t2i chat --workdir=D [--say="a red circle" --say="make it blue"]
+"""Converse with a joint model: t2i chat --workdir=D [--say="a red circle" --say="make it blue"]
 
-A line is a caption, or an instruction once there is a picture. Besides:
-  /new            begin anew
-  /open FILE      begin with a picture
-  /describe       say what the last picture shows
-  /on             let the model write and draw by itself
-  /seed N         of the next picture
+A line is a caption, or an instruction once there is an image. Besides:
+  /new            start another conversation
+  /open FILE      start with an image
+  /describe       caption the last image
+  /on             generate text and images until the document ends
+  /seed N         of the next image
   /quit
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from t2i_jax.cli.caption import add_words_flag, open_picture
+from t2i_jax.cli.caption import add_words_flag, open_image
 from t2i_jax.cli.sample import add_sampling_flags, opened_with
 from t2i_jax.errors import PromptError, T2IError
 
@@ -23,8 +23,8 @@ from t2i_jax.errors import PromptError, T2IError
 def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, help="of a joint model's training run")
   parser.add_argument("--say", action="append", help="a line; without any they come from stdin")
-  parser.add_argument("--out", help="folder for the pictures; default WORKDIR/chat")
-  parser.add_argument("--seed", type=int, default=0, help="of the first picture")
+  parser.add_argument("--out", help="folder for the images; default WORKDIR/chat")
+  parser.add_argument("--seed", type=int, default=0, help="of the first image")
   add_words_flag(parser)
   add_sampling_flags(parser)
 
@@ -60,14 +60,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 class Talk:
-  """The lines of a conversation; pictures are saved and their paths shown."""
+  """The lines of a conversation; images are saved and their paths shown."""
 
   def __init__(self, chat: Any, image_size: tuple[int, int], out: Path):
     self.chat, self.image_size, self.out, self.count = chat, image_size, out, 0
     self.last: Any = None
 
   def turn(self, line: str) -> None:
-    """Raises T2IError for a line that cannot be done; what was said before stays."""
+    """Raises T2IError for a line that cannot be done; the conversation stays as it was."""
     command, _, rest = line.partition(" ")
     if not line:
       return
@@ -75,14 +75,14 @@ class Talk:
       self.chat.begin()
       self.last = None
     elif command == "/open":
-      self.last = open_picture(rest, self.image_size)
+      self.last = open_image(rest, self.image_size)
       self.chat.open(self.last)
     elif command == "/describe":
       if self.last is None:
-        raise PromptError("there is no picture yet to describe.")
+        raise PromptError("there is no image yet to describe.")
       print(self.chat.describe(self.last))
     elif command == "/on":
-      for part in self.chat.go_on():
+      for part in self.chat.generate():
         print(part) if isinstance(part, str) else self.show(part)
     elif command == "/seed":
       if not rest.isdecimal():
@@ -93,10 +93,10 @@ class Talk:
     else:
       self.show(self.chat.draw(line))
 
-  def show(self, picture: Any) -> None:
+  def show(self, image: Any) -> None:
     from PIL import Image
 
     path = self.out / f"{self.count:03d}.png"
-    Image.fromarray(picture).save(path)
-    self.last, self.count = picture, self.count + 1
+    Image.fromarray(image).save(path)
+    self.last, self.count = image, self.count + 1
     print(path)
