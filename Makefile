@@ -58,16 +58,16 @@ run-test-new:
 
 # Pages of trained runs and of times say themselves what makes them.
 proof: $(VENV)/.tested
-	$(BIN)/python -m t2i_jax.evaluation.judge_proof
-	$(BIN)/python -m t2i_jax.evaluation.solver_orders
-	$(BIN)/python -m t2i_jax.evaluation.choosing
-	$(BIN)/python benchmarks/solver_parity.py
-	$(BIN)/python benchmarks/model_parity.py
-	$(BIN)/python benchmarks/flux_on_tpu.py --page
-	$(BIN)/python benchmarks/attention_memory.py
-	$(BIN)/python benchmarks/joint_on_tpu.py
-	$(BIN)/python benchmarks/text_conditioning.py
-	$(BIN)/python docs/equations.py
+	$(BIN)/python -m benchmarks.proofs.judge_proof
+	$(BIN)/python -m benchmarks.proofs.solver_orders
+	$(BIN)/python -m benchmarks.proofs.choosing
+	$(BIN)/python -m benchmarks.solver_parity
+	$(BIN)/python -m benchmarks.model_parity
+	$(BIN)/python -m benchmarks.flux_on_tpu --page
+	$(BIN)/python -m benchmarks.attention_memory
+	$(BIN)/python -m benchmarks.joint_on_tpu
+	$(BIN)/python -m benchmarks.text_conditioning
+	$(BIN)/python -m benchmarks.equations
 
 clean:
 	rm -rf $(VENV) $(VENV)-new build *.egg-info

@@ -1,6 +1,6 @@
 """Our transformers beside the classes of diffusers in PyTorch, in seconds: docs/against_torch.md.
 
-python benchmarks/against_torch.py --to docs
+python -m benchmarks.against_torch --to docs
 
 DiT-B/2 and a FLUX.1 stack of two double and two single blocks, forward and train step (mean
 squared error, AdamW), eager and under torch.compile, on whatever device both libraries find:
@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import optax
 import torch
-from quickstart import KEEP_MEMORY
 
+from benchmarks.quickstart import KEEP_MEMORY
 from t2i_jax.models import BACKBONES, Conditioning, Tower, init_params, with_params
 
 WHO = ("ours", "eager", "compiled")
@@ -185,7 +185,8 @@ def measure(number: int, train: bool) -> dict[str, float]:
   env = KEEP_MEMORY | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
   started = {}
   for who in WHO:
-    command = [sys.executable, __file__, "--serve", str(number), who, str(int(train))]
+    command = [sys.executable, "-m", "benchmarks.against_torch", "--serve"]
+    command += [str(number), who, str(int(train))]
     one = subprocess.Popen(
       command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -229,7 +230,7 @@ def main() -> None:
   lines = [
     "# Beside PyTorch",
     "",
-    "Made by `python benchmarks/against_torch.py --to docs` on",
+    "Made by `python -m benchmarks.against_torch --to docs` on",
     f"{device}: {versions};",
     f"{'bfloat16' if gpu else 'float32'}, median of {TURNS} calls in turns, each library in",
     "a process of its own. A ratio is our time over theirs: below 1 we are faster.",

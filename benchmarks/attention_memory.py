@@ -1,6 +1,6 @@
 """Memory of a joint model's train step by the length of its rows: docs/attention_memory.md.
 
-python benchmarks/attention_memory.py [--to docs]
+python -m benchmarks.attention_memory [--to docs]
 
 Compiles the gradient of one row's loss, of a two-layer decoder of width 256, at rows of 2k to 16k
 positions, and reads the compiler's own account of temporary memory. Nothing is run.
@@ -50,7 +50,7 @@ def main() -> None:
   lines = [
     "# Memory of attention by the length of a row",
     "",
-    "Made by `python benchmarks/attention_memory.py`: temporary memory, in MiB, of the gradient of",
+    "Made by `python -m benchmarks.attention_memory`: temporary memory, in MiB, of the gradient of",
     "one row's loss in a two-layer decoder of width 256, float32, remat `full`, by XLA's account",
     f"for a CPU (jax {jax.__version__}). A slope of 1 is linear.",
     "",

@@ -1,6 +1,6 @@
 """Classifier guidance beside classifier-free: docs/classifier_guidance.md and .png.
 
-python benchmarks/classifier_guidance.py --workdir=runs/objectives/flow_x0 \\
+python -m benchmarks.classifier_guidance --workdir=runs/objectives/flow_x0 \\
   --classifier=runs/scenes_classifier
 
 The same model, three ways to make it obey: the classifier on its null prediction, the classifier on
@@ -55,7 +55,7 @@ def main() -> None:
   lines = [
     "# Classifier guidance on scenes",
     "",
-    "Made by `python benchmarks/classifier_guidance.py "
+    "Made by `python -m benchmarks.classifier_guidance "
     f"--workdir={args.workdir} --classifier={args.classifier}`.",
     "",
     "One model, guided by a noisy classifier (`configs/scenes_classifier.py`) of weight w or by",

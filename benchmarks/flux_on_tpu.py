@@ -1,6 +1,6 @@
 """What a train step of published models needs of TPUs that are not here: docs/tpu_programs.md.
 
-python benchmarks/flux_on_tpu.py [--rows='v5p:2x2x1 .*'] [--page]
+python -m benchmarks.flux_on_tpu [--rows='v5p:2x2x1 .*'] [--page]
 
 Compiles each row that matches (all, where none is named; minutes each), keeps what it finds in
 docs/tpu_programs.json and writes the page from all that is there. Needs the package libtpu and no

@@ -1,6 +1,6 @@
 """Our transformers beside those of diffusers, with the same weights: docs/parity_models.md.
 
-python benchmarks/model_parity.py --to docs
+python -m benchmarks.model_parity --to docs
 
 Every case of model_cases goes through a folder that diffusers writes and we read. tests/parity runs
 the same cases. Needs torch and diffusers, which the package itself does not.
@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from einops import rearrange
-from model_cases import (
+from safetensors.torch import save_file
+
+from benchmarks.model_cases import (
   CASES,
   Case,
   Given,
@@ -33,9 +35,7 @@ from model_cases import (
   distance,
   given,
 )
-from model_sizes import SIZES, Size, count, count_stored
-from safetensors.torch import save_file
-
+from benchmarks.model_sizes import SIZES, Size, count, count_stored
 from t2i_jax.pretrained import load
 from t2i_jax.pretrained.spec import flat
 from t2i_jax.pretrained.tensors import STEM
@@ -255,7 +255,7 @@ def bfloat16_errors(name: str) -> tuple[float, float]:
 
 HEAD = """# Our transformers beside those of diffusers
 
-Made by `python benchmarks/model_parity.py --to docs` with diffusers {diffusers}, torch {torch} and
+Made by `python -m benchmarks.model_parity --to docs` with diffusers {diffusers}, torch {torch} and
 jax {jax}, on one CPU; `tests/parity/test_models.py` runs the same cases. Every weight is moved off
 its initial value (gains, biases and what begins at zero too), written by diffusers into a folder
 and read here by `t2i_jax.pretrained.load`. Both models are then called on the same latent, times,

@@ -1,6 +1,6 @@
 """One model that draws, captions and edits scenes, scored by exact judges: docs/native.md.
 
-python benchmarks/native.py [--runs runs] [--to docs]
+python -m benchmarks.native [--runs runs] [--to docs]
 
 Builds the data, trains configs/transfusion_scenes.py as a user would, scores it and holds two
 conversations. Then the quickstart's model, which only draws, is trained on as many pictures and
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from quickstart import PLANS, t2i
+
+from benchmarks.quickstart import PLANS, t2i
 
 CONFIG = "configs/transfusion_scenes.py"
 BUILD = ["--from=edits", "--level=easy", "--size=32", "--vocab=512"]
@@ -153,7 +154,7 @@ def page(m: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
   lines = [
     "# One model that draws, reads and edits",
     "",
-    "Made by `python benchmarks/native.py`, which builds the data, trains and scores by",
+    "Made by `python -m benchmarks.native`, which builds the data, trains and scores by",
     "",
     "```sh",
     *m["commands"],

@@ -1,6 +1,6 @@
 """Five objectives at equal budget, three solvers, four step counts: docs/objectives.md and .png.
 
-python benchmarks/objectives.py --data=runs/data/scenes_quickstart --runs=runs/objectives
+python -m benchmarks.objectives --data=runs/data/scenes_quickstart --runs=runs/objectives
 
 Trains the quickstart's model, with patches of 4 pixels instead of 8, on each objective (or goes on
 where it stopped), scores every combination with the judge, and compares what the models know by the
@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from quickstart import t2i
 
+from benchmarks.quickstart import t2i
 from t2i_jax.config import apply_overrides
 from t2i_jax.data.loader import validation_batches
 from t2i_jax.data.source import ShardSource
@@ -215,7 +215,7 @@ def main() -> None:
   args = parser.parse_args()
   workdirs = train_all(args.data, Path(args.runs), args.steps)
   found = {name: measure(workdir) for name, workdir in workdirs.items()}
-  command = f"python benchmarks/objectives.py --data={args.data} --runs={args.runs}"
+  command = f"python -m benchmarks.objectives --data={args.data} --runs={args.runs}"
   command += f" --steps={args.steps}"
   sheet(found).save(Path(args.to) / IMAGE)
   Path(args.to, "objectives.md").write_text(page(found, command), encoding="utf-8")

@@ -1,6 +1,6 @@
 """A page of docs/ from a finished run: its speed, its fixed prompts over time, its score.
 
-python benchmarks/run_page.py --workdir=runs/scenes_dit_flow --out=docs/quickstart
+python -m benchmarks.run_page --workdir=runs/scenes_dit_flow --out=docs/quickstart
 
 After `t2i eval --curve` the page has the score against minutes as well. A run on pictures that are
 no scenes has no score: its page has sheets of drawings beside the real pictures, split by split,
@@ -130,7 +130,7 @@ def commands(workdir: Path, out: Path, config: dict[str, Any]) -> list[str]:
   if (evaluated / "score.json").exists():
     last = json.loads((evaluated / "score.json").read_text())
     lines.append(f"{score} --per-cell={last['cells'][0]['model']['n']} --seed={last['seed']}")
-  return [*lines, f"python benchmarks/run_page.py --workdir={workdir} --out={out}"]
+  return [*lines, f"python -m benchmarks.run_page --workdir={workdir} --out={out}"]
 
 
 def page(workdir: Path, out: Path) -> str:

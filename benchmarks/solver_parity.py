@@ -1,6 +1,6 @@
 """Our solvers, grids and tables beside the schedulers of diffusers, step by step: docs/parity.md.
 
-python benchmarks/solver_parity.py --to docs
+python -m benchmarks.solver_parity --to docs
 
 Both run the same network, which is nonlinear in x and t and is written once for torch and jax, from
 the same start with the same noise, and are compared after every step. tests/parity runs the same
@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from parity_rows import ROWS, STEPS, TABLES, Case, Grid, Row
 
+from benchmarks.parity_rows import ROWS, STEPS, TABLES, Case, Grid, Row
 from t2i_jax.config import build
 from t2i_jax.process import Prediction, Process, Time, like
 from t2i_jax.process.preconditioning import coefficients
@@ -225,7 +225,7 @@ def errors(row: Row, case: Case) -> Errors:
 
 HEAD = """# Our samplers beside those of diffusers
 
-Made by `python benchmarks/solver_parity.py --to docs` with diffusers {diffusers}, torch {torch} and
+Made by `python -m benchmarks.solver_parity --to docs` with diffusers {diffusers}, torch {torch} and
 jax {jax}, on one CPU; `tests/parity/test_schedulers.py` runs the same rows. Both sides run the same
 network, nonlinear in x and in the time it is fed, from the same start with the same noise, and are
 compared after **every** step at {steps} steps (what cannot be run at so few is left out).

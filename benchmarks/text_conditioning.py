@@ -1,6 +1,6 @@
 """How should text enter? Five ways and two text encoders on scenes: docs/text_conditioning.md.
 
-python benchmarks/text_conditioning.py --data=runs/data/scenes_quickstart --jobs=2
+python -m benchmarks.text_conditioning --data=runs/data/scenes_quickstart --jobs=2
 
 Trains and scores every variant of configs/compare/text_conditioning.py on two seeds, each as
 `t2i train` would, and writes the page from all that is there. What is scored is kept in
@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from quickstart import KEEP_MEMORY, PLANS, t2i
+
+from benchmarks.quickstart import KEEP_MEMORY, PLANS, t2i
 
 CONFIG = "configs/compare/text_conditioning.py"
 FORMS = {
@@ -127,8 +128,8 @@ def all_runs(args: argparse.Namespace, kept: Path) -> dict[str, Any]:
   def run(job: tuple[str, int]) -> None:
     variant, seed = job
     mine = free.pop()
-    command = [sys.executable, __file__, f"--data={args.data}", f"--runs={args.runs}"]
-    command += [f"--only={variant}", f"--seed={seed}"]
+    command = [sys.executable, "-m", "benchmarks.text_conditioning", f"--only={variant}"]
+    command += [f"--data={args.data}", f"--runs={args.runs}", f"--seed={seed}"]
     subprocess.run(
       command, check=True, env=KEEP_MEMORY | os.environ,
       preexec_fn=lambda: os.sched_setaffinity(0, mine),
@@ -298,12 +299,11 @@ def main() -> None:
   parser.add_argument("--only", help="one variant, in this process")
   parser.add_argument("--seed", type=int, default=0, help="with --only")
   args = parser.parse_args()
-  sys.path.append(str(Path(__file__).resolve().parents[1]))
   if args.only:
     one(args.only, args.seed, args)
     return
   found = all_runs(args, Path(args.to, "text_conditioning.json"))
-  command = "python benchmarks/text_conditioning.py"
+  command = "python -m benchmarks.text_conditioning"
   Path(args.to, "text_conditioning.md").write_text(page(found, command), encoding="utf-8")
   print(Path(args.to, "text_conditioning.md"))
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from t2i_jax.evaluation.closed_form import Mixture, denoiser, flow_map, gaussian, mixture
+from benchmarks.proofs.closed_form import Mixture, denoiser, flow_map, gaussian, mixture
 from t2i_jax.process import PROCESSES, Process, Time
 from t2i_jax.sampling import GRIDS, SOLVERS, Denoiser, Solver, Step, make_plan
 from t2i_jax.sampling.grids import at_ratios, at_times

@@ -1,6 +1,6 @@
 """What the solvers are worth, measured: writes docs/orders.md and docs/cases.md.
 
-    python -m t2i_jax.evaluation.solver_orders [--to docs]
+    python -m benchmarks.proofs.solver_orders [--to docs]
 
 The orders of convergence against exact answers (`ode_orders`, `weak_orders`), and what becomes of
 the cases at the ends (`solver_cases`). The pages are the same on every run.
@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 from rich.progress import track
 
-from t2i_jax.evaluation.ode_orders import (
+from benchmarks.proofs.ode_orders import (
   COUNTS,
   DDPM_COUNTS,
   DETERMINISTIC,
@@ -23,8 +23,8 @@ from t2i_jax.evaluation.ode_orders import (
   table,
   whole_order,
 )
-from t2i_jax.evaluation.solver_cases import cases_page
-from t2i_jax.evaluation.weak_orders import (
+from benchmarks.proofs.solver_cases import cases_page
+from benchmarks.proofs.weak_orders import (
   EXACT,
   STOCHASTIC,
   WEAK_COUNTS,
@@ -35,7 +35,7 @@ from t2i_jax.process import PROCESSES
 
 PAGE = """# The orders of the solvers
 
-Made by `python -m t2i_jax.evaluation.solver_orders`, in float64, with exact denoisers.
+Made by `python -m benchmarks.proofs.solver_orders`, in float64, with exact denoisers.
 
 An order p says that twice the steps divide the error by 2^p. It is read off as the slope of log
 error against log steps over four step counts. Theory and measurement agree within 0.2; a test

@@ -1,6 +1,6 @@
 """What to choose, measured with exact denoisers: writes docs/choosing.md and its pictures.
 
-    python -m t2i_jax.evaluation.choosing [--to docs]
+    python -m benchmarks.proofs.choosing [--to docs]
 
 Solvers, laws of t, weightings and guidance, on data for which every answer is known. The page is
 the same on every run, but for the last digits of another machine.
@@ -14,17 +14,17 @@ import jax
 import numpy as np
 from rich.progress import track
 
-from t2i_jax.evaluation import choosing_guidance as guidance
-from t2i_jax.evaluation import choosing_solvers as solvers
-from t2i_jax.evaluation import choosing_training as training
-from t2i_jax.evaluation.choosing_sheet import Panel, sheet
+from benchmarks.proofs import choosing_guidance as guidance
+from benchmarks.proofs import choosing_solvers as solvers
+from benchmarks.proofs import choosing_training as training
+from benchmarks.proofs.choosing_sheet import Panel, sheet
 from t2i_jax.process import TIMESTEP_LAWS, WEIGHTINGS
 
 FEW, MANY = 8, 32  # network calls of the table of noise
 
 PAGE = """# What to choose
 
-Made by `python -m t2i_jax.evaluation.choosing`, which also draws the pictures. The data are
+Made by `python -m benchmarks.proofs.choosing`, which also draws the pictures. The data are
 two-dimensional Gaussian mixtures, whose perfect denoiser is a formula: what is wrong here is the
 solver's or the method's own. A trained network adds its own error, and pictures have more
 dimensions: take from this page how methods differ, and not how many steps a picture needs.

@@ -1,6 +1,6 @@
 """What the judge withstands, measured: writes docs/judge.md and docs/judge.png.
 
-    python -m t2i_jax.evaluation.judge_proof [--to docs]
+    python -m benchmarks.proofs.judge_proof [--to docs]
 
 Accuracy on exact renders by level, resolution and degradation; how often a caption with one false
 fact passes, by the kind of change; and a sheet of scenes. The page is the same on every run.
@@ -15,9 +15,9 @@ import numpy as np
 from rich.progress import track
 from scipy import ndimage
 
+from benchmarks.proofs.judge_sheet import contact_sheet
 from t2i_jax.data.scenes import CHANGES, LEVELS, Scene, false_facts, holds, make_scene, render
 from t2i_jax.evaluation.judge import BLURS, MIN_AREA, judge, read
-from t2i_jax.evaluation.judge_sheet import contact_sheet
 from t2i_jax.evaluation.stats import Rate
 
 RESOLUTIONS = (32, 48, 64, 96, 128, 256)
@@ -27,7 +27,7 @@ FALSE_SCENES = 3000  # scenes a level whose captions are falsified
 
 PAGE = """# The judge of scenes
 
-Made by `python -m t2i_jax.evaluation.judge_proof`, which also draws `judge.png`.
+Made by `python -m benchmarks.proofs.judge_proof`, which also draws `judge.png`.
 
 `t2i_jax.evaluation.judge` reads objects (shape, colour, size, place) from pixels alone and holds
 the facts of a caption against them. A picture is correct when all facts hold.
