@@ -1,6 +1,6 @@
 # make quickstart   install, build data, train, sample, score, report (DATA=emoji: real pictures)
 # make test         everything CI runs
-# make proof        regenerate the tables and figures of docs/
+# make proof        make the pages of docs/ again whose sources have changed
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -56,18 +56,12 @@ run-test-new:
 	$(VENV)-new/bin/pip install -q --disable-pip-version-check -e '.[emoji,test]'
 	$(VENV)-new/bin/$(PYTEST) -m 'not slow' --one-case
 
+# The pages of docs/ whose sources have changed since they were made, and two that are quick to make.
 # Pages of trained runs and of times say themselves what makes them.
 proof: $(VENV)/.tested
-	$(BIN)/python -m benchmarks.proofs.judge_proof
-	$(BIN)/python -m benchmarks.proofs.solver_orders
-	$(BIN)/python -m benchmarks.proofs.choosing
-	$(BIN)/python -m benchmarks.solver_parity
-	$(BIN)/python -m benchmarks.model_parity
-	$(BIN)/python -m benchmarks.flux_on_tpu --page
-	$(BIN)/python -m benchmarks.attention_memory
-	$(BIN)/python -m benchmarks.joint_on_tpu
-	$(BIN)/python -m benchmarks.text_conditioning
 	$(BIN)/python -m benchmarks.equations
+	$(BIN)/python -m benchmarks.text_conditioning
+	$(BIN)/python -m benchmarks.pages --make
 
 clean:
 	rm -rf $(VENV) $(VENV)-new build *.egg-info

@@ -27,9 +27,12 @@ import jax.numpy as jnp
 import optax
 import torch
 
+from benchmarks.pages import run_of, table, write
 from benchmarks.quickstart import KEEP_MEMORY
 from t2i_jax.models import BACKBONES, Conditioning, Tower, init_params, with_params
 
+COMMAND = "python -m benchmarks.against_torch --to docs"
+HEAD = ("what", "ours, s", "eager, s", "torch.compile, s", "over eager", "over torch.compile")
 WHO = ("ours", "eager", "compiled")
 TURNS, WARM = 7, 2
 READY = "ready"
@@ -230,26 +233,23 @@ def main() -> None:
   lines = [
     "# Beside PyTorch",
     "",
-    "Made by `python -m benchmarks.against_torch --to docs` on",
+    f"Made by `{COMMAND}` on",
     f"{device}: {versions};",
     f"{'bfloat16' if gpu else 'float32'}, median of {TURNS} calls in turns, each library in",
     "a process of its own. A ratio is our time over theirs: below 1 we are faster.",
     *([] if gpu else ["On a GPU it was not run: none was at hand."]),
     "",
-    "| what | ours, s | eager, s | torch.compile, s | over eager | over torch.compile |",
-    "|---|---|---|---|---|---|",
   ]
+  rows = []
   for number, case in enumerate(cases()):
     for train in (False, True):
       t = measure(number, train)
       ratios = [t["ours"] / t[other] for other in ("eager", "compiled")]
-      row = [
-        *(f"{t[who]:.3f}" for who in WHO),
-        *(f"{r:.2f}" for r in ratios),
-      ]
-      lines.append(f"| {case.name}: {'train step' if train else 'forward'} | {' | '.join(row)} |")
-      print(lines[-1], flush=True)
-  Path(args.to, "against_torch.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+      what = f"{case.name}: {'train step' if train else 'forward'}"
+      rows.append([what, *(f"{t[who]:.3f}" for who in WHO), *(f"{r:.2f}" for r in ratios)])
+      print(*rows[-1], flush=True)
+  lines.append(table(HEAD, rows))
+  write(Path(args.to, "against_torch.md"), "\n".join(lines), run_of(COMMAND))
 
 
 if __name__ == "__main__":

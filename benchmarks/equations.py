@@ -12,6 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.pages import table
+
 ROOT = Path(__file__).resolve().parent.parent
 CITED = ("t2i_jax", "configs", "benchmarks/proofs")
 BRACKET = re.compile(r"\[([^\[\]]*\b\d{4}\.\d{4,5}\b[^\[\]]*)\]")
@@ -20,9 +22,6 @@ HEADER = """# Equations
 
 Every source that the code cites, and where. Made by `python -m benchmarks.equations`; a test fails
 when this page is stale or a paper is not in `papers.json`.
-
-| paper | place | here |
-|---|---|---|
 """
 
 
@@ -88,8 +87,8 @@ def page(found: list[Citation], known: dict[str, str]) -> str:
   rows = []
   for paper, place in sorted(at):
     title = f"[{paper}](https://arxiv.org/abs/{paper}) {known[paper]}"
-    rows.append(f"| {title} | {place or 'whole'} | {', '.join(at[paper, place])} |")
-  return HEADER + "\n".join(rows) + "\n"
+    rows.append([title, place or "whole", ", ".join(at[paper, place])])
+  return f"{HEADER}\n{table(['paper', 'place', 'here'], rows)}\n"
 
 
 def main() -> None:

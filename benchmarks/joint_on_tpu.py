@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.flux_on_tpu import as_table
+from benchmarks.pages import made_by, table, write
 from t2i_jax.config import load_config
 from t2i_jax.parallel import make_mesh
 from t2i_jax.parallel.traffic import Program
@@ -73,10 +73,12 @@ def main() -> None:
     "The estimate of traffic counts a kernel's operands once; it reads keys and values once for",
     "each of its blocks of queries that sees them.",
     "",
-    as_table(lines),
-    "",
+    table(lines[0], lines[1:]),
   ]
-  Path(args.to, "joint_on_tpu.md").write_text("\n".join(text), encoding="utf-8")
+  line = made_by(
+    "python -m benchmarks.joint_on_tpu", "benchmarks/joint_on_tpu.py", "configs/transfusion.py"
+  )
+  write(Path(args.to, "joint_on_tpu.md"), "\n".join(text), line)
   print("\n".join(text))
 
 

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.pages import table
 from benchmarks.proofs.closed_form import denoiser, tilted
-from benchmarks.proofs.ode_orders import MIXED, NORMAL, part, table
+from benchmarks.proofs.ode_orders import MIXED, NORMAL, part
 from benchmarks.proofs.weak_orders import Stochastic, affine, carried, moments
 from t2i_jax.errors import T2IError
 from t2i_jax.process import KINDS, PROCESSES, Process, convert

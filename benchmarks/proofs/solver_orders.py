@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 from rich.progress import track
 
+from benchmarks.pages import made_by, table, write
 from benchmarks.proofs.ode_orders import (
   COUNTS,
   DDPM_COUNTS,
@@ -20,7 +21,6 @@ from benchmarks.proofs.ode_orders import (
   ENDS,
   START_COUNTS,
   interior_order,
-  table,
   whole_order,
 )
 from benchmarks.proofs.solver_cases import cases_page
@@ -32,6 +32,8 @@ from benchmarks.proofs.weak_orders import (
   weak_whole_order,
 )
 from t2i_jax.process import PROCESSES
+
+COMMAND = "python -m benchmarks.proofs.solver_orders"
 
 PAGE = """# The orders of the solvers
 
@@ -166,9 +168,10 @@ def main() -> None:
   parser = argparse.ArgumentParser(description="Writes orders.md and cases.md.")
   parser.add_argument("--to", type=Path, default=Path("docs"), help="folder to write to")
   to = parser.parse_args().to
+  line = made_by(COMMAND, "benchmarks/proofs/solver_orders.py")
   with jax.enable_x64(True):
-    (to / "orders.md").write_text(orders_page())
-  (to / "cases.md").write_text(cases_page())
+    write(to / "orders.md", orders_page(), line)
+  write(to / "cases.md", cases_page(), line)
   print(f"wrote {to / 'orders.md'} and {to / 'cases.md'}")
 
 
