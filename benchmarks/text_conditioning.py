@@ -298,11 +298,14 @@ def main() -> None:
   if args.only:
     one(args.only, args.seed, args)
     return
-  found = all_runs(args, Path(args.to, "text_conditioning.json"))
+  kept = Path(args.to, "text_conditioning.json")
+  before = kept.read_bytes() if kept.exists() else b""
+  found = all_runs(args, kept)
   command = "python -m benchmarks.text_conditioning"
   out = Path(args.to, "text_conditioning.md")
   configs = sorted(Path(args.runs).glob("*/config.json"))
-  write(out, page(found, command), run_of(command, *configs) if configs else line_of(out))
+  anew = kept.read_bytes() != before
+  write(out, page(found, command), run_of(command, *configs) if anew else line_of(out))
   print(out)
 
 
