@@ -1,6 +1,6 @@
 # make quickstart   install, build data, train, sample, score, report (DATA=emoji: real pictures)
 # make test         everything CI runs
-# make proof        regenerate the tables and figures of docs/
+# make proof        make the pages of docs/ again whose sources have changed
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -56,18 +56,12 @@ run-test-new:
 	$(VENV)-new/bin/pip install -q --disable-pip-version-check -e '.[emoji,test]'
 	$(VENV)-new/bin/$(PYTEST) -m 'not slow' --one-case
 
+# The pages of docs/ whose sources have changed since they were made, and two that are quick to make.
 # Pages of trained runs and of times say themselves what makes them.
 proof: $(VENV)/.tested
-	$(BIN)/python -m t2i_jax.evaluation.judge_proof
-	$(BIN)/python -m t2i_jax.evaluation.solver_orders
-	$(BIN)/python -m t2i_jax.evaluation.choosing
-	$(BIN)/python benchmarks/solver_parity.py
-	$(BIN)/python benchmarks/model_parity.py
-	$(BIN)/python benchmarks/flux_on_tpu.py --page
-	$(BIN)/python benchmarks/attention_memory.py
-	$(BIN)/python benchmarks/joint_on_tpu.py
-	$(BIN)/python benchmarks/text_conditioning.py
-	$(BIN)/python docs/equations.py
+	$(BIN)/python -m benchmarks.equations
+	$(BIN)/python -m benchmarks.text_conditioning
+	$(BIN)/python -m benchmarks.pages --make
 
 clean:
 	rm -rf $(VENV) $(VENV)-new build *.egg-info

@@ -1,6 +1,6 @@
 """Our transformers beside the classes of diffusers in PyTorch, in seconds: docs/against_torch.md.
 
-python benchmarks/against_torch.py --to docs
+python -m benchmarks.against_torch --to docs
 
 DiT-B/2 and a FLUX.1 stack of two double and two single blocks, forward and train step (mean
 squared error, AdamW), eager and under torch.compile, on whatever device both libraries find:
@@ -26,10 +26,13 @@ import jax
 import jax.numpy as jnp
 import optax
 import torch
-from quickstart import KEEP_MEMORY
 
+from benchmarks.pages import run_of, table, write
+from benchmarks.quickstart import KEEP_MEMORY
 from t2i_jax.models import BACKBONES, Conditioning, Tower, init_params, with_params
 
+COMMAND = "python -m benchmarks.against_torch --to docs"
+HEAD = ("what", "ours, s", "eager, s", "torch.compile, s", "over eager", "over torch.compile")
 WHO = ("ours", "eager", "compiled")
 TURNS, WARM = 7, 2
 READY = "ready"
@@ -185,7 +188,8 @@ def measure(number: int, train: bool) -> dict[str, float]:
   env = KEEP_MEMORY | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
   started = {}
   for who in WHO:
-    command = [sys.executable, __file__, "--serve", str(number), who, str(int(train))]
+    command = [sys.executable, "-m", "benchmarks.against_torch", "--serve"]
+    command += [str(number), who, str(int(train))]
     one = subprocess.Popen(
       command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -229,26 +233,23 @@ def main() -> None:
   lines = [
     "# Beside PyTorch",
     "",
-    "Made by `python benchmarks/against_torch.py --to docs` on",
+    f"Made by `{COMMAND}` on",
     f"{device}: {versions};",
     f"{'bfloat16' if gpu else 'float32'}, median of {TURNS} calls in turns, each library in",
     "a process of its own. A ratio is our time over theirs: below 1 we are faster.",
     *([] if gpu else ["On a GPU it was not run: none was at hand."]),
     "",
-    "| what | ours, s | eager, s | torch.compile, s | over eager | over torch.compile |",
-    "|---|---|---|---|---|---|",
   ]
+  rows = []
   for number, case in enumerate(cases()):
     for train in (False, True):
       t = measure(number, train)
       ratios = [t["ours"] / t[other] for other in ("eager", "compiled")]
-      row = [
-        *(f"{t[who]:.3f}" for who in WHO),
-        *(f"{r:.2f}" for r in ratios),
-      ]
-      lines.append(f"| {case.name}: {'train step' if train else 'forward'} | {' | '.join(row)} |")
-      print(lines[-1], flush=True)
-  Path(args.to, "against_torch.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+      what = f"{case.name}: {'train step' if train else 'forward'}"
+      rows.append([what, *(f"{t[who]:.3f}" for who in WHO), *(f"{r:.2f}" for r in ratios)])
+      print(*rows[-1], flush=True)
+  lines.append(table(HEAD, rows))
+  write(Path(args.to, "against_torch.md"), "\n".join(lines), run_of(COMMAND))
 
 
 if __name__ == "__main__":

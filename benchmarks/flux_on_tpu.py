@@ -1,6 +1,6 @@
 """What a train step of published models needs of TPUs that are not here: docs/tpu_programs.md.
 
-python benchmarks/flux_on_tpu.py [--rows='v5p:2x2x1 .*'] [--page]
+python -m benchmarks.flux_on_tpu [--rows='v5p:2x2x1 .*'] [--page]
 
 Compiles each row that matches (all, where none is named; minutes each), keeps what it finds in
 docs/tpu_programs.json and writes the page from all that is there. Needs the package libtpu and no
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from benchmarks.pages import line_of, made_by, table, write
 from t2i_jax.autoencoders import Identity
 from t2i_jax.config import load_config
 from t2i_jax.models import BACKBONES, Conditioning, Tower, with_params
@@ -38,6 +39,11 @@ from t2i_jax.training.system import Trainable
 ROOT = Path(__file__).parents[1]
 FOUND, PAGE = ROOT / "docs/tpu_programs.json", ROOT / "docs/tpu_programs.md"
 CONFIG = ROOT / "configs/latents_dit_xl2_flow.py"  # whose process and averages are taken
+SOURCES = (
+  "benchmarks/flux_on_tpu.py",
+  "benchmarks/flux_on_tpu.md",
+  "configs/latents_dit_xl2_flow.py",
+)
 
 # github.com/AI-Hypercomputer/maxdiffusion at 7cfb880 (2026-08-21), FLUX.1-dev, its tokamax_flash
 # and its default remat, compiled in November 2026 with the same compiler: batch 2 a chip, weights
@@ -300,11 +306,6 @@ def beside(found: dict[str, Any], rows: list[Row], rival: dict[str, Any]) -> lis
   return [*lines, ["lower / compile / CPU of compile, s", "", *seconds]]
 
 
-def as_table(lines: list[list[str]]) -> str:
-  head, *rest = (f"| {' | '.join(line)} |" for line in lines)
-  return "\n".join([head, "|" + "---|" * len(lines[0]), *rest])
-
-
 def page(found: dict[str, Any]) -> str:
   """The page, of the rows that were compiled."""
   done = [row for row in ROWS if row.name in found]
@@ -312,7 +313,7 @@ def page(found: dict[str, Any]) -> str:
   for topology, rival in RIVAL.items():
     rows = [r for r in done if (r.model, r.topology, r.blocks) == ("flux", topology, None)]
     lines = [["", "maxdiffusion", *["ours"] * len(rows)], *beside(found, rows, rival)]
-    text = text.replace(f"{{{topology}}}", as_table(lines))
+    text = text.replace(f"{{{topology}}}", table(lines[0], lines[1:]))
   titles = "model|topology, mesh|remat|images a chip|parameters|peak, GiB|arguments"
   lines = [[*titles.split("|"), "all-gather, GiB", "reduce-scatter", "all-reduce", "compile, s"]]
   for row in (row for row in done if row.float32):
@@ -331,7 +332,7 @@ def page(found: dict[str, Any]) -> str:
         f"{one['compile']:.0f}",
       ]
     )
-  text = text.replace("{models}", as_table(lines))
+  text = text.replace("{models}", table(lines[0], lines[1:]))
   lines = [["blocks", "compile, s", "CPU of it, s", "peak, GiB"]]
   for row in done:
     if row.model == "flux" and row.topology == "v5p:2x2x1" and row.remat == "attention":
@@ -340,7 +341,7 @@ def page(found: dict[str, Any]) -> str:
       lines.append([f"{blocks[0]} + {blocks[1]}", *times, f"{one['peak']:.2f}"])
   whole = found.get(ROWS[0].name, {"traffic": math.nan})["traffic"]
   text = text.replace("{halves}", str(HALVES)).replace("{whole}", f"{whole:.0f}")
-  return text.replace("{depth}", as_table(lines))
+  return text.replace("{depth}", table(lines[0], lines[1:]))
 
 
 def main() -> None:
@@ -358,7 +359,9 @@ def main() -> None:
         found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
         FOUND.write_text(json.dumps(found | {row.name: one}, indent=1) + "\n")
   if not args.print:
-    PAGE.write_text(page(json.loads(FOUND.read_text())))
+    anew = args.rows == ".*" and not args.page
+    line = made_by("python -m benchmarks.flux_on_tpu", *SOURCES) if anew else line_of(PAGE)
+    write(PAGE, page(json.loads(FOUND.read_text())), line)
 
 
 if __name__ == "__main__":

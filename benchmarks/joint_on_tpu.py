@@ -1,6 +1,6 @@
 """What the 7B joint model's train step needs of 512 TPUs that are not here: docs/joint_on_tpu.md.
 
-python benchmarks/joint_on_tpu.py [--to docs]
+python -m benchmarks.joint_on_tpu [--to docs]
 
 Compiles the step that `t2i train --config=configs/transfusion.py:7B` runs, by each attention, and
 reads the program. Needs the package libtpu and no TPU; minutes each. Nothing is allocated or run,
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flux_on_tpu import as_table
 
+from benchmarks.pages import made_by, table, write
 from t2i_jax.config import load_config
 from t2i_jax.parallel import make_mesh
 from t2i_jax.parallel.traffic import Program
@@ -63,7 +63,7 @@ def main() -> None:
   text = [
     "# The joint model of 7B on 512 chips",
     "",
-    f"Made by `python benchmarks/joint_on_tpu.py` (jax {jax.__version__}): `{CONFIG}`,",
+    f"Made by `python -m benchmarks.joint_on_tpu` (jax {jax.__version__}): `{CONFIG}`,",
     f"{first['parameters']:,} parameters, {rows} rows of {length} positions a step",
     f"({rows * length / 2**20:.0f} Mi positions), for {TOPOLOGY}, mesh {first['mesh']}. No TPU was",
     "used: nothing was run. A collective in the layers' loop is one static and runs once a layer.",
@@ -73,10 +73,12 @@ def main() -> None:
     "The estimate of traffic counts a kernel's operands once; it reads keys and values once for",
     "each of its blocks of queries that sees them.",
     "",
-    as_table(lines),
-    "",
+    table(lines[0], lines[1:]),
   ]
-  Path(args.to, "joint_on_tpu.md").write_text("\n".join(text), encoding="utf-8")
+  line = made_by(
+    "python -m benchmarks.joint_on_tpu", "benchmarks/joint_on_tpu.py", "configs/transfusion.py"
+  )
+  write(Path(args.to, "joint_on_tpu.md"), "\n".join(text), line)
   print("\n".join(text))
 
 

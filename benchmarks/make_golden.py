@@ -1,6 +1,6 @@
 """Answers of diffusers at tiny sizes, for tests that have no torch: tests/golden/<case>.npz.
 
-python benchmarks/make_golden.py --to tests/golden
+python -m benchmarks.make_golden --to tests/golden
 
 A file holds the folder's config.json, the inputs and the answer. The weights are not in it: they
 follow from the names of the tensors (model_cases.formula_weights), which are loaded strictly here.
@@ -16,8 +16,9 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from model_cases import CASES, GOLDEN, as_arrays, formula_weights, given
-from model_parity import theirs
+
+from benchmarks.model_cases import CASES, GOLDEN, as_arrays, formula_weights, given
+from benchmarks.model_parity import theirs
 
 
 def golden_model(name: str) -> Any:

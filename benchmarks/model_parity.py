@@ -1,6 +1,6 @@
 """Our transformers beside those of diffusers, with the same weights: docs/parity_models.md.
 
-python benchmarks/model_parity.py --to docs
+python -m benchmarks.model_parity --to docs
 
 Every case of model_cases goes through a folder that diffusers writes and we read. tests/parity runs
 the same cases. Needs torch and diffusers, which the package itself does not.
@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from einops import rearrange
-from model_cases import (
+from safetensors.torch import save_file
+
+from benchmarks.model_cases import (
   CASES,
   Case,
   Given,
@@ -33,9 +35,8 @@ from model_cases import (
   distance,
   given,
 )
-from model_sizes import SIZES, Size, count, count_stored
-from safetensors.torch import save_file
-
+from benchmarks.model_sizes import SIZES, Size, count, count_stored
+from benchmarks.pages import made_by, table, write
 from t2i_jax.pretrained import load
 from t2i_jax.pretrained.spec import flat
 from t2i_jax.pretrained.tensors import STEM
@@ -255,7 +256,7 @@ def bfloat16_errors(name: str) -> tuple[float, float]:
 
 HEAD = """# Our transformers beside those of diffusers
 
-Made by `python benchmarks/model_parity.py --to docs` with diffusers {diffusers}, torch {torch} and
+Made by `python -m benchmarks.model_parity --to docs` with diffusers {diffusers}, torch {torch} and
 jax {jax}, on one CPU; `tests/parity/test_models.py` runs the same cases. Every weight is moved off
 its initial value (gains, biases and what begins at zero too), written by diffusers into a folder
 and read here by `t2i_jax.pretrained.load`. Both models are then called on the same latent, times,
@@ -271,9 +272,12 @@ text and sizes, two different rows at once.
   is mostly chance). Times and guidance are such that bfloat16 holds them: some of theirs round
   them, ours do not. **ratio** is ours over theirs. Bound {ratio}.
 
-| case | class | what is odd | forward | gradient | by | bf16 ours | bf16 theirs | ratio |
-|---|---|---|---|---|---|---|---|---|
 """
+
+COLUMNS = [
+  "case", "class", "what is odd", "forward", "gradient", "by", "bf16 ours", "bf16 theirs", "ratio",
+]  # fmt: skip
+SIZES_COLUMNS = ["model", "ours", "copies", "ours and copies", "published", "equal"]
 
 SIZES_HEAD = """
 ## Published sizes
@@ -283,8 +287,6 @@ config. DiT's folders store the embedders of time and label in every block; we h
 ours with the other copies are what is stored. `tests/models/test_parameter_counts.py` holds our
 side to it, `tests/parity/test_pretrained.py` theirs, with the name and shape of every tensor.
 
-| model | ours | copies | ours and copies | published | equal |
-|---|---|---|---|---|---|
 """
 
 NOTES = """
@@ -303,14 +305,14 @@ NOTES = """
 """
 
 
-def line(name: str) -> str:
+def line(name: str) -> list[str]:
   """One case. Raises ValueError where a bound does not hold."""
   case, exact, half = CASES[name], float32_errors(name), bfloat16_errors(name)
   ratio = half[0] / half[1]
   if not (exact.forward < FORWARD and exact.worst < GRADIENT and ratio <= RATIO):
     raise ValueError(f"{name}: {exact}, bfloat16 {half}")
   by = {"x_t": exact.by_x} | exact.by_weight
-  columns = [
+  return [
     name,
     f"`{case.theirs}`",
     case.said,
@@ -321,16 +323,15 @@ def line(name: str) -> str:
     f"{half[1]:.4f}",
     f"{ratio:.2f}",
   ]
-  return f"| {' | '.join(columns)} |"
 
 
-def size_line(name: str, size: Size) -> str:
+def size_line(name: str, size: Size) -> list[str]:
   """One published size. Raises ValueError where the counts differ."""
   ours, all_copies = count(size), count_stored(size)
   if all_copies != size.stored:
     raise ValueError(f"{name}: {all_copies} and {size.stored}")
   copies = f"{all_copies - ours:,}" if all_copies > ours else ""
-  return f"| {name} | {ours:,} | {copies} | {all_copies:,} | {size.stored:,} | yes |"
+  return [name, f"{ours:,}", copies, f"{all_copies:,}", f"{size.stored:,}", "yes"]
 
 
 def page() -> str:
@@ -339,13 +340,12 @@ def page() -> str:
     diffusers=diffusers.__version__, torch=torch.__version__, jax=jax.__version__,
     forward=FORWARD, gradient=GRADIENT, ratio=RATIO, draws=DRAWS,
   )  # fmt: skip
-  for row in (line(name) for name in CASES):
-    print(row, flush=True)
-    text += row + "\n"
-  text += SIZES_HEAD
-  for name, size in SIZES.items():
-    text += size_line(name, size) + "\n"
-  return text + NOTES
+  rows = []
+  for name in CASES:
+    rows.append(line(name))
+    print(*rows[-1], flush=True)
+  sizes = table(SIZES_COLUMNS, [size_line(name, size) for name, size in SIZES.items()])
+  return f"{text}{table(COLUMNS, rows)}\n{SIZES_HEAD}{sizes}\n{NOTES}"
 
 
 def main() -> None:
@@ -354,7 +354,8 @@ def main() -> None:
   args = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
   logging.disable(logging.WARNING)
-  (Path(args.to) / "parity_models.md").write_text(page())
+  line = made_by("python -m benchmarks.model_parity --to docs", "benchmarks/model_parity.py")
+  write(Path(args.to) / "parity_models.md", page(), line)
 
 
 if __name__ == "__main__":

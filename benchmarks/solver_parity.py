@@ -1,6 +1,6 @@
 """Our solvers, grids and tables beside the schedulers of diffusers, step by step: docs/parity.md.
 
-python benchmarks/solver_parity.py --to docs
+python -m benchmarks.solver_parity --to docs
 
 Both run the same network, which is nonlinear in x and t and is written once for torch and jax, from
 the same start with the same noise, and are compared after every step. tests/parity runs the same
@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from parity_rows import ROWS, STEPS, TABLES, Case, Grid, Row
 
+from benchmarks.pages import made_by, table, write
+from benchmarks.parity_rows import ROWS, STEPS, TABLES, Case, Grid, Row
 from t2i_jax.config import build
 from t2i_jax.process import Prediction, Process, Time, like
 from t2i_jax.process.preconditioning import coefficients
@@ -225,7 +226,7 @@ def errors(row: Row, case: Case) -> Errors:
 
 HEAD = """# Our samplers beside those of diffusers
 
-Made by `python benchmarks/solver_parity.py --to docs` with diffusers {diffusers}, torch {torch} and
+Made by `python -m benchmarks.solver_parity --to docs` with diffusers {diffusers}, torch {torch} and
 jax {jax}, on one CPU; `tests/parity/test_schedulers.py` runs the same rows. Both sides run the same
 network, nonlinear in x and in the time it is fed, from the same start with the same noise, and are
 compared after **every** step at {steps} steps (what cannot be run at so few is left out).
@@ -242,17 +243,17 @@ counts, predictions, spacings and tables of the line is shown. The bound is 1e-5
 - Tables of 1000 steps are `published=True`, equal to theirs to the last bit. "zero SNR" and
   "SNR 2^-24" are SD's rescaled to end there, equal to 4e-6.
 
-| scheduler | ours | tables | predictions | moments | float32 | float64 | their rounding |
-|---|---|---|---|---|---|---|---|
 """
+
+COLUMNS = [
+  "scheduler", "ours", "tables", "predictions", "moments", "float32", "float64", "their rounding",
+]  # fmt: skip
 
 GRID_HEAD = """
 ## Moments
 
 What a scheduler is told, and `sampling.grid` here (at 5 steps, where it depends on them).
 
-| moments | scheduler's arguments | ours |
-|---|---|---|
 """
 
 NOTES = """
@@ -319,7 +320,7 @@ def labels() -> dict[Grid, str]:
   return result
 
 
-def line(row: Row, tables: tuple[str, ...]) -> str:
+def line(row: Row, tables: tuple[str, ...]) -> list[str]:
   """A row on tables of one precision. Raises ValueError where the bound or `double` is wrong."""
   double = tables == row.double
   worst = Errors(*np.max([errors(row, case) for case in row.cases(tables)], axis=0))
@@ -328,7 +329,7 @@ def line(row: Row, tables: tuple[str, ...]) -> str:
   if double and worst.single < BOUND:
     raise ValueError(f"{row} on {tables}: {worst} holds in float32 as well")
   star = "*" if double and row.all_double else ""
-  columns = [
+  return [
     f"`{row}`",
     f"`{row.solver}`{star}",
     ", ".join(tables),
@@ -338,7 +339,6 @@ def line(row: Row, tables: tuple[str, ...]) -> str:
     shown(worst.double, double),
     shown(worst.own, False),
   ]
-  return f"| {' | '.join(columns)} |"
 
 
 def page() -> str:
@@ -349,19 +349,20 @@ def page() -> str:
     "jax": jax.__version__,
   }
   text = HEAD.format(**versions, steps=", ".join(map(str, STEPS)))
+  rows, grids = [], []
   for row in ROWS:
     for tables in (tuple(t for t in row.tables if t not in row.double), row.double):
       if tables:
-        text += line(row, tables) + "\n"
-        print(text.splitlines()[-1], flush=True)
-  text += GRID_HEAD
+        rows.append(line(row, tables))
+        print(*rows[-1], flush=True)
   for label, grid in {label: grid for grid, label in labels().items()}.items():
     given = grid.config | {k: v for k, v in grid.given(5).items() if k != "num_inference_steps"}
     given = ", ".join(
       f"{k}={np.round(v, 6).tolist() if k == 'sigmas' else v!r}" for k, v in given.items()
     )
-    text += f"| {label} | {f'`{given}`' if given else ''} | `{grid.text(5)}` |\n"
-  return text + NOTES
+    grids.append([label, f"`{given}`" if given else "", f"`{grid.text(5)}`"])
+  moments = table(["moments", "scheduler's arguments", "ours"], grids)
+  return f"{text}{table(COLUMNS, rows)}\n{GRID_HEAD}{moments}\n{NOTES}"
 
 
 def main() -> None:
@@ -370,7 +371,8 @@ def main() -> None:
   args = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
   logging.disable(logging.WARNING)
-  (Path(args.to) / "parity.md").write_text(page())
+  line = made_by("python -m benchmarks.solver_parity --to docs", "benchmarks/solver_parity.py")
+  write(Path(args.to) / "parity.md", page(), line)
 
 
 if __name__ == "__main__":

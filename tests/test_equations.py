@@ -1,13 +1,11 @@
 """The index of equations is the code's, and every paper cited is known."""
 
-import importlib.util
 import re
 from pathlib import Path
 
+from benchmarks import equations
+
 ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("equations", ROOT / "docs" / "equations.py")
-equations = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(equations)
 
 # Where in a paper: "eq. 6", "table 1", "app. A.1", or its code.
 PLACE = re.compile(r"((eq|alg|sec|app|fig)\. |table |theorem )[0-9A-Z].*|its (training )?code|")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.proofs.closed_form import denoiser, flow_map, gaussian
 from t2i_jax.config import build
-from t2i_jax.evaluation.closed_form import denoiser, flow_map, gaussian
 from t2i_jax.process import (
   KINDS,
   PROCESSES,

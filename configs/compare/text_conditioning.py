@@ -1,6 +1,6 @@
 """Five ways to put text into a transformer, and two text encoders, at equal FLOPs a picture.
 
-  python benchmarks/text_conditioning.py
+  python -m benchmarks.text_conditioning
   t2i train --config=configs/compare/text_conditioning.py:cross --workdir=runs/cross
 
 The quickstart's data, objective, optimiser and number of pictures; width 192 throughout, as many

@@ -111,7 +111,7 @@ def run_build(args: argparse.Namespace) -> None:
 
 
 def run_show(args: argparse.Namespace) -> None:
-  from t2i_jax.data.sheet import contact_sheet
+  from t2i_jax.data.contact_sheet import contact_sheet
   from t2i_jax.data.source import read_manifest
 
   split = args.split or next(iter(read_manifest(args.dir)["splits"]))

@@ -1,13 +1,10 @@
-"""A contact sheet: pictures of a built folder with their captions under them."""
+"""Sheets of images: a grid of equal ones, and tiles with captions under or beside them."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from t2i_jax.data.images import decode, is_latent, read_latent
-from t2i_jax.data.source import ShardSource, read_manifest
 
 TILE, GAP = 160, 10  # pixels
 FONT_SIZE, LINE = 13, 17
@@ -15,61 +12,75 @@ MAX_LINES = 30
 INK, GREY, PAPER = "#202020", "#707070", "white"
 
 
-def contact_sheet(
-  folder: str | Path, split: str | None = None, n: int = 24, columns: int = 6
+def grid(
+  rows: Sequence[Sequence[np.ndarray]], scale: int = 1, edge: int = 1, block: int = 0, band: int = 0
 ) -> Image.Image:
-  """n records spread over a split, each with its first caption; captions are wrapped.
+  """Rows of images as one, enlarged `scale` times in whole pixels.
 
-  split  None takes the manifest's first
-  Latents are shown as their first three channels, stretched to the full range.
-  Raises DataError.
+  rows   of uint8 [H, W, 3], all of one size; a shorter row ends in white
+  edge   white pixels around each image
+  block  a wider gap follows after so many columns, 0 = none;   band  after so many rows
   """
-  manifest = read_manifest(folder)
-  source = ShardSource(folder, split or next(iter(manifest["splits"])))
-  records = source.spread(n)
-  tiles = [(picture(record.image), record.captions[0]) for record in records]
-  heading = f"{Path(folder).name}, {source.split}: {len(records)} of {len(source):,} records"
-  return lay_out(tiles, heading, manifest["attribution"], columns)
+  height, width = np.shape(rows[0][0])[:2]
+  wider = lambda i, group: 4 * (i // group) if group else 0
+  left = lambda i: edge + i * (width + 2 * edge) + wider(i, block)
+  top = lambda i: edge + i * (height + 2 * edge) + wider(i, band)
+  size = (left(max(map(len, rows)) - 1) + width + edge, top(len(rows) - 1) + height + edge)
+  sheet = Image.new("RGB", size, PAPER)
+  for i, row in enumerate(rows):
+    for k, image in enumerate(row):
+      sheet.paste(Image.fromarray(np.asarray(image)), (left(k), top(i)))
+  return sheet.resize((size[0] * scale, size[1] * scale), Image.Resampling.NEAREST)
 
 
-def lay_out(
-  tiles: Sequence[tuple[Image.Image, str]], heading: str, footer: str, columns: int
-) -> Image.Image:
-  """Pictures in tiles of TILE pixels, each over its wrapped caption, between two lines of text."""
+class Band(NamedTuple):
+  """Images with their captions below a heading.
+
+  beside  captions stand right of the images, one a row as wide as `columns` tiles
+  """
+
+  heading: str
+  tiles: Sequence[tuple[Image.Image, str]]
+  columns: int
+  beside: bool = False
+
+
+def captioned(bands: Sequence[Band], footer: str = "") -> Image.Image:
+  """Bands of images in tiles of TILE pixels with wrapped captions, and the footer's lines."""
   font = ImageFont.load_default(FONT_SIZE)
-  columns = max(1, min(columns, len(tiles)))
-  wrapped = [(fitted(image), wrap(caption, font, TILE)) for image, caption in tiles]
-  rows = [wrapped[i : i + columns] for i in range(0, len(wrapped), columns)]
-  width = GAP + columns * (TILE + GAP)
+  columns = lambda b: max(1, b.columns if b.beside else min(b.columns, len(b.tiles)))
+  width = GAP + max(map(columns, bands)) * (TILE + GAP)
   below = [line for part in footer.splitlines() for line in wrap(part, font, width - 2 * GAP)]
-  heights = [TILE + LINE * max(len(lines) for _, lines in row) + 2 * GAP for row in rows]
-  height = 2 * GAP + LINE * (1 + len(below)) + sum(heights) + GAP
-  sheet = Image.new("RGB", (width, height), PAPER)
+  laid = []  # image, where its tile is, lines of its caption, where they are
+  headings, y = [], GAP
+  for band in bands:
+    headings.append((band.heading, y))
+    y += LINE + GAP
+    many = 1 if band.beside else columns(band)
+    aside = columns(band) * (TILE + GAP) - TILE - 2 * GAP
+    for start in range(0, len(band.tiles), many):
+      row = band.tiles[start : start + many]
+      texts = [wrap(caption, font, aside if band.beside else TILE) for _, caption in row]
+      high = LINE * max(map(len, texts))
+      for k, ((image, _), lines) in enumerate(zip(row, texts, strict=True)):
+        x = GAP + k * (TILE + GAP)
+        at = (x + TILE + GAP, y) if band.beside else (x, y + TILE + 4)
+        laid.append((fitted(image), (x, y), lines, at))
+      y += max(TILE, high) + GAP if band.beside else TILE + high + 2 * GAP
+  sheet = Image.new("RGB", (width, y + LINE * len(below) + GAP), PAPER)
   draw = ImageDraw.Draw(sheet)
-  y = write(draw, [heading], GAP, GAP, font, INK) + GAP
-  for row, row_height in zip(rows, heights, strict=True):
-    for column, (image, lines) in enumerate(row):
-      x = GAP + column * (TILE + GAP)
-      sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
-      draw.rectangle((x - 1, y - 1, x + TILE, y + TILE), outline="#d0d0d0")
-      write(draw, lines, x, y + TILE + 4, font, INK)
-    y += row_height
+  for heading, top in headings:
+    write(draw, [heading], GAP, top, font, INK)
+  for image, (x, top), lines, at in laid:
+    sheet.paste(image, (x + (TILE - image.width) // 2, top + (TILE - image.height) // 2))
+    draw.rectangle((x - 1, top - 1, x + TILE, top + TILE), outline="#d0d0d0")
+    write(draw, lines, *at, font, INK)
   write(draw, below, GAP, y, font, GREY)
   return sheet
 
 
-def picture(data: bytes) -> Image.Image:
-  """A record's picture at its own size."""
-  if not is_latent(data):
-    return decode(data)
-  x = read_latent(data)
-  low, high = x.min(), max(x.max(), x.min() + 1e-6)
-  x = np.repeat(x, 3, axis=2) if x.shape[2] < 3 else x
-  return Image.fromarray(((x[:, :, :3] - low) / (high - low) * 255).astype(np.uint8))
-
-
 def fitted(image: Image.Image) -> Image.Image:
-  """A picture that fits into a tile; small ones are enlarged in whole pixels."""
+  """An image that fits into a tile; small ones are enlarged in whole pixels."""
   factor = TILE // max(image.size)
   if factor >= 1:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
@@ -97,9 +108,7 @@ def wrap(text: str, font, width: int) -> list[str]:
   return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "..."]
 
 
-def write(draw: ImageDraw.ImageDraw, lines: list[str], x: int, y: int, font, ink: str) -> int:
-  """Draws lines of text downwards from (x, y). Returns the y below them."""
-  for line in lines:
-    draw.text((x, y), line, font=font, fill=ink)
-    y += LINE
-  return y
+def write(draw: ImageDraw.ImageDraw, lines: list[str], x: int, y: int, font, ink: str) -> None:
+  """Draws lines of text downwards from (x, y)."""
+  for i, line in enumerate(lines):
+    draw.text((x, y + i * LINE), line, font=font, fill=ink)

@@ -1,13 +1,10 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
-from PIL import ImageFont
 
 from t2i_jax.data.record import Record
 from t2i_jax.data.shards import SplitWriter, sha256_of
-from t2i_jax.data.sheet import LINE, MAX_LINES, TILE, contact_sheet, fitted, picture, wrap
 from t2i_jax.data.verify import Problem, verify
 from t2i_jax.errors import DataError
 
@@ -105,63 +102,3 @@ def test_without_a_manifest(tmp_path):
 def test_problem_reads_as_a_line():
   assert str(Problem("f", None, "is gone")) == "f: is gone"
   assert str(Problem("f", 3, "is bad")) == "f, record 3: is bad"
-
-
-def test_a_contact_sheet_has_the_pictures_in_their_tiles(scenes_dir):
-  sheet = contact_sheet(scenes_dir, "val", n=7, columns=3)
-  assert sheet.width == 10 + 3 * (TILE + 10)
-  pixels = np.asarray(sheet)
-  paper = (pixels == 255).all(-1)
-  assert 0.3 < paper.mean() < 0.7
-  tile = np.asarray(fitted(picture(first_image(scenes_dir))))  # 32 pixels, five times enlarged
-  assert tile.shape == (TILE, TILE, 3)
-  top = next(
-    y for y in range(LINE, 60) if np.array_equal(pixels[y : y + TILE, 10 : 10 + TILE], tile)
-  )
-  ink = pixels[top + TILE + 3 : top + TILE + 3 + LINE, 10 : 10 + TILE]
-  assert (ink < 128).any()  # the caption
-
-
-def first_image(folder):
-  from t2i_jax.data.source import ShardSource
-
-  return ShardSource(folder, "val")[0].image
-
-
-def test_a_sheet_of_more_than_there_are(scenes_dir):
-  assert contact_sheet(scenes_dir, "heldout", n=1000, columns=50).width == 10 + 8 * (TILE + 10)
-  with pytest.raises(DataError, match="no split"):
-    contact_sheet(scenes_dir, "test")
-
-
-def test_wrapped_lines_fit_and_lose_nothing():
-  font = ImageFont.load_default(13)
-  text = "a very long caption " * 6 + "x" * 80 + " end"
-  lines = wrap(text, font, 160)
-  assert all(font.getlength(line) <= 160 for line in lines)
-  assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-  endless = wrap("word " * 2000, font, 160)
-  assert len(endless) == MAX_LINES and endless[-1] == "..."
-
-
-@pytest.mark.parametrize("channels", [1, 3, 8])
-def test_latents_are_shown(channels):
-  import io
-
-  buffer = io.BytesIO()
-  np.save(buffer, np.random.default_rng(0).normal(size=(4, 4, channels)))
-  assert picture(buffer.getvalue()).size == (4, 4)
-
-
-def test_pictures_are_scaled_into_the_tile(saved, noise):
-  assert fitted(picture(saved(noise(400, 200)))).size == (80, 160)
-  assert fitted(picture(saved(noise(50, 70)))).size == (140, 100)
-
-
-def test_a_split_is_spread_evenly(scenes_dir):
-  from t2i_jax.data.source import ShardSource
-
-  source = ShardSource(scenes_dir, "val")
-  n = len(source)
-  assert [r.key for r in source.spread(2)] == [source[0].key, source[n // 2].key]
-  assert [r.key for r in source.spread(10 * n)] == [source[i].key for i in range(n)]

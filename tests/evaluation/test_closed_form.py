@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.proofs import closed_form as known
 from t2i_jax.errors import ConfigError
-from t2i_jax.evaluation import closed_form as known
 from t2i_jax.process import KINDS, PROCESSES, convert, like
 
 MADE = {name: make() for name, make in PROCESSES.items()}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from benchmarks.proofs import judge_proof
 from t2i_jax.data.scenes import (
   BACKGROUND,
   COLORS,
@@ -20,7 +21,6 @@ from t2i_jax.data.scenes import (
 )
 from t2i_jax.data.scenes.render import draw
 from t2i_jax.errors import DataError
-from t2i_jax.evaluation import judge_proof
 from t2i_jax.evaluation.judge import UNKNOWN, judge, read
 
 RED = COLORS["red"]
@@ -225,7 +225,7 @@ def test_the_proof_page_is_written(tmp_path, monkeypatch):
   monkeypatch.setattr(judge_proof, "FALSE_SCENES", 30)
   judge_proof.main(["--to", str(tmp_path)])
   page = (tmp_path / "judge.md").read_text(encoding="utf-8")
-  assert "python -m t2i_jax.evaluation.judge_proof" in page
+  assert "python -m benchmarks.proofs.judge_proof" in page
   assert page.count("| full | ") >= 8 and "{" not in page
   with Image.open(tmp_path / "judge.png") as sheet:
     assert min(sheet.size) > 600

@@ -1,6 +1,5 @@
 """What diffusers answered, kept in tests/golden: our models answer it too, without torch."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,8 @@ from t2i_jax.pretrained import SPECS, load
 from t2i_jax.pretrained.tensors import STEM
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
 
-from model_cases import CASES, GOLDEN, answer, distance, formula_weights, from_arrays  # noqa: E402
+from benchmarks.model_cases import CASES, GOLDEN, answer, distance, formula_weights, from_arrays  # noqa: E402
 
 
 @pytest.mark.parametrize("name", GOLDEN)

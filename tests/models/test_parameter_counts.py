@@ -1,6 +1,5 @@
 """Every published size has the published number of parameters, without an array being made."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from t2i_jax.towers import TOWERS
 from t2i_jax.training.make_system import OUTPUTS, backbone
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
 
-from model_sizes import SIZES, config_of, count, count_stored  # noqa: E402
+from benchmarks.model_sizes import SIZES, config_of, count, count_stored  # noqa: E402
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -1,7 +1,6 @@
 """Every row of docs/parity_models.md: our transformers beside those of diffusers."""
 
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
 
-from make_golden import GOLDEN, made  # noqa: E402
-from model_parity import (  # noqa: E402
+from benchmarks.make_golden import GOLDEN, made  # noqa: E402
+from benchmarks.model_parity import (  # noqa: E402
   CASES,
   FORWARD,
   GRADIENT,

@@ -6,8 +6,6 @@ What they answer is in test_models.
 import copy
 import inspect
 import json
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -26,10 +24,9 @@ from t2i_jax.pretrained.spec import abstract_params, read_config, shapes_of
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from model_parity import CASES, SIZES, build, read  # noqa: E402
-from model_sizes import config_of  # noqa: E402
+from benchmarks.model_parity import CASES, SIZES, build, read  # noqa: E402
+from benchmarks.model_sizes import config_of  # noqa: E402
 
 # Cases that differ in their folders, not only in what the model is called on.
 FOLDERS = [

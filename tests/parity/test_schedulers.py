@@ -1,7 +1,6 @@
 """Every row of docs/parity.md: our solvers beside diffusers' schedulers, after every step."""
 
 import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,8 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
 
-from solver_parity import BOUND, ROWS, TABLES, held  # noqa: E402
-
+from benchmarks.solver_parity import BOUND, ROWS, TABLES, held  # noqa: E402
 from t2i_jax.process.tables import alpha_bar_of, cosine_betas, linear_betas, scaled_linear_betas  # noqa: E402
 
 logging.getLogger("diffusers").setLevel(logging.ERROR)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2i_jax.evaluation import closed_form
+from benchmarks.proofs import closed_form
 from t2i_jax.process import KINDS, PROCESSES, Prediction, Time, convert, from_x0_eps, like
 from t2i_jax.process.few_step import (
   boundary,

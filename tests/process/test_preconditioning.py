@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2i_jax.evaluation.closed_form import denoiser, gaussian
+from benchmarks.proofs.closed_form import denoiser, gaussian
 from t2i_jax.process import PROCESSES, like
 from t2i_jax.process.preconditioning import coefficients, preconditioned
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.proofs.closed_form import denoiser, gaussian
 from t2i_jax.errors import ConfigError
-from t2i_jax.evaluation.closed_form import denoiser, gaussian
 from t2i_jax.process import KINDS, PROCESSES, Prediction, convert, from_x0_eps, like, to_x0_eps
 from t2i_jax.process.prediction import check_prediction, undefined
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.proofs import closed_form
 from t2i_jax.errors import ConfigError
-from t2i_jax.evaluation import closed_form
 from t2i_jax.process import PROCESSES, Prediction, Time
 from t2i_jax.process.tables import alpha_bar_of, linear_betas
 from t2i_jax.process.variational import (

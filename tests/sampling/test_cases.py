@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2i_jax.evaluation import solver_cases as cases
-from t2i_jax.evaluation.ode_orders import table
+from benchmarks.pages import table
+from benchmarks.proofs import solver_cases as cases
 from t2i_jax.process import KINDS
 from t2i_jax.sampling import GRIDS, SOLVERS
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from guided_toys import FLOW, SHAPE, at, conditions, normal, once, toy
 
+from benchmarks.proofs import closed_form as exact
 from t2i_jax.errors import ConfigError
-from t2i_jax.evaluation import closed_form as exact
 from t2i_jax.process import KINDS, PROCESSES, Prediction, convert
 from t2i_jax.sampling import (
   GRIDS,

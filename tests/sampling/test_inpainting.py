@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.proofs import closed_form
 from t2i_jax.errors import ConfigError
-from t2i_jax.evaluation import closed_form
 from t2i_jax.process import PROCESSES
 from t2i_jax.process.variational import normal_kl
 from t2i_jax.sampling import GRIDS, SOLVERS, make_plan, row_noise, sample

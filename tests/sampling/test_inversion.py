@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.proofs import closed_form
 from t2i_jax.errors import ConfigError
-from t2i_jax.evaluation import closed_form
 from t2i_jax.process import PROCESSES, Time
 from t2i_jax.sampling import GRIDS, GUIDANCE, SOLVERS, Guided, guide, make_plan, sample
 from t2i_jax.sampling.inversion import ddim_inverse, invert, midpoint, rising

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2i_jax.evaluation.closed_form import denoiser
-from t2i_jax.evaluation.ode_orders import MIXED
-from t2i_jax.evaluation.solver_cases import SAMPLERS
+from benchmarks.proofs.closed_form import denoiser
+from benchmarks.proofs.ode_orders import MIXED
+from benchmarks.proofs.solver_cases import SAMPLERS
 from t2i_jax.process import PROCESSES, Prediction
 from t2i_jax.sampling import GRIDS, SOLVERS, make_plan, row_noise, sample
 from t2i_jax.sampling.grids import at_times

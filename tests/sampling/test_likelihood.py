@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.proofs import closed_form
 from t2i_jax.errors import ConfigError
-from t2i_jax.evaluation import closed_form
 from t2i_jax.process import PROCESSES, Time
 from t2i_jax.sampling.likelihood import (
   bits_per_dimension,

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2i_jax.evaluation.closed_form import denoiser
-from t2i_jax.evaluation.ode_orders import MIXED, take
+from benchmarks.proofs.closed_form import denoiser
+from benchmarks.proofs.ode_orders import MIXED, take
 from t2i_jax.process import PROCESSES, Prediction
 from t2i_jax.sampling import GRIDS, SOLVERS, make_plan, row_noise, sample
 from t2i_jax.sampling.loop import previews

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from t2i_jax.evaluation import ode_orders as orders
-from t2i_jax.evaluation.closed_form import denoiser, flow_map
-from t2i_jax.evaluation.ode_orders import DETERMINISTIC, NORMAL, interior_order, whole_order
-from t2i_jax.evaluation.weak_orders import EXACT, STOCHASTIC
+from benchmarks.proofs import ode_orders as orders
+from benchmarks.proofs.closed_form import denoiser, flow_map
+from benchmarks.proofs.ode_orders import DETERMINISTIC, NORMAL, interior_order, whole_order
+from benchmarks.proofs.weak_orders import EXACT, STOCHASTIC
 from t2i_jax.process import PROCESSES, convert
 
 PAGE = Path(__file__).parents[2] / "docs" / "orders.md"
@@ -134,5 +134,5 @@ def test_the_field_is_the_derivative_of_the_flow():
 
 def test_the_page_says_how_it_was_made():
   text = PAGE.read_text()
-  assert "python -m t2i_jax.evaluation.solver_orders" in text
+  assert "python -m benchmarks.proofs.solver_orders" in text
   assert re.findall(r"nan|inf\b", text) == []

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2i_jax.evaluation.closed_form import denoiser
-from t2i_jax.evaluation.ode_orders import NORMAL, order_of, part, plan_steps, take
-from t2i_jax.evaluation.weak_orders import (
+from benchmarks.proofs.closed_form import denoiser
+from benchmarks.proofs.ode_orders import NORMAL, order_of, part, plan_steps, take
+from benchmarks.proofs.weak_orders import (
   EXACT,
   STOCHASTIC,
   affine,

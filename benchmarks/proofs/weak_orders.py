@@ -15,8 +15,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.integrate import quad
 
-from t2i_jax.evaluation.closed_form import data_time, denoiser, flow_map
-from t2i_jax.evaluation.ode_orders import (
+from benchmarks.proofs.closed_form import data_time, denoiser, flow_map
+from benchmarks.proofs.ode_orders import (
   COUNTS,
   DDPM_COUNTS,
   ENDS,

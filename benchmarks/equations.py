@@ -1,4 +1,4 @@
-"""Gathers the sources cited in the code into docs/equations.md: python docs/equations.py
+"""Gathers the sources cited in the code into docs/equations.md: python -m benchmarks.equations
 
 A citation is [arXiv-id place], several separated by semicolons, as [2206.00364 alg. 2]. A paper
 must stand in docs/papers.json; one that is cited nowhere must not.
@@ -12,17 +12,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.pages import table
+
 ROOT = Path(__file__).resolve().parent.parent
-CITED = ("t2i_jax", "configs")
+CITED = ("t2i_jax", "configs", "benchmarks/proofs")
 BRACKET = re.compile(r"\[([^\[\]]*\b\d{4}\.\d{4,5}\b[^\[\]]*)\]")
 ID = re.compile(r"^\s*(\d{4}\.\d{4,5})\b[ ,]*(.*)$", re.DOTALL)
 HEADER = """# Equations
 
-Every source that the code cites, and where. Made by `python docs/equations.py`; a test fails when
-this page is stale or a paper is not in `papers.json`.
-
-| paper | place | here |
-|---|---|---|
+Every source that the code cites, and where. Made by `python -m benchmarks.equations`; a test fails
+when this page is stale or a paper is not in `papers.json`.
 """
 
 
@@ -88,8 +87,8 @@ def page(found: list[Citation], known: dict[str, str]) -> str:
   rows = []
   for paper, place in sorted(at):
     title = f"[{paper}](https://arxiv.org/abs/{paper}) {known[paper]}"
-    rows.append(f"| {title} | {place or 'whole'} | {', '.join(at[paper, place])} |")
-  return HEADER + "\n".join(rows) + "\n"
+    rows.append([title, place or "whole", ", ".join(at[paper, place])])
+  return f"{HEADER}\n{table(['paper', 'place', 'here'], rows)}\n"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What the solvers are worth, measured: writes docs/orders.md and docs/cases.md.
 
-    python -m t2i_jax.evaluation.solver_orders [--to docs]
+    python -m benchmarks.proofs.solver_orders [--to docs]
 
 The orders of convergence against exact answers (`ode_orders`, `weak_orders`), and what becomes of
 the cases at the ends (`solver_cases`). The pages are the same on every run.
@@ -13,18 +13,18 @@ from pathlib import Path
 import jax
 from rich.progress import track
 
-from t2i_jax.evaluation.ode_orders import (
+from benchmarks.pages import made_by, table, write
+from benchmarks.proofs.ode_orders import (
   COUNTS,
   DDPM_COUNTS,
   DETERMINISTIC,
   ENDS,
   START_COUNTS,
   interior_order,
-  table,
   whole_order,
 )
-from t2i_jax.evaluation.solver_cases import cases_page
-from t2i_jax.evaluation.weak_orders import (
+from benchmarks.proofs.solver_cases import cases_page
+from benchmarks.proofs.weak_orders import (
   EXACT,
   STOCHASTIC,
   WEAK_COUNTS,
@@ -33,9 +33,11 @@ from t2i_jax.evaluation.weak_orders import (
 )
 from t2i_jax.process import PROCESSES
 
+COMMAND = "python -m benchmarks.proofs.solver_orders"
+
 PAGE = """# The orders of the solvers
 
-Made by `python -m t2i_jax.evaluation.solver_orders`, in float64, with exact denoisers.
+Made by `python -m benchmarks.proofs.solver_orders`, in float64, with exact denoisers.
 
 An order p says that twice the steps divide the error by 2^p. It is read off as the slope of log
 error against log steps over four step counts. Theory and measurement agree within 0.2; a test
@@ -166,9 +168,10 @@ def main() -> None:
   parser = argparse.ArgumentParser(description="Writes orders.md and cases.md.")
   parser.add_argument("--to", type=Path, default=Path("docs"), help="folder to write to")
   to = parser.parse_args().to
+  line = made_by(COMMAND, "benchmarks/proofs/solver_orders.py")
   with jax.enable_x64(True):
-    (to / "orders.md").write_text(orders_page())
-  (to / "cases.md").write_text(cases_page())
+    write(to / "orders.md", orders_page(), line)
+  write(to / "cases.md", cases_page(), line)
   print(f"wrote {to / 'orders.md'} and {to / 'cases.md'}")
 
 

@@ -1,6 +1,6 @@
 """What the judge withstands, measured: writes docs/judge.md and docs/judge.png.
 
-    python -m t2i_jax.evaluation.judge_proof [--to docs]
+    python -m benchmarks.proofs.judge_proof [--to docs]
 
 Accuracy on exact renders by level, resolution and degradation; how often a caption with one false
 fact passes, by the kind of change; and a sheet of scenes. The page is the same on every run.
@@ -15,9 +15,10 @@ import numpy as np
 from rich.progress import track
 from scipy import ndimage
 
+from benchmarks.pages import made_by, table, write
+from benchmarks.proofs.judge_sheet import scenes_sheet
 from t2i_jax.data.scenes import CHANGES, LEVELS, Scene, false_facts, holds, make_scene, render
 from t2i_jax.evaluation.judge import BLURS, MIN_AREA, judge, read
-from t2i_jax.evaluation.judge_sheet import contact_sheet
 from t2i_jax.evaluation.stats import Rate
 
 RESOLUTIONS = (32, 48, 64, 96, 128, 256)
@@ -27,7 +28,7 @@ FALSE_SCENES = 3000  # scenes a level whose captions are falsified
 
 PAGE = """# The judge of scenes
 
-Made by `python -m t2i_jax.evaluation.judge_proof`, which also draws `judge.png`.
+Made by `python -m benchmarks.proofs.judge_proof`, which also draws `judge.png`.
 
 `t2i_jax.evaluation.judge` reads objects (shape, colour, size, place) from pixels alone and holds
 the facts of a caption against them. A picture is correct when all facts hold.
@@ -108,17 +109,13 @@ def false_acceptance(scenes: Sequence[Scene], size: int, seed: int = 0) -> dict[
   return {change: Rate.of(accepted[change]) for change in CHANGES if change in accepted}
 
 
-def _row(cells: Sequence[str]) -> str:
-  return "| " + " | ".join(cells) + " |"
-
-
 def _shown(rate: Rate) -> str:
   return f"{100 * rate.rate:.2f} [{100 * rate.lower:.2f}, {100 * rate.upper:.2f}]"
 
 
 def _accuracy_table() -> str:
   named = [f"blur {b:g}, noise {n:g}" if b or n else "clean" for b, n in DEGRADATIONS]
-  lines = [_row(["level", "pixels", "scenes", *named]), _row(["---"] * (3 + len(named)))]
+  rows = []
   cells = [
     (name, size) for name, level in LEVELS.items() for size in RESOLUTIONS if size >= level.floor
   ]
@@ -126,17 +123,17 @@ def _accuracy_table() -> str:
     n = MANY if size <= 64 else FEW
     scenes = sample_scenes(name, n)
     rates = [_shown(accuracy(scenes, size, blur, noise)) for blur, noise in DEGRADATIONS]
-    lines.append(_row([name, str(size), str(n), *rates]))
-  return "\n".join(lines)
+    rows.append([name, size, n, *rates])
+  return table(["level", "pixels", "scenes", *named], rows)
 
 
 def _false_table() -> str:
-  lines = [_row(["level", "changed", "captions", "accepted"]), _row(["---"] * 4)]
+  rows = []
   for name, level in track(LEVELS.items(), "judging false captions"):
     rates = false_acceptance(sample_scenes(name, FALSE_SCENES, seed=2), level.floor)
     for change, rate in rates.items():
-      lines.append(_row([name, change, str(rate.n), _shown(rate)]))
-  return "\n".join(lines)
+      rows.append([name, change, rate.n, _shown(rate)])
+  return table(["level", "changed", "captions", "accepted"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument("--to", type=Path, default=Path("docs"), help="folder of the page")
   folder = parser.parse_args(arguments).to
   folder.mkdir(parents=True, exist_ok=True)
-  contact_sheet().save(folder / "judge.png", optimize=True)
+  scenes_sheet().save(folder / "judge.png", optimize=True)
   page = PAGE.format(
     accuracy=_accuracy_table(),
     false=_false_table(),
@@ -157,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     speck32=MIN_AREA * 32**2,
     blurs=" and ".join(f"{b:g}" for b in BLURS),
   )
-  (folder / "judge.md").write_text(page, encoding="utf-8")
+  line = made_by("python -m benchmarks.proofs.judge_proof", "benchmarks/proofs/judge_proof.py")
+  write(folder / "judge.md", page, line)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ They follow the probability-flow ODE of a mixture, whose answer an eighth-order 
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from t2i_jax.evaluation.closed_form import Mixture, denoiser, flow_map, gaussian, mixture
+from benchmarks.proofs.closed_form import Mixture, denoiser, flow_map, gaussian, mixture
 from t2i_jax.process import PROCESSES, Process, Time
 from t2i_jax.sampling import GRIDS, SOLVERS, Denoiser, Solver, Step, make_plan
 from t2i_jax.sampling.grids import at_ratios, at_times
@@ -67,12 +67,6 @@ def mapped(x: np.ndarray, times: Time) -> np.ndarray:
 
 
 PROBLEMS = {"mixture": Problem(MIXED, integrated), "gaussian": Problem(NORMAL, mapped)}
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Of a page, in markdown."""
-  lines = [head, ["---"] * len(head), *rows]
-  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def label(name: str, args: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from t2i_jax.evaluation.closed_form import Mixture, log_density
+from benchmarks.proofs.closed_form import Mixture, log_density
 
 CENTRE, RANGE = np.array([0.0, 0.8]), 3.4  # of every panel; the range to each side
 SIDE, GAP, TOP = 340, 22, 66  # pixels: a panel, between panels, above one

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.pages import table
+from benchmarks.proofs.closed_form import denoiser, tilted
+from benchmarks.proofs.ode_orders import MIXED, NORMAL, part
+from benchmarks.proofs.weak_orders import Stochastic, affine, carried, moments
 from t2i_jax.errors import T2IError
-from t2i_jax.evaluation.closed_form import denoiser, tilted
-from t2i_jax.evaluation.ode_orders import MIXED, NORMAL, part, table
-from t2i_jax.evaluation.weak_orders import Stochastic, affine, carried, moments
 from t2i_jax.process import KINDS, PROCESSES, Process, convert
 from t2i_jax.process.prediction import check_prediction, undefined
 from t2i_jax.sampling import GRIDS, GUIDANCE, SOLVERS, Guided, guide, make_plan, row_noise, sample
@@ -186,7 +187,7 @@ def guidance_rows() -> list[list[str]]:
 
 PAGE = """# Cases at the ends
 
-Made by `python -m t2i_jax.evaluation.solver_orders`, in float32. Every case is finite and right, or
+Made by `python -m benchmarks.proofs.solver_orders`, in float32. Every case is finite and right, or
 refused with a message that says why. The data is Gaussian with a full covariance, so that the right
 answer is a formula, and the denoisers are exact.
 

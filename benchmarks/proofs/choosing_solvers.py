@@ -14,9 +14,9 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.special import ndtr
 
+from benchmarks.proofs.closed_form import Mixture, denoiser, draw, mixture
 from t2i_jax.config import build
 from t2i_jax.evaluation.chart import PALETTE, Series, line_chart, panels
-from t2i_jax.evaluation.closed_form import Mixture, denoiser, draw, mixture
 from t2i_jax.process import PROCESSES, Process, Time, like
 from t2i_jax.process.variational import log_bounds, posterior
 from t2i_jax.sampling import GRIDS, SOLVERS, Denoiser, make_plan, row_noise, sample

@@ -1,30 +1,31 @@
 """What to choose, measured with exact denoisers: writes docs/choosing.md and its pictures.
 
-    python -m t2i_jax.evaluation.choosing [--to docs]
+    python -m benchmarks.proofs.choosing [--to docs]
 
 Solvers, laws of t, weightings and guidance, on data for which every answer is known. The page is
 the same on every run, but for the last digits of another machine.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from rich.progress import track
 
-from t2i_jax.evaluation import choosing_guidance as guidance
-from t2i_jax.evaluation import choosing_solvers as solvers
-from t2i_jax.evaluation import choosing_training as training
-from t2i_jax.evaluation.choosing_sheet import Panel, sheet
+from benchmarks.pages import made_by, table, write
+from benchmarks.proofs import choosing_guidance as guidance
+from benchmarks.proofs import choosing_solvers as solvers
+from benchmarks.proofs import choosing_training as training
+from benchmarks.proofs.choosing_sheet import Panel, sheet
 from t2i_jax.process import TIMESTEP_LAWS, WEIGHTINGS
 
 FEW, MANY = 8, 32  # network calls of the table of noise
 
 PAGE = """# What to choose
 
-Made by `python -m t2i_jax.evaluation.choosing`, which also draws the pictures. The data are
+Made by `python -m benchmarks.proofs.choosing`, which also draws the pictures. The data are
 two-dimensional Gaussian mixtures, whose perfect denoiser is a formula: what is wrong here is the
 solver's or the method's own. A trained network adds its own error, and pictures have more
 dimensions: take from this page how methods differ, and not how many steps a picture needs.
@@ -143,11 +144,6 @@ distance from exact samples of it, "spread" the deviation in units of the class'
 """
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  lines = [head, ["---"] * len(head), *rows]
-  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def calls_table(curves: list[solvers.Curve]) -> str:
   """Network calls of each solver until its error stays below 0.01."""
   shown = lambda calls, most: f"{calls:.0f}" if np.isfinite(calls) else f"> {most}"
@@ -259,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heun=guidance.STEPS,
     guidance=guidance_table,
   )
-  (folder / "choosing.md").write_text(page, encoding="utf-8")
+  line = made_by("python -m benchmarks.proofs.choosing", "benchmarks/proofs/choosing.py")
+  write(folder / "choosing.md", page, line)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2i_jax.evaluation.closed_form import (
+from benchmarks.proofs.closed_form import (
   Mixture,
   denoiser,
   draw,

@@ -1,0 +1,1 @@
+"""What makes the pages of docs/: one command a page, `python -m benchmarks.NAME` from the root."""
