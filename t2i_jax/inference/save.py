@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from t2i_jax.data.sheet import grid
 from t2i_jax.errors import WorkdirError
 
 
@@ -40,17 +41,10 @@ def save_images(
       for key, value in about:
         info.add_itxt(key, value)
       Image.fromarray(image).save(path, pnginfo=info)
-    grid = out / "grid.png"
-    Image.fromarray(grid_of(images, columns)).save(grid)
+    whole = out / "grid.png"
+    columns = columns if columns > 1 else max(1, int(len(images) ** 0.5))
+    rows = [images[i : i + columns] for i in range(0, len(images), columns)]
+    grid(rows).save(whole)
   except OSError as error:
     raise WorkdirError(f"--out={out} cannot be written: {error}.") from error
-  return [*paths, grid]
-
-
-def grid_of(images: np.ndarray, columns: int) -> np.ndarray:
-  """Images [n, H, W, 3] row by row, with white lines between.   columns: 1: about the root of n"""
-  columns = columns if columns > 1 else max(1, int(len(images) ** 0.5))
-  empty = -len(images) % columns
-  tiles = np.pad(images, ((0, empty), (1, 1), (1, 1), (0, 0)), constant_values=255)
-  rows = [np.concatenate(list(row), 1) for row in tiles.reshape(-1, columns, *tiles.shape[1:])]
-  return np.concatenate(rows)
+  return [*paths, whole]

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from PIL import Image
 
 from t2i_jax.data.batch import Batch
 from t2i_jax.data.loader import Loader, validation_batches
+from t2i_jax.data.sheet import grid
 from t2i_jax.errors import T2IError
 from t2i_jax.parallel import batch_sharding, overridden, owned_rows
 from t2i_jax.systems import merge_params
@@ -199,11 +199,11 @@ def make_validation(system, c: ConfigDict, mesh, source, transform):
 
 
 def show_prompts(draw, params, c: ConfigDict, workdir: Path, step: int, log: Log) -> None:
-  """Draws the fixed prompts as one row, for samples/ and TensorBoard."""
+  """Samples the fixed prompts as one row, for samples/ and TensorBoard."""
   prompts = list(c.sampling.prompts)
   images = draw(params, prompts, range(len(prompts)))
   if images.shape[-1] != 3 or not log.writes:  # latents have no picture without a decoder
     return
-  strip = np.concatenate(list(np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))), axis=1)
-  Image.fromarray(strip).save(workdir / "samples" / f"step_{step:08d}.png")
-  log.image(step, "samples", strip)
+  strip = grid([images])
+  strip.save(workdir / "samples" / f"step_{step:08d}.png")
+  log.image(step, "samples", np.asarray(strip))
