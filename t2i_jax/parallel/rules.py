@@ -109,17 +109,8 @@ def check_divides(shapes: Any, axes_tree: Any, mesh: Mesh) -> None:
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   """Pins an activation to the mesh in scope (jax.set_mesh); without one, x unchanged.
 
-  Raises MeshError where the mesh does not divide a dimension.
+  A dimension that the mesh does not divide is padded by the partitioner.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  if jax.sharding.get_abstract_mesh().empty:
     return x
-  placed = spec(axes)
-  for size, axis, on in zip(x.shape, axes, placed, strict=True):
-    parts = math.prod(mesh.shape[name] for name in ([on] if isinstance(on, str) else on or []))
-    if size % parts:
-      raise MeshError(
-        f"an activation has {axis} = {size}, which mesh.{on} = {parts} does not divide. Use a "
-        f"mesh.{on} that divides {size}, or mesh.rules=('{axis}=',)."
-      )
-  return jax.lax.with_sharding_constraint(x, placed)
+  return jax.lax.with_sharding_constraint(x, spec(axes))
