@@ -58,12 +58,17 @@ def run_of(command: str, *configs: Path) -> str:
   """The line of a page of trained runs or of times: the commit that is checked out, the command,
   and a hash over the runs' config.json.
   """
-  git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-  found = subprocess.run(git, capture_output=True, text=True)
-  commit = found.stdout.strip() if found.returncode == 0 else "not recorded"
+  commit = git("rev-parse", "--short", "HEAD") or "not recorded"
+  commit += " with changes" if git("status", "--porcelain", "--", *PACKAGES) else ""
   read = [json.loads(path.read_text(encoding="utf-8")) for path in configs]
   config = f"sha256: {config_hash(*read)}" if read else "not recorded"
   return f"<!-- run: commit {commit}; command: {command}; config {config} -->"
+
+
+def git(*arguments: str) -> str:
+  """What git says of this folder; nothing where it is no clone."""
+  done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+  return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def line_of(path: Path) -> str:
