@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from t2i_jax.config import load_config
-from t2i_jax.training.describe import system_of
+from t2i_jax.plan.describe import system_of
 
 CONFIG = Path(__file__).parents[1] / "configs/transfusion.py"
 LENGTHS = (2048, 4096, 8192, 16384)
