@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from benchmarks.pages import made_by, table, write
 from t2i_jax.config import load_config
-from t2i_jax.training.describe import system_of
+from t2i_jax.plan.describe import system_of
 
 COMMAND = "python -m benchmarks.attention_memory"
 CONFIG = Path(__file__).parents[1] / "configs/transfusion.py"

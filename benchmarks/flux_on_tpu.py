@@ -27,11 +27,11 @@ from t2i_jax.autoencoders import Identity
 from t2i_jax.config import load_config
 from t2i_jax.models import BACKBONES, Conditioning, Tower, with_params
 from t2i_jax.parallel import make_mesh
-from t2i_jax.parallel.traffic import Program
+from t2i_jax.plan.pod import GIB, abstract_batch, topology_devices
+from t2i_jax.plan.program import Program
 from t2i_jax.process import PROCESSES, WEIGHTINGS, Prediction, denoising_loss
 from t2i_jax.training.make_system import make_mixing
 from t2i_jax.training.optimizer import make_optimizer
-from t2i_jax.training.pod import GIB, abstract_batch, topology_devices
 from t2i_jax.training.state import TrainState, abstract_state
 from t2i_jax.training.step import DRAW_T, jit_train_step, row_keys, row_losses
 from t2i_jax.training.system import Trainable

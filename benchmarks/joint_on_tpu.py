@@ -17,8 +17,8 @@ import jax
 from benchmarks.pages import made_by, table, write
 from t2i_jax.config import load_config
 from t2i_jax.parallel import make_mesh
-from t2i_jax.parallel.traffic import Program
-from t2i_jax.training.pod import GIB, compile_train_step, topology_devices, total_bytes
+from t2i_jax.plan.pod import GIB, compile_train_step, topology_devices, total_bytes
+from t2i_jax.plan.program import Program
 
 CONFIG, TOPOLOGY = "configs/transfusion.py:7B", "v5p:8x8x8"
 ROWS = (("chunked", "full"), ("splash", "full"), ("splash", "attention"))  # attention, remat

@@ -25,10 +25,10 @@ from t2i_jax.data.from_webdataset import WebDataset
 from t2i_jax.data.scenes import make_scene, prompts
 from t2i_jax.data.tokenize import Tokenizer, train_bpe
 from t2i_jax.parallel import MESH_AXES, make_mesh
+from t2i_jax.plan.describe import system_of
+from t2i_jax.plan.pod import abstract_batch, total_bytes
 from t2i_jax.training import train
-from t2i_jax.training.describe import system_of
 from t2i_jax.training.optimizer import make_optimizers
-from t2i_jax.training.pod import abstract_batch, total_bytes
 from t2i_jax.training.state import abstract_state, create_state
 from t2i_jax.training.step import jit_train_step, make_train_step
 

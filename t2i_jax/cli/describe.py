@@ -15,7 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   config = load_config(args.config, args.overrides)
-  from t2i_jax.training.describe import GIB, describe
+  from t2i_jax.plan.describe import GIB, describe
 
   found = describe(config)
   parts = found["parameters"]

@@ -1,10 +1,10 @@
-"""t2i train | sample | caption | chat | eval | describe | data."""
+"""t2i train | sample | caption | chat | eval | describe | plan | data."""
 
 import argparse
 import sys
 from typing import Any
 
-from t2i_jax.cli import caption, chat, data, describe, evaluate, sample, train
+from t2i_jax.cli import caption, chat, data, describe, evaluate, plan, sample, train
 from t2i_jax.errors import ConfigError, T2IError
 
 VERBS: dict[str, Any] = {
@@ -15,6 +15,7 @@ VERBS: dict[str, Any] = {
   "chat": chat,
   "eval": evaluate,
   "describe": describe,
+  "plan": plan,
 }
 
 
@@ -42,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
   try:
     rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(rest)
-    if overrides and args.verb not in ("train", "describe"):
-      raise ConfigError("--config.<key>=<value> belongs to t2i train and describe.")
+    if overrides and args.verb not in ("train", "describe", "plan"):
+      raise ConfigError("--config.<key>=<value> belongs to t2i train, describe and plan.")
     args.overrides = overrides
     return VERBS[args.verb].run(args) or 0
   except T2IError as error:

@@ -43,7 +43,7 @@ def save_images(
       Image.fromarray(image).save(path, pnginfo=info)
     whole = out / "grid.png"
     columns = columns if columns > 1 else max(1, int(len(images) ** 0.5))
-    rows = [images[i : i + columns] for i in range(0, len(images), columns)]
+    rows = [list(images[i : i + columns]) for i in range(0, len(images), columns)]
     grid(rows).save(whole)
   except OSError as error:
     raise WorkdirError(f"--out={out} cannot be written: {error}.") from error

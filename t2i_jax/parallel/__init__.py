@@ -1,7 +1,6 @@
 """The mesh, and the one table from logical axes to mesh axes. Model code names axes, no mesh."""
 
 from t2i_jax.parallel.mesh import batch_sharding, make_mesh, mesh_of, owned_rows
-from t2i_jax.parallel.program import collectives
 from t2i_jax.parallel.rules import (
   MESH_AXES,
   RULES,
@@ -17,7 +16,6 @@ __all__ = [
   "RULES",
   "batch_sharding",
   "check_divides",
-  "collectives",
   "constrain",
   "make_mesh",
   "mesh_of",

@@ -6,7 +6,7 @@ import pytest
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
 from t2i_jax.models.params import REMAT
-from t2i_jax.training.describe import activation_bytes, describe, system_of
+from t2i_jax.plan.describe import activation_bytes, describe, system_of
 
 SMALL = {
   "model.kind": "dit", "model.width": "32", "model.heads": "2", "model.depth": "5",

@@ -7,7 +7,8 @@ import pytest
 from guided_toys import FLOW, SHAPE, at, conditions, normal, once, toy
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.parallel import batch_sharding, collectives, make_mesh
+from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.plan import Program
 from t2i_jax.process import Prediction, convert
 from t2i_jax.sampling import (
   GRIDS,
@@ -297,7 +298,7 @@ def test_no_method_moves_rows_between_devices(name):
   x, cond = jax.tree.map(rows, (normal(1), conditions(method)))
   with jax.set_mesh(mesh):
     compiled = jax.jit(draw, out_shardings=batch_sharding(mesh)).lower(x, cond, np.float32(3))
-    found = collectives(compiled.compile().as_text())
+    found = Program(compiled.compile().as_text()).collectives()
   assert found.total() == 0, dict(found)
 
 

@@ -9,7 +9,8 @@ import pytest
 from t2i_jax.config import load_config
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
-from t2i_jax.parallel import batch_sharding, collectives, make_mesh
+from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.plan import Program
 from t2i_jax.sampling import GUIDANCE, make_plan
 from t2i_jax.training.draw import make_draw, make_sampler
 from t2i_jax.training.make_system import make_system
@@ -99,7 +100,7 @@ def test_no_method_moves_rows_between_devices(name, system, params, monkeypatch)
   ids, mask, seeds = rows((16, 16), np.int32), rows((16, 16), bool), rows((16,), np.uint32)
   with jax.set_mesh(mesh):
     lowered = caught[-1].lower(params, plan, ids, mask, seeds, np.float32(2), None, [], None)
-    found = collectives(lowered.compile().as_text())
+    found = Program(lowered.compile().as_text()).collectives()
   assert found["all-to-all"] == found["collective-permute"] == 0
   assert found.total() <= 1  # the pictures, gathered at the end
 

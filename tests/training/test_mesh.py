@@ -10,9 +10,9 @@ import pytest
 from t2i_jax.config import load_config
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.plan.pod import abstract_batch, compile_train_step, total_bytes
 from t2i_jax.training.make_system import make_system
 from t2i_jax.training.optimizer import make_optimizer
-from t2i_jax.training.pod import abstract_batch, compile_train_step, total_bytes
 from t2i_jax.training.state import abstract_state, create_state
 from t2i_jax.training.step import jit_train_step, make_train_step
 

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from t2i_jax.plan.program import Program
 
 from t2i_jax.models.implementations import CHUNK
-from t2i_jax.parallel.traffic import Program
 
 ROOT = Path(__file__).parents[2]
 # Two layers of the joint model at rows of 4096, its program printed.
 JOINT = """
 from t2i_jax.config import load_config
 from t2i_jax.parallel import make_mesh
-from t2i_jax.training.pod import compile_train_step, topology_devices
+from t2i_jax.plan.pod import compile_train_step, topology_devices
 sizes = {"model.width": "512", "model.depth": "2", "model.heads": "4", "text.vocab": "1024"}
 sizes |= {"train.batch": "4", "mesh.fsdp": "4", "model.attention": "splash"}
 mesh = make_mesh(1, 4, 1, topology_devices("v5p:2x2x1"))
@@ -41,7 +41,7 @@ def printed(*arguments):
 @pytest.mark.parametrize("topology", ["v5e:16x16"])
 def test_the_pod_config_fits_the_chip(topology):
   config = "--config=configs/latents_dit_xl2_flow.py"
-  out = printed("-m", "t2i_jax.training.pod", f"--topology={topology}", config)
+  out = printed("-m", "t2i_jax.plan.pod", f"--topology={topology}", config)
   print(out)
   table = dict(re.split(r" {2,}", line, maxsplit=1) for line in out.splitlines())
   gib = {k.removesuffix(", GiB"): float(v) for k, v in table.items() if k.endswith("GiB")}

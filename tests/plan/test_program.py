@@ -1,8 +1,14 @@
-"""Reading loops, collectives and bytes off a program's text."""
+"""What is read of programs: texts as the TPU compiler writes them, and one compiled here."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
 
-from t2i_jax.parallel.traffic import Program, shape_bytes
+from t2i_jax.plan.hlo import shape_bytes
+from t2i_jax.plan.program import Program, memory_of
 
 # What a TPU program looks like: attributes with line breaks, a loop of 5 whose reduce-scatter is a
 # fusion, a slice of a stack, a result written into a stack, one array in VMEM.
@@ -57,6 +63,36 @@ ENTRY %main (x: bf16[5,64,128]) -> f32[8,128] {
   ROOT %copy = f32[8,128]{1,0:T(8,128)} copy(%ar)
 }
 """  # noqa: E501
+
+# What counts once: clones of one reduce-scatter, an asynchronous operation in pieces. What counts
+# twice: copies that an unrolled loop left, and what the compiler made late, all on channel 1.
+CLONED = """
+%all-reduce-scatter.5.clone.1 (input: bf16[64,16]) -> bf16[64,1] {
+  %all-reduce.3 = bf16[64,16]{0,1} all-reduce(%pad), channel_id=38, to_apply=%add
+}
+
+%all-reduce-scatter.5.clone (input: bf16[64,16]) -> bf16[64,1] {
+  %all-reduce.2 = bf16[64,16]{0,1} all-reduce(%pad), channel_id=38, to_apply=%add
+}
+
+%piece.1 (p: bf16[4,16]) -> bf16[64,16] {
+  %all-gather.1 = bf16[64,16]{1,0} all-gather(%p), channel_id=7, dimensions={0}
+}
+
+ENTRY %main (p: bf16[4,16]) -> bf16[64,16] {
+  %rs.1 = bf16[64,1] fusion(%p), kind=kCustom, calls=%all-reduce-scatter.5.clone
+  %rs.2 = bf16[64,1] fusion(%p), kind=kCustom, calls=%all-reduce-scatter.5.clone.1
+  %piece = bf16[64,16] fusion(%p), kind=kCustom, calls=%piece.1
+  %all-gather.2 = bf16[64,16]{1,0:S(1)} all-gather(%p), channel_id=7, dimensions={0}
+  %all-gather.3 = bf16[32,16]{1,0} all-gather(%q), channel_id=8, dimensions={0}
+  %all-reduce.9 = (f32[], f32[8]{0}) all-reduce(%a, %b), channel_id=9, to_apply=%add
+  %all-reduce.10 = (f32[], f32[8]{0}) all-reduce(%c, %d), channel_id=9, to_apply=%add
+  %collective-permute-start.2 = (f32[4], f32[4]) collective-permute-start(%b), channel_id=1
+  %collective-permute-start.1 = (f32[8], f32[8]) collective-permute-start(%a), channel_id=1
+  %done = f32[8] collective-permute-done(%collective-permute-start.1)
+}
+"""
+
 ONE = 64 * 128 * 2  # bytes of a layer
 SMALL = 8 * 128 * 4
 
@@ -74,6 +110,43 @@ def test_collectives_inside_loops_and_fusions():
     "reduce-scatter": (1, 5, 5 * ONE, 1),
     "all-reduce": (1, 1, SMALL, 0),
   }
+
+
+def test_collectives_are_counted_once_each():
+  counts = {"all-gather": 2, "all-reduce": 2, "reduce-scatter": 1, "collective-permute": 2}
+  assert Program(CLONED).collectives() == counts
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 devices")
+def test_a_program_compiled_here_is_what_it_was_written_as():
+  """Six layers, each gathered in a scan; their sum reduced once; memory as arrays have it."""
+  layers, width, rows, n = 6, 64, 8, 4
+  mesh = Mesh(np.array(jax.devices()[:n]), ("fsdp",), axis_types=(AxisType.Auto,))
+
+  def local(x, stack):
+    def layer(x, shard):
+      return jnp.tanh(x @ jax.lax.all_gather(shard, "fsdp", tiled=True)), None
+
+    return jax.lax.psum(jax.lax.scan(layer, x, stack)[0].sum(), "fsdp")
+
+  specs = (P("fsdp"), P(None, "fsdp"))
+  step = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+  shapes = ((rows, width), (layers, width, width))
+  args = [
+    jax.ShapeDtypeStruct(shape, jnp.float32, sharding=jax.NamedSharding(mesh, spec))
+    for shape, spec in zip(shapes, specs, strict=True)
+  ]
+  compiled = jax.jit(step).lower(*args).compile()
+  program = Program(compiled.as_text())
+  assert [loop.times for loop in program.loops] == [layers]
+  found = {kind: (s.static, s.run, s.bytes, s.in_loops) for kind, s in program.sent().items()}
+  gathered = layers * width * width * 4
+  assert found == {"all-gather": (1, layers, gathered, 1), "all-reduce": (1, 1, 4, 0)}
+  assert program.collectives() == {"all-gather": 1, "all-reduce": 1}
+  memory = memory_of(compiled)
+  assert memory.arguments == (rows * width + layers * width * width) * 4 // n
+  assert memory.temporary >= width * width * 4  # a layer, gathered
+  assert memory.peak >= memory.arguments
 
 
 def test_instructions_are_counted():
