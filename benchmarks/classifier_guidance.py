@@ -10,10 +10,11 @@ its conditional one, and classifier-free guidance. About ten minutes on two core
 import argparse
 from pathlib import Path
 
+from t2i_jax.training.serve import open_workdir
+
 from benchmarks.pages import run_of, table, write
 from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.score import score
-from t2i_jax.training.serve import open_workdir
 
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 CATEGORIES = ("single", "binding", "relation")

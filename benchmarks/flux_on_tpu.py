@@ -23,18 +23,20 @@ import optax
 from jax.sharding import Mesh
 
 from benchmarks.pages import line_of, made_by, table, write
-from t2i_jax.autoencoders import Identity
+from t2i_jax.autoencoders import IdentityConfig
 from t2i_jax.config import load_config
-from t2i_jax.models import BACKBONES, Conditioning, Tower, with_params
+from t2i_jax.data.batch import Batch
+from t2i_jax.models import BACKBONES, Conditioning, Tower
 from t2i_jax.parallel import make_mesh
 from t2i_jax.plan.pod import GIB, abstract_batch, topology_devices
 from t2i_jax.plan.program import Program
 from t2i_jax.process import PROCESSES, WEIGHTINGS, Prediction, denoising_loss
-from t2i_jax.training.make_system import make_mixing
-from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.systems import Draws, Part, System
+from t2i_jax.systems.make import make_mixing
+from t2i_jax.systems.system import DRAW_T, flat_images, row_keys
+from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.state import TrainState, abstract_state
-from t2i_jax.training.step import DRAW_T, jit_train_step, row_keys, row_losses
-from t2i_jax.training.system import Trainable
+from t2i_jax.training.step import jit_train_step
 
 ROOT = Path(__file__).parents[1]
 FOUND, PAGE = ROOT / "docs/tpu_programs.json", ROOT / "docs/tpu_programs.md"
@@ -136,28 +138,28 @@ ROWS = [
 
 
 @dataclass(frozen=True)
-class Published(Trainable):
-  """A published backbone that is given its text's features: towers and autoencoder are outside."""
+class Published(System):
+  """A published backbone on its text's features: text encoders and autoencoder are outside."""
 
+  text_length: int
   text_width: int
   pooled_width: int
 
   def rows(self, n):
     """Latents and the features of texts, as they come from a data set that holds both."""
-    shapes = {
-      "image": ((n, *self.x_shape), jnp.float32),
-      "text": ((n, self.text_length, self.text_width), jnp.bfloat16),
-      "mask": ((n, self.text_length), jnp.bool_),
-      "pooled": ((n, self.pooled_width), jnp.bfloat16),
-      "weight": ((n,), jnp.float32),
-    }
-    return {name: jax.ShapeDtypeStruct(*pair) for name, pair in shapes.items()}
+    of = jax.ShapeDtypeStruct
+    text = Tower(
+      of((n, self.text_length, self.text_width), jnp.bfloat16),
+      of((n, self.text_length), jnp.bool_),
+      of((n, self.pooled_width), jnp.bfloat16),
+    )
+    one = of((n, 1), jnp.float32)
+    return Batch(of((n, 1, *self.x_shape), jnp.float32), one, one, {"text": text})
 
-  def losses(self, params, batch, mixture):
-    m = mixture
-    cond = Conditioning({"text": Tower(batch["text"], batch["mask"], batch["pooled"])}, {})
-    model = with_params(self.makers["backbone"])(params["backbone"])
-    value = model(m.seen.astype(self.dtype), m.time.model_time, cond)
+  def losses(self, params, batch, draws):
+    m = self.mix(self.encode(params, flat_images(batch), draws.key), draws)
+    model = self.module(params, "backbone")
+    value = model(m.seen.astype(self.dtype), m.time.model_time, Conditioning(batch.text, {}))
     found = Prediction(value, "velocity", None)
     return {"image": denoising_loss(found, m.x0, m.eps, m.time, WEIGHTINGS["velocity"]())}
 
@@ -175,13 +177,12 @@ def published(row: Row) -> Published:
   return Published(
     process=PROCESSES["flow"](),
     mixing=make_mixing(load_config(CONFIG, {}).process, 4096),
-    autoencoder=Identity(sizes["channels"]),
-    makers={"backbone": lambda rngs: model(config, rngs)},
+    autoencoder=IdentityConfig(sizes["channels"]),
+    parts={"backbone": Part(lambda rngs: model(config, rngs), config)},
     dtype=jnp.bfloat16,
-    x_shape=(side, side, sizes["channels"]),
-    towers=(),
+    image_shape=(side, side, sizes["channels"]),
+    text={},
     text_length=TEXT[row.model][0],
-    null_tokens=((), ()),
     text_width=text,
     pooled_width=sizes.get("pooled_width", 1),
   )
@@ -192,10 +193,11 @@ def lean_step(system: Published, optimizer: optax.GradientTransformation) -> Cal
 
   def step(count, params, opt, batch):
     key = jax.random.fold_in(jax.random.key(0), count)
-    rows = jnp.arange(batch["weight"].shape[0])
+    rows = jnp.arange(batch.images.shape[0])
     u = jax.vmap(jax.random.uniform)(row_keys(key, rows, DRAW_T))
     t = system.process.on_grid(system.mixing.t_of(u))
-    mean = lambda params: jnp.mean(row_losses(system, params, batch, t, rows, key)["image"])
+    draws = Draws(t, rows, key, {}, count)
+    mean = lambda params: jnp.mean(system.losses(params, batch, draws)["image"])
     loss, grads = jax.value_and_grad(mean)(params)
     updates, opt = optimizer.update(grads, opt, params)
     return count + 1, optax.apply_updates(params, updates), opt, loss
@@ -208,10 +210,10 @@ def lowered(row: Row, system: Published, mesh: Mesh) -> tuple[Any, int]:
   batch = abstract_batch(system, row.rows_a_chip * mesh.size, mesh)
   if row.float32:
     config = load_config(CONFIG, {"train.optimizer": "adamw"})
-    optimizer = make_optimizer(config.train, system.matrices)
-    state = abstract_state(system, optimizer, mesh)
+    optimizers = make_optimizers(config.train, system)
+    state = abstract_state(system, optimizers, mesh)
     args: tuple[Any, ...] = (state, batch)
-    step = jit_train_step(system, optimizer, config, mesh, state)
+    step = jit_train_step(system, optimizers, config, mesh, state)
   else:
     optimizer = optax.adamw(1e-5)  # moments have the dtype of the weights
     state = abstract_state(system, optimizer, mesh)
@@ -235,7 +237,7 @@ def _as_bfloat16(leaf: Any) -> Any:
 
 def measured(row: Row, hlo: Path | None = None) -> dict[str, Any]:
   """Compiles a row and reads its program; memory and bytes in GiB, for one chip."""
-  mesh = make_mesh(*row.mesh, topology_devices(row.topology))
+  mesh = make_mesh(*row.mesh, devices=topology_devices(row.topology))
   system = published(row)
   clocks = [(time.time(), time.process_time())]
   step, count = lowered(row, system, mesh)

@@ -16,7 +16,7 @@ import jax
 
 from benchmarks.pages import made_by, table, write
 from t2i_jax.config import load_config
-from t2i_jax.parallel import make_mesh
+from t2i_jax.parallel import mesh_of
 from t2i_jax.plan.pod import GIB, compile_train_step, topology_devices, total_bytes
 from t2i_jax.plan.program import Program
 
@@ -28,14 +28,14 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 def measured(attention: str, remat: str) -> dict[str, Any]:
   """Memory and bytes of one chip, in GiB."""
   config = load_config(CONFIG, {"model.attention": attention, "model.remat": remat})
-  mesh = make_mesh(*config.mesh.values(), topology_devices(TOPOLOGY))
+  mesh = mesh_of(config.mesh, topology_devices(TOPOLOGY))
   start = time.time()
   compiled, state, batch = compile_train_step(config, mesh)
   memory, program = compiled.memory_analysis(), Program(compiled.as_text())
   return {
     "mesh": dict(mesh.shape),
     "parameters": total_bytes(state.ema) // 4,
-    "rows": batch["tokens"].shape,
+    "rows": batch.rows.tokens.shape,
     "peak": memory.peak_memory_in_bytes / GIB,
     "arguments": memory.argument_size_in_bytes / GIB,
     "traffic": program.traffic().bytes / GIB,

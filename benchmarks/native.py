@@ -70,10 +70,10 @@ def equal_steps(runs: str) -> int:
 def measure(workdir: Path) -> dict[str, Any]:
   """What the page is made of besides the scores; its pictures go into the work directory."""
   import jax
+  from t2i_jax.training.serve import open_workdir
 
   from t2i_jax.cli.evaluate import editor, images_seen
   from t2i_jax.evaluation.edit_judge import score_edits
-  from t2i_jax.training.serve import open_workdir
 
   at = open_workdir(workdir)
   size = at.config.data.image_size[0]

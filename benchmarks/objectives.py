@@ -18,6 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from t2i_jax.training.draw import make_draw
+from t2i_jax.training.serve import Loaded, load
+from t2i_jax.training.system import unit_range
 
 from benchmarks.pages import run_of, table, write
 from benchmarks.quickstart import t2i
@@ -28,9 +31,6 @@ from t2i_jax.data.source import ShardSource
 from t2i_jax.evaluation.score import score
 from t2i_jax.process import convert, like
 from t2i_jax.sampling.grids import at_ratios
-from t2i_jax.training.draw import make_draw
-from t2i_jax.training.serve import Loaded, load
-from t2i_jax.training.system import unit_range
 
 OBJECTIVES: dict[str, dict[str, str]] = {
   "DDPM, eps": {

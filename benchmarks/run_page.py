@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from t2i_jax.training.serve import open_workdir
 
 from benchmarks.pages import run_of, table, write
 from t2i_jax.cli.evaluate import images_seen, readings, reads
@@ -23,7 +24,6 @@ from t2i_jax.data.sheet import Band, captioned, grid
 from t2i_jax.data.source import ShardSource, read_manifest
 from t2i_jax.data.transforms import fit
 from t2i_jax.evaluation.report import read_metrics
-from t2i_jax.training.serve import open_workdir
 
 SCALE = 3  # a small pixel of the strip is drawn as 3 x 3
 SHEET, COLUMNS = 24, 6  # pairs a split

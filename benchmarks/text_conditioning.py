@@ -66,10 +66,10 @@ def reversed_pairs(n: int) -> list[tuple[Any, Any]]:
 def measure(workdir: Path) -> dict[str, Any]:
   """Scores of one model, and whether it tells the words from the same words turned round."""
   import jax
+  from t2i_jax.training.serve import load, open_workdir
 
   from t2i_jax.evaluation.judge import judge
   from t2i_jax.evaluation.score import score
-  from t2i_jax.training.serve import load, open_workdir
 
   at = open_workdir(workdir)
   draw = lambda captions, seed: at.draw(captions, range(seed, seed + len(captions)))
