@@ -198,7 +198,7 @@ def apply_overrides(config: ConfigDict, overrides: dict[str, str], where: str) -
 
 
 def no_such_key(key: str, flat: Mapping[str, Any], where: str) -> NoReturn:
-  """Raises ConfigError with the nearest of the keys `flat` of `where`, one of the same leaf first."""
+  """Raises ConfigError with the nearest of the keys `flat`: of the same leaf, if there are any."""
   names = list(flat)
   near = difflib.get_close_matches(key, names, 1, 0)
   by_leaf = difflib.get_close_matches(key.split(".")[-1], [n.split(".")[-1] for n in names], 1)
@@ -337,15 +337,10 @@ def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
 
 
 def changed_lines(name: str, old: ConfigDict, new: ConfigDict) -> list[str]:
-  """`new` against `old`, which has this name: a head line, and a line for each key that differs."""
+  """What differs in `new` from `old`, called `name`: a head and a line a key; [] for nothing."""
   cut = lambda text: text if len(text) <= 60 else text[:57] + "..."
-  show = lambda value: cut(repr(value))
+  show = lambda flat, key: cut(repr(flat[key])) if key in flat else "not there"
   before, after = leaves(old), leaves(new)
-  lines = []
-  for key in differences(old, new):
-    if key not in after:
-      lines.append(f"  {key} is left out ({show(before[key])})")
-    elif key != "name":
-      was = show(before[key]) if key in before else "none"
-      lines.append(f"  {key} = {show(after[key])} ({was})")
-  return [f"{new.name}: {len(lines)} keys differ from {name}", *lines]
+  keys = sorted(key for key in differences(old, new) if key != "name")
+  lines = [f"  {key} = {show(after, key)} ({show(before, key)})" for key in keys]
+  return [f"{new.name}, where it differs from {name}:", *lines] if lines else []
