@@ -12,7 +12,8 @@ docs/parity_models.md.
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow
+from configs import latents_dit_xl2_flow as parent
+from configs import sections
 
 # width, depth, heads
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
@@ -22,20 +23,16 @@ VARIANTS = tuple(f"{size}/{patch}" for size in SIZES for patch in (2, 4, 8))
 def get_config(variant: str = "XL/2") -> ConfigDict:
   size, patch = variant.split("/")
   width, depth, heads = SIZES[size]
-  c = latents_dit_xl2_flow.get_config()
+  c = parent.get_config()
   c.name = f"dit_{size.lower()}_{patch}"
   c.data.dir = "runs/data/imagenet"
-  c.text.update(tokenizer="labels:1000", vocab=1001, length=1)
-  del c.text.towers["text"], c.parts["text"]
-  c.text.towers.label = "label"
-  del c.model["text"]
-  c.model.update(kind="class_dit", width=width, depth=depth, heads=heads, patch=int(patch))
-  c.model.update(channels=4, side=32)
+  c.text = sections.labels(1000)
+  c.parts = sections.parts("backbone")
+  sizes = {"width": width, "depth": depth, "heads": heads, "patch": int(patch)}
+  c.model = sections.latent_model("class_dit", **sizes, side=32)
   # [2212.09748 sec. 4]
-  c.process.update(kind="ddpm_linear", prediction="eps(learned_variance=True)", weighting="eps")
-  c.process.timesteps = "uniform"
+  c.process = sections.ddpm("ddpm_linear", "eps(learned_variance=True)")
   c.train.batch = 256
-  del c.train.caption_dropout["text"]
-  c.train.caption_dropout.label = 0.1
+  c.train.caption_dropout = {"label": 0.1}
   c.sampling.update(solver="ddim", prompts=("207", "360", "387", "974"))
   return c

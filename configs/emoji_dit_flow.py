@@ -6,31 +6,23 @@
 
 Validation is on concepts that are trained in neither style.
 Result: 25 minutes on 2 cores (jax 0.10.2). The style follows the caption; faces, flags, signs and
-people are recognisable as such, few objects are. docs/emoji.md shows drawings beside the pictures.
+people are recognisable as such, few objects are. docs/emoji.md shows samples beside the originals.
 """
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow
+from configs import scenes_dit_flow as parent
+from configs import sections
 
 
 def get_config() -> ConfigDict:
-  c = scenes_dit_flow.get_config()
+  c = parent.get_config()
   c.name = "emoji_dit_flow"
   c.data.update(dir="runs/data/emoji", val_split="val_concept")
   c.text.update(vocab=4096, length=40)  # the longest caption has 36 tokens
   c.model.width = 256
   c.train.update(steps=2600, lr=1.5e-2, ema=0.998)
   c.process.timesteps = "logit_normal(mean=0.3, std=1.2)"
-  c.sampling.prompts = (
-    "fox, Twemoji style",
-    "fox, OpenMoji style",
-    "red heart, Twemoji style",
-    "red heart, OpenMoji style",
-    "pizza, Twemoji style",
-    "rocket, OpenMoji style",
-    "grinning face, Twemoji style",
-    "mushroom, OpenMoji style",
-  )
+  c.sampling.prompts = sections.EMOJI_PROMPTS
   c.score.level = ""
   return c

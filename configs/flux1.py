@@ -12,24 +12,32 @@ folders, to the parameter: docs/parity_models.md.
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow
+from configs import latents_dit_xl2_flow as parent
+from configs import sections
 
 VARIANTS = ("dev", "schnell")
 TOWER = "transformer(width=768, depth=12, heads=12, tokens=4096, pooled=768)"
 
 
 def get_config(variant: str = "dev") -> ConfigDict:
-  c = latents_dit_xl2_flow.get_config()
+  c = parent.get_config()
   c.name = f"flux1_{variant}"
   c.data.image_size = (128, 128)
-  c.text.update(length=512 if variant == "dev" else 256)
+  c.text.length = 512 if variant == "dev" else 256
   c.text.towers.text = TOWER
-  del c.model["text"], c.model["depth"]
-  c.model.update(kind="flux", channels=16, width=3072, heads=24, rope_axes=(16, 56, 56))
-  c.model.update(double_blocks=19, single_blocks=38, remat="qkv")
+  c.model = sections.latent_model(
+    "flux",
+    channels=16,
+    width=3072,
+    heads=24,
+    rope_axes=(16, 56, 56),
+    double_blocks=19,
+    single_blocks=38,
+    remat="qkv",
+  )
   if variant == "dev":
     c.model.guidance = 3.5
   c.process.shift = "dynamic" if variant == "dev" else "static(factor=1.0)"
-  c.train.update(batch=512)
+  c.train.batch = 512
   c.sampling.update(steps=28 if variant == "dev" else 4, cfg=1.0)
   return c

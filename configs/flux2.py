@@ -12,7 +12,8 @@ folders, to the parameter: docs/parity_models.md.
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow
+from configs import latents_dit_xl2_flow as parent
+from configs import sections
 
 # double and single blocks, heads, width of the text, guidance
 SIZES = {
@@ -25,19 +26,25 @@ VARIANTS = tuple(SIZES)
 
 def get_config(variant: str = "dev") -> ConfigDict:
   double_blocks, single_blocks, heads, text_width, guidance = SIZES[variant]
-  width = 128 * heads
-  c = latents_dit_xl2_flow.get_config()
+  c = parent.get_config()
   c.name = f"flux2_{variant.replace('-', '_')}"
   c.data.image_size = (64, 64)
-  c.text.update(length=512)
+  c.text.length = 512
   c.text.towers.text = f"transformer(width=768, depth=12, heads=12, tokens={text_width})"
-  del c.model["text"], c.model["depth"]
-  c.model.update(kind="flux2", channels=128, patch=1, width=width, heads=heads)
-  c.model.update(double_blocks=double_blocks, single_blocks=single_blocks)
-  c.model.update(rope_axes=(32, 32, 32, 32), remat="full")
+  c.model = sections.latent_model(
+    "flux2",
+    channels=128,
+    patch=1,
+    width=128 * heads,
+    heads=heads,
+    rope_axes=(32, 32, 32, 32),
+    double_blocks=double_blocks,
+    single_blocks=single_blocks,
+    remat="full",
+  )
   if guidance:
     c.model.guidance = guidance
   c.process.shift = "dynamic"
-  c.train.update(batch=1024)
+  c.train.batch = 1024
   c.sampling.update(steps=50, cfg=1.0 if guidance else 4.0)
   return c

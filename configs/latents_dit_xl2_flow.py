@@ -13,33 +13,47 @@ Result: not yet run.
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow
+from configs import sections
 
 
 def get_config() -> ConfigDict:
-  c = scenes_dit_flow.get_config()
+  c = ConfigDict()
   c.name = "latents_dit_xl2_flow"
-  c.data.dir = "runs/data/latents"
-  c.data.workers = 8
-  c.text.update(vocab=32768, length=256)
-  c.text.towers.text = "transformer(width=768, depth=12, heads=12)"
-  c.model.update(channels=4, patch=2, width=1152, depth=28, heads=16)
-  c.model.update(dtype="bfloat16", remat="none")
-  # [2403.03206 sec. 3.1]
-  c.process.update(prediction="velocity", weighting="velocity", timesteps="logit_normal")
-  # Optimiser and average as [2212.09748 sec. 4]; the batch is 8 times theirs.
-  c.train.update(steps=400_000, batch=2048, optimizer="adamw", lr=1e-4, vector_lr=1e-4)
-  c.train.update(schedule="constant(warmup=5000)", ema=0.9999)
-  c.mesh.update(data=16, fsdp=16)
-  c.log.every = 100
-  c.eval.update(every=5000, rows=8192)
-  c.checkpoint.update(every=5000, keep=3)
-  c.sampling.update(every=10_000, steps=50, cfg=4.0, batch=256)
-  c.sampling.prompts = (
-    "a red bicycle leaning on a white wall",
-    "three green apples on a wooden table",
-    "a lighthouse on a cliff at sunset, oil painting",
-    "a street in the rain, seen from above",
-  )
-  c.score.level = ""
+  c.data = {"dir": "runs/data/latents", "image_size": (32, 32), "workers": 8}
+  c.text = sections.text(32768, 256, "transformer(width=768, depth=12, heads=12)")
+  c.parts = sections.parts("backbone", "text")
+  c.model = sections.latent_model("dit", width=1152, depth=28, heads=16, text="cross")
+  c.process = {
+    "kind": "flow",
+    # [2403.03206 sec. 3.1]
+    "prediction": "velocity",
+    "weighting": "velocity",
+    "timesteps": "logit_normal",
+  }
+  c.train = {
+    "steps": 400_000,
+    # Optimiser and average as [2212.09748 sec. 4]; the batch is 8 times theirs.
+    "batch": 2048,
+    **sections.adamw(1e-4, "constant(warmup=5000)"),
+    "caption_dropout": {"text": 0.1},
+  }
+  c.mesh = {"data": 16, "fsdp": 16}
+  c.log = {"every": 100}
+  c.update(sections.periods(every=5000, rows=8192, keep=3))
+  c.sampling = {
+    "every": 10_000,
+    "solver": "euler",
+    "grid": "trailing",
+    "steps": 50,
+    "guidance": "cfg",
+    "cfg": 4.0,
+    "batch": 256,
+    "prompts": (
+      "a red bicycle leaning on a white wall",
+      "three green apples on a wooden table",
+      "a lighthouse on a cliff at sunset, oil painting",
+      "a street in the rain, seen from above",
+    ),
+  }
+  c.score = {"level": ""}
   return c

@@ -11,9 +11,10 @@ docs/parity_models.md.
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow
+from configs import latents_dit_xl2_flow as parent
+from configs import sections
 
-# side of the latent, density of positions, told sizes, tokens of text
+# side of the latent, density of positions, conditioned on sizes, tokens of text
 SIZES = {
   "alpha-512": (64, 1.0, False, 120),
   "alpha-1024": (128, 2.0, True, 120),
@@ -23,15 +24,22 @@ VARIANTS = tuple(SIZES)
 
 
 def get_config(variant: str = "sigma-1024") -> ConfigDict:
-  side, interpolation, sizes, words = SIZES[variant]
-  c = latents_dit_xl2_flow.get_config()
+  side, interpolation, sizes, tokens = SIZES[variant]
+  c = parent.get_config()
   c.name = f"pixart_{variant.replace('-', '_')}"
   c.data.image_size = (side, side)
-  c.text.update(length=words)
+  c.text.length = tokens
   c.text.towers.text = "transformer(width=768, depth=12, heads=12, tokens=4096)"
-  del c.model["text"]
-  c.model.update(kind="pixart", side=side, interpolation=interpolation, sizes=sizes, remat="qkv")
-  c.process.update(kind="ddpm_linear", prediction="eps(learned_variance=True)", weighting="eps")
-  c.process.timesteps = "uniform"
+  c.model = sections.latent_model(
+    "pixart",
+    width=1152,
+    depth=28,
+    heads=16,
+    side=side,
+    interpolation=interpolation,
+    sizes=sizes,
+    remat="qkv",
+  )
+  c.process = sections.ddpm("ddpm_linear", "eps(learned_variance=True)")
   c.sampling.update(solver="dpmpp", steps=20, cfg=4.5)
   return c

@@ -12,19 +12,26 @@ folder, to the parameter: docs/parity_models.md.
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow
+from configs import latents_dit_xl2_flow as parent
+from configs import sections
 
 
 def get_config() -> ConfigDict:
-  c = latents_dit_xl2_flow.get_config()
+  c = parent.get_config()
   c.name = "qwen_image"
   c.data.image_size = (128, 128)
-  c.text.update(length=1024)
+  c.text.length = 1024
   c.text.towers.text = "transformer(width=768, depth=12, heads=12, tokens=3584)"
-  del c.model["text"]
-  c.model.update(kind="qwen_image", channels=16, width=3072, depth=60, heads=24)
-  c.model.update(rope_axes=(16, 56, 56), remat="full")
+  c.model = sections.latent_model(
+    "qwen_image",
+    channels=16,
+    width=3072,
+    depth=60,
+    heads=24,
+    rope_axes=(16, 56, 56),
+    remat="full",
+  )
   c.process.shift = "dynamic(max_shift=0.9, max_tokens=8192)"
-  c.train.update(batch=512)
+  c.train.batch = 512
   c.sampling.update(steps=50, cfg=4.0)
   return c

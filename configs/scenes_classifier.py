@@ -1,4 +1,4 @@
-"""A noisy classifier of scenes, to guide a model that draws them: reads captions off x_t.
+"""A noisy classifier of scenes, to guide a generator of them: p(caption | x_t, t).
 
   t2i data build --from scenes --level easy --size 32 --to runs/data/scenes_easy
   t2i train --config=configs/scenes_classifier.py --workdir=runs/scenes_classifier
@@ -14,25 +14,28 @@ docs/classifier_guidance.md.
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow
+from configs import sections
 
 
 def get_config() -> ConfigDict:
-  c = scenes_dit_flow.get_config()
+  c = ConfigDict()
   c.name = "scenes_classifier"
-  c.model.update(kind="classifier", width=128, depth=3)
-  c.process.update(timesteps="uniform")
-  c.train.steps = 1000
-  # It has no text tower and draws nothing.
-  for part, keys in {
-    "text": ("towers",),
-    "model": ("text", "remat", "attention"),
-    "process": ("prediction", "weighting", "penalty"),
-  }.items():
-    for key in keys:
-      del c[part][key]
-  del c.train.caption_dropout["text"]
-  c.parts = {"classifier": {"start": "", "train": "all"}}
-  del c["sampling"], c.train["objective"]
-  c.score.level = ""
+  c.data = {"dir": "runs/data/scenes_easy", "image_size": (32, 32)}
+  c.text = {"vocab": 512, "length": 12}
+  c.parts = sections.parts("classifier")
+  c.model = {
+    "kind": "classifier",
+    "channels": 3,
+    "patch": 8,
+    "width": 128,
+    "depth": 3,
+    "heads": 4,
+    "dtype": "float32",
+  }
+  c.process = {"kind": "flow", "timesteps": "uniform"}
+  c.train = {"steps": 1000, "batch": 96, **sections.muon(), "caption_dropout": {}}
+  c.mesh = {}
+  c.log = {"every": 20}
+  c.update(sections.periods(every=200, rows=256, keep=8))
+  c.score = {"level": ""}
   return c

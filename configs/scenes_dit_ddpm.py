@@ -9,17 +9,16 @@ on the flow 100%: colours come, shapes do not. docs/objectives.md.
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow
+from configs import scenes_dit_flow as parent
+from configs import sections
 
 
 def get_config() -> ConfigDict:
-  c = scenes_dit_flow.get_config()
+  c = parent.get_config()
   c.name = "scenes_dit_ddpm"
-  # Schedule: [2112.10752, its code]; eps with its plain squared error: [2006.11239 eq. 14].
-  c.process.update(
-    kind="ddpm_scaled_linear", prediction="eps", weighting="eps", timesteps="uniform"
-  )
-  # A patch of 8 is as many numbers as a token here, and noise needs room: docs/objectives.md.
+  c.process = sections.ddpm("ddpm_scaled_linear")  # [2112.10752, its code]
+  # A patch of side 8 has as many values as a token is wide, too narrow for noise:
+  # docs/objectives.md.
   c.model.patch = 4
   c.train.steps = 800
   c.sampling.solver = "ddim"

@@ -12,7 +12,8 @@ docs/parity_models.md.
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow
+from configs import latents_dit_xl2_flow as parent
+from configs import sections
 
 # width, depth (and heads), side of the table of positions, dual blocks, qk_norm
 SIZES = {
@@ -26,19 +27,26 @@ TOWER = "transformer(width=768, depth=12, heads=12, tokens=4096, pooled=2048)"
 
 def get_config(variant: str = "3.5-large") -> ConfigDict:
   width, depth, max_side, dual_blocks, qk_norm = SIZES[variant]
-  c = latents_dit_xl2_flow.get_config()
+  c = parent.get_config()
   c.name = f"sd3_{variant.replace('-', '_').replace('.', '_')}"
   c.data.image_size = (128, 128)
-  c.text.update(length=333)
+  c.text.length = 333
   c.text.towers.text = TOWER
-  del c.model["text"]
-  c.model.update(kind="sd3", channels=16, width=width, depth=depth, heads=depth, side=128)
-  c.model.update(max_side=max_side, remat="qkv")
+  c.model = sections.latent_model(
+    "sd3",
+    channels=16,
+    width=width,
+    depth=depth,
+    heads=depth,
+    side=128,
+    max_side=max_side,
+    remat="qkv",
+  )
   if dual_blocks:
     c.model.dual_blocks = dual_blocks
   if not qk_norm:
     c.model.qk_norm = False
   c.process.shift = "static(factor=3.0)"
-  c.train.update(batch=1024)
+  c.train.batch = 1024
   c.sampling.update(steps=28, cfg=7.0)
   return c

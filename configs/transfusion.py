@@ -1,4 +1,4 @@
-"""Transfusion [2408.11039 table 1]: one decoder that writes text and draws pictures, five sizes.
+"""Transfusion [2408.11039 table 1]: one decoder of text and images, five sizes.
 
 Latents [32, 32, 8] of 256 pixels are encoded beforehand, as for configs/latents_dit_xl2_flow.py.
 Rows of 4096 positions, two million a step.
@@ -14,7 +14,8 @@ traffic (docs/joint_on_tpu.md).
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow
+from configs import latents_dit_xl2_flow as parent
+from configs import sections
 
 # layers, width, heads
 SIZES = {
@@ -29,21 +30,27 @@ VARIANTS = tuple(SIZES)
 
 def get_config(variant: str = "7B") -> ConfigDict:
   depth, width, heads = SIZES[variant]
-  c = latents_dit_xl2_flow.get_config()
+  c = parent.get_config()
   c.name = f"transfusion_{variant.replace('.', '_').lower()}"
   c.data.image_size = (32, 32)
-  # About fifteen pictures of 256 patches; captions come first in 80% of the documents.
+  # About fifteen images of 256 patches; captions come first in 80% of the documents.
   c.rows = {"length": 4096, "images": 15, "window": 15, "positions": "sequence"}
-  c.text.update(vocab=32768, length=512)
-  del c.text["towers"], c.parts["text"], c.model["text"]
-  c.model.update(kind="transfusion", channels=8, patch=2, width=width, depth=depth, heads=heads)
-  c.model.update(attention="chunked", remat="full")
-  c.model.unet = 0  # or the channels of U-Net blocks that make the patches
-  c.process.update(kind="ddpm_cosine", prediction="eps", weighting="eps", timesteps="uniform")
-  c.train.update(batch=512, steps=250_000, lr=3e-4, vector_lr=3e-4)
-  c.train.schedule = "cosine(warmup=4000)"
-  c.train.balance = 5.0  # weight of the pictures' loss
-  del c.train.caption_dropout["text"], c.train["objective"]
+  c.text = {"vocab": 32768, "length": 512}
+  c.parts = sections.parts("backbone")
+  c.model = sections.latent_model(
+    "transfusion",
+    channels=8,
+    width=width,
+    depth=depth,
+    heads=heads,
+    unet=0,  # or the channels of U-Net blocks that make the patches
+    attention="chunked",
+    remat="full",
+  )
+  c.process = sections.ddpm("ddpm_cosine")
+  c.train.update(batch=512, steps=250_000, **sections.adamw(3e-4, "cosine(warmup=4000)"))
+  c.train.balance = 5.0  # weight of the images' loss
+  c.train.caption_dropout = {}
   c.mesh.update(data=8, fsdp=64)
   c.sampling.update(solver="ddpm", steps=250, cfg=5.0)
   c.sampling.words = "sample(temperature=0.7, top_p=0.9, most=128)"

@@ -11,14 +11,15 @@ ever. docs/emoji_joint.md shows both.
 
 from ml_collections import ConfigDict
 
-from configs import emoji_dit_flow, transfusion_scenes
+from configs import sections
+from configs import transfusion_scenes as parent
 
 
 def get_config() -> ConfigDict:
-  c = emoji_dit_flow.get_config()
-  joint = transfusion_scenes.get_config()
+  c = parent.get_config()
   c.name = "transfusion_emoji"
-  # A picture of 16 patches and its caption a document of 28 positions, of up to 56.
+  c.data.update(dir="runs/data/emoji", val_split="val_concept")
+  # An image of 16 patches and its caption: a document of 28 positions on average, up to 56.
   c.rows = {
     "length": 160,
     "images": 6,
@@ -28,13 +29,10 @@ def get_config() -> ConfigDict:
     "prompt_loss": False,
     "word_dropout": 0.4,
   }
-  c.model.absolute = True
-  c.text.vocab += 2  # BOI and EOI
-  del c.text["towers"], c.parts["text"], c.model["text"]
-  for key in ("kind", "qk_norm", "time"):
-    c.model[key] = joint.model[key]
-  c.train.update(steps=700, batch=16)
-  c.train.balance = joint.train.balance
-  del c.train.caption_dropout["text"], c.train["objective"]
-  c.sampling.words = joint.sampling.words
+  c.text.update(vocab=4098, length=40)  # the tokenizer's 4096, BOI and EOI
+  c.model.width = 256
+  c.process.timesteps = "logit_normal(mean=0.3, std=1.2)"
+  c.train.update(steps=700, lr=1.5e-2, ema=0.998)
+  c.sampling.prompts = sections.EMOJI_PROMPTS
+  c.score.level = ""
   return c

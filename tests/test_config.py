@@ -1,6 +1,8 @@
 """Configs load, lock, take typed overrides, and refuse the rest with the nearest name."""
 
 import re
+import sys
+from typing import NamedTuple
 
 import pytest
 from ml_collections import ConfigDict
@@ -53,6 +55,112 @@ def test_overrides_take_the_type_of_the_key(path):
 def test_bad_overrides(path, overrides, words):
   with pytest.raises(ConfigError, match=words):
     configs.load_config(path, overrides)
+
+
+SECTIONS = """
+from ml_collections import ConfigDict
+
+def get_config():
+  return ConfigDict({
+    "name": "base", "text": {"vocab": 8}, "process": {"kind": "flow"}, "mesh": {"fsdp": 4},
+    "parts": {"backbone": {}, "text": {"train": "none"}}, "train": {"steps": 3, "clip": 0.5},
+    "model": {"kind": "dit", "width": 8},
+  })
+"""
+CHILD = """
+from configs import base as parent
+
+def get_config():
+  c = parent.get_config()
+  c.name = "child"
+  c.train.steps, c.train.accumulate = 5, 2
+  c.model = {"kind": "flux"}
+  return c
+"""
+
+
+@pytest.fixture
+def base(tmp_path):
+  """A config without most keys; configs/child.py derives from it."""
+  folder = tmp_path / "configs"
+  folder.mkdir()
+  (folder / "base.py").write_text(SECTIONS)
+  (folder / "child.py").write_text(CHILD)
+  return folder / "base.py"
+
+
+def test_what_a_config_does_not_list_comes_from_the_defaults(base):
+  c = configs.load_config(base)
+  assert (c.seed, c.mesh.data, c.mesh.fsdp, c.train.clip, c.train.accumulate) == (0, -1, 4, 0.5, 1)
+  assert c.parts.to_dict() == {
+    "backbone": {"start": "", "train": "all"},
+    "text": {"start": "", "train": "none"},
+  }
+  # No section, no keys; and no key of another kind of system.
+  assert "rows" not in c and "sampling" not in c
+  assert "penalty" not in c.process and "objective" not in c.train
+
+
+def test_keys_that_a_config_does_not_list_are_set_by_their_defaults_type(base):
+  c = configs.load_config(base, {"mesh.tensor": "2", "process.t_sampling": "('stratified',)"})
+  assert c.mesh.tensor == 2 and c.process.t_sampling == ("stratified",)
+  assert configs.from_json(configs.to_json(c)).mesh.tensor == 2
+  for overrides, words in (
+    ({"mesh.tensr": "2"}, "mesh.tensr is not a key .* Nearest: mesh.tensor .now 1"),
+    ({"train.acumulate": "2"}, "Nearest: train.accumulate"),
+    ({"mesh.tensor": "two"}, "is text, .* has an integer there .1."),
+    ({"train.objective": "x"}, "train.objective is not a key"),
+    ({"train.accumulate": "0"}, "at least 1"),
+    ({"model.inner.width": "3"}, "model.inner.width is not a key"),
+  ):
+    with pytest.raises(ConfigError, match=words):
+      configs.load_config(base, overrides)
+
+
+def test_a_listed_key_has_the_type_of_its_default(base):
+  base.write_text(SECTIONS.replace("0.5", "1"))
+  with pytest.raises(ConfigError, match=r"train.clip = 1 in .*base.py is an integer. Write a num"):
+    configs.load_config(base)
+
+
+def test_a_config_is_compared_with_its_parent_or_its_file(base, monkeypatch):
+  for module in ("configs", "configs.base"):
+    monkeypatch.delitem(sys.modules, module, raising=False)
+  child = base.parent / "child.py"
+  name, parent = configs.compared_with(child)
+  assert configs.changed_lines(name, parent, configs.load_config(child, {"mesh.fsdp": "1"})) == [
+    "child, where it differs from base:",
+    "  mesh.fsdp = 1 (4)",
+    "  model.kind = 'flux' ('dit')",
+    "  model.width = not there (8)",
+    "  train.accumulate = 2 (1)",
+    "  train.steps = 5 (3)",
+  ]
+  own = configs.compared_with(base)
+  assert configs.changed_lines(*own, configs.load_config(base)) == []
+  changed = configs.changed_lines(*own, configs.load_config(base, {"train.steps": "9"}))
+  assert changed == [f"base, where it differs from {base}:", "  train.steps = 9 (3)"]
+  for module in ("configs", "configs.base"):  # of tmp_path
+    monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+class Kind(NamedTuple):
+  width: int
+  rate: float = 0.5
+  tied: bool = False
+  out: int = 3
+
+
+def test_a_section_is_checked_against_its_kind():
+  assert configs.section(Kind, {"width": 1, "rate": 2}, "model", {"out": 4}) == (1, 2.0, False, 4)
+  for keys, words in (
+    ({"width": 1, "rat": 2.0}, "model has no key rat. Its keys: width, rate, tied"),
+    ({"width": 1, "out": 2}, "model has no key out"),  # another section decides it
+    ({}, "model needs width"),
+    ({"width": 1, "tied": 1}, "model: tied = 1 is an integer; write True or False, as False"),
+  ):
+    with pytest.raises(ConfigError, match=words):
+      configs.section(Kind, keys, "model", {"out": 4})
 
 
 def test_missing_file_names_the_nearest(path):

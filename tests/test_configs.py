@@ -1,5 +1,6 @@
 """Every config: loads, is traced at full size, runs shrunk, learns, has no unread key."""
 
+import ast
 import importlib.util
 import inspect
 import io
@@ -17,13 +18,15 @@ from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from t2i_jax.cli import evaluate
-from t2i_jax.config import leaves, load_config
+from t2i_jax.config import DEFAULTS, leaves, load_config, to_json
 from t2i_jax.data.batch import Batch, Tokens
 from t2i_jax.data.build import build
+from t2i_jax.data.documents import Packed
 from t2i_jax.data.from_scenes import Scenes
 from t2i_jax.data.from_webdataset import WebDataset
 from t2i_jax.data.scenes import make_scene, prompts
 from t2i_jax.data.tokenize import Tokenizer, train_bpe
+from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import MESH_AXES, make_mesh
 from t2i_jax.plan.describe import system_of
 from t2i_jax.plan.pod import abstract_batch, total_bytes
@@ -32,7 +35,8 @@ from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.state import abstract_state, create_state
 from t2i_jax.training.step import jit_train_step, make_train_step
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
+FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
+CONFIGS = [path for path in FILES if "def get_config" in path.read_text()]
 LATENTS = [path for path in CONFIGS if load_config(path).model.channels != 3]
 # Keys that training does not read -> who reads them.
 READ_ELSEWHERE = {"score.level": evaluate}
@@ -102,17 +106,56 @@ def test_there_are_configs_for_pictures_and_for_latents():
   assert LATENTS
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.split("configs/")[1])
+below_configs = lambda path: str(path).split("configs/")[-1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=below_configs)
 def test_loads_under_its_own_name_with_at_most_60_keys(variant):
   config = load_config(variant)
   path = Path(variant.partition(":")[0])
   plain = "".join(c if c.isalnum() else "_" for c in path.stem + variant.partition(":")[2].lower())
   bare = lambda name: name.replace("_", "")
   assert bare(config.name) == bare(plain)
-  assert len(leaves(config)) <= 60
+  listed = config_module(path).get_config(*variant.split(":")[1:])
+  assert len(leaves(listed)) <= 60
   text = path.read_text()
-  assert f"--config=configs/{variant.split('configs/')[1].split(':')[0]}" in text
+  assert f"--config=configs/{below_configs(path)}" in text
   assert "\nResult:" in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=below_configs)
+def test_a_config_derives_from_one_parent_that_has_none_and_deletes_nothing(path):
+  module = config_module(path)
+  derived = [name for name, value in vars(module).items() if hasattr(value, "get_config")]
+  assert derived in ([], ["parent"])
+  if derived:
+    assert not any(hasattr(value, "get_config") for value in vars(module.parent).values())
+  statements = list(ast.walk(ast.parse(path.read_text())))
+  assert not any(isinstance(node, ast.Delete) for node in statements)
+  called = {node.attr for node in statements if isinstance(node, ast.Attribute)}
+  assert not called & {"pop", "popitem", "clear", "__delitem__", "__delattr__"}
+
+
+def test_defaults_of_rows_are_those_of_packed():
+  rows = {key.removeprefix("rows."): d for key, d in DEFAULTS.items() if key.startswith("rows.")}
+  assert rows == Packed._field_defaults
+
+
+def test_keys_of_a_backbone_that_a_config_does_not_list():
+  path = Path(__file__).parents[1] / "configs/transfusion_scenes.py"
+  config = load_config(path, {"model.rope_theta": "500", "model.tied": "True"})
+  built = system_of(config).model_config
+  assert (built.rope_theta, type(built.rope_theta), built.tied) == (500.0, float, True)
+  assert json.loads(to_json(config))["model"]["tied"] is True
+  for overrides, words in (
+    ({"model.rope_thta": "500"}, "model.kind = 'transfusion'. Nearest: model.rope_theta (now 100"),
+    ({"model.lr": "1"}, "model.lr is not a key of model.kind = 'transfusion'. Nearest: train.lr"),
+    ({"model.tied": "1"}, "tied = 1 is an integer; write True or False"),
+    ({"model.vocab": "600"}, "has no key vocab"),  # text.vocab decides it
+    ({"model.time": "later"}, "model.time = 'later' is not one of"),
+  ):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+      system_of(load_config(path, overrides))
 
 
 @each_config
@@ -182,7 +225,7 @@ def record_reads(config, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [*CONFIGS, f"{COMPARED[0]}".partition(":")[0] + ":double_single"],
-                         ids=lambda path: str(path).split("configs/")[1])  # fmt: skip
+                         ids=below_configs)  # fmt: skip
 def test_two_shrunk_steps_are_finite_and_leave_no_key_unread(
   path, pictures, latents, tmp_path, monkeypatch
 ):

@@ -1,25 +1,25 @@
-"""Five ways to put text into a transformer, and two text encoders, at equal FLOPs a picture.
+"""Five ways to put text into a transformer, and two text encoders, at equal FLOPs an image.
 
   python -m benchmarks.text_conditioning
   t2i train --config=configs/compare/text_conditioning.py:cross --workdir=runs/cross
 
-The quickstart's data, objective, optimiser and number of pictures; width 192 throughout, as many
-blocks as the cross-attention's FLOPs allow, to 4%. bag_of_words is cross with a frozen tower that
-does not know the order of words.
+The quickstart's data, objective, optimiser and number of images; width 192 throughout, as many
+blocks as the cross-attention's FLOPs allow, to 4%. bag_of_words is cross with a frozen encoder that
+ignores the order of tokens.
 
 Result: docs/text_conditioning.md.
 """
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow
+from configs import scenes_dit_flow as parent
 
 DOUBLE_SINGLE = {"double": (3, 0), "double_single": (1, 2), "single": (0, 3)}
 VARIANTS = ("cross", "pooled", *DOUBLE_SINGLE, "bag_of_words")
 
 
 def get_config(variant: str = "cross") -> ConfigDict:
-  c = scenes_dit_flow.get_config()
+  c = parent.get_config()
   c.name = f"text_conditioning_{variant}"
   if variant == "pooled":
     c.model.update(text="pooled", depth=5)
@@ -28,14 +28,13 @@ def get_config(variant: str = "cross") -> ConfigDict:
     c.parts.text.train = "none"
   if variant in DOUBLE_SINGLE:
     double_blocks, single_blocks = DOUBLE_SINGLE[variant]
-    for key in ("text", "depth", "attention"):
-      del c.model[key]
-    c.model.update(
-      kind="flux",
-      double_blocks=double_blocks,
-      single_blocks=single_blocks,
-      rope_axes=(16, 16, 16),
-      attend_padding=False,
-    )
+    c.model = {
+      "kind": "flux",
+      **{key: c.model[key] for key in ("channels", "patch", "width", "heads", "dtype", "remat")},
+      "double_blocks": double_blocks,
+      "single_blocks": single_blocks,
+      "rope_axes": (16, 16, 16),
+      "attend_padding": False,
+    }
   c.checkpoint.every, c.sampling.every = 0, 0
   return c

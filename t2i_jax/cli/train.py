@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from t2i_jax.config import load_config
+from t2i_jax.config import changed_lines, compared_with, load_config
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -14,8 +14,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   config = load_config(args.config, args.overrides)
   start_distributed()
+  import jax
+
   from t2i_jax.training import train  # imports jax models only once the config is known good
 
+  if jax.process_index() == 0:
+    for line in changed_lines(*compared_with(args.config), config):
+      print(line, flush=True)
   train(config, args.workdir)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from t2i_jax.autoencoders import AUTOENCODERS
-from t2i_jax.config import build, section
+from t2i_jax.config import build, check_section, section
 from t2i_jax.data.documents import Packed, layout_of
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
@@ -32,6 +32,8 @@ from t2i_jax.systems.parts import Part, configured
 from t2i_jax.systems.system import Mixing, Noise, Output, System
 from t2i_jax.towers import TOWERS, Own, TextEncoder
 
+# Keys of config.model that are no fields of a backbone's config.
+BESIDES = ("kind", "dtype")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # The t of a batch cover their distribution evenly; t is drawn by the running loss
@@ -50,9 +52,10 @@ OUTPUTS["edm"] = lambda sigma_data=0.5: Output("x0", sigma_data=sigma_data)
 def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
   """Builds the system of a config. Allocates nothing. Raises ConfigError."""
   c = config
-  kinds = dict.fromkeys(BACKBONES, _drawing) | SYSTEMS
-  if c.model.kind not in kinds:
-    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(kinds)}.")
+  models = BACKBONES | MODELS
+  if c.model.kind not in models:
+    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(models)}.")
+  check_section(c, "model", models[c.model.kind][1], f"model.kind = {c.model.kind!r}", BESIDES)
   if c.model.dtype not in DTYPES:
     raise ConfigError(f"model.dtype = {c.model.dtype!r} is not one of {', '.join(DTYPES)}.")
   if tokenizer.vocab > c.text.vocab:
@@ -87,7 +90,7 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
     "dtype": DTYPES[c.model.dtype],
   }
   vae = {"vae": Part(autoencoder.make, autoencoder)} if axes_of(autoencoder.make) else {}
-  system = kinds[c.model.kind](c, common, vae, tokenizer)
+  system = SYSTEMS.get(c.model.kind, _drawing)(c, common, vae, tokenizer)
   return dataclasses.replace(system, parts=configured(system.parts, c.parts))
 
 
@@ -149,19 +152,22 @@ def _joint(
 def _classifier(
   c: ConfigDict, common: dict[str, Any], vae: dict[str, Part], tokenizer: Tokenizer
 ) -> ClassifierSystem:
-  sizes = (c.model.width, c.model.depth, c.model.heads, c.model.patch, c.model.channels)
-  config = ClassifierConfig(*sizes, c.text.vocab)
+  model, config = backbone(c.model, {"vocab": c.text.vocab})
   # It reads captions as sets of tokens: a label encoder has the tokenizer and no weights.
   text = {"text": build(TOWERS, "label", "text", Own(tokenizer, c.text.vocab, c.text.length))}
   return ClassifierSystem(
-    parts={"classifier": Part(lambda rngs: NoisyClassifier(config, rngs), config)} | vae,
+    parts={"classifier": Part(lambda rngs: model(config, rngs), config)} | vae,
     text=text,
     **common,
   )
 
 
-# By the name in config.model.kind, besides those of BACKBONES, which draw.
+# By the name in config.model.kind, besides BACKBONES, which draw.
 SYSTEMS: dict[str, Callable[..., System]] = {"transfusion": _joint, "classifier": _classifier}
+MODELS: dict[str, tuple[Any, Any]] = {
+  "transfusion": (Transfusion, TransfusionConfig),
+  "classifier": (NoisyClassifier, ClassifierConfig),
+}
 
 
 def backbone(c: ConfigDict, given: dict[str, Any]) -> tuple[Callable[..., Any], Any]:
@@ -169,8 +175,8 @@ def backbone(c: ConfigDict, given: dict[str, Any]) -> tuple[Callable[..., Any], 
 
   Raises ConfigError naming a key that is missing, or that this model does not have.
   """
-  model, kind = (BACKBONES | {"transfusion": (Transfusion, TransfusionConfig)})[c.kind]
-  own = {key: c[key] for key in c if key not in ("kind", "dtype")}
+  model, kind = (BACKBONES | MODELS)[c.kind]
+  own = {key: c[key] for key in c if key not in BESIDES}
   return model, section(kind, own, f"model (kind = {c.kind!r})", given)
 
 

@@ -1,0 +1,80 @@
+"""Sections that several configs share: functions that return plain dicts. t2i_jax.config.DEFAULTS
+has the keys that none of them lists."""
+
+from typing import Any
+
+SCENES_PROMPTS = (
+  "a red circle",
+  "a blue square",
+  "a green triangle",
+  "a yellow circle and a purple square",
+  "a red circle left of a blue square",
+  "a green square above a red triangle",
+)
+EMOJI_PROMPTS = (
+  "fox, Twemoji style",
+  "fox, OpenMoji style",
+  "red heart, Twemoji style",
+  "red heart, OpenMoji style",
+  "pizza, Twemoji style",
+  "rocket, OpenMoji style",
+  "grinning face, Twemoji style",
+  "mushroom, OpenMoji style",
+)
+
+
+def text(vocab: int, length: int, encoder: str) -> dict[str, Any]:
+  """One encoder of captions, named "text".   length: tokens of a caption, begin and end counted"""
+  return {"vocab": vocab, "length": length, "towers": {"text": encoder}}
+
+
+def labels(classes: int) -> dict[str, Any]:
+  """Captions that are the number of a class, and the null beside them."""
+  return {
+    "tokenizer": f"labels:{classes}",
+    "vocab": classes + 1,
+    "length": 1,
+    "towers": {"label": "label"},
+  }
+
+
+def parts(*names: str) -> dict[str, Any]:
+  """Networks that start at random and are trained, all of them."""
+  return {name: {} for name in names}
+
+
+def latent_model(kind: str, **sizes: Any) -> dict[str, Any]:
+  """A backbone on latents: patches of 2, bfloat16."""
+  runs = {"dtype": "bfloat16", "remat": "none", "attention": "xla"}
+  return {"kind": kind, "channels": 4, "patch": 2} | runs | sizes
+
+
+def ddpm(kind: str, prediction: str = "eps") -> dict[str, Any]:
+  """The plain squared error of the noise at uniform steps [2006.11239 eq. 14]."""
+  return {"kind": kind, "prediction": prediction, "weighting": "eps", "timesteps": "uniform"}
+
+
+def muon() -> dict[str, Any]:
+  """The optimiser of small models in pixels; lr is of hidden matrices, vector_lr of the rest."""
+  return {
+    "optimizer": "muon(b2=0.99)",
+    "lr": 2e-2,
+    "vector_lr": 4e-3,
+    "schedule": "cosine(warmup=50)",
+    "ema": 0.995,
+  }
+
+
+def adamw(lr: float, schedule: str) -> dict[str, Any]:
+  return {
+    "optimizer": "adamw",
+    "lr": lr,
+    "vector_lr": lr,
+    "schedule": schedule,
+    "ema": 0.9999,
+  }
+
+
+def periods(every: int, rows: int, keep: int) -> dict[str, Any]:
+  """The sections eval and checkpoint.   rows: records that are validated on; keep: checkpoints"""
+  return {"eval": {"every": every, "rows": rows}, "checkpoint": {"every": every, "keep": keep}}
