@@ -1,6 +1,6 @@
 # make quickstart   install, build data, train, sample, score, report (DATA=emoji: real pictures)
 # make test         everything CI runs
-# make proof        make the pages of docs/ again whose sources have changed
+# make proof        make the pages of docs/ again whose sources have changed; the longest tests
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,8 @@ PYTHON_NEW ?= $(shell for p in python3.13 "$$(pyenv prefix 3.13.0 2>/dev/null)/b
 
 BIN = $(VENV)/bin
 # A worker that dies ends the run: replaced, it leaves the others waiting for ever.
-PYTEST = python -m pytest -n 2 --dist loadfile --max-worker-restart=0
+# A file's tests stay on one worker, in the order of tests/conftest.py: the longest first.
+PYTEST = python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 INSTALLED = $(VENV)/.installed
 
 .PHONY: quickstart install test lint test-new proof clean
@@ -42,7 +43,7 @@ lint: $(VENV)/.tested
 
 # Here the comparison with diffusers fails where it would be skipped.
 test: lint
-	T2I_REQUIRE_PARITY=1 $(BIN)/$(PYTEST)
+	T2I_REQUIRE_PARITY=1 $(BIN)/$(PYTEST) --durations=40
 	$(MAKE) test-new
 
 # Under the newest jax the short tests, one case of each: what a new version breaks is a function.
@@ -62,6 +63,7 @@ proof: $(VENV)/.tested
 	$(BIN)/python -m benchmarks.equations
 	$(BIN)/python -m benchmarks.text_conditioning
 	$(BIN)/python -m benchmarks.pages --make
+	T2I_REQUIRE_PARITY=1 $(BIN)/$(PYTEST) -m proof --durations=40
 
 clean:
 	rm -rf $(VENV) $(VENV)-new build *.egg-info

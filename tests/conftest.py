@@ -1,16 +1,31 @@
-"""What all tests share: eight virtual devices, a small data set, a tiny model, real processes."""
+"""What all tests share: compiled programs, eight virtual devices, data, a tiny model, processes."""
 
-import atexit
 import gc
 import os
-import shutil
+import platform
 import subprocess
 import sys
-import tempfile
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+
+def programs_folder():
+  """Where compiled programs are kept, outside the clone, for both workers, processes and runs.
+
+  jax's keys name the program, the flags and its own version, but not the instructions of the
+  processor, hence a folder for each kind of processor.
+  """
+  home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+  cpu = Path("/proc/cpuinfo")
+  lines = cpu.read_text().splitlines() if cpu.exists() else [platform.processor()]
+  kind = "".join(
+    sorted({line for line in lines if line.startswith(("flags", "Features", "model"))})
+  )
+  return home / "t2i_jax" / "tests" / f"{zlib.crc32(repr(kind).encode()):08x}"
+
 
 # Set before jax is imported, hence the imports inside the fixtures. The level of the code generator
 # is for compile time: the tests of models, process and sampling take 92 s of CPU with it and 157 s
@@ -21,11 +36,23 @@ if version("jaxlib").startswith("0.10."):
   FAST += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST}"
-# Programs that a run compiles again in another process: 10 s a run instead of 58 s (measured).
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="t2i_jax_tests_")
-  atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+MOST_BYTES = 2 * 2**30  # of compiled programs on disk; a run writes about a tenth of it
+# Files that take longest, which the workers begin with so that they end together.
+LONGEST = (
+  "training/test_processes.py",
+  "training/test_resume.py",
+  "models/test_families.py",
+  "test_configs.py",
+  "models/test_implementations.py",
+  "training/test_transfusion.py",
+  "cli/test_train_sample.py",
+  "training/test_step.py",
+  "training/test_mesh.py",
+  "cli/test_joint.py",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "scenes_dit_flow.py"
@@ -89,8 +116,22 @@ def pytest_addoption(parser):
   parser.addoption("--one-case", action="store_true", help="take a test's first parameters alone")
 
 
+def pytest_configure(config):
+  """Forgets the compiled programs that were not used for longest, once a run."""
+  if hasattr(config, "workerinput"):
+    return
+  found = [(path, path.stat()) for path in programs_folder().parent.rglob("*-cache")]
+  held = sum(stat.st_size for _, stat in found)
+  for path, stat in sorted(found, key=lambda pair: max(pair[1].st_atime, pair[1].st_mtime)):
+    if held <= MOST_BYTES:
+      break
+    path.unlink(missing_ok=True)
+    held -= stat.st_size
+
+
 @pytest.hookimpl(trylast=True)  # after -m, which may leave a test's first case out
 def pytest_collection_modifyitems(config, items):
+  """The longest files first; the order within a file, and of the others, stays."""
   if config.getoption("--one-case"):
     first = {}
     for item in items:
@@ -98,20 +139,33 @@ def pytest_collection_modifyitems(config, items):
     chosen = set(first.values())
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = first.values()
+  place = {str(ROOT / "tests" / name): i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: place.get(str(item.path), len(place)))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-  """Drop a module's compiled programs when it is done.
+  """Drop the compiled programs once they take too much, at the end of a module.
 
   Each keeps memory maps, of which a process may have 65530: a suite that keeps all its programs
-  ends in a segmentation fault of the compiler.
+  ends in a segmentation fault of the compiler. Kept, they serve the modules that come after.
   """
   yield
-  import jax
+  if too_many_programs():
+    import jax
 
-  jax.clear_caches()
-  gc.collect()
+    jax.clear_caches()
+    gc.collect()
+
+
+def too_many_programs():
+  """Whether two fifths of the memory maps that a process may have are taken, or 4 GiB of memory."""
+  if not Path("/proc/self/maps").exists():
+    return True
+  most = int(Path("/proc/sys/vm/max_map_count").read_text())
+  maps = Path("/proc/self/maps").read_bytes().count(b"\n")
+  resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+  return maps > 0.4 * most or resident > 4 * 2**30
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from weights import random_weights
 
 from t2i_jax.models import BACKBONES, Conditioning, Tower, init_params, with_params
 from t2i_jax.models.control import Role
@@ -53,11 +54,8 @@ def maker(name, config):
 
 
 def live_params(name, config, seed=9):
-  """Random values where the initialisation has zeros, so that every path counts."""
-  leaves, tree = jax.tree.flatten(init_params(maker(name, config), jax.random.key(0)))
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  noise = [x + 0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-  return jax.tree.unflatten(tree, noise)
+  """Random values, also where the initialisation has zeros, so that every path counts."""
+  return random_weights(functools.partial(init_params, maker(name, config)), seed=seed)
 
 
 def condition(name, rows=2, words=WORDS, used=(5, 3), seed=1, roles=None):

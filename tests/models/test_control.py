@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import random_weights
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning, DiT, Tower, init_params, with_params
@@ -33,11 +34,9 @@ def config_of(mode, **changes):
 
 
 def live_params(config, seed=9):
-  """Random values where the initialisation has zeros, so that every path counts."""
-  leaves, tree = jax.tree.flatten(init_params(lambda rngs: DiT(config, rngs), jax.random.key(0)))
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  noise = [x + 0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-  return jax.tree.unflatten(tree, noise)
+  """Random values, also where the initialisation has zeros, so that every path counts."""
+  make = lambda rngs: DiT(config, rngs)
+  return random_weights(lambda key: init_params(make, key), seed=seed)
 
 
 def condition(roles=ROLES):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from weights import random_weights
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import (
@@ -31,12 +32,9 @@ def make(config):
   return lambda rngs: DiT(config, rngs)
 
 
-def live(params, seed=9):
-  """Random values where the initialisation has zeros, so that every path counts."""
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  noise = [x + 0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-  return jax.tree.unflatten(tree, noise)
+def live(make):
+  """Random values, also where the initialisation has zeros, so that every path counts."""
+  return random_weights(lambda key: init_params(make, key))
 
 
 def condition(b=2, t=5, used=(5, 3), seed=1):
@@ -47,7 +45,7 @@ def condition(b=2, t=5, used=(5, 3), seed=1):
 
 
 def forward(config, x, cond, params=None, dtype=jnp.float32):
-  params = live(init_params(make(config), jax.random.key(0))) if params is None else params
+  params = live(make(config)) if params is None else params
   bind = with_params(make(config))
   run = jax.jit(lambda params, x, cond: bind(params)(x, jnp.array([3.0, 700.0]), cond))
   return run(params, x.astype(dtype), cond)
@@ -63,11 +61,9 @@ def test_fresh_model_answers_zero(mode):
 @MODES
 def test_word_order_matters(mode):
   config = dataclasses.replace(CONFIG, text=mode)
-  params = live(init_params(make(config), jax.random.key(0)))
+  params = live(make(config))
   tower = TextTowerConfig(vocab=20, length=24, width=16, depth=1, heads=2)
-  text = with_params(lambda r: TextTower(tower, r))(
-    live(init_params(lambda r: TextTower(tower, r), jax.random.key(1)))
-  )
+  text = with_params(lambda r: TextTower(tower, r))(live(lambda r: TextTower(tower, r)))
   ids, mask = jnp.array([[1, 5, 6, 7, 2]] * 2), jnp.ones((2, 5), bool)
   x = jnp.ones((2, 8, 8, 3))
   a = forward(config, x, Conditioning({"text": text(ids, mask)}, {}), params)
@@ -78,7 +74,7 @@ def test_word_order_matters(mode):
 @pytest.mark.parametrize("remat", ["full", "dots", "attention", "qkv"])
 def test_remat_changes_no_gradient(remat):
   x, cond = jax.random.normal(jax.random.key(2), (2, 8, 8, 3)), condition()
-  params = live(init_params(make(CONFIG), jax.random.key(0)))
+  params = live(make(CONFIG))
 
   def loss(params, config):
     return jnp.sum(jnp.square(forward(config, x, cond, params)))

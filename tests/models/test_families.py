@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import SHARED_CODE, here
 from families import (
   FAMILIES,
   SEE_PADDING,
@@ -35,6 +36,7 @@ from t2i_jax.models.stack import Stacks
 from t2i_jax.parallel import check_divides, make_mesh, shardings
 
 each = pytest.mark.parametrize("name", FAMILIES)
+some = pytest.mark.parametrize("name", here(FAMILIES, SHARED_CODE))
 TEXTUAL = [name for name in FAMILIES if name != "class_dit"]
 ROLES = (Role.COND, Role.NULL, Role.PERTURBED, Role.PERTURBED)
 
@@ -66,7 +68,7 @@ def test_padding_does_not_matter_or_is_a_named_option(name):
     assert float(jnp.abs(a - b).max()) > 1e-3
 
 
-@each
+@some
 def test_without_a_control_the_program_is_as_if_there_were_none(name, monkeypatch):
   """Lowered text of the model and of its gradient, to the last character."""
   config = config_of(name)
@@ -154,7 +156,7 @@ def test_controls_replace_reweight_and_record_where_they_are_told(name):
   assert float(jnp.abs(found[2:] - plain[2:]).max()) > 1e-3
 
 
-@each
+@some
 def test_scanned_equals_unrolled(name, monkeypatch):
   """Each block by itself, in a loop of Python."""
   config = config_of(name)
@@ -230,13 +232,13 @@ def test_a_stack_can_have_a_policy_of_its_own():
     kept("full, singel=qkv")
 
 
-@each
+@some
 @pytest.mark.slow
 def test_remat_changes_no_gradient(name):
   assert_same_gradients(on_one_device(name)[1], on_one_device(name, remat="qkv")[1], 1e-3)
 
 
-@each
+@some
 def test_compiled_size_does_not_grow_with_depth(name):
   key = "single_blocks" if "flux" in name else "depth"
 
@@ -249,7 +251,7 @@ def test_compiled_size_does_not_grow_with_depth(name):
   assert abs(lines(4) - lines(12)) < 20
 
 
-@each
+@some
 def test_flops_grow_by_a_block_and_do_not_depend_on_the_scan(name):
   """Twice the blocks more, twice the FLOPs more."""
   key = "single_blocks" if "flux" in name else "depth"

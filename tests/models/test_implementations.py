@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import SHARED_CODE, here
 from families import FAMILIES, condition, config_of, forward, live_params, picture
 from jax.interpreters import partial_eval
 
@@ -176,7 +177,7 @@ def test_inside_a_rematerialised_scan(name, remat):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", here(FAMILIES, SHARED_CODE))
 def test_every_backbone_takes_the_kernel(name):
   params, x, cond = live_params(name, config_of(name)), picture(), condition(name)
   expected = forward(name, config_of(name), params, x, cond)

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from weights import random_weights
 
 from t2i_jax.config import load_config
 from t2i_jax.data.tokenize import Tokenizer
@@ -47,11 +48,8 @@ def system():
 
 @pytest.fixture(scope="module")
 def params(system):
-  """Random values where the initialisation has zeros, so that text and layers count."""
-  leaves, tree = jax.tree.flatten(system.init(jax.random.key(0)))
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  noise = [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-  return jax.tree.unflatten(tree, noise)
+  """Random values, also where the initialisation has zeros, so that text and layers count."""
+  return random_weights(system.init, 0.2)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import random_weights
 
 from t2i_jax.config import load_config
 from t2i_jax.data.documents import Picture, Words
@@ -26,12 +27,9 @@ SMALL = {
 RULES = ("grid", "centred", "sequence")
 
 
-def live(system, scale=0.1):
+def live(system, scale=0.2):
   """Weights none of which is zero."""
-  params = system.init(jax.random.key(0))
-  keys = iter(jax.random.split(jax.random.key(1), 100))
-  noisy = lambda leaf: leaf + scale * jax.random.normal(next(keys), leaf.shape)
-  return jax.tree.map(noisy, params)
+  return random_weights(system.init, scale)
 
 
 def make(**changes):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import random_weights
 
 from t2i_jax import pretrained
 from t2i_jax.cli.main import main
@@ -42,9 +43,7 @@ def make(**changes):
 
 
 def live(system):
-  params = system.init(jax.random.key(0))
-  keys = iter(jax.random.split(jax.random.key(1), 100))
-  return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
+  return random_weights(system.init, 0.2)
 
 
 def picture(seed, **how):
