@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     "depth": 4,
     "heads": 4,
     "text": "cross",  # or "joint"
+    "absolute": False,  # fixed positions added to the patches, besides rotary ones
     "dtype": "float32",  # of activations; weights are float32
     # Or "full", "dots", "attention", "qkv", "offload": what backward keeps. "full, blocks=qkv": qkv
     # for the stack of that name.
