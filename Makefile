@@ -1,4 +1,5 @@
-# make quickstart   install, build data, train, sample, score, report (DATA=emoji: real pictures)
+# make quickstart   install, build data, train, sample, score, report (DATA=emoji: real pictures;
+#                   MINUTES=5: as many training steps as fit into 5 minutes)
 # make test         everything CI runs
 # make proof        make the pages of docs/ again whose sources have changed; the longest tests
 
@@ -6,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DATA ?= scenes
 RUNS ?= runs
+MINUTES ?= 0
 # The newest jax needs a newer Python than the oldest one supported; tested where it is found.
 PYTHON_NEW ?= $(shell for p in python3.13 "$$(pyenv prefix 3.13.0 2>/dev/null)/bin/python"; do \
   "$$p" -c pass 2>/dev/null && echo "$$p" && break; done)
@@ -27,7 +29,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 quickstart: $(INSTALLED)
-	$(BIN)/python benchmarks/quickstart.py --data=$(DATA) --runs=$(RUNS)
+	$(BIN)/python benchmarks/quickstart.py --data=$(DATA) --runs=$(RUNS) --minutes=$(MINUTES)
 
 $(VENV)/.tested: $(INSTALLED)
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[emoji,test,tpu]'

@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     "depth": 4,
     "heads": 4,
     "text": "cross",  # or "joint"
+    "absolute": False,  # fixed positions added to the patches, besides rotary ones
     "dtype": "float32",  # of activations; weights are float32
     # What the backward pass keeps: or "full", "dots", "attention", "qkv", "offload"; "full,
     # blocks=qkv" is qkv for the stack of that name.

@@ -28,6 +28,7 @@ from t2i_jax.models.layers import (
   patchify,
   rms_norm,
   rope_angles,
+  sincos_grid,
 )
 from t2i_jax.models.params import stack_blocks, zeros
 from t2i_jax.models.stack import Runs, Stacks
@@ -42,7 +43,9 @@ ROPE_THETA = 100.0  # axial positions of small grids [2403.13298 sec. 4]
 class DiTConfig(Runs):
   """width is of tokens, patch of a side in pixels or latents, channels of x_t.
 
-  out is twice channels where a variance is learned [2212.09748, its code].
+  out       twice channels where a variance is learned [2212.09748, its code]
+  absolute  adds fixed sin-cos positions to the patches [2212.09748 sec. 3.2]; rotary angles alone
+            tell distances, not where in the image a patch of noise is
   """
 
   width: int
@@ -53,6 +56,7 @@ class DiTConfig(Runs):
   out: int
   text: str
   text_width: int
+  absolute: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -99,6 +103,8 @@ class DiT(nnx.Module):
     height, width = x_t.shape[1:3]
     rows, cols = height // c.patch, width // c.patch
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
+    if c.absolute:
+      x = x + sincos_grid(rows, cols, (1, 1), c.width).astype(x.dtype)
     words = text.mask.shape[1] if c.text == "joint" else 0
     vector = self.condition_vector(model_time, text, x.dtype)  # [B, D]
     mask, positions = self.layout(text.mask, rows, cols)

@@ -54,14 +54,35 @@ def adamw(
   )
 
 
+# Newton-Schulz iterations by name: coefficients of x, x x^T x and (x x^T)^2 x, a triple for all
+# steps or one a step.
+NEWTON_SCHULZ: dict[str, tuple] = {
+  "keller": (3.4445, -4.7750, 2.0315),  # 5 steps; singular values end in [0.68, 1.15]
+  # Minimax on [0.01, 1], 3 steps of [2505.16932 alg. 1]: they end in [0.73, 1.27].
+  "polar": (
+    (8.0934, -23.6204, 17.4462),
+    (3.6366, -2.7219, 0.5365),
+    (2.6613, -1.9772, 0.4526),
+  ),
+}
+
+
 def muon(
   lr: optax.Schedule,
   vector_lr: optax.Schedule,
   matrices: Params,
   b2: float = 0.999,
   weight_decay: float = 0.0,
+  iteration: str = "keller",
 ) -> optax.GradientTransformation:
-  """Muon for matrices [2502.16982 alg. 1]; b2 is of the AdamW that learns the rest."""
+  """Muon for matrices [2502.16982 alg. 1]; b2 is of the AdamW that learns the rest.
+
+  iteration  a name of NEWTON_SCHULZ
+  """
+  if iteration not in NEWTON_SCHULZ:
+    raise ConfigError(
+      f"train.optimizer: iteration = {iteration!r} is not one of {', '.join(NEWTON_SCHULZ)}."
+    )
   numbers = jax.tree.map(
     lambda m: None if m is None else optax.contrib.MuonDimensionNumbers(*m),
     matrices,
@@ -69,6 +90,7 @@ def muon(
   )
   return optax.contrib.muon(
     lr,
+    ns_coeffs=NEWTON_SCHULZ[iteration],
     weight_decay=weight_decay,
     adam_b2=b2,
     adam_learning_rate=vector_lr,
