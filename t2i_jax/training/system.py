@@ -211,10 +211,9 @@ class System(Trainable):
 
     def network(x: jax.Array) -> jax.Array:
       found = model(x.astype(self.dtype), model_time, cond, control)
-      if control is None or control.record is None:
-        return found
-      found, aux[0] = found
-      return found
+      if control is not None and control.record is not None:
+        aux[0] = found.notes
+      return found.value
 
     prediction = predicted(self.output, network, x_t, time)
     return prediction if aux[0] is None else prediction._replace(aux=aux[0])

@@ -66,7 +66,7 @@ class TransfusionSystem(Trainable):
 
     def network(x: jax.Array) -> jax.Array:
       x = x.reshape(*shape, *x.shape[1:]).astype(self.dtype)
-      hidden, answers = model(self.shown(batch), x, m.time.model_time.reshape(shape))
+      hidden, answers = model(self.shown(batch), x, m.time.model_time.reshape(shape)).value
       kept.append(hidden)
       return answers.reshape(-1, *answers.shape[2:])
 
@@ -81,7 +81,7 @@ class TransfusionSystem(Trainable):
     time = jnp.broadcast_to(self.process.at(jnp.float32(0.5)).model_time, batch["weight"].shape)
     model = self.model(params)
     x_t = unit_range(batch["image"]).astype(self.dtype)
-    hidden, answers = model(self.shown(batch), x_t, time)
+    hidden, answers = model(self.shown(batch), x_t, time).value
     return model.token_losses(hidden, batch["tokens"]), answers
 
   def shown(self, batch: Batch) -> Rows:
