@@ -116,7 +116,7 @@ def ours_of(case: Case, train: bool, dtype: Any, attention: str) -> Callable[[],
   params = jax.jit(lambda key: init_params(make, key))(jax.random.key(1))
   params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
   bind, cond, times = with_params(make), Conditioning(towers, {}), jnp.full(rows, 500.0)
-  answer = lambda params, x: bind(params)(x.astype(dtype), times, cond)
+  answer = lambda params, x: bind(params)(x.astype(dtype), times, cond).value
   if not train:
     run = jax.jit(answer)
     return lambda: jax.block_until_ready(run(params, x))

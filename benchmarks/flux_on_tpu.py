@@ -84,7 +84,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "rope_axes": (16, 56, 56),
   },
   "flux2": {
-    "width": 6144, "double_blocks": 8, "single_blocks": 48, "heads": 48, "hidden": 18432,
+    "width": 6144, "double_blocks": 8, "single_blocks": 48, "heads": 48,
     "patch": 1, "channels": 128, "rope_axes": (32, 32, 32, 32), "guidance": 3.5,
   },
 }  # fmt: skip
@@ -159,7 +159,8 @@ class Published(System):
   def losses(self, params, batch, draws):
     m = self.mix(self.encode(params, flat_images(batch), draws.key), draws)
     model = self.module(params, "backbone")
-    value = model(m.seen.astype(self.dtype), m.time.model_time, Conditioning(batch.text, {}))
+    cond = Conditioning(batch.text, {})
+    value = model(m.seen.astype(self.dtype), m.time.model_time, cond).value
     found = Prediction(value, "velocity", None)
     return {"image": denoising_loss(found, m.x0, m.eps, m.time, WEIGHTINGS["velocity"]())}
 

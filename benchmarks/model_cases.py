@@ -234,7 +234,7 @@ def condition(g: Given) -> Conditioning:
 def compiled(module: Any, config: Any) -> Any:
   """(params, x_t, times, cond) -> the answer."""
   bind = with_params(make_of(module, config))
-  run = lambda params, x, times, cond: bind(params)(x, times, cond)
+  run = lambda params, x, times, cond: bind(params)(x, times, cond).value
   return jax.jit(run, compiler_options=QUICK)
 
 
@@ -250,7 +250,7 @@ def compiled_slopes(module: Any, config: Any) -> Any:
   bind = with_params(make_of(module, config))
 
   def value(params, x, times, cond, probe):
-    out = bind(params)(x, times, cond)
+    out = bind(params)(x, times, cond).value
     return jnp.sum(out * probe), out
 
   of = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)

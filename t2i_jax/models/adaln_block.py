@@ -21,7 +21,7 @@ class AdaLNBlock(nnx.Module):
     if cross:
       self.cross = Attention(c, rngs)
     self.mlp = FeedForward(c, rngs)
-    self.asks, self.mlp_eps = cross, mlp_eps
+    self.cross_query, self.mlp_eps = cross, mlp_eps
 
   def __call__(
     self,
@@ -38,8 +38,8 @@ class AdaLNBlock(nnx.Module):
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
     h = modulate(layer_norm(x), shift_a, scale_a)
     x = x + gate_a[:, None] * self.attn(h, rope=rope, mask=mask, attend=at(site))
-    if self.asks:
-      query = layer_norm(x) if self.asks == "normed" else x
+    if self.cross_query:
+      query = layer_norm(x) if self.cross_query == "normed" else x
       x = x + self.cross(query, kv=text, mask=text_mask, attend=at("cross"))
     h = modulate(layer_norm(x, self.mlp_eps), shift_m, scale_m)
     return constrain(x + gate_m[:, None] * self.mlp(h), "batch", "sequence", None)

@@ -1,4 +1,4 @@
-"""The one attention. What may see what is said by integers, never by an N x N array.
+"""The one attention. Its masks are integers of each token, never an N x N array.
 
     allowed(i, j) = doc_q[i] == doc_kv[j] and j <= end[i]
 
@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t2i_jax.models.layers import BlockConfig, Dense, rms_norm, rotate
+from t2i_jax.models.layers import BlockConfig, Dense, rms_norm
 from t2i_jax.models.params import ones, weight
+from t2i_jax.models.positions import rotate
 
 
 class Visible(Protocol):
-  """Anything that says what may see what."""
+  """A mask: which queries attend to which keys."""
 
   def allowed(self) -> jax.Array:
     """[B, Lq, Lkv] bool, or a shape that broadcasts to it."""
@@ -41,7 +42,7 @@ class Mask(NamedTuple):
 
 
 def padding_mask(mask_q: jax.Array, mask_kv: jax.Array) -> Mask:
-  """Real tokens see real tokens; padding sees padding, so that no row of softmax is empty."""
+  """Tokens attend to tokens, padding to padding, so that no row of softmax is empty."""
   return Mask(mask_q.astype(jnp.int32), mask_kv.astype(jnp.int32))
 
 
@@ -51,7 +52,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None
       softmax(q k / sqrt(K)) v        [1706.03762 eq. 1]
 
   q [B, Lq, N, K]; k, v [B, Lkv, Nkv, K] with N a multiple of Nkv (grouped queries).
-  A query that no key may answer averages all values: give padding a document of its own.
+  A query that attends to no key averages all values: give padding a document of its own.
   """
   out = weighted_values(q, k, v, None if mask is None else mask.allowed())
   return checkpoint_name(out, "attention")
@@ -110,7 +111,7 @@ class Heads(nnx.Module):
 
 
 def heads_out(c: BlockConfig, rngs: nnx.Rngs, *, bias: bool | None = None) -> Dense:
-  """The projection [N, K] -> D of what attention answers."""
+  """The projection [N, K] -> D of the attention output."""
   n, k = c.heads, c.head_width
   axes = ("heads", "head_dim", "embed")
   bias = c.bias if bias is None else bias

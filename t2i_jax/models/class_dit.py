@@ -10,20 +10,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.models.adaln_block import AdaLNBlock
-from t2i_jax.models.conditioning import Conditioning
-from t2i_jax.models.control import Control
+from t2i_jax.models.backbone import Backbone
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
   Modulation,
   TimeEmbedder,
-  check_heads,
-  drawn,
+  final_layer,
   patchify,
-  sincos_grid,
 )
 from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
-from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.positions import check_heads, sincos_grid
+from t2i_jax.models.stack import Runs
 from t2i_jax.parallel import constrain
 
 
@@ -50,12 +48,8 @@ class ClassDiTConfig(Runs):
     super().__post_init__()
     check_heads(self.width, self.heads)
 
-  @property
-  def layers(self) -> int:
-    return self.depth
 
-
-class ClassDiT(nnx.Module):
+class ClassDiT(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "label") -> [B, H, W, out]."""
 
   def __init__(self, config: ClassDiTConfig, rngs: nnx.Rngs):
@@ -70,13 +64,7 @@ class ClassDiT(nnx.Module):
     self.final_adaln = Modulation(rngs, d, 2, d)
     self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
 
-  def __call__(
-    self,
-    x_t: jax.Array,
-    model_time: jax.Array,
-    cond: Conditioning,
-    control: Control | None = None,
-  ) -> jax.Array:
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
     c = self.config
     height, width = x_t.shape[1:3]
     rows, cols = height // c.patch, width // c.patch
@@ -87,9 +75,7 @@ class ClassDiT(nnx.Module):
     table = constrain(self.label_in[...], None, None)
     vector = self.time_in(model_time, x.dtype) + table[label].astype(x.dtype)
     vector = jax.nn.silu(vector)  # [B, D]
-    stacks = Stacks(c, control, cond)
     call = lambda block, x, modulation, at: block(x, modulation, at)
     x = constrain(x, "batch", "sequence", None)
     x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector))
-    picture = drawn(x, self.final_adaln(vector), self.head, c.patch, height, width)
-    return stacks.answer(picture)
+    return final_layer(x, self.final_adaln(vector), self.head, c.patch, height, width)

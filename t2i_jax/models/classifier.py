@@ -16,16 +16,9 @@ from flax import nnx
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import attend
 from t2i_jax.models.block import PreNormBlock
-from t2i_jax.models.layers import (
-  BlockConfig,
-  Dense,
-  TimeEmbedder,
-  grid_positions,
-  patchify,
-  rms_norm,
-  rope_angles,
-)
+from t2i_jax.models.layers import BlockConfig, Dense, TimeEmbedder, patchify, rms_norm
 from t2i_jax.models.params import scan_blocks, stack_blocks, zeros
+from t2i_jax.models.positions import grid_positions, rope_angles
 from t2i_jax.parallel import constrain
 
 ROPE_THETA = 100.0

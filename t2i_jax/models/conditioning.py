@@ -1,4 +1,4 @@
-"""What a picture is asked to be: named towers of tokens, and extras. A pytree."""
+"""What a prediction is conditioned on: named towers of tokens, and extras. A pytree."""
 
 from typing import Any, NamedTuple
 
@@ -31,22 +31,25 @@ class Conditioning(NamedTuple):
 def pooled_of(tower: Tower, model: str) -> jax.Array:
   """The pooled vector of a tower [B, P]. Raises ConfigError where it has none."""
   if tower.pooled is None:
-    raise ConfigError(f"model.kind = {model!r} needs a pooled text, which this text.tower has not.")
+    raise ConfigError(
+      f"model.kind = {model!r} needs a pooled text, and text.tower has no pooled output: use "
+      "text.tower = 'transformer(...)'."
+    )
   return tower.pooled
 
 
 def guidance_of(cond: Conditioning, scale: float, rows: int) -> jax.Array:
-  """The guidance scale that a model is told: extras["guidance"] [B], or `scale` for all rows."""
+  """The input of a guidance embedding: extras["guidance"] [B], or `scale` for all rows."""
   return cond.extras.get("guidance", jnp.full(rows, scale, jnp.float32))
 
 
 def with_references(x_t: jax.Array, cond: Conditioning) -> tuple[jax.Array, ...]:
-  """x_t and the pictures of extras["references"], in its dtype; their tokens follow its own."""
+  """x_t and the images of extras["references"], in its dtype; their tokens follow its own."""
   return (x_t, *(r.astype(x_t.dtype) for r in cond.extras.get("references", ())))
 
 
 def drop_towers(cond: Conditioning, null: Conditioning, drop: dict[str, jax.Array]) -> Conditioning:
-  """The conditioning whose towers are the null's in the rows where `drop` says so.
+  """The conditioning whose towers are the null's in the rows where `drop` is True.
 
   null  one row, or as many as cond;   drop  tower -> bool [B]; towers not named are kept
   """

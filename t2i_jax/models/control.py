@@ -1,8 +1,8 @@
 """Controls: what is changed inside a model's blocks, by layer and by row, without a second model.
 
 A control is an argument of a model call. What it needs of each layer is scanned with the blocks,
-what it does is two pure functions, and which row is what it reads from cond.extras["role"]. Without
-one the compiled program is the same as if there were none.
+it is two pure functions of them, and the role of each row is in cond.extras["role"]. Without a
+control the compiled program is the same as if there were no such argument.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from t2i_jax.models.conditioning import Conditioning
 
 
 class Role(IntEnum):
-  """What a row of a batch is there for: the number in cond.extras["role"]."""
+  """The role of a row of a batch in guidance: the number in cond.extras["role"]."""
 
   COND = 0
   NULL = 1
@@ -32,7 +32,7 @@ def with_role(cond: Conditioning, role: Role) -> Conditioning:
 
 
 class Here(NamedTuple):
-  """Where a control is asked what to do.
+  """The block in which a control is applied.
 
   layer   this layer's slice of Control.layers
   role    [B] int32, the Role of each row
@@ -81,7 +81,7 @@ def chosen_layers(layers: tuple[int, ...], depth: int) -> jax.Array:
 
 
 class Alone(NamedTuple):
-  """A mask: in some rows, an image token sees of the image itself alone; text is left as it is.
+  """A mask: in some rows, an image token attends to no other image token; text is unchanged.
 
   mask    what holds besides, or None
   rows    [B] bool, or a scalar
@@ -103,8 +103,8 @@ class Alone(NamedTuple):
 def identity_attention(layers: tuple[int, ...], depth: int) -> Control:
   """The self-attention map of the image is the identity in perturbed rows of these layers.
 
-  Then each image token's answer is its own value [2403.17377 sec. 4]. In a joint sequence it still
-  sees the text, and text sees all, as in the reference library's version for SD3.
+  Then each image token's output is its own value [2403.17377 sec. 4]. In a joint sequence it still
+  attends to the text, and text to all, as in the reference library's version for SD3.
   """
 
   def attention(here: Here, site: str, q, k, v, mask: Visible | None) -> jax.Array:
@@ -126,7 +126,7 @@ def skip_blocks(layers: tuple[int, ...], depth: int) -> Control:
   return Control(chosen_layers(layers, depth), block=block)
 
 
-# By the name that a method of guidance asks for (sampling.Perturb.kind).
+# By the name in a guidance method (sampling.Perturb.kind).
 CONTROLS: dict[str, Callable[[tuple[int, ...], int], Control]] = {
   "identity_attention": identity_attention,
   "skip_blocks": skip_blocks,

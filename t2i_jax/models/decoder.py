@@ -1,7 +1,7 @@
-"""A language model's stack of blocks: RMS norms with gains, grouped queries, SwiGLU, rotary places.
+"""A language model's stack of blocks: RMS norms with gains, grouped queries, SwiGLU, RoPE.
 
 Llama [2302.13971 sec. 2.2], Qwen3 with qk-norm [2505.09388 sec. 2]. Used with a cache of keys and
-values or without; the blocks know of neither.
+values or without.
 """
 
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ class DecoderBlock(nnx.Module):
 
 
 def by_position(modulation: jax.Array, which: jax.Array) -> jax.Array:
-  """modulation [6, B, N, D] of N pictures, laid out by position: 0 where which = -1.
+  """modulation [6, B, N, D] of N images, laid out by position: 0 where which = -1.
 
   which [B, L] -> [6, B, L, D]
   """
@@ -57,17 +57,17 @@ def by_position(modulation: jax.Array, which: jax.Array) -> jax.Array:
 
 
 class Cache(NamedTuple):
-  """Keys and values of what has been read, for all layers, and where each row goes on.
+  """Keys and values of what has been read, of all layers, and the next position of each row.
 
-  k, v    [layers, B, M, Nkv, K]
-  used    [B] int32, slots that hold something
-  place   [B] float32, the rotary place of the next token
+  k, v      [layers, B, M, Nkv, K]
+  used      [B] int32, slots in use
+  position [B] float32, the rotary position of the next token
   """
 
   k: Any
   v: Any
   used: Any
-  place: Any
+  position: Any
 
   @classmethod
   def empty(cls, c: BlockConfig, layers: int, rows: int, slots: int, dtype: Any) -> "Cache":
@@ -75,7 +75,7 @@ class Cache(NamedTuple):
     return cls(zeros, zeros, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32))
 
 
-def read_on(
+def extend_cache(
   blocks: nnx.Module,
   x: jax.Array,
   cache: Cache,
@@ -83,10 +83,10 @@ def read_on(
   bidirectional: bool,
   modulation: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, Cache]:
-  """x [B, S, D] read after what the cache holds: the last x, and the cache with theirs in it.
+  """x [B, S, D] after the tokens of the cache: the last block's x, and the cache with x's k and v.
 
-  `used` is left as it is: whoever calls says how many of the S slots hold something. What lies
-  beyond is seen by nobody and overwritten later.
+  `used` is unchanged: the caller adds how many of the S slots are in use. The others are masked,
+  and overwritten later.
 
   modulation  of all layers [layers, 6, B, N, D], and which of the N each position takes [B, S]
   """
@@ -99,16 +99,16 @@ def read_on(
 
   def call(block, x, layer):
     (k_old, v_old), of_layer = layer
-    kept: list[Any] = []
+    new: list[Any] = []
 
     def attention(q, k, v, mask):
       k = k_old.at[rows, slots].set(k.astype(k_old.dtype))
       v = v_old.at[rows, slots].set(v.astype(v_old.dtype))
-      kept.append((k, v))
+      new.append((k, v))
       return attend(q, k.astype(q.dtype), v.astype(q.dtype), mask)
 
     here = None if modulation is None else by_position(of_layer, modulation[1])
-    return block(x, lambda site: attention, rope, mask, here), kept[0]
+    return block(x, lambda site: attention, rope, mask, here), new[0]
 
   of_layers = None if modulation is None else modulation[0]
   x, (k, v) = scan_blocks(blocks, x, call, ((cache.k, cache.v), of_layers))

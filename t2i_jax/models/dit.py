@@ -16,22 +16,20 @@ from flax import nnx
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.adaln_block import AdaLNBlock
 from t2i_jax.models.attention import Mask, padding_mask
-from t2i_jax.models.conditioning import Conditioning, Tower
-from t2i_jax.models.control import Control
+from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.conditioning import Tower
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
   Modulation,
   TimeEmbedder,
-  drawn,
-  grid_positions,
+  final_layer,
   patchify,
   rms_norm,
-  rope_angles,
-  sincos_grid,
 )
 from t2i_jax.models.params import stack_blocks, zeros
-from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.positions import grid_positions, rope_angles, sincos_grid
+from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import joined, joint_mask
 from t2i_jax.parallel import constrain
 
@@ -68,12 +66,8 @@ class DiTConfig(Runs):
         f"multiple of 4 (two axes of rotary pairs). Use width {4 * self.heads} x n."
       )
 
-  @property
-  def layers(self) -> int:
-    return self.depth
 
-
-class DiT(nnx.Module):
+class DiT(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
@@ -91,14 +85,7 @@ class DiT(nnx.Module):
     self.final_adaln = Modulation(rngs, d, 2, d, bias=False)
     self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), bias=False, init=zeros)
 
-  def __call__(
-    self,
-    x_t: jax.Array,
-    model_time: jax.Array,
-    cond: Conditioning,
-    control: Control | None = None,
-  ) -> jax.Array:
-    """control: what is changed inside the blocks, on rows told by cond.extras["role"]."""
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
     rows, cols = height // c.patch, width // c.patch
@@ -117,12 +104,10 @@ class DiT(nnx.Module):
     if c.text == "joint":
       x = joined(tokens, x)  # [B, T + L, D]
       where = {"site": "joint", "mask": mask}
-    stacks = Stacks(c, control, cond, words)
     call = lambda block, x, modulation, at: block(x, modulation, at, rope=rope, **where)
     x = constrain(x, "batch", "sequence", None)
-    x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector))
-    picture = drawn(x[:, words:], self.final_adaln(vector), self.head, c.patch, height, width)
-    return stacks.answer(picture)
+    x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector), words)
+    return final_layer(x[:, words:], self.final_adaln(vector), self.head, c.patch, height, width)
 
   def condition_vector(self, model_time: jax.Array, text: Tower, dtype) -> jax.Array:
     """Time and pooled text as one vector, after the SiLU that precedes adaLN.   # [B, D]"""
@@ -132,7 +117,7 @@ class DiT(nnx.Module):
     return jax.nn.silu(vector)
 
   def layout(self, text_mask: jax.Array, rows: int, cols: int) -> tuple[Mask, jax.Array]:
-    """Who sees whom, and where each token sits: (row, column) of a patch, of a word (-i, -i)."""
+    """The mask, and the position of each token: (row, column) of a patch, (-i, -i) of text."""
     grid = grid_positions(rows, cols)  # [L, 2]
     if self.config.text != "joint":
       image = jnp.ones((text_mask.shape[0], rows * cols), bool)

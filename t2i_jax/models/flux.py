@@ -1,41 +1,50 @@
-"""FLUX.1: double-stream blocks, then single-stream ones, rotary positions in three axes.
+"""FLUX.1 and FLUX.2: double-stream blocks, then single-stream ones, axial rotary positions.
 
-Source: github.com/black-forest-labs/flux
+Reference images come as extras["references"], a tuple of latents [B, h, w, C]: their tokens follow
+the image's and are cut from the output. Sources: github.com/black-forest-labs/flux, and flux2
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t2i_jax.models.conditioning import Conditioning, guidance_of, pooled_of
-from t2i_jax.models.control import Control
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.conditioning import Conditioning, guidance_of, pooled_of, with_references
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
   Embedder,
   Modulation,
   TimeEmbedder,
-  check_rope,
-  drawn,
-  grid_positions,
+  final_layer,
   patchify,
-  rope_angles,
 )
 from t2i_jax.models.params import stack_blocks, zeros
-from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.positions import check_rope, grid_positions, rope_angles
+from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import Both, DoubleBlock, SingleBlock, joined, joint_mask, laid
 
-ROPE_THETA = 10000.0
+MODULATIONS = ("per_block", "shared")
 
 
 @dataclass(frozen=True)
 class FluxConfig(Runs):
-  """rope_axes are what of a head's width tells (0, row, column) of a patch; a word sits at 0.
+  """The defaults are FLUX.1's.
 
-  guidance        0: the model takes none; else the scale it is told where extras do not say one
-  attend_padding  the published models see the text's padding; without it, it is masked
+  rope_axes       of a head's width, the part of each coordinate: (image, row, column), or
+                  (image, row, column, token of the text). Without the last, all text is at 0.
+  reference_step  between an image and the next reference on the first axis; 0: no references
+  modulation      "per_block": each block has its own projection; "shared": a stack has one
+  mlp, mlp_ratio  of the blocks: "gelu" or "swiglu", its hidden width over the width
+  bias            of every matrix
+  pooled          the text's pooled vector, of pooled_width, is added to the time's
+  guidance        0: no guidance embedding; else its scale where extras["guidance"] has none
+  attend_padding  padding of the text is attended to, as in the published models; False masks it
   """
 
   width: int
@@ -46,83 +55,123 @@ class FluxConfig(Runs):
   channels: int
   out: int
   text_width: int
-  pooled_width: int
   rope_axes: tuple[int, ...]
+  rope_theta: float = 10_000.0
+  reference_step: int = 0
+  modulation: str = "per_block"
+  mlp: str = "gelu"
+  mlp_ratio: float = 4.0
+  bias: bool = True
+  pooled: bool = True
+  pooled_width: int = 0
   guidance: float = 0.0
   attend_padding: bool = True
 
   def __post_init__(self):
     super().__post_init__()
     check_rope(self.width, self.heads, self.rope_axes)
+    if len(self.rope_axes) not in (3, 4):
+      raise ConfigError(
+        f"model.rope_axes = {self.rope_axes} has {len(self.rope_axes)} parts: write 3 (image, row, "
+        "column), or 4 (and the token of the text)."
+      )
+    if self.modulation not in MODULATIONS:
+      known = ", ".join(MODULATIONS)
+      raise ConfigError(f"model.modulation = {self.modulation!r} is not one of {known}.")
+    if self.pooled and not self.pooled_width:
+      raise ConfigError("model.pooled = True needs model.pooled_width, or write pooled=False.")
 
   @property
   def layers(self) -> int:
     return self.double_blocks + self.single_blocks
 
 
-class Flux(nnx.Module):
-  """(x_t [B, H, W, C], model_time [B], "text" with a pooled vector) -> [B, H, W, out]."""
+@dataclass(frozen=True)
+class Flux2Config(FluxConfig):
+  """The defaults are FLUX.2's."""
+
+  rope_theta: float = 2000.0
+  reference_step: int = 10
+  modulation: str = "shared"
+  mlp: str = "swiglu"
+  mlp_ratio: float = 3.0
+  bias: bool = False
+  pooled: bool = False
+
+
+class Flux(Backbone):
+  """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
   def __init__(self, config: FluxConfig, rngs: nnx.Rngs):
     c = self.config = config
-    d, p = c.width, c.patch * c.patch
-    block = BlockConfig(d, c.heads, bias=True)
-    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
-    self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
-    self.time_in = TimeEmbedder(rngs, d)
+    d, p, bias = c.width, c.patch * c.patch, c.bias
+    hidden = int(d * c.mlp_ratio)
+    block = BlockConfig(d, c.heads, hidden=hidden, mlp=c.mlp, bias=bias)
+    depth = lambda blocks: blocks if c.modulation == "per_block" else None
+    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"), bias=bias)
+    self.text_in = Dense(rngs, c.text_width, d, (None, "embed"), bias=bias)
+    self.time_in = TimeEmbedder(rngs, d, bias=bias)
     if c.guidance:
-      self.guidance_in = TimeEmbedder(rngs, d)
-    self.pooled_in = Embedder(rngs, c.pooled_width, d)
+      self.guidance_in = TimeEmbedder(rngs, d, bias=bias)
+    if c.pooled:
+      self.pooled_in = Embedder(rngs, c.pooled_width, d, bias=bias)
     if c.double_blocks:
-      self.text_adaln = Modulation(rngs, d, 6, d, layers=c.double_blocks)
-      self.image_adaln = Modulation(rngs, d, 6, d, layers=c.double_blocks)
+      self.text_adaln = Modulation(rngs, d, 6, d, layers=depth(c.double_blocks), bias=bias)
+      self.image_adaln = Modulation(rngs, d, 6, d, layers=depth(c.double_blocks), bias=bias)
       self.double = stack_blocks(lambda r: DoubleBlock(block, r), c.double_blocks, rngs)
     if c.single_blocks:
-      self.single_adaln = Modulation(rngs, d, 3, d, layers=c.single_blocks)
+      self.single_adaln = Modulation(rngs, d, 3, d, layers=depth(c.single_blocks), bias=bias)
       self.single = stack_blocks(lambda r: SingleBlock(block, r), c.single_blocks, rngs)
-    self.final_adaln = Modulation(rngs, d, 2, d)
-    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
+    self.final_adaln = Modulation(rngs, d, 2, d, bias=bias)
+    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), bias=bias, init=zeros)
 
-  def __call__(
-    self,
-    x_t: jax.Array,
-    model_time: jax.Array,
-    cond: Conditioning,
-    control: Control | None = None,
-  ) -> jax.Array:
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
-    image = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
+    images = with_references(x_t, cond) if c.reference_step else (x_t,)
+    image = self.patch_in(jnp.concatenate([patchify(x, c.patch) for x in images], axis=1))
     tokens = self.text_in(text.tokens.astype(image.dtype))  # [B, T, D]
-    vector = jax.nn.silu(self.condition_vector(model_time, cond, image.dtype))
-    ropes = self.rotary(tokens.shape[1], height // c.patch, width // c.patch)
+    length = tokens.shape[1]
+    vector = jax.nn.silu(self.condition_vector(model_time, cond, image.dtype))  # [B, D]
+    ropes = self.rotary(length, [x.shape[1:3] for x in images])
     mask = None if c.attend_padding else joint_mask(text.mask, image.shape[1])
 
-    stacks = Stacks(c, control, cond, tokens.shape[1])
     both = laid(tokens, image)
     if c.double_blocks:
-      double = lambda block, x, modulation, at: block(x, modulation, at, ropes, mask)
-      modulations = Both(self.text_adaln(vector), self.image_adaln(vector))
-      both = stacks.run("double", self.double, both, double, modulations)
+      modulation = Both(self.text_adaln(vector), self.image_adaln(vector))
+      call = lambda block, x, modulation, at: block(x, modulation, at, ropes, mask)
+      both = stacks.run("double", self.double, both, *self.modulated(call, modulation), length)
     x = both.image
     if c.single_blocks:
       rope = joined(*ropes)
-      single = lambda block, x, modulation, at: block(x, modulation, at, rope, mask)
-      x = stacks.run("single", self.single, joined(*both), single, self.single_adaln(vector))
-      x = x[:, tokens.shape[1] :]
-    picture = drawn(x, self.final_adaln(vector), self.head, c.patch, height, width)
-    return stacks.answer(picture)
+      call = lambda block, x, modulation, at: block(x, modulation, at, rope, mask)
+      modulated = self.modulated(call, self.single_adaln(vector))
+      x = stacks.run("single", self.single, joined(*both), *modulated, length)[:, length:]
+    return final_layer(x, self.final_adaln(vector), self.head, c.patch, height, width)
 
-  def condition_vector(self, model_time: jax.Array, cond: Conditioning, dtype) -> jax.Array:
+  def modulated(self, call: Callable, modulation: Any) -> tuple[Callable, Any]:
+    """The call of a stack and its xs: a modulation for each block, or none where one is shared."""
+    if self.config.modulation == "per_block":
+      return call, modulation
+    return (lambda block, x, _, at: call(block, x, modulation, at)), None
+
+  def condition_vector(self, model_time: jax.Array, cond: Conditioning, dtype: Any) -> jax.Array:
     """Time, guidance scale and pooled text.   # [B, D]"""
     vector = self.time_in(model_time, dtype)
     if self.config.guidance:
       scale = guidance_of(cond, self.config.guidance, len(model_time))
       vector = vector + self.guidance_in(1000 * scale, dtype)
-    return vector + self.pooled_in(pooled_of(cond.towers["text"], "flux").astype(dtype))
+    if self.config.pooled:
+      vector = vector + self.pooled_in(pooled_of(cond.towers["text"], "flux").astype(dtype))
+    return vector
 
-  def rotary(self, words: int, rows: int, cols: int) -> Both:
-    """Angles of both streams.   # each [T or L, K / 2]"""
-    grid = jnp.pad(grid_positions(rows, cols), ((0, 0), (1, 0)))  # (0, row, column)
-    angles = lambda places: rope_angles(places, self.config.rope_axes, ROPE_THETA)
-    return Both(angles(jnp.zeros((words, 3))), angles(grid))
+  def rotary(self, length: int, sizes: list[tuple[int, ...]]) -> Both:
+    """Angles of both streams.   sizes (height, width) in latents; the first is the image's"""
+    c, places = self.config, []
+    of_text = len(c.rope_axes) - 3  # coordinates that count the text's tokens, 0 or 1
+    for i, (height, width) in enumerate(sizes):
+      grid = jnp.pad(grid_positions(height // c.patch, width // c.patch), ((0, 0), (1, of_text)))
+      places.append(grid.at[:, 0].set(c.reference_step * i))
+    text = jnp.pad(jnp.arange(length)[:, None] * of_text, ((0, 0), (len(c.rope_axes) - 1, 0)))
+    angles = lambda at: rope_angles(at, c.rope_axes, c.rope_theta)
+    return Both(angles(text), angles(jnp.concatenate(places)))

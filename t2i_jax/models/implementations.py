@@ -76,7 +76,7 @@ def _block(length: int, limit: int) -> int:
 
 
 class Blocks(NamedTuple):
-  """What the kernel is to know of one row: which blocks of keys its blocks of queries may see.
+  """The kernel's mask of one row: which blocks of keys its blocks of queries attend to.
 
   needed    int32 [1, Lq / block, Lkv / block], 1 or 0
   next_kv   the block of keys to fetch: this one, or where it is passed over the next one that is
@@ -111,7 +111,7 @@ def _next(needed: jax.Array) -> jax.Array:
 
 
 def _until(end: jax.Array, key: jax.Array) -> jax.Array:
-  """What the kernel asks of each query's `end` and each key's place."""
+  """The kernel's mask function, of each query's `end` and each key's index."""
   return key <= end
 
 
@@ -185,7 +185,7 @@ def _splash(
   of_q, of_kv = (spec(("batch", None, of, None)) for of in ("heads", "kv_heads"))
   rows = of_q[0]
   if len(q) % math.prod(mesh.shape[axis] for axis in rows):
-    # A few rows that the mesh does not divide, as when a few pictures are drawn: all on each.
+    # A few rows that the mesh does not divide, as when a few images are sampled: all on each.
     rows, of_q, of_kv = None, jax.P(None, *of_q[1:]), jax.P(None, *of_kv[1:])
   shared = jax.shard_map(
     own,

@@ -1,6 +1,6 @@
 """Layers that every backbone shares.
 
-Precision, said here once: weights are float32 and are cast to the activations' dtype at each
+Precision: weights are float32 and are cast to the activations' dtype at each
 matmul (`project`, `Dense`); norm statistics, softmax, timestep embeddings and rotary angles are
 float32. A model chooses float32 or bfloat16 by the dtype it gives its first activation.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from t2i_jax.errors import ConfigError
+from t2i_jax.models.adapters import SidePath
 from t2i_jax.models.params import Init, fan_in, weight, zeros
 from t2i_jax.parallel import constrain
 from t2i_jax.parallel.rules import Axes
@@ -33,7 +33,7 @@ class BlockConfig:
   mlp       "gelu" or "swiglu"
   bias      of every matrix
   qk_norm   RMS norm of each head's q and k, with qk_eps
-  kv_heads  heads of k and v, each asked by heads / kv_heads of q [2305.13245]; 0 = heads
+  kv_heads  heads of k and v, each shared by heads / kv_heads of q [2305.13245]; 0 = heads
   head_dim  width of a head; 0 = width / heads
   """
 
@@ -116,143 +116,6 @@ def timestep_embedding(
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
-def sincos_positions(coordinates: Any, width: int) -> np.ndarray:
-  """Fixed 2-D positions: of each coordinate [sin, cos], a half of the width each.   # [L, width]
-
-  coordinates [L, 2], host numbers: which of row and column comes first is the model's to say.
-  Source: [2212.09748, its code]
-  """
-  quarter = width // 4
-  frequency = 1e4 ** (-np.arange(quarter) / quarter)
-  angle = np.asarray(coordinates, np.float64)[:, :, None] * frequency  # [L, 2, width / 4]
-  both = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
-  return both.reshape(len(both), width).astype(np.float32)
-
-
-def sincos_grid(
-  rows: int, cols: int, steps: tuple[float, float], width: int, start: tuple[float, float] = (0, 0)
-) -> jax.Array:
-  """Fixed positions of a grid, float32; the first half of the width tells the column.
-
-  steps  how far apart rows and columns lie: below 1 where a grid is interpolated into a smaller
-  start  the (row, column) of the first patch: where a grid is cut out of a larger
-  """
-  row, col = (
-    (np.arange(n) + first) * step for n, first, step in zip((rows, cols), start, steps, strict=True)
-  )
-  cols_first = np.stack(np.meshgrid(col, row), axis=-1).reshape(-1, 2)  # [rows cols, 2]
-  return jnp.asarray(sincos_positions(cols_first, width))
-
-
-def rope_angles(
-  positions: jax.Array, dims: int | tuple[int, ...], theta: float
-) -> tuple[jax.Array, jax.Array]:
-  """cos and sin of the rotary angles, float32.   # [..., L, K / 2] each
-
-  positions [..., L, A]: A coordinates a token (row and column of a patch; the index of a word)
-  dims      of a head's width, what each axis owns; one number is the head's width K, shared evenly
-  Source: [2104.09864 eq. 15], axial as [2403.13298].   Raises ValueError where K does not split.
-  """
-  axes = positions.shape[-1]
-  if isinstance(dims, int):
-    if dims % (2 * axes):
-      raise ValueError(f"head width {dims} does not split over {axes} axes")
-    dims = (dims // axes,) * axes
-  angles = [
-    positions[..., i, None].astype(jnp.float32) * np.float32(theta ** (-np.arange(0, d, 2) / d))
-    for i, d in enumerate(dims)
-  ]
-  angle = jnp.concatenate(angles, axis=-1)  # [..., L, K / 2]
-  return jnp.cos(angle), jnp.sin(angle)
-
-
-def rope_alternating(
-  positions: jax.Array, width: int, theta: float, scaling: tuple[float, ...] = ()
-) -> tuple[jax.Array, jax.Array]:
-  """cos and sin of angles whose axes take turns from pair to pair, float32.   # [..., L, K / 2]
-
-  positions [..., L, A]; width K of a head; scaling: of `slowed`, () = none. A token whose
-  coordinates are all p has the angles of the one-dimensional p: text in a sequence with pictures is
-  as text alone.
-  Source: [github.com/Tencent-Hunyuan/HunyuanImage-3.0]
-  """
-  pairs = np.arange(width // 2)
-  exact = theta ** (-2 * pairs / width)
-  frequency = np.float32(slowed(exact, *scaling) if scaling else exact)
-  angle = positions.astype(jnp.float32)[..., pairs % positions.shape[-1]] * frequency
-  return jnp.cos(angle), jnp.sin(angle)
-
-
-def slowed(
-  frequency: np.ndarray, factor: float, low: float, high: float, length: float
-) -> np.ndarray:
-  """Rotary frequencies for texts `factor` times as long as the `length` that were learned first.
-
-  What turns less than `low` times in `length` turns `factor` times as slowly, what turns more than
-  `high` times as before, and what lies between in part.
-  Source: [github.com/meta-llama/llama-models, apply_scaling]
-  """
-  turns = length * frequency / (2 * np.pi)
-  kept = np.clip((turns - low) / (high - low), 0, 1)
-  return frequency * (kept + (1 - kept) / factor)
-
-
-def grid_positions(rows: int, cols: int) -> jax.Array:
-  """(row, column) of each patch in reading order, for rope_angles.   # [rows cols, 2]"""
-  grid = jnp.stack(jnp.meshgrid(jnp.arange(rows), jnp.arange(cols), indexing="ij"), -1)
-  return grid.reshape(-1, 2)
-
-
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  """Applies rotary angles [L, K / 2] or [B, L, K / 2] to x [B, L, N, K].
-
-  The halves of x are the pairs' two sides; weights of models that interleave them are reordered
-  when they are read (pretrained.names).
-  """
-  cos, sin = cos[..., None, :], sin[..., None, :]  # [L, 1, K / 2]
-  return jax.lax.platform_dependent(x, cos, sin, tpu=_rotate_whole, default=_rotate_halves)
-
-
-def _rotate_halves(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-
-
-def _rotate_whole(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-  """The same where the last dimension lies in lanes of 128, whose halves are costly to cut.
-
-  The halves change places in a matmul with a permutation, which is exact and takes the norm before
-  it and the angles after it into one pass over memory. A layer of FLUX.1 (attention alone, forward
-  and backward pass, batch 2) moves 5.7 GiB, by the TPU compiler's program, and 8.1 GiB with halves.
-  """
-  width = x.shape[-1]
-  swap = jnp.asarray(np.roll(np.eye(width), width // 2, axis=1), x.dtype)
-  exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-  other = jnp.einsum("...k,kj->...j", x, swap, precision=exact, preferred_element_type=x.dtype)
-  cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
-  return (x.astype(jnp.float32) * cos + other.astype(jnp.float32) * sin).astype(x.dtype)
-
-
-def check_heads(width: int, heads: int, per: int = 1) -> None:
-  """Raises ConfigError where the width is not one of heads of a multiple of `per`."""
-  if width % (per * heads):
-    raise ConfigError(
-      f"model.width = {width} does not divide into model.heads = {heads} heads"
-      + (f" of a multiple of {per}" if per > 1 else "")
-      + f". Use width {per * heads} x n."
-    )
-
-
-def check_rope(width: int, heads: int, axes: tuple[int, ...]) -> None:
-  """Raises ConfigError where the axes of the rotary positions do not add up to a head's width."""
-  check_heads(width, heads)
-  if sum(axes) != width // heads or any(axis % 2 for axis in axes):
-    raise ConfigError(
-      f"model.rope_axes = {axes} are not even numbers that add up to the width of a head, "
-      f"model.width / model.heads = {width // heads}."
-    )
-
-
 class Dense(nnx.Module):
   """x W + b over the last dimensions of x, as many as W has inputs.
 
@@ -278,12 +141,15 @@ class Dense(nnx.Module):
     if bias:
       self.bias = weight(rngs, outputs, axes[len(inputs) :], zeros)
     self.summed, self.has_bias = len(inputs), bias
+    self.adapter: SidePath | None = None
 
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.kernel[...]
     ours, theirs = string.ascii_lowercase[: self.summed], string.ascii_uppercase
     new = theirs[: kernel.ndim - self.summed]
     y = project(f"...{ours},{ours}{new}->...{new}", x, kernel)
+    if self.adapter is not None:
+      y = y + self.adapter(x, f"...{ours},{ours}r->...r", f"...r,r{new}->...{new}")
     return y + self.bias[...].astype(y.dtype) if self.has_bias else y
 
 
@@ -299,8 +165,8 @@ class Embedder(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     x = self.second(jax.nn.silu(self.first(x)))
-    # Said at once: left to itself, the partitioner of XLA for CPUs (jax 0.10.2) has been seen to
-    # answer wrongly where a vector over all three axes of a mesh met a constraint later on.
+    # Constrained here: without it, the partitioner of XLA for CPUs (jax 0.10.2) has been seen to
+    # give wrong values where a vector over all three axes of a mesh met a later constraint.
     return constrain(x, "batch", *[None] * (x.ndim - 1))
 
 
@@ -353,12 +219,15 @@ class Modulation(nnx.Module):
     if bias:
       self.bias = weight(rngs, (*stack, chunks, width), (*of, None, "embed"), zeros)
     self.stacked, self.has_bias = layers is not None, bias
+    self.adapter: SidePath | None = None
 
   def __call__(self, vector: jax.Array) -> jax.Array:
     """vector [B, inputs] -> [layers, chunks, B, D], or [chunks, B, D] of one layer"""
     of, stack = ("l", ("layers",)) if self.stacked else ("", ())
     vector = constrain(vector, "batch_data", None)
     found = project(f"bd,{of}dsk->{of}sbk", vector, self.kernel)
+    if self.adapter is not None:
+      found = found + self.adapter(vector, f"bd,{of}dr->{of}br", f"{of}br,{of}rsk->{of}sbk")
     if self.has_bias:
       found = found + self.bias[...].astype(found.dtype)[..., None, :]
     found = constrain(found, *stack, None, "batch_data", "embed")
@@ -406,12 +275,12 @@ def unpatchify(tokens: jax.Array, patch: int, height: int, width: int) -> jax.Ar
   return x.reshape(b, height, width, -1)
 
 
-def drawn(
+def final_layer(
   x: jax.Array, modulation: jax.Array, head: Dense, patch: int, height: int, width: int
 ) -> jax.Array:
-  """The answer of a model from its last tokens, float32.   # [B, height, width, out]
+  """A model's output from its last tokens, float32.   # [B, height, width, out]
 
-  x [B, L, D] begins with the picture's patches; modulation [2, B, D] of adaLN: shift, scale
+  x [B, L, D] begins with the image's patches; modulation [2, B, D] of adaLN: shift, scale
   """
   x = x[:, : (height // patch) * (width // patch)]
   tokens = head(modulate(layer_norm(x), modulation[0], modulation[1]))

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.adapters import Adapters, attach
 from t2i_jax.parallel.rules import Axes
 
 Init = Callable[[jax.Array, tuple[int, ...]], jax.Array]
@@ -85,19 +87,65 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
 
 
 def scan_blocks(
-  blocks: nnx.Module, x: Any, call: Callable, xs: Any = None, remat: str = "none"
+  blocks: nnx.Module,
+  x: Any,
+  call: Callable,
+  xs: Any = None,
+  remat: str = "none",
+  residuals: Any = None,
 ) -> tuple[Any, Any]:
-  """x and notes through the stacked blocks: x, note[i] = call(block, x, xs[i]), as one scan.
+  """x, outputs[i] = call(block, x, xs[i]) through the stacked blocks, as one scan.
 
-  remat  what the backward pass keeps, by name
+  outputs    stacked on a leading axis: a skip connection is an output of one stack that is an xs,
+             `backwards`, of a later one
+  remat      what the backward pass keeps, by name
+  residuals  pytree [K, ...] with K <= depth: x + residuals[i // ceil(depth / K)] after block i, as
+             diffusers' FluxControlNetModel; one with fewer tokens than x is added to the last of
+             them, which are the image's, and None in place of a part of x adds nothing to it
+  Adapters that were bound with the parameters (models.adapters) are scanned like the weights.
   """
   graph, weights = nnx.split(blocks)
+  index = None if residuals is None else _residual_of_blocks(stacked(blocks), residuals)
 
   def body(x, layer):
-    weights, xs = layer
-    return call(nnx.merge(graph, weights), x, xs)
+    weights, xs, index = layer
+    x, output = call(nnx.merge(graph, weights), x, xs)
+    if residuals is not None:
+      x = _add(x, jax.tree.map(lambda leaf: leaf[index], residuals))
+    return x, output
 
-  return jax.lax.scan(REMAT[remat](body), x, (weights, xs))
+  return jax.lax.scan(REMAT[remat](body), x, (weights, xs, index))
+
+
+def backwards(outputs: Any) -> Any:
+  """Outputs of a stack as xs of the stack that consumes them: the last block's first."""
+  return jax.tree.map(lambda leaf: leaf[::-1], outputs)
+
+
+def stack_of_one(block: nnx.Module) -> nnx.Module:
+  """A single block as a stack, for scan_blocks."""
+  graph, weights = nnx.split(block)
+  return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[None], weights))
+
+
+def _residual_of_blocks(depth: int, residuals: Any) -> jax.Array:
+  """The residual of each block.   # [depth] int32     Raises ConfigError where K > depth."""
+  count = jax.tree.leaves(residuals)[0].shape[0]
+  if count > depth:
+    raise ConfigError(f"{count} residuals for a stack of {depth} blocks: give {depth} at most.")
+  return jnp.arange(depth) // -(-depth // count)
+
+
+def _add(x: Any, residual: Any) -> Any:
+  def added(residual: jax.Array | None, x: jax.Array) -> jax.Array:
+    if residual is None:
+      return x
+    residual = residual.astype(x.dtype)
+    if residual.shape[1] == x.shape[1]:
+      return x + residual
+    return x.at[:, -residual.shape[1] :].add(residual)
+
+  return jax.tree.map(added, residual, x, is_leaf=lambda leaf: leaf is None)
 
 
 def _abstract(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
@@ -125,13 +173,16 @@ def matrices_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
   return _metadata(make, "matrix", lambda matrix: matrix)
 
 
-def with_params(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[[Params], Any]:
-  """A function from weights to the callable module that holds them."""
+def with_params(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[..., Any]:
+  """(params, adapters=None) -> the callable module that holds them."""
   graph, state = nnx.split(_abstract(make))
 
-  def bind(params: Params) -> Any:
+  def bind(params: Params, adapters: Adapters | None = None) -> Any:
     filled = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(filled, params)
-    return nnx.merge(graph, filled)
+    model = nnx.merge(graph, filled)
+    if adapters:
+      attach(model, adapters)
+    return model
 
   return bind

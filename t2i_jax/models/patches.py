@@ -1,4 +1,4 @@
-"""From pictures to tokens and back: a matrix, or the down and up blocks of a U-Net.
+"""From images to tokens and back: a matrix, or the down and up blocks of a U-Net.
 
 Source: [2408.11039 sec. 3.1]
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.models.layers import Dense, layer_norm, patchify, unpatchify
-from t2i_jax.models.params import fan_in, weight, zeros
+from t2i_jax.models.params import backwards, fan_in, scan_blocks, stack_of_one, weight, zeros
 
 
 class LinearPatches(nnx.Module):
@@ -27,11 +27,11 @@ class LinearPatches(nnx.Module):
     self.last = Dense(rngs, width, area * out, ("embed", "conv_out"), init=zeros)
 
   def tokens(self, x: jax.Array, vector: jax.Array) -> tuple[jax.Array, Any]:
-    """[R, P, D], and what `picture` needs besides."""
+    """[R, P, D], and what `image` needs besides: no skips."""
     return self.first(patchify(x, self.patch)), None
 
-  def picture(
-    self, tokens: jax.Array, kept: Any, vector: jax.Array, size: tuple[int, int]
+  def image(
+    self, tokens: jax.Array, skips: Any, vector: jax.Array, size: tuple[int, int]
   ) -> jax.Array:
     """[R, P, D] -> [R, H, W, out]"""
     return unpatchify(self.last(tokens), self.patch, *size)
@@ -76,7 +76,8 @@ class ResBlock(nnx.Module):
 class UNetPatches(nnx.Module):
   """Down blocks to the grid of patches, up blocks back from it, with the skips between them.
 
-  width of the tokens, base of the channels at full size; they double with each halving
+  width of the tokens, base of the channels at full size; they double with each halving. A level's
+  blocks are a stack that hands its skips to the stack of the same level on the way up.
   """
 
   def __init__(self, rngs: nnx.Rngs, patch: int, channels: int, out: int, width: int, base: int):
@@ -93,22 +94,31 @@ class UNetPatches(nnx.Module):
     self.back = Dense(rngs, width, sizes[-1], ("embed", "conv_out"))
 
   def tokens(self, x: jax.Array, vector: jax.Array) -> tuple[jax.Array, Any]:
-    """[R, P, D], and the skips."""
-    x, kept = self.into(x), []
+    """[R, P, D], and the skips of each level."""
+    x, skips = self.into(x), []
+
+    def down(block, x, _):
+      x = block(x, vector)
+      return x, x
+
     for i in range(self.levels + 1):
-      x = getattr(self, f"down_{i}")(x, vector)
-      kept.append(x)
+      x, skip = scan_blocks(stack_of_one(getattr(self, f"down_{i}")), x, down)
+      skips.append(skip)  # [blocks of the level, R, h, w, C]
       if i < self.levels:
         x = getattr(self, f"halve_{i}")(x)
-    return self.first(x).reshape(len(x), -1, vector.shape[-1]), kept
+    return self.first(x).reshape(len(x), -1, vector.shape[-1]), skips
 
-  def picture(
-    self, tokens: jax.Array, kept: Any, vector: jax.Array, size: tuple[int, int]
+  def image(
+    self, tokens: jax.Array, skips: Any, vector: jax.Array, size: tuple[int, int]
   ) -> jax.Array:
     """[R, P, D] -> [R, H, W, out]"""
-    x = self.back(tokens).reshape(kept[-1].shape)
+
+    def up(block, x, skip):
+      return block(jnp.concatenate([x, skip], axis=-1), vector), None
+
+    x = self.back(tokens).reshape(skips[-1].shape[1:])
     for i in reversed(range(self.levels + 1)):
-      x = getattr(self, f"up_{i}")(jnp.concatenate([x, kept[i]], axis=-1), vector)
+      x, _ = scan_blocks(stack_of_one(getattr(self, f"up_{i}")), x, up, backwards(skips[i]))
       if i:
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         x = getattr(self, f"double_{i - 1}")(x)

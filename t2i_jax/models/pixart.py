@@ -1,4 +1,4 @@
-"""PixArt-alpha and Sigma: a DiT that asks the text by cross-attention, adaLN from one projection.
+"""PixArt-alpha and Sigma: a DiT with cross-attention to the text and adaLN from one projection.
 
 Source: [2310.00426 sec. 2.2], [2403.04692]
 """
@@ -11,21 +11,19 @@ from flax import nnx
 
 from t2i_jax.models.adaln_block import AdaLNBlock
 from t2i_jax.models.attention import padding_mask
-from t2i_jax.models.conditioning import Conditioning
-from t2i_jax.models.control import Control
+from t2i_jax.models.backbone import Backbone
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
   Modulation,
   TimeEmbedder,
-  check_heads,
-  drawn,
+  final_layer,
   gelu,
   patchify,
-  sincos_grid,
 )
 from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
-from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.positions import check_heads, sincos_grid
+from t2i_jax.models.stack import Runs
 from t2i_jax.parallel import constrain
 
 PIXELS = 8  # along a side of one latent
@@ -36,7 +34,7 @@ class PixArtConfig(Runs):
   """side is that of the latent the positions were made for; out of value and variance.
 
   interpolation  how much denser than 1 a patch the positions lie at that side
-  sizes          the net is told extras["size"] [B, 2] (height, width in pixels) and
+  sizes          size embeddings of extras["size"] [B, 2] (height, width in pixels) and
                  extras["aspect"] [B, 1] (height over width), or else those of x_t
   """
 
@@ -55,12 +53,8 @@ class PixArtConfig(Runs):
     super().__post_init__()
     check_heads(self.width, self.heads)
 
-  @property
-  def layers(self) -> int:
-    return self.depth
 
-
-class PixArt(nnx.Module):
+class PixArt(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
   def __init__(self, config: PixArtConfig, rngs: nnx.Rngs):
@@ -83,13 +77,7 @@ class PixArt(nnx.Module):
     self.final_table = weight(rngs, (2, d), table[1:], fan_in(d))
     self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
 
-  def __call__(
-    self,
-    x_t: jax.Array,
-    model_time: jax.Array,
-    cond: Conditioning,
-    control: Control | None = None,
-  ) -> jax.Array:
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
     rows, cols = height // c.patch, width // c.patch
@@ -100,7 +88,6 @@ class PixArt(nnx.Module):
     size = jnp.full((len(x), 2), jnp.array([height, width]) * PIXELS, jnp.float32)
     vector = self.condition_vector(model_time, cond.extras, size, x.dtype)  # [B, D]
     mask = padding_mask(jnp.ones(x.shape[:2], bool), text.mask)
-    stacks = Stacks(c, control, cond)
     shared = self.adaln(jax.nn.silu(vector))  # [6, B, D]
     call = lambda block, x, table, at: block(
       x, shared + table[:, None].astype(x.dtype), at, text=tokens, text_mask=mask
@@ -108,14 +95,14 @@ class PixArt(nnx.Module):
     x = constrain(x, "batch", "sequence", None)
     x = stacks.run("blocks", self.blocks, x, call, self.tables[...])
     final = vector + self.final_table[...].astype(x.dtype)[:, None]  # [2, B, D]
-    return stacks.answer(drawn(x, final, self.head, c.patch, height, width))
+    return final_layer(x, final, self.head, c.patch, height, width)
 
   def condition_vector(self, model_time, extras: dict, size: jax.Array, dtype) -> jax.Array:
-    """Time, and where the net is told them the picture's size and aspect.   # [B, D]"""
+    """Time, and with `sizes` the image's size and aspect.   # [B, D]"""
     vector = self.time_in(model_time, dtype)
     if not self.config.sizes:
       return vector
     size = extras.get("size", size)
     aspect = extras.get("aspect", size[:, :1] / size[:, 1:])
-    told = [self.size_in(size, dtype), self.aspect_in(aspect, dtype)]  # [B, 2 and 1, D / 3]
-    return vector + jnp.concatenate(told, axis=1).reshape(vector.shape)
+    embedded = [self.size_in(size, dtype), self.aspect_in(aspect, dtype)]  # [B, 2 and 1, D / 3]
+    return vector + jnp.concatenate(embedded, axis=1).reshape(vector.shape)

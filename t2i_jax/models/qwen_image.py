@@ -1,7 +1,7 @@
 """Qwen-Image and its editing models: double-stream blocks only, rotary positions about the centre.
 
-Pictures to edit come as extras["references"], a tuple of latents [B, h, w, C]: their tokens follow
-the picture's and are cut from the answer. Source: [2508.02324 sec. 2]
+Images to edit come as extras["references"], a tuple of latents [B, h, w, C]: their tokens follow
+the image's and are cut from the output. Source: [2508.02324 sec. 2]
 """
 
 from dataclasses import dataclass
@@ -10,22 +10,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t2i_jax.models.conditioning import Conditioning, with_references
-from t2i_jax.models.control import Control
+from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.conditioning import with_references
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
   Modulation,
   TimeEmbedder,
-  check_rope,
-  drawn,
-  grid_positions,
+  final_layer,
   patchify,
   rms_norm,
-  rope_angles,
 )
 from t2i_jax.models.params import ones, stack_blocks, weight, zeros
-from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.positions import check_rope, grid_positions, rope_angles
+from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
 
 ROPE_THETA = 10000.0
@@ -33,7 +31,7 @@ ROPE_THETA = 10000.0
 
 @dataclass(frozen=True)
 class QwenImageConfig(Runs):
-  """rope_axes are what of a head's width tells (picture, row, column)."""
+  """rope_axes are the parts of a head's width for (image, row, column)."""
 
   width: int
   depth: int
@@ -48,12 +46,8 @@ class QwenImageConfig(Runs):
     super().__post_init__()
     check_rope(self.width, self.heads, self.rope_axes)
 
-  @property
-  def layers(self) -> int:
-    return self.depth
 
-
-class QwenImage(nnx.Module):
+class QwenImage(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
   def __init__(self, config: QwenImageConfig, rngs: nnx.Rngs):
@@ -70,39 +64,31 @@ class QwenImage(nnx.Module):
     self.final_adaln = Modulation(rngs, d, 2, d)
     self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
 
-  def __call__(
-    self,
-    x_t: jax.Array,
-    model_time: jax.Array,
-    cond: Conditioning,
-    control: Control | None = None,
-  ) -> jax.Array:
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
-    pictures = with_references(x_t, cond)
-    image = self.patch_in(jnp.concatenate([patchify(p, c.patch) for p in pictures], axis=1))
+    images = with_references(x_t, cond)
+    image = self.patch_in(jnp.concatenate([patchify(x, c.patch) for x in images], axis=1))
     tokens = self.text_in(rms_norm(text.tokens.astype(image.dtype), self.text_gain))  # [B, T, D]
     vector = jax.nn.silu(self.time_in(model_time, image.dtype))  # [B, D]
-    ropes = self.rotary(tokens.shape[1], [p.shape[1:3] for p in pictures])
+    ropes = self.rotary(tokens.shape[1], [x.shape[1:3] for x in images])
     mask = joint_mask(text.mask, image.shape[1])
 
-    stacks = Stacks(c, control, cond, tokens.shape[1])
     both = laid(tokens, image)
     call = lambda block, x, modulation, at: block(x, modulation, at, ropes, mask)
     modulations = Both(self.text_adaln(vector), self.image_adaln(vector))
-    both = stacks.run("blocks", self.blocks, both, call, modulations)
-    picture = drawn(both.image, self.final_adaln(vector), self.head, c.patch, height, width)
-    return stacks.answer(picture)
+    both = stacks.run("blocks", self.blocks, both, call, modulations, tokens.shape[1])
+    return final_layer(both.image, self.final_adaln(vector), self.head, c.patch, height, width)
 
   def rotary(self, words: int, sizes: list[tuple[int, ...]]) -> Both:
-    """Angles of both streams.   sizes (height, width) in latents; the first is the picture's"""
+    """Angles of both streams.   sizes (height, width) in latents; the first is the image's"""
     c, places = self.config, []
     grids = [(height // c.patch, width // c.patch) for height, width in sizes]
     for i, (rows, cols) in enumerate(grids):
       centre = jnp.array([rows - rows // 2, cols - cols // 2])
       grid = jnp.pad(grid_positions(rows, cols) - centre, ((0, 0), (1, 0)))
       places.append(grid.at[:, 0].set(i))
-    first = max(max(rows // 2, cols // 2) for rows, cols in grids)  # beyond every picture
+    first = max(max(rows // 2, cols // 2) for rows, cols in grids)  # beyond every image
     text = (first + jnp.arange(words))[:, None] * jnp.ones((1, 3), jnp.int32)
     angles = lambda at: rope_angles(at, c.rope_axes, ROPE_THETA)
     return Both(angles(text), angles(jnp.concatenate(places)))

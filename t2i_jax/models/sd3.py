@@ -9,21 +9,20 @@ import jax
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.conditioning import Conditioning, pooled_of
-from t2i_jax.models.control import Control
+from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.conditioning import pooled_of
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
   Embedder,
   Modulation,
   TimeEmbedder,
-  check_heads,
-  drawn,
+  final_layer,
   patchify,
-  sincos_grid,
 )
 from t2i_jax.models.params import stack_blocks, zeros
-from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.positions import check_heads, sincos_grid
+from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
 
 
@@ -35,7 +34,7 @@ class SD3Config(Runs):
   max_side         of the table that positions are cut out of, in patches: its centre is used
   step, start      between patches of the table, and of its first one; step 0 = what side says,
                    which is diffusers' table; the published files' own have others (pretrained)
-  attend_padding   the published models see the text's padding; without it, it is masked
+  attend_padding   the published models see the text's padding; False masks it
   """
 
   width: int
@@ -63,12 +62,8 @@ class SD3Config(Runs):
         "block is never dual."
       )
 
-  @property
-  def layers(self) -> int:
-    return self.depth
 
-
-class SD3(nnx.Module):
+class SD3(Backbone):
   """(x_t [B, H, W, C], model_time [B], "text" with a pooled vector) -> [B, H, W, out]."""
 
   def __init__(self, config: SD3Config, rngs: nnx.Rngs):
@@ -91,13 +86,7 @@ class SD3(nnx.Module):
     self.final_adaln = Modulation(rngs, d, 2, d)
     self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
 
-  def __call__(
-    self,
-    x_t: jax.Array,
-    model_time: jax.Array,
-    cond: Conditioning,
-    control: Control | None = None,
-  ) -> jax.Array:
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
@@ -107,8 +96,7 @@ class SD3(nnx.Module):
     vector = jax.nn.silu(vector + self.pooled_in(pooled_of(text, "sd3").astype(x.dtype)))
     mask = None if c.attend_padding else joint_mask(text.mask, x.shape[1])
 
-    stacks = Stacks(c, control, cond, tokens.shape[1])
-    streams = laid(tokens, x)
+    streams, length = laid(tokens, x), tokens.shape[1]
     for name, of_image in (("dual", 9), ("joint", 6), ("last", 6)):
       if not hasattr(self, name):
         continue
@@ -117,9 +105,8 @@ class SD3(nnx.Module):
         return block(x, Both(modulation[of_image:], modulation[:of_image]), at, mask=mask)
 
       modulations = getattr(self, f"{name}_adaln")(vector)
-      streams = stacks.run(name, getattr(self, name), streams, call, modulations)
-    picture = drawn(streams.image, self.final_adaln(vector), self.head, c.patch, height, width)
-    return stacks.answer(picture)
+      streams = stacks.run(name, getattr(self, name), streams, call, modulations, length)
+    return final_layer(streams.image, self.final_adaln(vector), self.head, c.patch, height, width)
 
   def positions(self, rows: int, cols: int) -> jax.Array:
     """The centre of the table.   # [rows cols, D]     Raises ConfigError where it is too small."""
@@ -127,7 +114,7 @@ class SD3(nnx.Module):
     if max(rows, cols) > c.max_side:
       raise ConfigError(
         f"{rows} x {cols} patches: positions exist for model.max_side = {c.max_side} at most. "
-        "Use smaller pictures, or a model with a larger table."
+        "Use smaller images, or a model with a larger table."
       )
     step = c.step or c.side / c.patch / c.max_side
     first = [(c.max_side - n) // 2 + c.start / step for n in (rows, cols)]

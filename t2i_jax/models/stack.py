@@ -1,14 +1,15 @@
 """One pass through a model's stacks of equal blocks: scanned, rematerialised, controlled.
 
-The only place where blocks meet a control. Without one the compiled program is the same as if
-there were none.
+The only place where blocks meet a control, residuals, skip connections and losses of their own.
+Without any of them the compiled program is the same as if there were none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
@@ -19,6 +20,31 @@ from t2i_jax.models.implementations import ATTENTIONS
 from t2i_jax.models.params import REMAT, scan_blocks, stacked
 
 At = Callable[[str], Attend]  # from a site ("self", "joint", "cross") to its attention
+
+
+class Answer(NamedTuple):
+  """What a backbone returns.
+
+  value   the prediction [B, H, W, out], float32
+  losses  terms that blocks add to the loss, scalars or [B], each summed over the layers
+  notes   {stack: {site: what Control.record gave, with a leading axis [layers]}}
+  """
+
+  value: Any
+  losses: dict[str, jax.Array]
+  notes: dict[str, Any]
+
+
+class BlockOutput(NamedTuple):
+  """What a block may return in place of x.
+
+  skip    for a later stack (U-Net); collected in Stacks.skips
+  losses  scalars or [B] by name, as a router's balance [2101.03961 eq. 4]
+  """
+
+  x: Any
+  skip: Any = None
+  losses: Mapping[str, jax.Array] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,34 +73,66 @@ class Runs:
     policy, *others = (part.strip() for part in self.remat.split(","))
     return policy, {name: own for name, _, own in (part.partition("=") for part in others)}
 
+  @property
+  def layers(self) -> int:
+    """Blocks of all stacks."""
+    return self.depth  # type: ignore[attr-defined]
+
 
 class Stacks:
   """The stacks of one model call, in the order in which they are run.
 
-  text  tokens of text that lead a joint sequence
+  residuals  {stack: pytree [K, ...]}, added after its blocks: see params.scan_blocks
+  skips      {stack: what its blocks handed on, with a leading axis [layers]}
   """
 
-  def __init__(self, c: Runs, control: Control | None, cond: Conditioning, text: int = 0):
+  def __init__(
+    self,
+    c: Runs,
+    control: Control | None = None,
+    cond: Conditioning | None = None,
+    residuals: Mapping[str, Any] | None = None,
+  ):
     self._remat, self._own = c.policies
     self._attend = ATTENTIONS[c.attention]
-    self._control, self._cond, self._text = control, cond, text
+    self._control, self._cond = control, cond
+    self._residuals = residuals or {}
     self._first = 0  # layers run so far
     self._names: list[str] = []
     self._notes: dict[str, Any] = {}
+    self._losses: dict[str, jax.Array] = {}
+    self.skips: dict[str, Any] = {}
 
-  def run(self, name: str, blocks: nnx.Module, x: Any, call: Callable, xs: Any = None) -> Any:
+  def run(
+    self, name: str, blocks: nnx.Module, x: Any, call: Callable, xs: Any = None, text: int = 0
+  ) -> Any:
     """x = call(block, x, xs[i], at) for each block i of the stack, as one scan.
 
-    x is a pytree of [B, L, D]; at(site) is the attention to use there.
+    x is a pytree of [B, L, D], call returns x or a BlockOutput; at(site) is the attention to use.
+    text  tokens of text that lead a joint sequence
     """
-    control, depth = self._control, stacked(blocks)
-    remat = self._own.get(name, self._remat)
+    remat, residuals = self._own.get(name, self._remat), self._residuals.get(name)
     self._names.append(name)
-    if control is None:
-      plain = lambda block, x, layer: (call(block, x, layer, lambda site: self._attend), None)
-      return scan_blocks(blocks, x, plain, xs, remat)[0]
-    layers = jax.tree.map(lambda leaf: leaf[self._first : self._first + depth], control.layers)
-    self._first += depth
+    if self._control is None:
+
+      def plain(block, x, layer):
+        x, *rest = _output(call(block, x, layer, lambda site: self._attend))
+        return x, (*rest, {})
+
+      x, outputs = scan_blocks(blocks, x, plain, xs, remat, residuals)
+    else:
+      depth, first = stacked(blocks), self._first
+      layers = jax.tree.map(lambda leaf: leaf[first : first + depth], self._control.layers)
+      self._first += depth
+      controlled = self._controlled(self._control, call, text)
+      x, outputs = scan_blocks(blocks, x, controlled, (xs, layers), remat, residuals)
+    self.skips[name], losses, self._notes[name] = outputs
+    for key, of_layers in losses.items():
+      self._losses[key] = self._losses.get(key, 0) + jnp.sum(of_layers, axis=0)
+    return x
+
+  def _controlled(self, control: Control, call: Callable, text: int) -> Callable:
+    assert self._cond is not None
     role = self._cond.extras["role"]
 
     def controlled(block, before, layer):
@@ -83,30 +141,30 @@ class Stacks:
       here = Here(of_layer, role, 0, self._attend)
 
       def at(site: str) -> Attend:
-        place = here._replace(text=self._text) if site == "joint" else here
+        there = here._replace(text=text) if site == "joint" else here
 
         def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None) -> jax.Array:
           if control.record is not None:
-            notes[site] = control.record(place, site, q, k, v, mask)
-          return control.attention(place, site, q, k, v, mask)
+            notes[site] = control.record(there, site, q, k, v, mask)
+          return control.attention(there, site, q, k, v, mask)
 
         return attention
 
-      after = call(block, before, xs, at)
-      return control.block(here, before, after), notes
+      after, *rest = _output(call(block, before, xs, at))
+      return control.block(here, before, after), (*rest, notes)
 
-    x, self._notes[name] = scan_blocks(blocks, x, controlled, (xs, layers), remat)
-    return x
+    return controlled
 
-  def answer(self, value: Any) -> Any:
-    """What a model returns: value, or (value, notes) where the control records.
-
-    notes  {stack: {site: what Control.record gave, with a leading axis [layers]}}
-    Raises ConfigError where remat names a stack that was not run.
-    """
-    for name in self._own:
-      if name not in self._names:
-        has = ", ".join(self._names)
-        raise ConfigError(f"model.remat: no stack of this model is named {name!r}. It has {has}.")
+  def answer(self, value: Any) -> Answer:
+    """What a model returns. Raises ConfigError for a stack that was named and not run."""
+    for where, named in (("model.remat", self._own), ("residuals", self._residuals)):
+      for name in named:
+        if name not in self._names:
+          has = ", ".join(self._names)
+          raise ConfigError(f"{where}: no stack of this model is named {name!r}. It has {has}.")
     recording = self._control is not None and self._control.record is not None
-    return (value, self._notes) if recording else value
+    return Answer(value, self._losses, self._notes if recording else {})
+
+
+def _output(found: Any) -> BlockOutput:
+  return found if isinstance(found, BlockOutput) else BlockOutput(found)

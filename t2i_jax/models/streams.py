@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Both(NamedTuple, Generic[T]):
-  """One thing of each stream."""
+  """A pair, of the text stream and the image stream."""
 
   text: T
   image: T
@@ -39,12 +39,12 @@ def joined(text: Any, image: Any) -> Any:
 
 
 def laid(text: jax.Array, image: jax.Array) -> Both[jax.Array]:
-  """Both streams, on the mesh."""
+  """Both streams, with their sharding."""
   return Both(*(constrain(part, "batch", "sequence", None) for part in (text, image)))
 
 
 def joint_mask(text_mask: jax.Array, image_tokens: int) -> Mask:
-  """Real text and image see each other, padding sees padding.   text_mask [B, T]"""
+  """Text and image attend to each other, padding to padding.   text_mask [B, T]"""
   image = jnp.ones((text_mask.shape[0], image_tokens), bool)
   both = jnp.concatenate([text_mask, image], axis=1)
   return padding_mask(both, both)
@@ -54,9 +54,9 @@ NO_ROPE: Both[Rope | None] = Both(None, None)
 
 
 class Stream(nnx.Module):
-  """One stream's weights in a double block, and what it does before and after the attention.
+  """One stream's weights in a double block, before and after the joint attention.
 
-  last  of the text stream of a last block: it is only asked, nothing of it goes on
+  last  of the text stream of a last block: its q, k and v alone (context_pre_only)
   """
 
   def __init__(self, c: BlockConfig, rngs: nnx.Rngs, *, last: bool = False):
@@ -65,16 +65,16 @@ class Stream(nnx.Module):
       self.out = heads_out(c, rngs)
       self.mlp = FeedForward(c, rngs)
 
-  def ask(
+  def qkv(
     self, x: jax.Array, modulation: jax.Array, rope: Rope | None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """q, k, v of x [B, L, D];   modulation [6, B, D], of which shift and scale are used here"""
     return self.heads(modulate(layer_norm(x), modulation[0], modulation[1]), rope)
 
-  def attended(self, x: jax.Array, answer: jax.Array, modulation: jax.Array) -> jax.Array:
-    return x + modulation[2][:, None] * self.out(answer)
+  def attn_residual(self, x: jax.Array, attn: jax.Array, modulation: jax.Array) -> jax.Array:
+    return x + modulation[2][:, None] * self.out(attn)
 
-  def fed(self, x: jax.Array, modulation: jax.Array) -> jax.Array:
+  def mlp_residual(self, x: jax.Array, modulation: jax.Array) -> jax.Array:
     shift, scale, gate = modulation[3:6]
     x = x + gate[:, None] * self.mlp(modulate(layer_norm(x), shift, scale))
     return constrain(x, "batch", "sequence", None)
@@ -85,7 +85,7 @@ class DoubleBlock(nnx.Module):
 
   dual  a second attention of the image alone, under three more chunks of its modulation
         [github.com/Stability-AI/sd3.5, MMDiT-X]
-  last  the text is asked and then dropped
+  last  the text is not updated after the attention (context_pre_only)
   """
 
   def __init__(self, c: BlockConfig, rngs: nnx.Rngs, *, dual: bool = False, last: bool = False):
@@ -103,19 +103,19 @@ class DoubleBlock(nnx.Module):
     rope: Both[Rope | None] = NO_ROPE,
     mask: Visible | None = None,
   ) -> Both[jax.Array]:
-    text_asks = self.text.ask(x.text, modulation.text, rope.text)
-    image_asks = self.image.ask(x.image, modulation.image, rope.image)
-    answers = attend_jointly(text_asks, image_asks, mask, at("joint"))
-    image = self.image.attended(x.image, answers[1], modulation.image)
+    text_qkv = self.text.qkv(x.text, modulation.text, rope.text)
+    image_qkv = self.image.qkv(x.image, modulation.image, rope.image)
+    attn = attend_jointly(text_qkv, image_qkv, mask, at("joint"))
+    image = self.image.attn_residual(x.image, attn[1], modulation.image)
     if self.dual:
       shift, scale, gate = modulation.image[6:9]
       h = modulate(layer_norm(x.image), shift, scale)
       image = image + gate[:, None] * self.second(h, attend=at("self"))
-    image = self.image.fed(image, modulation.image)
+    image = self.image.mlp_residual(image, modulation.image)
     if self.last:
       return Both(x.text, image)
-    text = self.text.attended(x.text, answers[0], modulation.text)
-    return Both(self.text.fed(text, modulation.text), image)
+    text = self.text.attn_residual(x.text, attn[0], modulation.text)
+    return Both(self.text.mlp_residual(text, modulation.text), image)
 
 
 class SingleBlock(nnx.Module):
@@ -136,5 +136,5 @@ class SingleBlock(nnx.Module):
   ) -> jax.Array:
     shift, scale, gate = modulation
     h = modulate(layer_norm(x), shift, scale)
-    answer = self.out(at("joint")(*self.heads(h, rope), mask))
-    return constrain(x + gate[:, None] * (answer + self.mlp(h)), "batch", "sequence", None)
+    attn = self.out(at("joint")(*self.heads(h, rope), mask))
+    return constrain(x + gate[:, None] * (attn + self.mlp(h)), "batch", "sequence", None)

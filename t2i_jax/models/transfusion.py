@@ -1,7 +1,7 @@
-"""Transfusion: one decoder over tokens and patches, which writes the ones and draws the others.
+"""Transfusion: one decoder over tokens and patches, a language model and a denoiser at once.
 
-Source: [2408.11039]. A language model reads rows of documents (data.documents); in the place of a
-patch stands its projection, and what comes out there is the answer of a denoiser.
+Source: [2408.11039]. It reads rows of documents (data.documents): a token is embedded, a patch is
+projected, and its output there is projected to the denoiser's prediction.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,12 @@ from flax import nnx
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Mask
-from t2i_jax.models.conditioning import Conditioning
-from t2i_jax.models.decoder import Cache, DecoderBlock, by_position, read_on
-from t2i_jax.models.layers import (
-  BlockConfig,
-  Modulation,
-  TimeEmbedder,
-  check_heads,
-  project,
-  rms_norm,
-  rope_alternating,
-  sincos_grid,
-)
+from t2i_jax.models.decoder import Cache, DecoderBlock, by_position, extend_cache
+from t2i_jax.models.layers import BlockConfig, Modulation, TimeEmbedder, project, rms_norm
 from t2i_jax.models.params import fan_in, ones, stack_blocks, weight
 from t2i_jax.models.patches import LinearPatches, UNetPatches
-from t2i_jax.models.stack import Runs, Stacks
+from t2i_jax.models.positions import check_heads, rope_alternating, sincos_grid
+from t2i_jax.models.stack import Answer, Runs, Stacks
 from t2i_jax.parallel import constrain
 
 TIMES = ("added", "adaln")
@@ -36,14 +27,14 @@ CHUNK = 512  # positions whose logits are held at once
 
 @dataclass(frozen=True)
 class TransfusionConfig(Runs):
-  """patch and channels are of a picture, out of the answer; vocab with BOI and EOI.
+  """patch and channels are of an image, out of the prediction; vocab with BOI and EOI.
 
   hidden        width inside the MLP, 0 = 8/3 of the width in whole 256s [2302.13971 sec. 2.2]
-  rope_scaling  factor, low, high and length of layers.slowed, as Llama 3 has them; () = none
-  time          how a picture's t reaches its patches: "added" to their projections [2408.11039 sec.
+  rope_scaling  factor, low, high, length of positions.llama3_rope_scaling; () = none
+  time          how an image's t reaches its patches: "added" to their projections [2408.11039 sec.
                 3.1], or "adaln": shift, scale and gate in every block, at patches alone
-  absolute      a patch's place in its own picture is added to its projection, as sines and cosines;
-                so it finds the same place of another picture [2505.14683, its code]
+  absolute      a patch's position in its own image is added to its projection, as sines and
+                cosines: the same in every image of a row [2505.14683, its code]
   tied          the head is the table of tokens
   unet          channels at full size of the U-Net blocks that make patches; 0: one matrix does
   """
@@ -72,11 +63,15 @@ class TransfusionConfig(Runs):
     if not self.head_dim:
       check_heads(self.width, self.heads, 2)
     if self.unet and self.patch & (self.patch - 1):
-      raise ConfigError(f"model.unet halves the picture: model.patch = {self.patch} is no 2^n.")
+      raise ConfigError(
+        f"model.unet = {self.unet}: model.patch = {self.patch} is not a power of two; use 4 or 8."
+      )
     if self.time not in TIMES:
       raise ConfigError(f"model.time = {self.time!r} is not one of {', '.join(TIMES)}.")
     if self.absolute and self.width % 4:
-      raise ConfigError(f"data.rows: absolute = True needs model.width = {self.width} in fours.")
+      raise ConfigError(
+        f"model.width = {self.width} is not a multiple of 4 (data.rows: absolute=True)."
+      )
     if len(self.rope_scaling) not in (0, 4):
       raise ConfigError(
         f"model.rope_scaling = {self.rope_scaling} is not (factor, low, high, length), or ()."
@@ -85,10 +80,6 @@ class TransfusionConfig(Runs):
       raise ConfigError(
         f"model.heads = {self.heads} does not divide into model.kv_heads = {self.kv_heads} groups."
       )
-
-  @property
-  def layers(self) -> int:
-    return self.depth
 
   @property
   def block(self) -> BlockConfig:
@@ -106,7 +97,7 @@ class TransfusionConfig(Runs):
 
 
 class Rows(NamedTuple):
-  """Rows of documents, as data.documents packs them: integers that say what stands where.
+  """Rows of documents, as data.documents packs them: all integers, of each position.
 
   tokens, patch, doc, end  [B, L] int32;   positions [B, L, 2];   starts [B, N] int32
   """
@@ -119,18 +110,18 @@ class Rows(NamedTuple):
   starts: jax.Array
 
 
-class Seen(NamedTuple):
-  """patches [R, P, D], vector [R, D] of t, and what the way back needs besides."""
+class PatchTokens(NamedTuple):
+  """patches [R, P, D], vector [R, D] of t, and the skips to decode_patches."""
 
   patches: jax.Array
   vector: jax.Array
-  kept: Any
+  skips: Any
 
 
 class Transfusion(nnx.Module):
-  """(Rows, x_t [B, N, H, W, C], model_time [B, N]) -> hidden [B, L, D], answers [B, N, H, W, out].
+  """(Rows, x_t [B, N, H, W, C], model_time [B, N]) -> Answer, whose value is a pair.
 
-  What is written comes from `hidden` by `logits`, or by `token_losses`, which holds fewer of them.
+  hidden [B, L, D], from which `logits` or `token_losses`, and predictions [B, N, H, W, out].
   """
 
   def __init__(self, config: TransfusionConfig, rngs: nnx.Rngs):
@@ -148,13 +139,11 @@ class Transfusion(nnx.Module):
     if not c.tied:
       self.head = weight(rngs, (d, c.vocab), ("embed", "vocab"), fan_in(d))
 
-  def __call__(
-    self, rows: Rows, x_t: jax.Array, model_time: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
+  def __call__(self, rows: Rows, x_t: jax.Array, model_time: jax.Array) -> Answer:
     c = self.config
     b, n, height, width = x_t.shape[:4]
-    seen = self.seen(x_t.reshape(b * n, *x_t.shape[2:]), model_time.reshape(-1))
-    patches, vector = seen.patches, seen.vector
+    images = self.embed_patches(x_t.reshape(b * n, *x_t.shape[2:]), model_time.reshape(-1))
+    patches, vector = images.patches, images.vector
     count = patches.shape[1]
     patches = patches.reshape(b, n * count, c.width)
     at = jnp.maximum(rows.patch, 0)[:, :, None]
@@ -162,7 +151,7 @@ class Transfusion(nnx.Module):
     x = jnp.where(
       is_patch[:, :, None],
       jnp.take_along_axis(patches, at, axis=1),
-      self.embedded(rows.tokens, x_t.dtype),
+      self.embed_tokens(rows.tokens, x_t.dtype),
     )
     x = constrain(x, "batch", "sequence", None)
     rope = self.rope(rows.positions)
@@ -173,41 +162,41 @@ class Transfusion(nnx.Module):
     def call(block, x, layer, at):
       return block(x, at, rope, mask, None if layer is None else by_position(layer, which))
 
-    stacks = Stacks(c, None, Conditioning({}, {}))
+    stacks = Stacks(c)
     x = stacks.run("blocks", self.blocks, x, call, modulation)
     x = rms_norm(x, self.gain, c.norm_eps)
     where = rows.starts[:, :, None] + jnp.arange(count)  # [B, N, P]
-    drawn = jnp.take_along_axis(x, where.reshape(b, -1, 1), axis=1)
-    answers = self.drawn(drawn.reshape(b * n, count, -1), seen, (height, width))
-    return stacks.answer((x, answers.reshape(b, n, *answers.shape[1:])))
+    at_patches = jnp.take_along_axis(x, where.reshape(b, -1, 1), axis=1)
+    predictions = self.decode_patches(at_patches.reshape(b * n, count, -1), images, (height, width))
+    return stacks.answer((x, predictions.reshape(b, n, *predictions.shape[1:])))
 
   def rope(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """positions [B, L, 2] -> cos, sin [B, L, K / 2]"""
     c = self.config
     return rope_alternating(positions, c.block.head_width, c.rope_theta, c.rope_scaling)
 
-  def embedded(self, tokens: jax.Array, dtype: Any) -> jax.Array:
+  def embed_tokens(self, tokens: jax.Array, dtype: Any) -> jax.Array:
     """[B, L] -> [B, L, D]"""
     return constrain(self.table[...], None, None)[tokens].astype(dtype)
 
-  def seen(self, x_t: jax.Array, model_time: jax.Array) -> Seen:
+  def embed_patches(self, x_t: jax.Array, model_time: jax.Array) -> PatchTokens:
     vector = self.time_in(model_time, x_t.dtype)
-    patches, kept = self.patches.tokens(x_t, vector)
+    patches, skips = self.patches.tokens(x_t, vector)
     if self.config.absolute:
       rows, cols = (side // self.config.patch for side in x_t.shape[1:3])
       patches = patches + sincos_grid(rows, cols, (1, 1), self.config.width).astype(x_t.dtype)
     if self.config.time == "added":
       patches = patches + vector[:, None]
-    return Seen(patches, vector, kept)
+    return PatchTokens(patches, vector, skips)
 
   def modulation(self, vector: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """[R, D] -> [layers, 6, B, N, D]"""
     found = self.adaln(jax.nn.silu(vector))
     return found.reshape(*found.shape[:2], *shape, found.shape[-1])
 
-  def drawn(self, x: jax.Array, seen: Seen, size: tuple[int, int]) -> jax.Array:
+  def decode_patches(self, x: jax.Array, image: PatchTokens, size: tuple[int, int]) -> jax.Array:
     """[R, P, D] -> [R, H, W, out] float32"""
-    return self.patches.picture(x, seen.kept, seen.vector, size).astype(jnp.float32)
+    return self.patches.image(x, image.skips, image.vector, size).astype(jnp.float32)
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """[..., D] -> [..., vocab] float32"""
@@ -233,30 +222,30 @@ class Transfusion(nnx.Module):
   def read_tokens(
     self, tokens: jax.Array, count: jax.Array, cache: Cache, dtype: Any
   ) -> tuple[jax.Array, Cache]:
-    """Reads the first `count` [B] of tokens [B, S] on: hidden [B, S, D], and the cache."""
-    places = cache.place[:, None] + jnp.arange(tokens.shape[1])
-    rope = self.rope(jnp.stack([places, places], axis=-1))
-    x, cache = read_on(self.blocks, self.embedded(tokens, dtype), cache, rope, False)
-    moved = cache._replace(used=cache.used + count, place=cache.place + count)
+    """The first `count` [B] of tokens [B, S], after the cache: hidden [B, S, D], and the cache."""
+    positions = cache.position[:, None] + jnp.arange(tokens.shape[1])
+    rope = self.rope(jnp.stack([positions, positions], axis=-1))
+    x, cache = extend_cache(self.blocks, self.embed_tokens(tokens, dtype), cache, rope, False)
+    moved = cache._replace(used=cache.used + count, position=cache.position + count)
     return rms_norm(x, self.gain, self.config.norm_eps), moved
 
   def read_picture(
     self, x_t: jax.Array, model_time: jax.Array, cache: Cache, places: tuple[Any, int]
   ) -> tuple[jax.Array, Cache]:
-    """Reads a picture [B, H, W, C] on, after its BOI: the answer of the denoiser, and the cache.
+    """An image [B, H, W, C] after its BOI in the cache: the prediction, and the cache.
 
-    places  of the patches from where the picture begins [P, 2], and of the text after it
+    places  positions of the patches from the image's first [P, 2], and of the text after it
     """
     offsets, distance = places
-    seen = self.seen(x_t, model_time)
-    count = seen.patches.shape[1]
-    rope = self.rope(cache.place[:, None, None] + offsets)
+    image = self.embed_patches(x_t, model_time)
+    count = image.patches.shape[1]
+    rope = self.rope(cache.position[:, None, None] + offsets)
     modulation = None
     if self.config.time == "adaln":
       which = jnp.zeros((len(x_t), count), jnp.int32)
-      modulation = (self.modulation(seen.vector, (len(x_t), 1)), which)
-    x, cache = read_on(self.blocks, seen.patches, cache, rope, True, modulation)
+      modulation = (self.modulation(image.vector, (len(x_t), 1)), which)
+    x, cache = extend_cache(self.blocks, image.patches, cache, rope, True, modulation)
     x = rms_norm(x, self.gain, self.config.norm_eps)
-    moved = cache._replace(used=cache.used + count, place=cache.place + distance)
+    moved = cache._replace(used=cache.used + count, position=cache.position + distance)
     height, width = x_t.shape[1:3]
-    return self.drawn(x, seen, (height, width)), moved
+    return self.decode_patches(x, image, (height, width)), moved

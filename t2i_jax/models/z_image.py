@@ -1,7 +1,7 @@
-"""Z-Image: one stream of picture and caption, each refined on its own first [2511.22699].
+"""Z-Image: one stream of image and text, each refined on its own first [2511.22699].
 
-The published model counts time from noise to data and answers minus the velocity; both are turned
-here, so that it is called like every other model.
+The published model counts time from noise to data and predicts minus the velocity; both are
+reversed here, so that it is called like every other model.
 """
 
 from dataclasses import dataclass
@@ -12,24 +12,21 @@ from flax import nnx
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Attention, Rope, Visible, padding_mask
-from t2i_jax.models.conditioning import Conditioning
-from t2i_jax.models.control import Control
+from t2i_jax.models.backbone import Backbone
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
   FeedForward,
   Modulation,
   TimeEmbedder,
-  check_rope,
-  grid_positions,
   layer_norm,
   patchify,
   rms_norm,
-  rope_angles,
   unpatchify,
 )
 from t2i_jax.models.params import ones, stack_blocks, weight, zeros
-from t2i_jax.models.stack import At, Runs, Stacks
+from t2i_jax.models.positions import check_rope, grid_positions, rope_angles
+from t2i_jax.models.stack import At, Runs
 from t2i_jax.models.streams import joined, joint_mask
 from t2i_jax.parallel import constrain
 
@@ -41,7 +38,7 @@ EPS = 1e-5
 
 @dataclass(frozen=True)
 class ZImageConfig(Runs):
-  """rope_axes are what of a head's width tells (word or picture, row, column).
+  """rope_axes are the parts of a head's width for (text token or image, row, column).
 
   depth  of the joint stack; refiner_blocks of each of the two that come before it
   """
@@ -79,7 +76,7 @@ class Block(nnx.Module):
   def __call__(
     self,
     x: jax.Array,  # [B, L, D]
-    modulation: jax.Array | None,  # [4, B, D]; None: of a stack that knows no time
+    modulation: jax.Array | None,  # [4, B, D]; None: without time
     at: At,
     site: str,
     rope: Rope,
@@ -97,7 +94,7 @@ class Block(nnx.Module):
     return constrain(x + gate_m * rms_norm(h, self.mlp_out, EPS), "batch", "sequence", None)
 
 
-class ZImage(nnx.Module):
+class ZImage(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
   def __init__(self, config: ZImageConfig, rngs: nnx.Rngs):
@@ -119,24 +116,17 @@ class ZImage(nnx.Module):
     self.final_adaln = Modulation(rngs, e, 1, d)
     self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
 
-  def __call__(
-    self,
-    x_t: jax.Array,
-    model_time: jax.Array,
-    cond: Conditioning,
-    control: Control | None = None,
-  ) -> jax.Array:
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
     c, text = self.config, cond.towers["text"]
     height, width = x_t.shape[1:3]
     image, tokens, seen, places = self.sequences(x_t, text.tokens, text.mask)
     ropes = [rope_angles(place, c.rope_axes, ROPE_THETA) for place in places]
     vector = self.time_in(1000 - model_time, x_t.dtype)
 
-    stacks = Stacks(c, control, cond, tokens.shape[1])
-
     def run(name, x, site, rope, mask, modulations=None):
       call = lambda block, x, modulation, at: block(x, modulation, at, site, rope, mask)
-      return stacks.run(name, getattr(self, name), x, call, modulations)
+      text = tokens.shape[1] if site == "joint" else 0
+      return stacks.run(name, getattr(self, name), x, call, modulations, text)
 
     image = constrain(image, "batch", "sequence", None)
     image = run("image_refiner", image, "self", ropes[1], None, self.image_adaln(vector))
@@ -149,13 +139,13 @@ class ZImage(nnx.Module):
     x = x[:, tokens.shape[1] : tokens.shape[1] + own]
     scale = self.final_adaln(jax.nn.silu(vector))[0]
     x = -self.head(layer_norm(x) * (1 + scale[:, None]))
-    return stacks.answer(unpatchify(x.astype(jnp.float32), c.patch, height, width))
+    return unpatchify(x.astype(jnp.float32), c.patch, height, width)
 
   def sequences(
     self, x_t: jax.Array, words: jax.Array, text_mask: jax.Array
   ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, jax.Array]]:
     """Both sequences filled up: image [B, L, D], text [B, T, D], which text is seen [B, T],
-    and the places (word or picture, row, column) of text and image, [B, T, 3] and [B, L, 3].
+    and the positions (text token or image, row, column) of text and image, [B, T, 3] and [B, L, 3].
     """
     c, b = self.config, x_t.shape[0]
     up = lambda n: -(-n // MULTIPLE) * MULTIPLE

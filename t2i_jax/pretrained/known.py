@@ -5,8 +5,7 @@ from typing import Any
 
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.pretrained.class_dit import CLASS_DIT
-from t2i_jax.pretrained.flux import FLUX
-from t2i_jax.pretrained.flux2 import FLUX2
+from t2i_jax.pretrained.flux import FLUX, FLUX2
 from t2i_jax.pretrained.pixart import PIXART
 from t2i_jax.pretrained.qwen_image import QWEN_IMAGE
 from t2i_jax.pretrained.sd3 import SD3_SPEC

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from t2i_jax.models.layers import sincos_positions
+from t2i_jax.models.positions import sincos_positions
 from t2i_jax.pretrained.spec import Buffer
 
 

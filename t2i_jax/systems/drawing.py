@@ -14,6 +14,7 @@ from t2i_jax.models import Conditioning
 from t2i_jax.models.conditioning import drop_towers
 from t2i_jax.models.control import Control
 from t2i_jax.models.params import Params
+from t2i_jax.models.stack import Answer
 from t2i_jax.process import Prediction, Time, denoising_loss
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.variational import variance_loss
@@ -92,17 +93,18 @@ class DrawingSystem(System):
     """
     model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
     model = self.module(params, "backbone")
-    notes: list[Any] = [None]
+    answers: list[Answer] = []
 
     def value(x: jax.Array) -> jax.Array:
-      found = model(x.astype(self.dtype), model_time, cond, control)
-      if control is None or control.record is None:
-        return found
-      found, notes[0] = found
-      return found
+      answers.append(model(x.astype(self.dtype), model_time, cond, control))
+      return answers[0].value
 
     prediction = predicted(self.output, value, x_t, time)
-    return (prediction if notes[0] is None else prediction._replace(aux=notes[0])), {}
+    (answer,) = answers
+    if control is not None and control.record is not None:
+      prediction = prediction._replace(aux=answer.notes)
+    inner = {name: jnp.broadcast_to(loss, x_t.shape[:1]) for name, loss in answer.losses.items()}
+    return prediction, inner
 
   def denoise(
     self,

@@ -259,5 +259,8 @@ class Generator:
 def _interleaved(a: Cache, b: Cache) -> Cache:
   layered = jax.vmap(interleave)
   return Cache(
-    layered(a.k, b.k), layered(a.v, b.v), interleave(a.used, b.used), interleave(a.place, b.place)
+    layered(a.k, b.k),
+    layered(a.v, b.v),
+    interleave(a.used, b.used),
+    interleave(a.position, b.position),
   )

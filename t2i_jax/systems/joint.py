@@ -82,7 +82,7 @@ class JointSystem(System):
 
     def network(x: jax.Array) -> jax.Array:
       x = x.reshape(*shape, *x.shape[1:]).astype(self.dtype)
-      states, outputs = model(self.visible(batch), x, m.time.model_time.reshape(shape))
+      states, outputs = model(self.visible(batch), x, m.time.model_time.reshape(shape)).value
       hidden.append(states)
       return outputs.reshape(-1, *outputs.shape[2:])
 
@@ -98,7 +98,8 @@ class JointSystem(System):
     time = jnp.broadcast_to(self.process.at(jnp.float32(0.5)).model_time, shape)
     model = self.model(params)
     x_t = self.encode(params, flat_images(batch)).astype(self.dtype)
-    hidden, outputs = model(self.visible(batch), x_t.reshape(*shape, *x_t.shape[1:]), time)
+    x_t = x_t.reshape(*shape, *x_t.shape[1:])
+    hidden, outputs = model(self.visible(batch), x_t, time).value
     return model.token_losses(hidden, _rows(batch).tokens), outputs
 
   def visible(self, batch: Batch) -> Rows:

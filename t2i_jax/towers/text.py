@@ -10,8 +10,9 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import attend, padding_mask
 from t2i_jax.models.block import PreNormBlock
 from t2i_jax.models.conditioning import Tower
-from t2i_jax.models.layers import BlockConfig, Dense, rms_norm, rope_angles
+from t2i_jax.models.layers import BlockConfig, Dense, rms_norm
 from t2i_jax.models.params import fan_in, scan_blocks, stack_blocks, weight
+from t2i_jax.models.positions import rope_angles
 from t2i_jax.parallel import constrain
 
 ROPE_THETA = 10000.0  # [2104.09864 sec. 3.3]

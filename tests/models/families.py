@@ -29,7 +29,7 @@ FAMILIES = {
     "rope_axes": ROPE, "guidance": 3.5,
   },
   "flux2": {
-    "double_blocks": 1, "single_blocks": 2, "hidden": 96, "text_width": TEXT,
+    "double_blocks": 1, "single_blocks": 2, "text_width": TEXT,
     "rope_axes": (4, 4, 4, 4), "guidance": 3.5,
   },
   "qwen_image": {"depth": 2, "text_width": TEXT, "rope_axes": ROPE},
@@ -82,7 +82,7 @@ def picture(rows=2, height=8, width=8, seed=5):
 def compiled(name, config, dtype):
   bind = with_params(maker(name, config))
   times = lambda x: jnp.full(len(x), 300.0)
-  return jax.jit(lambda params, x, cond: bind(params)(x.astype(dtype), times(x), cond))
+  return jax.jit(lambda params, x, cond: bind(params)(x.astype(dtype), times(x), cond).value)
 
 
 def forward(name, config, params, x, cond, dtype=jnp.float32):

@@ -53,7 +53,7 @@ X = jnp.tile(jax.random.normal(jax.random.key(5), (1, 8, 8, 3)), (4, 1, 1, 1))
 def forward(config, params, control):
   """The answer to X, or with a tuple of parameters the answers of each, compiled once."""
   bind = with_params(lambda rngs: DiT(config, rngs))
-  run = jax.jit(lambda params, x, cond: bind(params)(x, jnp.full(4, 300.0), cond, control))
+  run = jax.jit(lambda params, x, cond: bind(params)(x, jnp.full(4, 300.0), cond, control).value)
   several = params if isinstance(params, tuple) else (params,)
   found = [np.asarray(run(one, X, condition())) for one in several]
   return found if isinstance(params, tuple) else found[0]

@@ -47,7 +47,7 @@ def condition(b=2, t=5, used=(5, 3), seed=1):
 def forward(config, x, cond, params=None, dtype=jnp.float32):
   params = live(make(config)) if params is None else params
   bind = with_params(make(config))
-  run = jax.jit(lambda params, x, cond: bind(params)(x, jnp.array([3.0, 700.0]), cond))
+  run = jax.jit(lambda params, x, cond: bind(params)(x, jnp.array([3.0, 700.0]), cond).value)
   return run(params, x.astype(dtype), cond)
 
 
@@ -120,7 +120,7 @@ def test_flops_against_xla(mode):
 
   def run(p, q, x, ids):
     text = with_params(maker)(q)(ids, jnp.ones_like(ids, bool))
-    return with_params(make(config))(p)(x, jnp.zeros(1), Conditioning({"text": text}, {}))
+    return with_params(make(config))(p)(x, jnp.zeros(1), Conditioning({"text": text}, {})).value
 
   p, q = (
     jax.eval_shape(lambda m=m: init_params(m, jax.random.key(0))) for m in (make(config), maker)

@@ -32,7 +32,7 @@ from t2i_jax.models import (
 )
 from t2i_jax.models.attention import attend
 from t2i_jax.models.control import Control, Role, identity_attention, skip_blocks
-from t2i_jax.models.stack import Stacks
+from t2i_jax.models.stack import Answer, Stacks
 from t2i_jax.parallel import check_divides, make_mesh, shardings
 
 each = pytest.mark.parametrize("name", FAMILIES)
@@ -76,11 +76,11 @@ def test_without_a_control_the_program_is_as_if_there_were_none(name, monkeypatc
 
   def texts():
     bind = with_params(maker(name, config))
-    value = lambda params, x, cond: bind(params)(x, jnp.full(2, 300.0), cond)
+    value = lambda params, x, cond: bind(params)(x, jnp.full(2, 300.0), cond).value
     slope = jax.grad(lambda *args: jnp.sum(value(*args)))
     return [jax.jit(f).lower(params, x, cond).as_text() for f in (value, slope)]
 
-  def bare(self, stack, blocks, x, call, xs=None):
+  def bare(self, stack, blocks, x, call, xs=None, text=0):
     graph, weights = nnx.split(blocks)
     of = lambda x, layer: (call(nnx.merge(graph, layer[0]), x, layer[1], lambda _: attend), None)
     return jax.lax.scan(of, x, (weights, xs))[0]
@@ -88,7 +88,7 @@ def test_without_a_control_the_program_is_as_if_there_were_none(name, monkeypatc
   found = texts()
   monkeypatch.setattr(Stacks, "__init__", lambda self, *args: None)
   monkeypatch.setattr(Stacks, "run", bare)
-  monkeypatch.setattr(Stacks, "answer", lambda self, value: value)
+  monkeypatch.setattr(Stacks, "answer", lambda self, value: Answer(value, {}, {}))
   assert found == texts()
 
 
@@ -106,7 +106,9 @@ def answers(name, config, params, control):
   x, cond = four(name)
   if control is None:
     return forward(name, config, params, x, cond)
-  return controlled(name, config, control._replace(layers=None))(params, x, cond, control.layers)
+  run = controlled(name, config, control._replace(layers=None))
+  found = run(params, x, cond, control.layers)
+  return found if control.record is not None else found.value
 
 
 @functools.cache
@@ -143,7 +145,7 @@ def test_controls_replace_reweight_and_record_where_they_are_told(name):
     return {"key": jnp.mean(k, axis=1), "words": jnp.full((), here.text)}
 
   control = Control(jnp.ones(config.layers), attention=halved, record=mean_key)
-  same, notes = answers(name, config, params, control)
+  same, _, notes = answers(name, config, params, control)
   np.testing.assert_allclose(same, plain, atol=1e-5)
   shapes = [[note["key"].shape for note in of.values()] for of in notes.values()]
   assert sum(of[0][0] for of in shapes) == config.layers
@@ -151,7 +153,8 @@ def test_controls_replace_reweight_and_record_where_they_are_told(name):
   words = {int(of["joint"]["words"][0]) for of in notes.values() if "joint" in of}
   joint = name.startswith(("dit_joint", "sd3", "flux", "qwen_image", "z_image"))
   assert words == ({32 if name == "z_image" else 5} if joint else set())
-  found, _ = answers(name, config, params, control._replace(layers=jnp.full(config.layers, 0.5)))
+  half = control._replace(layers=jnp.full(config.layers, 0.5))
+  found = answers(name, config, params, half).value
   np.testing.assert_allclose(found[:2], plain[:2], atol=2e-5)
   assert float(jnp.abs(found[2:] - plain[2:]).max()) > 1e-3
 
@@ -163,7 +166,7 @@ def test_scanned_equals_unrolled(name, monkeypatch):
   params, x, cond = live_params(name, config), picture(), condition(name)
   scanned = forward(name, config, params, x, cond)
 
-  def loop(self, stack, blocks, x, call, xs=None):
+  def loop(self, stack, blocks, x, call, xs=None, text=0):
     graph, weights = nnx.split(blocks)
     for i in range(jax.tree.leaves(weights)[0].shape[0]):
       one, layer = jax.tree.map(lambda leaf, i=i: leaf[i], (weights, xs))
@@ -177,7 +180,7 @@ def test_scanned_equals_unrolled(name, monkeypatch):
 
 def loss(name, config, params, x, cond):
   bind = with_params(maker(name, config))
-  return jnp.mean(jnp.square(bind(params)(x, jnp.linspace(1.0, 900.0, len(x)), cond)))
+  return jnp.mean(jnp.square(bind(params)(x, jnp.linspace(1.0, 900.0, len(x)), cond).value))
 
 
 @functools.cache
@@ -260,7 +263,7 @@ def test_flops_grow_by_a_block_and_do_not_depend_on_the_scan(name):
     config = config_of(name, **{key: depth})
     params = jax.eval_shape(lambda: init_params(maker(name, config), jax.random.key(0)))
     bind = with_params(maker(name, config))
-    run = lambda params, x: bind(params)(x, jnp.ones(2), condition(name))
+    run = lambda params, x: bind(params)(x, jnp.ones(2), condition(name)).value
     return matmul_flops(run, params, picture())
 
   four, six, ten = flops(4), flops(6), flops(10)

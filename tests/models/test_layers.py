@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2i_jax.models import layers
+from t2i_jax.models import layers, positions
 
 
 def test_gelu_and_its_slope_are_jax_nn():
@@ -41,15 +41,15 @@ def test_rope_scores_depend_on_offsets_only():
   q, k = (jnp.asarray(rng.normal(size=16), jnp.float32) for _ in range(2))
 
   def score(at_q, at_k):
-    cos, sin = layers.rope_angles(jnp.array([at_q, at_k]), 16, 100.0)
-    q_r, k_r = layers.rotate(jnp.stack([q, k])[None, :, None], cos, sin)[0, :, 0]
+    cos, sin = positions.rope_angles(jnp.array([at_q, at_k]), 16, 100.0)
+    q_r, k_r = positions.rotate(jnp.stack([q, k])[None, :, None], cos, sin)[0, :, 0]
     return float(q_r @ k_r)
 
   assert score([2, 5], [4, 1]) == pytest.approx(score([7, 6], [9, 2]), abs=1e-4)
   assert score([2, 5], [4, 1]) != pytest.approx(score([2, 5], [5, 1]), abs=1e-3)
   assert score([3, 3], [3, 3]) == pytest.approx(float(q @ k), abs=1e-4)
   with pytest.raises(ValueError, match="does not split over 3 axes"):
-    layers.rope_angles(jnp.zeros((1, 3)), 16, 100.0)
+    positions.rope_angles(jnp.zeros((1, 3)), 16, 100.0)
 
 
 def test_timestep_embedding_tells_neighbours_apart():
@@ -62,6 +62,6 @@ def test_timestep_embedding_tells_neighbours_apart():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_rotary_positions_are_the_same_in_the_form_for_tpus(dtype):
   x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8)).astype(dtype)
-  cos, sin = layers.rope_angles(jnp.arange(10.0).reshape(5, 2), 8, 100.0)
-  whole = layers._rotate_whole(x, cos[:, None], sin[:, None])
-  np.testing.assert_array_equal(layers.rotate(x, cos, sin), whole)
+  cos, sin = positions.rope_angles(jnp.arange(10.0).reshape(5, 2), 8, 100.0)
+  whole = positions._rotate_whole(x, cos[:, None], sin[:, None])
+  np.testing.assert_array_equal(positions.rotate(x, cos, sin), whole)

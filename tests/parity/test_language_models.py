@@ -99,7 +99,7 @@ def rows_of(tokens, lengths):
 def read(model, tokens, lengths):
   """hidden [B, L, D] of plain text"""
   no_picture = jnp.zeros((len(tokens), 1, 2, 2, 3))
-  return model(rows_of(tokens, lengths), no_picture, jnp.zeros((len(tokens), 1)))[0]
+  return model(rows_of(tokens, lengths), no_picture, jnp.zeros((len(tokens), 1))).value[0]
 
 
 def there(tokens, lengths):

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from t2i_jax.errors import ConfigError, MeshError, RestoreError
-from t2i_jax.models.layers import slowed
 from t2i_jax.models.params import axes_of
+from t2i_jax.models.positions import llama3_rope_scaling
 from t2i_jax.models.transfusion import TransfusionConfig
 from t2i_jax.parallel import make_mesh, shardings
 from t2i_jax.pretrained import (
@@ -210,7 +210,7 @@ def test_both_spellings_of_rotary_settings(write):
 def test_places_of_llama3():
   """Against the rule, a frequency at a time."""
   frequency = 5e5 ** (-np.arange(32) / 32)
-  for given, found in zip(frequency, slowed(frequency, 8, 1, 4, 8192), strict=True):
+  for given, found in zip(frequency, llama3_rope_scaling(frequency, 8, 1, 4, 8192), strict=True):
     wavelength = 2 * np.pi / given
     part = (8192 / wavelength - 1) / (4 - 1)
     want = given if wavelength < 8192 / 4 else (1 - part) * given / 8 + part * given

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 
 from t2i_jax.models.class_dit import ClassDiTConfig
-from t2i_jax.models.flux import FluxConfig
-from t2i_jax.models.flux2 import Flux2Config
+from t2i_jax.models.flux import Flux2Config, FluxConfig
 from t2i_jax.models.pixart import PixArtConfig
 from t2i_jax.models.qwen_image import QwenImageConfig
 from t2i_jax.models.sd3 import SD3Config
@@ -23,9 +22,9 @@ CONFIGS = {
   "sd3": SD3Config(48, 3, 4, 2, 4, 4, 24, 20, 8, 8, qk_norm=False),
   "sd3_dual": SD3Config(48, 4, 4, 2, 4, 4, 24, 20, 8, 12, dual_blocks=2),
   "sd3_all_dual": SD3Config(48, 2, 4, 2, 4, 4, 24, 20, 8, 8, dual_blocks=1),
-  "flux": FluxConfig(48, 2, 3, 4, 2, 4, 4, 24, 20, (4, 4, 4)),
-  "flux_guided": FluxConfig(48, 1, 1, 4, 2, 6, 4, 24, 20, (4, 4, 4), guidance=3.5),
-  "flux2": Flux2Config(48, 2, 3, 4, 1, 16, 16, 24, (4, 4, 2, 2), hidden=136, guidance=4.0),
+  "flux": FluxConfig(48, 2, 3, 4, 2, 4, 4, 24, (4, 4, 4), pooled_width=20),
+  "flux_guided": FluxConfig(48, 1, 1, 4, 2, 6, 4, 24, (4, 4, 4), pooled_width=20, guidance=3.5),
+  "flux2": Flux2Config(48, 2, 3, 4, 1, 16, 16, 24, (4, 4, 2, 2), mlp_ratio=17 / 6, guidance=4.0),
   "qwen_image": QwenImageConfig(48, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
   "z_image": ZImageConfig(48, 3, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
 }

@@ -74,7 +74,7 @@ def test_reading_piece_by_piece_gives_what_the_whole_row_gives(rule, time, unet)
     made = layout.pack([[words(5)], document], system.x_shape)  # something else stands before it
     images = np.stack([seen[i], noisy[i], np.zeros_like(seen[i])])[None]
     row = Rows(*(made[name][None] for name in Rows._fields))
-    hidden, answers = model(row, images, jnp.array([[clean[i], at[i], 0.0]]))
+    hidden, answers = model(row, images, jnp.array([[clean[i], at[i], 0.0]])).value
     np.testing.assert_allclose(answers[0, 1], answer[i], atol=2e-5)
     eoi = int(made["starts"][0]) + layout.patches
     logits = model.logits(hidden[0, eoi])
@@ -95,7 +95,7 @@ def test_writing_greedily_is_what_whole_rows_say():
     tokens = [*ids[i, 1:n], *np.asarray(written.ids[i, :length])]
     made = system.layout.pack([[words(*tokens)]], system.x_shape)
     row = Rows(*(made[name][None] for name in Rows._fields))
-    hidden, _ = model(row, jnp.zeros((1, 3, *system.x_shape)), jnp.zeros((1, 3)))
+    hidden, _ = model(row, jnp.zeros((1, 3, *system.x_shape)), jnp.zeros((1, 3))).value
     logits = (
       model.logits(hidden[0]).at[:, jnp.array([PAD, BOS, system.layout.ids.eoi])].set(-jnp.inf)
     )

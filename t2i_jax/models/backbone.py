@@ -1,0 +1,37 @@
+"""What all backbones of `BACKBONES` are: one call, one answer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from t2i_jax.models.conditioning import Conditioning
+from t2i_jax.models.control import Control
+from t2i_jax.models.stack import Answer, Stacks
+
+
+class Backbone(nnx.Module):
+  """A network that predicts from x_t; `predict` is what a subclass computes."""
+
+  config: Any  # a stack.Runs
+
+  def __call__(
+    self,
+    x_t: jax.Array,
+    model_time: jax.Array,
+    cond: Conditioning,
+    control: Control | None = None,
+    residuals: Mapping[str, Any] | None = None,
+  ) -> Answer:
+    """x_t [B, H, W, C], model_time [B] in units of steps -> Answer of [B, H, W, out].
+
+    control    what is changed inside the blocks, on rows by cond.extras["role"]
+    residuals  {stack: pytree [K, ...]}, added after its blocks (ControlNet)
+    """
+    stacks = Stacks(self.config, control, cond, residuals)
+    return stacks.answer(self.predict(x_t, model_time, cond, stacks))
+
+  def predict(self, x_t: Any, model_time: Any, cond: Any, stacks: Stacks) -> jax.Array:
+    """The prediction [B, H, W, out] float32, its blocks run by `stacks`."""
+    raise NotImplementedError
