@@ -31,7 +31,8 @@ from t2i_jax.data.scenes import (
 )
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.evaluation.judge import read
-from t2i_jax.evaluation.score import KEPT, Cells, compositions, in_words
+from t2i_jax.evaluation.phrases import fact_phrase
+from t2i_jax.evaluation.score import KEPT, Cells, compositions
 from t2i_jax.evaluation.stats import Rate
 
 EditDraw = Callable[[np.ndarray, list[str], int], np.ndarray]
@@ -75,9 +76,9 @@ def judge_edit(before: np.ndarray, after: np.ndarray, edit: Edit) -> EditVerdict
 
 def _undone(edit: Edit, seen: Sequence[Object]) -> list[str]:
   """What was asked and is not there, in words."""
-  failed = [in_words(f) for f in edit.facts if f.kind != "total" and not holds(f, seen)]
+  failed = [fact_phrase(f) for f in edit.facts if f.kind != "total" and not holds(f, seen)]
   for wanted in edit.changed:
-    phrase = in_words(Fact("exists", wanted.spec))
+    phrase = fact_phrase(Fact("exists", wanted.spec))
     if phrase not in failed and not _found(wanted, seen):
       failed.append(f"{phrase} in its place")
   return failed
@@ -93,11 +94,11 @@ def _lost(edit: Edit, seen: Sequence[Object], done: bool) -> list[str]:
   for o in edit.kept:
     spec = Spec(o.color, o.shape)
     if not _found(Wanted(spec, o.x, o.y, o.r), seen):
-      failed.append(f"{in_words(Fact('exists', spec))} as it was")
+      failed.append(f"{fact_phrase(Fact('exists', spec))} as it was")
   groups = (edit.changed,) if done else (edit.touched, edit.changed)
   numbers = sorted({len(edit.kept) + len(group) for group in groups})
   if len(seen) not in numbers:
-    failed.append(" or ".join(in_words(Fact("total", n=n)) for n in numbers))
+    failed.append(" or ".join(fact_phrase(Fact("total", n=n)) for n in numbers))
   return failed
 
 

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 from rich.table import Table
 
-from t2i_jax.data.scenes import Fact, Object, Scene, prompts, render
-from t2i_jax.data.scenes.facts import KINDS, Spec
+from t2i_jax.data.scenes import Fact, Scene, prompts, render
 from t2i_jax.data.scenes.vocabulary import INVERSE, find_level
 from t2i_jax.errors import ConfigError
 from t2i_jax.evaluation.chart import Series, line_chart
-from t2i_jax.evaluation.judge import UNKNOWN, Verdict, judge
+from t2i_jax.evaluation.judge import Verdict, judge
+from t2i_jax.evaluation.phrases import fact_phrase, object_phrase
 from t2i_jax.evaluation.stats import CONFIDENCE, Rate
 
 Draw = Callable[[list[str], int], np.ndarray]
@@ -272,44 +272,6 @@ def derange(keys: Sequence[Hashable], rng: np.random.Generator) -> np.ndarray:
   return result
 
 
-def in_words(fact: Fact) -> str:
-  """A fact as a short English phrase, "no green objects"."""
-  match fact:
-    case Fact(kind="exists", a=Spec() as a):
-      return _phrase(a)
-    case Fact(kind="count", a=a, n=int(n)):
-      return f"exactly {n} {_phrase(a or Spec(), n)}"
-    case Fact(kind="total", n=int(n)):
-      return f"{n} {_phrase(Spec(), n)} in all"
-    case Fact(kind="relation", a=Spec() as a, rel=rel, b=Spec() as b):
-      return f"{_phrase(a)} {rel} {_phrase(b)}"
-    case Fact(kind="absent", a=Spec() as a):
-      return f"no {_phrase(a, 0)}"
-  raise ValueError(f"{fact} is not one of the facts {KINDS}")
-
-
-def _object_in_words(o: Object, sizes: bool) -> str:
-  unknown = [word for word, name in (("colour", o.color), ("shape", o.shape)) if name == UNKNOWN]
-  phrase = _phrase(
-    Spec(
-      color=None if o.color == UNKNOWN else o.color,
-      shape=None if o.shape == UNKNOWN else o.shape,
-      size=o.size if sizes else None,
-    )
-  )
-  return phrase + (f" of unknown {' and '.join(unknown)}" if unknown else "")
-
-
-def _phrase(spec: Spec, n: int | None = None) -> str:
-  """The described objects: with an article, or after a number."""
-  noun = " ".join(word for word in (spec.size, spec.color, spec.shape or "object") if word)
-  if n is None:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-  if n == 1:
-    return noun
-  return noun + ("es" if noun.endswith("s") else "s")
-
-
 def _key(scene: Scene) -> Hashable:
   """Equal for scenes whose captions mean the same: "a above b" is "b below a"."""
 
@@ -365,8 +327,8 @@ def _cell(
       caption=scene.caption,
       picture=picture,
       correct=verdict.correct,
-      failed=tuple(in_words(fact) for fact in verdict.failed),
-      seen=tuple(_object_in_words(o, sizes) for o in verdict.seen),
+      failed=tuple(fact_phrase(fact) for fact in verdict.failed),
+      seen=tuple(object_phrase(o, sizes) for o in verdict.seen),
     )
     for scene, picture, verdict in zip(scenes[:KEPT], pictures, verdicts, strict=False)
   )

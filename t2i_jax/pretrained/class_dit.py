@@ -3,6 +3,7 @@
 from typing import Any
 
 from t2i_jax.models.class_dit import ClassDiT, ClassDiTConfig
+from t2i_jax.pretrained.dit_keys import FIXED, SIZES, read_sizes, write_sizes
 from t2i_jax.pretrained.names import (
   Chunks,
   Entry,
@@ -39,56 +40,23 @@ def entries(c: ClassDiTConfig) -> list[Entry]:
 
 
 def read(k: dict[str, Any]) -> ClassDiTConfig:
-  return ClassDiTConfig(
-    width=k["num_attention_heads"] * k["attention_head_dim"],
-    depth=k["num_layers"],
-    heads=k["num_attention_heads"],
-    patch=k["patch_size"],
-    channels=k["in_channels"],
-    out=k["in_channels"] if k["out_channels"] is None else k["out_channels"],
-    classes=k["num_embeds_ada_norm"],
-    side=k["sample_size"],
-    mlp_eps=k["norm_eps"],
-  )
+  own = {"classes": k["num_embeds_ada_norm"], "side": k["sample_size"], "mlp_eps": k["norm_eps"]}
+  return ClassDiTConfig(**read_sizes(k), **own)
 
 
 def write(c: ClassDiTConfig) -> dict[str, Any]:
   must_be("less", c.less, 1)
-  return {
-    "num_attention_heads": c.heads,
-    "attention_head_dim": c.width // c.heads,
-    "num_layers": c.depth,
-    "patch_size": c.patch,
-    "in_channels": c.channels,
-    "out_channels": c.out,
-    "num_embeds_ada_norm": c.classes,
-    "sample_size": c.side,
-    "norm_eps": c.mlp_eps,
-  }
+  own = {"num_embeds_ada_norm": c.classes, "sample_size": c.side, "norm_eps": c.mlp_eps}
+  return write_sizes(c) | own
 
 
 CLASS_DIT = Spec(
   theirs="DiTTransformer2DModel",
   module=ClassDiT,
   config=ClassDiTConfig,
-  keys={
-    "num_attention_heads": 16,
-    "attention_head_dim": 72,
-    "in_channels": 4,
-    "out_channels": None,
-    "num_layers": 28,
-    "sample_size": 32,
-    "patch_size": 2,
-    "num_embeds_ada_norm": 1000,
-    "norm_eps": 1e-5,
-  },
-  fixed={
-    "dropout": 0.0,
-    "attention_bias": True,
-    "activation_fn": "gelu-approximate",
-    "norm_type": "ada_norm_zero",
-    "norm_elementwise_affine": False,
-  },
+  keys=SIZES
+  | {"out_channels": None, "sample_size": 32, "num_embeds_ada_norm": 1000, "norm_eps": 1e-5},
+  fixed=FIXED | {"norm_type": "ada_norm_zero"},
   free={"norm_num_groups": 32, "upcast_attention": False},
   read=read,
   write=write,

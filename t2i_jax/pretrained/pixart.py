@@ -3,6 +3,7 @@
 from typing import Any
 
 from t2i_jax.models.pixart import PixArt, PixArtConfig
+from t2i_jax.pretrained.dit_keys import FIXED, SIZES, read_sizes, write_sizes
 from t2i_jax.pretrained.names import (
   Chunks,
   Entry,
@@ -47,39 +48,28 @@ def entries(c: PixArtConfig) -> list[Entry]:
 
 
 def read(k: dict[str, Any]) -> PixArtConfig:
-  width, side = k["num_attention_heads"] * k["attention_head_dim"], k["sample_size"]
-  if k["cross_attention_dim"] != width:
+  sizes, side = read_sizes(k), k["sample_size"]
+  if k["cross_attention_dim"] != sizes["width"]:
     raise refuse(
-      f"cross_attention_dim = {k['cross_attention_dim']!r} that is not its width {width}"
+      f"cross_attention_dim = {k['cross_attention_dim']!r} that is not its width {sizes['width']}"
     )
   if k["caption_channels"] is None:
     raise refuse("caption_channels = None, without a projection of the text")
-  interpolation, sizes = k["interpolation_scale"], k["use_additional_conditions"]
+  interpolation, with_sizes = k["interpolation_scale"], k["use_additional_conditions"]
   return PixArtConfig(
-    width=width,
-    depth=k["num_layers"],
-    heads=k["num_attention_heads"],
-    patch=k["patch_size"],
-    channels=k["in_channels"],
-    out=k["in_channels"] if k["out_channels"] is None else k["out_channels"],
+    **sizes,
     text_width=k["caption_channels"],
     side=side,
     interpolation=float(max(side // 64, 1) if interpolation is None else interpolation),
-    sizes=side == 128 if sizes is None else sizes,
+    sizes=side == 128 if with_sizes is None else with_sizes,
   )
 
 
 def write(c: PixArtConfig) -> dict[str, Any]:
   scale = int(c.interpolation) if c.interpolation == int(c.interpolation) else c.interpolation
-  return {
-    "num_attention_heads": c.heads,
-    "attention_head_dim": c.width // c.heads,
-    "in_channels": c.channels,
-    "out_channels": c.out,
-    "num_layers": c.depth,
+  return write_sizes(c) | {
     "cross_attention_dim": c.width,
     "sample_size": c.side,
-    "patch_size": c.patch,
     "interpolation_scale": scale,
     "use_additional_conditions": c.sizes,
     "caption_channels": c.text_width,
@@ -90,28 +80,16 @@ PIXART = Spec(
   theirs="PixArtTransformer2DModel",
   module=PixArt,
   config=PixArtConfig,
-  keys={
-    "num_attention_heads": 16,
-    "attention_head_dim": 72,
-    "in_channels": 4,
+  keys=SIZES
+  | {
     "out_channels": 8,
-    "num_layers": 28,
     "cross_attention_dim": 1152,
     "sample_size": 128,
-    "patch_size": 2,
     "interpolation_scale": None,
     "use_additional_conditions": None,
     "caption_channels": None,
   },
-  fixed={
-    "dropout": 0.0,
-    "attention_bias": True,
-    "activation_fn": "gelu-approximate",
-    "norm_type": "ada_norm_single",
-    "norm_elementwise_affine": False,
-    "norm_eps": 1e-6,
-    "attention_type": "default",
-  },
+  fixed=FIXED | {"norm_type": "ada_norm_single", "norm_eps": 1e-6, "attention_type": "default"},
   free={"norm_num_groups": 32, "num_embeds_ada_norm": 1000, "upcast_attention": False},
   read=read,
   write=write,

@@ -14,7 +14,8 @@ from rich.console import Console
 from t2i_jax.data.scenes import COLORS, LEVELS, Fact, prompts, render
 from t2i_jax.data.scenes.facts import Spec
 from t2i_jax.errors import ConfigError
-from t2i_jax.evaluation.score import KEPT, derange, in_words, score, score_curve
+from t2i_jax.evaluation.phrases import fact_phrase
+from t2i_jax.evaluation.score import KEPT, derange, score, score_curve
 
 PER_CELL = 30
 
@@ -226,4 +227,4 @@ def test_derangement_depends_on_the_generator():
   ],
 )
 def test_facts_in_words(fact, words):
-  assert in_words(fact) == words
+  assert fact_phrase(fact) == words
