@@ -1,6 +1,6 @@
 """Memory of a joint model's train step by the length of its rows: docs/attention_memory.md.
 
-python benchmarks/attention_memory.py [--to docs]
+python -m benchmarks.attention_memory [--to docs]
 
 Compiles the gradient of one row's loss, of a two-layer decoder of width 256, at rows of 2k to 16k
 positions, and reads the compiler's own account of temporary memory. Nothing is run.
@@ -14,9 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.pages import made_by, table, write
 from t2i_jax.config import load_config
+from t2i_jax.plan import memory_of
 from t2i_jax.plan.describe import system_of
 
+COMMAND = "python -m benchmarks.attention_memory"
 CONFIG = Path(__file__).parents[1] / "configs/transfusion.py"
 LENGTHS = (2048, 4096, 8192, 16384)
 SMALL = {"model.width": "256", "model.depth": "2", "model.heads": "4"}
@@ -35,7 +38,7 @@ def temporary(attention: str, length: int) -> int:
 
   params = jax.eval_shape(system.init, jax.random.key(0))
   compiled = jax.jit(jax.grad(loss)).lower(params, system.rows(1)).compile()
-  return compiled.memory_analysis().temp_size_in_bytes
+  return memory_of(compiled).temporary
 
 
 def slope(sizes: list[int]) -> float:
@@ -50,19 +53,20 @@ def main() -> None:
   lines = [
     "# Memory of attention by the length of a row",
     "",
-    "Made by `python benchmarks/attention_memory.py`: temporary memory, in MiB, of the gradient of",
+    "Made by `python -m benchmarks.attention_memory`: temporary memory, in MiB, of the gradient of",
     "one row's loss in a two-layer decoder of width 256, float32, remat `full`, by XLA's account",
     f"for a CPU (jax {jax.__version__}). A slope of 1 is linear.",
     "",
-    "| attention | " + " | ".join(map(str, LENGTHS)) + " | slope at the end |",
-    "|---" * (len(LENGTHS) + 2) + "|",
   ]
+  rows = []
   for attention in ("chunked", "xla"):
     sizes = [temporary(attention, length) for length in LENGTHS]
     cells = [f"{size / 2**20:.0f}" for size in sizes]
-    lines.append(f"| {attention} | {' | '.join(cells)} | {slope(sizes):.2f} |")
-    print(lines[-1], flush=True)
-  Path(args.to, "attention_memory.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    rows.append([attention, *cells, f"{slope(sizes):.2f}"])
+    print(*rows[-1], flush=True)
+  lines.append(table(["attention", *LENGTHS, "slope at the end"], rows))
+  line = made_by(COMMAND, "benchmarks/attention_memory.py", "configs/transfusion.py")
+  write(Path(args.to, "attention_memory.md"), "\n".join(lines), line)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
 """What a train step of published models needs of TPUs that are not here: docs/tpu_programs.md.
 
-python benchmarks/flux_on_tpu.py [--rows='v5p:2x2x1 .*'] [--page]
+python -m benchmarks.flux_on_tpu [--rows='flux v5p:2x2x1 .*']
 
-Compiles each row that matches (all, where none is named; minutes each), keeps what it finds in
-docs/tpu_programs.json and writes the page from all that is there. Needs the package libtpu and no
-TPU. Nothing is allocated or run, so there is no step time.
+Compiles the row of 2 + 2 blocks (minutes), holds it against what docs/tpu_programs.json records of
+it and of the whole model, and writes the page; a figure that is off ends it and is named. With
+--rows, compiles the rows that match first and records them. Needs the package libtpu and no TPU.
+Nothing is allocated or run, so there is no step time.
 """
 
 import argparse
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from benchmarks.pages import made_by, table, write
 from t2i_jax.autoencoders import Identity
 from t2i_jax.config import load_config
 from t2i_jax.models import BACKBONES, Conditioning, Tower, with_params
 from t2i_jax.parallel import make_mesh
-from t2i_jax.plan.pod import GIB, abstract_batch, topology_devices
-from t2i_jax.plan.program import Program
+from t2i_jax.plan import Program, memory_of
+from t2i_jax.plan.describe import GIB
+from t2i_jax.plan.pod import abstract_batch, topology_devices
 from t2i_jax.process import PROCESSES, WEIGHTINGS, Prediction, denoising_loss
 from t2i_jax.training.make_system import make_mixing
 from t2i_jax.training.optimizer import make_optimizer
@@ -38,11 +42,16 @@ from t2i_jax.training.system import Trainable
 ROOT = Path(__file__).parents[1]
 FOUND, PAGE = ROOT / "docs/tpu_programs.json", ROOT / "docs/tpu_programs.md"
 CONFIG = ROOT / "configs/latents_dit_xl2_flow.py"  # whose process and averages are taken
+SOURCES = (
+  "benchmarks/flux_on_tpu.py",
+  "benchmarks/flux_on_tpu.md",
+  "configs/latents_dit_xl2_flow.py",
+)
 
 # github.com/AI-Hypercomputer/maxdiffusion at 7cfb880 (2026-08-21), FLUX.1-dev, its tokamax_flash
 # and its default remat, compiled in November 2026 with the same compiler: batch 2 a chip, weights
 # and both moments of AdamW in bfloat16, FSDP over all chips. Its estimate of HBM traffic is by the
-# same rules as ours (parallel.traffic), but not by the same code.
+# same rules as ours (plan.program), but not by the same code.
 RIVAL: dict[str, dict[str, Any]] = {
   "v5p:2x2x1": {
     "peak": 31.80, "arguments": 16.79, "temporary": 20.48,
@@ -122,11 +131,16 @@ ROWS = [
   Row("flux", "v5p:4x4x4", (1, 64, 1), "full, single=qkv"),
   Row("flux", "v5p:4x4x4", (1, 64, 1), "attention"),
   Row("flux", "v5p:4x4x4", (4, 16, 1), "attention"),
-  Row("flux", "v5p:2x2x1", (1, 4, 1), "attention", blocks=(2, 2)),  # what a test compiles again
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "attention", blocks=(2, 2)),  # compiled for every page
   Row("sd3", "v5p:4x4x4", (4, 16, 1), "attention", 2, float32=True),
   Row("qwen_image", "v5p:4x4x4", (4, 16, 1), "attention", 2, float32=True),
   Row("flux2", "v5p:8x8x16", (16, 64, 1), "attention", 1, float32=True),
 ]
+
+
+SMALL = next(row for row in ROWS if row.blocks)
+WHOLE = replace(SMALL, blocks=None)
+NEAR = 0.05  # how far a figure may be from what is recorded
 
 
 @dataclass(frozen=True)
@@ -239,13 +253,13 @@ def measured(row: Row, hlo: Path | None = None) -> dict[str, Any]:
   text = compiled.as_text()
   if hlo is not None:
     (hlo / f"{re.sub('[^a-z0-9_]+', '_', row.name)}.hlo").write_text(text)
-  memory, program = compiled.memory_analysis(), Program(text)
+  memory, program = memory_of(compiled), Program(text)
   traffic, sent = program.traffic(), program.sent()
   return {
     "parameters": count,
-    "peak": memory.peak_memory_in_bytes / GIB,
-    "arguments": memory.argument_size_in_bytes / GIB,
-    "temporary": memory.temp_size_in_bytes / GIB,
+    "peak": memory.peak / GIB,
+    "arguments": memory.arguments / GIB,
+    "temporary": memory.temporary / GIB,
     "sent": {
       kind: (found.static, found.run, found.bytes / GIB, found.in_loops)
       for kind, found in sorted(sent.items())
@@ -300,11 +314,6 @@ def beside(found: dict[str, Any], rows: list[Row], rival: dict[str, Any]) -> lis
   return [*lines, ["lower / compile / CPU of compile, s", "", *seconds]]
 
 
-def as_table(lines: list[list[str]]) -> str:
-  head, *rest = (f"| {' | '.join(line)} |" for line in lines)
-  return "\n".join([head, "|" + "---|" * len(lines[0]), *rest])
-
-
 def page(found: dict[str, Any]) -> str:
   """The page, of the rows that were compiled."""
   done = [row for row in ROWS if row.name in found]
@@ -312,7 +321,7 @@ def page(found: dict[str, Any]) -> str:
   for topology, rival in RIVAL.items():
     rows = [r for r in done if (r.model, r.topology, r.blocks) == ("flux", topology, None)]
     lines = [["", "maxdiffusion", *["ours"] * len(rows)], *beside(found, rows, rival)]
-    text = text.replace(f"{{{topology}}}", as_table(lines))
+    text = text.replace(f"{{{topology}}}", table(lines[0], lines[1:]))
   titles = "model|topology, mesh|remat|images a chip|parameters|peak, GiB|arguments"
   lines = [[*titles.split("|"), "all-gather, GiB", "reduce-scatter", "all-reduce", "compile, s"]]
   for row in (row for row in done if row.float32):
@@ -331,7 +340,7 @@ def page(found: dict[str, Any]) -> str:
         f"{one['compile']:.0f}",
       ]
     )
-  text = text.replace("{models}", as_table(lines))
+  text = text.replace("{models}", table(lines[0], lines[1:]))
   lines = [["blocks", "compile, s", "CPU of it, s", "peak, GiB"]]
   for row in done:
     if row.model == "flux" and row.topology == "v5p:2x2x1" and row.remat == "attention":
@@ -340,25 +349,49 @@ def page(found: dict[str, Any]) -> str:
       lines.append([f"{blocks[0]} + {blocks[1]}", *times, f"{one['peak']:.2f}"])
   whole = found.get(ROWS[0].name, {"traffic": math.nan})["traffic"]
   text = text.replace("{halves}", str(HALVES)).replace("{whole}", f"{whole:.0f}")
-  return text.replace("{depth}", as_table(lines))
+  return text.replace("{depth}", table(lines[0], lines[1:]))
+
+
+def differences(small: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
+  """What the program of 2 + 2 blocks does otherwise than the page says, of it and of the whole."""
+  wrong = []
+  # By kind, collectives in the loops over blocks: an array gathered is one, none an activation.
+  blocks = lambda one: {kind: sent[3] for kind, sent in one["sent"].items() if sent[3]}
+  for row in (SMALL, WHOLE):
+    if blocks(small) != blocks(recorded[row.name]):
+      wrong.append(
+        f"collectives in the loops over blocks: {blocks(small)}, recorded of {row.name}: "
+        f"{blocks(recorded[row.name])}"
+      )
+  if "all-to-all" in blocks(small):
+    wrong.append(
+      f"all-to-all in the loops over blocks: {blocks(small)['all-to-all']}, must be none"
+    )
+  kernels = (small["forward"], small["backward"])
+  if kernels != (2, 2):  # one of each kind of block: none is run again
+    wrong.append(f"attention kernels, forward and backward: {kernels}, must be (2, 2)")
+  for key in ("peak", "temporary", "traffic"):
+    before = recorded[SMALL.name][key]
+    if abs(small[key] - before) > NEAR * before:
+      wrong.append(f"{key}: {small[key]:.2f} GiB, recorded of {SMALL.name}: {before:.2f}")
+  return wrong
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--rows", default=".*", help="pattern of the names of rows to compile")
-  parser.add_argument("--page", action="store_true", help="write the page, compile nothing")
-  parser.add_argument("--print", action="store_true", help="print what is found, write nothing")
+  parser.add_argument("--rows", help="pattern of the names of rows to compile and record")
   parser.add_argument("--hlo", type=Path, help="folder to keep the programs in")
   args = parser.parse_args()
-  for row in ROWS:
-    if not args.page and re.fullmatch(args.rows, row.name):
-      one = measured(row, args.hlo)
-      print(json.dumps({row.name: one}), flush=True)
-      if not args.print:
-        found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
-        FOUND.write_text(json.dumps(found | {row.name: one}, indent=1) + "\n")
-  if not args.print:
-    PAGE.write_text(page(json.loads(FOUND.read_text())))
+  found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+  anew = [row for row in ROWS if args.rows and re.fullmatch(args.rows, row.name)]
+  for row in anew:
+    found[row.name] = measured(row, args.hlo)
+    print(json.dumps({row.name: found[row.name]}), flush=True)
+    FOUND.write_text(json.dumps(found, indent=1) + "\n")
+  small = found[SMALL.name] if SMALL in anew else measured(SMALL, args.hlo)
+  if wrong := differences(small, found):
+    sys.exit("\n".join([*wrong, "Once that is right, record all rows again: --rows='.*'."]))
+  write(PAGE, page(found), made_by("python -m benchmarks.flux_on_tpu", *SOURCES))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Latents [32, 32, 8] of 256 pixels are encoded beforehand, as for configs/latents
 Rows of 4096 positions, two million a step.
 
   t2i data build --from webdataset --path 'latents/*.tar' --vocab 32000 --to runs/data/latents
-  python benchmarks/joint_on_tpu.py
+  python -m benchmarks.joint_on_tpu
   t2i train --config=configs/transfusion.py:7B --workdir=/mnt/runs/transfusion_7b \
     --config.model.attention=splash --config.model.remat=attention
 
