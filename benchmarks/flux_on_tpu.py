@@ -52,7 +52,7 @@ SOURCES = (
 # and its default remat, compiled in November 2026 with the same compiler: batch 2 a chip, weights
 # and both moments of AdamW in bfloat16, FSDP over all chips. Its estimate of HBM traffic is by the
 # same rules as ours (plan.program), but not by the same code.
-RIVAL: dict[str, dict[str, Any]] = {
+MAXDIFFUSION: dict[str, dict[str, Any]] = {
   "v5p:2x2x1": {
     "peak": 31.80, "arguments": 16.79, "temporary": 20.48,
     "all-gather": (65, 938, 46.9), "reduce-scatter": (15, 343, 22.1), "all-reduce": (7, 117, 0.03),
@@ -104,7 +104,7 @@ class Row:
   mesh      data, fsdp, tensor
   remat     of the model's config
   float32   weights, moments and their average in float32, by the train step of `t2i train`; else
-            weights and moments in bfloat16 and no average, as the rival has it
+            weights and moments in bfloat16 and no average, as maxdiffusion has it
   blocks    double and single ones, where they are fewer
   """
 
@@ -125,7 +125,7 @@ class Row:
 
 ROWS = [
   Row("flux", "v5p:2x2x1", (1, 4, 1), "full"),
-  Row("flux", "v5p:2x2x1", (1, 4, 1), "full, single=qkv"),  # what the rival keeps
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "full, single=qkv"),  # what maxdiffusion keeps
   Row("flux", "v5p:2x2x1", (1, 4, 1), "attention"),
   Row("flux", "v5p:2x2x1", (1, 4, 1), "qkv"),
   Row("flux", "v5p:4x4x4", (1, 64, 1), "full, single=qkv"),
@@ -196,7 +196,7 @@ def published(row: Row) -> Published:
 
 
 def lean_step(system: Published, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-  """training.step without what the rival's step has not: clipping, averages, metrics."""
+  """training.step without what the step of maxdiffusion has not: clipping, averages, metrics."""
 
   def step(count, params, opt, batch):
     key = jax.random.fold_in(jax.random.key(0), count)
@@ -277,8 +277,8 @@ def measured(row: Row, hlo: Path | None = None) -> dict[str, Any]:
   }
 
 
-def beside(found: dict[str, Any], rows: list[Row], rival: dict[str, Any]) -> list[list[str]]:
-  """Lines of a table: the rival, then a column for each row."""
+def beside(found: dict[str, Any], rows: list[Row], theirs: dict[str, Any]) -> list[list[str]]:
+  """Lines of a table: maxdiffusion, then a column for each row."""
   ours = [found[row.name] for row in rows]
   gib = lambda value: "" if value is None else f"{value:.2f}"
   thrice = lambda static, run, size: (
@@ -287,27 +287,27 @@ def beside(found: dict[str, Any], rows: list[Row], rival: dict[str, Any]) -> lis
   lines = [["remat", "its default", *(row.remat for row in rows)]]
   lines.append(["mesh (data x fsdp)", "fsdp", *(f"{r.mesh[0]} x {r.mesh[1]}" for r in rows)])
   for key in ("peak", "arguments", "temporary"):
-    lines.append([f"{key}, GiB", gib(rival[key]), *(gib(one[key]) for one in ours)])
+    lines.append([f"{key}, GiB", gib(theirs[key]), *(gib(one[key]) for one in ours)])
   for kind in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all"):
     sent = [tuple(one["sent"].get(kind, (0, 0, 0.0, 0)))[:3] for one in ours]
     title = f"{kind}: static / run / GiB"
-    lines.append([title, thrice(*rival[kind]), *(thrice(*of) for of in sent)])
+    lines.append([title, thrice(*theirs[kind]), *(thrice(*of) for of in sent)])
   inside = [str(one["sent"].get("all-to-all", (0, 0, 0, 0))[3]) for one in ours]
   lines.append(["all-to-all inside the blocks, static", "some: 17 run 218 times", *inside])
   both = lambda one: f"{one['forward']} / {one['backward']}"
-  lines.append(["attention kernels, static: forward / backward", both(rival), *map(both, ours)])
+  lines.append(["attention kernels, static: forward / backward", both(theirs), *map(both, ours)])
   traffic = [f"{one['traffic']:.0f}" for one in ours]
-  lines.append(["HBM traffic of a step, estimated, GiB", str(rival["traffic"]), *traffic])
-  if "blocks" in rival:
+  lines.append(["HBM traffic of a step, estimated, GiB", str(theirs["traffic"]), *traffic])
+  if "blocks" in theirs:
     of = "of it a double, a single block forward; a single, a double one backward"
     each = lambda one: " / ".join(f"{size:.1f}" for _, size in one["loops"])
-    lines.append([of, " / ".join(map(str, rival["blocks"])), *map(each, ours)])
+    lines.append([of, " / ".join(map(str, theirs["blocks"])), *map(each, ours)])
     left = lambda one: one["traffic"] - sum(times * size for times, size in one["loops"])
     lines.append(
-      ["of it outside the blocks", f"{rival['outside']}", *(f"{left(o):.0f}" for o in ours)]
+      ["of it outside the blocks", f"{theirs['outside']}", *(f"{left(o):.0f}" for o in ours)]
     )
   fused = lambda one: "{} / {}".format(*one["fusions"])
-  lines.append(["fusions: static / run", fused(rival), *map(fused, ours)])
+  lines.append(["fusions: static / run", fused(theirs), *map(fused, ours)])
   seconds = [
     f"{one['lower']:.0f} / {one['compile']:.0f} / {one['compile_cpu']:.0f}" for one in ours
   ]
@@ -318,9 +318,9 @@ def page(found: dict[str, Any]) -> str:
   """The page, of the rows that were compiled."""
   done = [row for row in ROWS if row.name in found]
   text = (ROOT / "benchmarks/flux_on_tpu.md").read_text()
-  for topology, rival in RIVAL.items():
+  for topology, theirs in MAXDIFFUSION.items():
     rows = [r for r in done if (r.model, r.topology, r.blocks) == ("flux", topology, None)]
-    lines = [["", "maxdiffusion", *["ours"] * len(rows)], *beside(found, rows, rival)]
+    lines = [["", "maxdiffusion", *["ours"] * len(rows)], *beside(found, rows, theirs)]
     text = text.replace(f"{{{topology}}}", table(lines[0], lines[1:]))
   titles = "model|topology, mesh|remat|images a chip|parameters|peak, GiB|arguments"
   lines = [[*titles.split("|"), "all-gather, GiB", "reduce-scatter", "all-reduce", "compile, s"]]
