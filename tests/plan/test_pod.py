@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +109,9 @@ def test_what_cannot_be_compiled_is_named(compiled, call, words):
 @pytest.mark.slow
 def test_the_compilers_sentence_about_memory_is_read(compiled):
   error = out_of_memory(compiled[1], load_config(ROOT / "configs/dit.py:S/8"), make_mesh(1, 1, -1))
-  assert "needs 64.00 GiB of HBM" in str(error) and "chip has 15.75 GiB" in str(error)
+  need, have = re.search(r"needs ([\d.]+) GiB of HBM, .* has ([\d.]+) GiB", str(error)).groups()
+  assert float(need) >= 64  # one array of it: 4 * 2^18 * 2^14 float32
+  assert 14 < float(have) < 16  # a v5e chip
 
 
 @pytest.mark.parametrize(
