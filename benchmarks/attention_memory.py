@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from benchmarks.pages import made_by, table, write
 from t2i_jax.config import load_config
+from t2i_jax.plan import memory_of
 from t2i_jax.plan.describe import system_of
 
 COMMAND = "python -m benchmarks.attention_memory"
@@ -37,7 +38,7 @@ def temporary(attention: str, length: int) -> int:
 
   params = jax.eval_shape(system.init, jax.random.key(0))
   compiled = jax.jit(jax.grad(loss)).lower(params, system.rows(1)).compile()
-  return compiled.memory_analysis().temp_size_in_bytes
+  return memory_of(compiled).temporary
 
 
 def slope(sizes: list[int]) -> float:

@@ -1,19 +1,21 @@
 """What a train step of published models needs of TPUs that are not here: docs/tpu_programs.md.
 
-python -m benchmarks.flux_on_tpu [--rows='v5p:2x2x1 .*'] [--page]
+python -m benchmarks.flux_on_tpu [--rows='flux v5p:2x2x1 .*']
 
-Compiles each row that matches (all, where none is named; minutes each), keeps what it finds in
-docs/tpu_programs.json and writes the page from all that is there. Needs the package libtpu and no
-TPU. Nothing is allocated or run, so there is no step time.
+Compiles the row of 2 + 2 blocks (minutes), holds it against what docs/tpu_programs.json records of
+it and of the whole model, and writes the page; a figure that is off ends it and is named. With
+--rows, compiles the rows that match first and records them. Needs the package libtpu and no TPU.
+Nothing is allocated or run, so there is no step time.
 """
 
 import argparse
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from benchmarks.pages import line_of, made_by, table, write
+from benchmarks.pages import made_by, table, write
 from t2i_jax.autoencoders import IdentityConfig
 from t2i_jax.config import load_config
 from t2i_jax.data.batch import Batch
 from t2i_jax.models import BACKBONES, Conditioning, Tower
 from t2i_jax.parallel import make_mesh
-from t2i_jax.plan.pod import GIB, abstract_batch, topology_devices
-from t2i_jax.plan.program import Program
+from t2i_jax.plan import Program, memory_of
+from t2i_jax.plan.describe import GIB
+from t2i_jax.plan.pod import abstract_batch, topology_devices
 from t2i_jax.process import PROCESSES, WEIGHTINGS, Prediction, denoising_loss
 from t2i_jax.systems import Draws, Part, System
 from t2i_jax.systems.make import make_mixing
@@ -50,8 +53,8 @@ SOURCES = (
 # github.com/AI-Hypercomputer/maxdiffusion at 7cfb880 (2026-08-21), FLUX.1-dev, its tokamax_flash
 # and its default remat, compiled in November 2026 with the same compiler: batch 2 a chip, weights
 # and both moments of AdamW in bfloat16, FSDP over all chips. Its estimate of HBM traffic is by the
-# same rules as ours (parallel.traffic), but not by the same code.
-RIVAL: dict[str, dict[str, Any]] = {
+# same rules as ours (plan.program), but not by the same code.
+MAXDIFFUSION: dict[str, dict[str, Any]] = {
   "v5p:2x2x1": {
     "peak": 31.80, "arguments": 16.79, "temporary": 20.48,
     "all-gather": (65, 938, 46.9), "reduce-scatter": (15, 343, 22.1), "all-reduce": (7, 117, 0.03),
@@ -84,7 +87,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "rope_axes": (16, 56, 56),
   },
   "flux2": {
-    "width": 6144, "double_blocks": 8, "single_blocks": 48, "heads": 48,
+    "width": 6144, "double_blocks": 8, "single_blocks": 48, "heads": 48, "hidden": 18432,
     "patch": 1, "channels": 128, "rope_axes": (32, 32, 32, 32), "guidance": 3.5,
   },
 }  # fmt: skip
@@ -103,7 +106,7 @@ class Row:
   mesh      data, fsdp, tensor
   remat     of the model's config
   float32   weights, moments and their average in float32, by the train step of `t2i train`; else
-            weights and moments in bfloat16 and no average, as the rival has it
+            weights and moments in bfloat16 and no average, as maxdiffusion has it
   blocks    double and single ones, where they are fewer
   """
 
@@ -124,17 +127,22 @@ class Row:
 
 ROWS = [
   Row("flux", "v5p:2x2x1", (1, 4, 1), "full"),
-  Row("flux", "v5p:2x2x1", (1, 4, 1), "full, single=qkv"),  # what the rival keeps
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "full, single=qkv"),  # what maxdiffusion keeps
   Row("flux", "v5p:2x2x1", (1, 4, 1), "attention"),
   Row("flux", "v5p:2x2x1", (1, 4, 1), "qkv"),
   Row("flux", "v5p:4x4x4", (1, 64, 1), "full, single=qkv"),
   Row("flux", "v5p:4x4x4", (1, 64, 1), "attention"),
   Row("flux", "v5p:4x4x4", (4, 16, 1), "attention"),
-  Row("flux", "v5p:2x2x1", (1, 4, 1), "attention", blocks=(2, 2)),  # what a test compiles again
+  Row("flux", "v5p:2x2x1", (1, 4, 1), "attention", blocks=(2, 2)),  # compiled for every page
   Row("sd3", "v5p:4x4x4", (4, 16, 1), "attention", 2, float32=True),
   Row("qwen_image", "v5p:4x4x4", (4, 16, 1), "attention", 2, float32=True),
   Row("flux2", "v5p:8x8x16", (16, 64, 1), "attention", 1, float32=True),
 ]
+
+
+SMALL = next(row for row in ROWS if row.blocks)
+WHOLE = replace(SMALL, blocks=None)
+NEAR = 0.05  # how far a figure may be from what is recorded
 
 
 @dataclass(frozen=True)
@@ -158,8 +166,7 @@ class Published(System):
 
   def losses(self, params, batch, draws):
     m = self.mix(self.encode(params, flat_images(batch), draws.key), draws)
-    model = self.module(params, "backbone")
-    cond = Conditioning(batch.text, {})
+    model, cond = self.module(params, "backbone"), Conditioning(batch.text, {})
     value = model(m.seen.astype(self.dtype), m.time.model_time, cond).value
     found = Prediction(value, "velocity", None)
     return {"image": denoising_loss(found, m.x0, m.eps, m.time, WEIGHTINGS["velocity"]())}
@@ -190,7 +197,7 @@ def published(row: Row) -> Published:
 
 
 def lean_step(system: Published, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-  """training.step without what the rival's step has not: clipping, averages, metrics."""
+  """training.step without what the step of maxdiffusion has not: clipping, averages, metrics."""
 
   def step(count, params, opt, batch):
     key = jax.random.fold_in(jax.random.key(0), count)
@@ -248,13 +255,13 @@ def measured(row: Row, hlo: Path | None = None) -> dict[str, Any]:
   text = compiled.as_text()
   if hlo is not None:
     (hlo / f"{re.sub('[^a-z0-9_]+', '_', row.name)}.hlo").write_text(text)
-  memory, program = compiled.memory_analysis(), Program(text)
+  memory, program = memory_of(compiled), Program(text)
   traffic, sent = program.traffic(), program.sent()
   return {
     "parameters": count,
-    "peak": memory.peak_memory_in_bytes / GIB,
-    "arguments": memory.argument_size_in_bytes / GIB,
-    "temporary": memory.temp_size_in_bytes / GIB,
+    "peak": memory.peak / GIB,
+    "arguments": memory.arguments / GIB,
+    "temporary": memory.temporary / GIB,
     "sent": {
       kind: (found.static, found.run, found.bytes / GIB, found.in_loops)
       for kind, found in sorted(sent.items())
@@ -272,8 +279,8 @@ def measured(row: Row, hlo: Path | None = None) -> dict[str, Any]:
   }
 
 
-def beside(found: dict[str, Any], rows: list[Row], rival: dict[str, Any]) -> list[list[str]]:
-  """Lines of a table: the rival, then a column for each row."""
+def beside(found: dict[str, Any], rows: list[Row], theirs: dict[str, Any]) -> list[list[str]]:
+  """Lines of a table: maxdiffusion, then a column for each row."""
   ours = [found[row.name] for row in rows]
   gib = lambda value: "" if value is None else f"{value:.2f}"
   thrice = lambda static, run, size: (
@@ -282,27 +289,27 @@ def beside(found: dict[str, Any], rows: list[Row], rival: dict[str, Any]) -> lis
   lines = [["remat", "its default", *(row.remat for row in rows)]]
   lines.append(["mesh (data x fsdp)", "fsdp", *(f"{r.mesh[0]} x {r.mesh[1]}" for r in rows)])
   for key in ("peak", "arguments", "temporary"):
-    lines.append([f"{key}, GiB", gib(rival[key]), *(gib(one[key]) for one in ours)])
+    lines.append([f"{key}, GiB", gib(theirs[key]), *(gib(one[key]) for one in ours)])
   for kind in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all"):
     sent = [tuple(one["sent"].get(kind, (0, 0, 0.0, 0)))[:3] for one in ours]
     title = f"{kind}: static / run / GiB"
-    lines.append([title, thrice(*rival[kind]), *(thrice(*of) for of in sent)])
+    lines.append([title, thrice(*theirs[kind]), *(thrice(*of) for of in sent)])
   inside = [str(one["sent"].get("all-to-all", (0, 0, 0, 0))[3]) for one in ours]
   lines.append(["all-to-all inside the blocks, static", "some: 17 run 218 times", *inside])
   both = lambda one: f"{one['forward']} / {one['backward']}"
-  lines.append(["attention kernels, static: forward / backward", both(rival), *map(both, ours)])
+  lines.append(["attention kernels, static: forward / backward", both(theirs), *map(both, ours)])
   traffic = [f"{one['traffic']:.0f}" for one in ours]
-  lines.append(["HBM traffic of a step, estimated, GiB", str(rival["traffic"]), *traffic])
-  if "blocks" in rival:
+  lines.append(["HBM traffic of a step, estimated, GiB", str(theirs["traffic"]), *traffic])
+  if "blocks" in theirs:
     of = "of it a double, a single block forward; a single, a double one backward"
     each = lambda one: " / ".join(f"{size:.1f}" for _, size in one["loops"])
-    lines.append([of, " / ".join(map(str, rival["blocks"])), *map(each, ours)])
+    lines.append([of, " / ".join(map(str, theirs["blocks"])), *map(each, ours)])
     left = lambda one: one["traffic"] - sum(times * size for times, size in one["loops"])
     lines.append(
-      ["of it outside the blocks", f"{rival['outside']}", *(f"{left(o):.0f}" for o in ours)]
+      ["of it outside the blocks", f"{theirs['outside']}", *(f"{left(o):.0f}" for o in ours)]
     )
   fused = lambda one: "{} / {}".format(*one["fusions"])
-  lines.append(["fusions: static / run", fused(rival), *map(fused, ours)])
+  lines.append(["fusions: static / run", fused(theirs), *map(fused, ours)])
   seconds = [
     f"{one['lower']:.0f} / {one['compile']:.0f} / {one['compile_cpu']:.0f}" for one in ours
   ]
@@ -313,9 +320,9 @@ def page(found: dict[str, Any]) -> str:
   """The page, of the rows that were compiled."""
   done = [row for row in ROWS if row.name in found]
   text = (ROOT / "benchmarks/flux_on_tpu.md").read_text()
-  for topology, rival in RIVAL.items():
+  for topology, theirs in MAXDIFFUSION.items():
     rows = [r for r in done if (r.model, r.topology, r.blocks) == ("flux", topology, None)]
-    lines = [["", "maxdiffusion", *["ours"] * len(rows)], *beside(found, rows, rival)]
+    lines = [["", "maxdiffusion", *["ours"] * len(rows)], *beside(found, rows, theirs)]
     text = text.replace(f"{{{topology}}}", table(lines[0], lines[1:]))
   titles = "model|topology, mesh|remat|images a chip|parameters|peak, GiB|arguments"
   lines = [[*titles.split("|"), "all-gather, GiB", "reduce-scatter", "all-reduce", "compile, s"]]
@@ -347,24 +354,46 @@ def page(found: dict[str, Any]) -> str:
   return text.replace("{depth}", table(lines[0], lines[1:]))
 
 
+def differences(small: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
+  """What the program of 2 + 2 blocks does otherwise than the page says, of it and of the whole."""
+  wrong = []
+  # By kind, collectives in the loops over blocks: an array gathered is one, none an activation.
+  blocks = lambda one: {kind: sent[3] for kind, sent in one["sent"].items() if sent[3]}
+  for row in (SMALL, WHOLE):
+    if blocks(small) != blocks(recorded[row.name]):
+      wrong.append(
+        f"collectives in the loops over blocks: {blocks(small)}, recorded of {row.name}: "
+        f"{blocks(recorded[row.name])}"
+      )
+  if "all-to-all" in blocks(small):
+    wrong.append(
+      f"all-to-all in the loops over blocks: {blocks(small)['all-to-all']}, must be none"
+    )
+  kernels = (small["forward"], small["backward"])
+  if kernels != (2, 2):  # one of each kind of block: none is run again
+    wrong.append(f"attention kernels, forward and backward: {kernels}, must be (2, 2)")
+  for key in ("peak", "temporary", "traffic"):
+    before = recorded[SMALL.name][key]
+    if abs(small[key] - before) > NEAR * before:
+      wrong.append(f"{key}: {small[key]:.2f} GiB, recorded of {SMALL.name}: {before:.2f}")
+  return wrong
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--rows", default=".*", help="pattern of the names of rows to compile")
-  parser.add_argument("--page", action="store_true", help="write the page, compile nothing")
-  parser.add_argument("--print", action="store_true", help="print what is found, write nothing")
+  parser.add_argument("--rows", help="pattern of the names of rows to compile and record")
   parser.add_argument("--hlo", type=Path, help="folder to keep the programs in")
   args = parser.parse_args()
-  for row in ROWS:
-    if not args.page and re.fullmatch(args.rows, row.name):
-      one = measured(row, args.hlo)
-      print(json.dumps({row.name: one}), flush=True)
-      if not args.print:
-        found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
-        FOUND.write_text(json.dumps(found | {row.name: one}, indent=1) + "\n")
-  if not args.print:
-    anew = args.rows == ".*" and not args.page
-    line = made_by("python -m benchmarks.flux_on_tpu", *SOURCES) if anew else line_of(PAGE)
-    write(PAGE, page(json.loads(FOUND.read_text())), line)
+  found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+  anew = [row for row in ROWS if args.rows and re.fullmatch(args.rows, row.name)]
+  for row in anew:
+    found[row.name] = measured(row, args.hlo)
+    print(json.dumps({row.name: found[row.name]}), flush=True)
+    FOUND.write_text(json.dumps(found, indent=1) + "\n")
+  small = found[SMALL.name] if SMALL in anew else measured(SMALL, args.hlo)
+  if wrong := differences(small, found):
+    sys.exit("\n".join([*wrong, "Once that is right, record all rows again: --rows='.*'."]))
+  write(PAGE, page(found), made_by("python -m benchmarks.flux_on_tpu", *SOURCES))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Latents are encoded beforehand: tars of KEY.npy (float [32, 32, 4], about unit v
 KEY.txt. 256 chips, 8 latents a chip; launch/ has scripts for Slurm, GKE and TPU VMs.
 
   t2i data build --from webdataset --path 'latents/*.tar' --vocab 32768 --to runs/data/latents
-  python -m t2i_jax.training.pod --config=configs/latents_dit_xl2_flow.py --topology=v5p:8x8x4
+  t2i plan --config=configs/latents_dit_xl2_flow.py --topology=v5p:8x8x4
   t2i train --config=configs/latents_dit_xl2_flow.py --workdir=/mnt/runs/latents_dit_xl2_flow
 
 Memory a chip and collectives, compiled for v5e and v5p: docs/pod.md.

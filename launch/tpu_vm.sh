@@ -6,6 +6,7 @@
 # NAME is a slice made with, say, `gcloud compute tpus tpu-vm create NAME --zone=ZONE
 # --accelerator-type=v5litepod-256 --version=v2-alpha-tpuv5-lite`. The bucket holds data/ and runs/;
 # Cloud Storage FUSE mounts it, since a run reads and writes plain folders.
+# `t2i plan --config=... --topology=v5e:16x16` says beforehand what a chip of the slice will hold.
 set -euo pipefail
 
 name=$1 zone=$2 config=$3 bucket=$4

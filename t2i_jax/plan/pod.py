@@ -24,7 +24,7 @@ from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.state import abstract_state
 from t2i_jax.training.step import jit_train_step
 
-# For libtpu: ask no metadata server, and share the machine with another process that has it open.
+# For libtpu: query no metadata server, and share the machine with another process that has it open.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 ENVIRONMENT |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
 FORMS = "v4:2x2x1, v5e:16x16, v5p:8x8x4, v6e:16x16 or tpu7x:4x4x4"

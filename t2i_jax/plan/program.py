@@ -99,18 +99,18 @@ class Program:
     """(innermost loop or None, executions in a step, instructions) of all but fused code."""
     found = []
 
-    def walk(name: str, loop: Loop | None, times: int) -> None:
+    def visit(name: str, loop: Loop | None, times: int) -> None:
       ops = self.computations.get(name, [])
       found.append((loop, times, ops))
       for op in ops:
         if op.kind == "while":
           body, runs = op.attribute(r"body=%?([\w.\-]+)"), times * self._trips(op)
-          walk(body, Loop(body, runs, op.attribute(r'op_name="([^"]*)"')), runs)
+          visit(body, Loop(body, runs, op.attribute(r'op_name="([^"]*)"')), runs)
         elif op.kind in ("call", "conditional"):
           for callee in op.callees:
-            walk(callee, loop, times)
+            visit(callee, loop, times)
 
-    walk(self.entry, None, 1)
+    visit(self.entry, None, 1)
     return found
 
   @property
