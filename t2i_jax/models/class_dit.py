@@ -52,6 +52,8 @@ class ClassDiTConfig(Runs):
 class ClassDiT(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "label") -> [B, H, W, out]."""
 
+  config: ClassDiTConfig
+
   def __init__(self, config: ClassDiTConfig, rngs: nnx.Rngs):
     c = self.config = config
     d, p = c.width, c.patch * c.patch

@@ -70,6 +70,8 @@ class DiTConfig(Runs):
 class DiT(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
+  config: DiTConfig
+
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
     c = self.config = config
     d, p = c.width, c.patch * c.patch

@@ -102,6 +102,8 @@ class Flux2Config(FluxConfig):
 class Flux(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
+  config: FluxConfig
+
   def __init__(self, config: FluxConfig, rngs: nnx.Rngs):
     c = self.config = config
     d, p, bias = c.width, c.patch * c.patch, c.bias

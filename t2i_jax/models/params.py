@@ -100,7 +100,7 @@ def scan_blocks(
              `backwards`, of a later one
   remat      what the backward pass keeps, by name
   residuals  pytree [K, ...] with K <= depth: x + residuals[i // ceil(depth / K)] after block i, as
-             diffusers' FluxControlNetModel; one with fewer tokens than x is added to the last of
+             diffusers' FluxTransformer2DModel; one with fewer tokens than x is added to the last of
              them, which are the image's, and None in place of a part of x adds nothing to it
   Adapters that were bound with the parameters (models.adapters) are scanned like the weights.
   """

@@ -57,6 +57,8 @@ class PixArtConfig(Runs):
 class PixArt(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
+  config: PixArtConfig
+
   def __init__(self, config: PixArtConfig, rngs: nnx.Rngs):
     c = self.config = config
     d, p = c.width, c.patch * c.patch

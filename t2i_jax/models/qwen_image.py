@@ -50,6 +50,8 @@ class QwenImageConfig(Runs):
 class QwenImage(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
+  config: QwenImageConfig
+
   def __init__(self, config: QwenImageConfig, rngs: nnx.Rngs):
     c = self.config = config
     d, p = c.width, c.patch * c.patch

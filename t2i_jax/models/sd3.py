@@ -66,6 +66,8 @@ class SD3Config(Runs):
 class SD3(Backbone):
   """(x_t [B, H, W, C], model_time [B], "text" with a pooled vector) -> [B, H, W, out]."""
 
+  config: SD3Config
+
   def __init__(self, config: SD3Config, rngs: nnx.Rngs):
     c = self.config = config
     d, p = c.width, c.patch * c.patch

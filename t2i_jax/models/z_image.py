@@ -97,6 +97,8 @@ class Block(nnx.Module):
 class ZImage(Backbone):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
 
+  config: ZImageConfig
+
   def __init__(self, config: ZImageConfig, rngs: nnx.Rngs):
     c = self.config = config
     d, p, e = c.width, c.patch * c.patch, min(c.width, TIME_WIDTH)

@@ -4,8 +4,9 @@ One `Entry` is one of our arrays; its `Part`s are the tensors, or regions of the
 The functions make the entries of one of our layers; they say what torch's layers of that kind
 are. Ours are in models.layers, models.attention and models.streams.
 
-Rotary models: published ones turn interleaved pairs (0, 1), (2, 3) ...; models.layers.rotate turns
-the halves. So q, k and their norms' gains are reordered within each head: "(p two) -> (two p)".
+Rotary models: published ones turn interleaved pairs (0, 1), (2, 3) ...; models.positions.rotate
+turns the halves. So q, k and their norms' gains are reordered within each head:
+"(p two) -> (two p)".
 """
 
 from collections.abc import Iterator, Mapping

@@ -60,7 +60,7 @@ def test_skips_are_consumed_in_reverse(remat):
 @pytest.mark.parametrize("depth, count", [(5, 5), (5, 2), (7, 3), (4, 3), (4, 1)])
 @pytest.mark.parametrize("tokens", [6, 4])  # of all, or of the image's, which are the last
 def test_residuals_are_added_after_blocks(depth, count, tokens):
-  """By the rule of FluxControlNetModel: number i // ceil(depth / count)."""
+  """By the rule of FluxTransformer2DModel: number i // ceil(depth / count)."""
   blocks = stack(depth)
   residuals = jax.random.normal(jax.random.key(7), (count, 2, tokens, WIDTH))
   call = lambda block, x, _: (block(x), None)

@@ -17,7 +17,7 @@ TABLES |= {
   f"{name}_original": (name, original.spec)
   for name, config in CONFIGS.items()
   for original in ORIGINALS
-  if isinstance(config, original.spec.config)
+  if type(config) is original.spec.config
 }
 
 
