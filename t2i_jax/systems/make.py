@@ -32,7 +32,7 @@ from t2i_jax.systems.parts import Part, configured
 from t2i_jax.systems.system import Mixing, Noise, Output, System
 from t2i_jax.towers import TOWERS, Own, TextEncoder
 
-# Keys of config.model that are no fields of a backbone's config.
+# Keys of config.model that are no fields of a model's config.
 BESIDES = ("kind", "dtype")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -52,9 +52,11 @@ OUTPUTS["edm"] = lambda sigma_data=0.5: Output("x0", sigma_data=sigma_data)
 def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
   """Builds the system of a config. Allocates nothing. Raises ConfigError."""
   c = config
-  if c.model.kind not in SYSTEMS:
-    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(SYSTEMS)}.")
-  check_section(c, "model", MODELS[c.model.kind][1], f"model.kind = {c.model.kind!r}", BESIDES)
+  kinds = dict.fromkeys(BACKBONES, _drawing) | SYSTEMS
+  if c.model.kind not in kinds:
+    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(kinds)}.")
+  model_config = (BACKBONES | MODELS)[c.model.kind][1]
+  check_section(c, "model", model_config, f"model.kind = {c.model.kind!r}", BESIDES)
   if c.model.dtype not in DTYPES:
     raise ConfigError(f"model.dtype = {c.model.dtype!r} is not one of {', '.join(DTYPES)}.")
   if tokenizer.vocab > c.text.vocab:
@@ -89,7 +91,7 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
     "dtype": DTYPES[c.model.dtype],
   }
   vae = {"vae": Part(autoencoder.make, autoencoder)} if axes_of(autoencoder.make) else {}
-  system = SYSTEMS[c.model.kind](c, common, vae, tokenizer)
+  system = kinds[c.model.kind](c, common, vae, tokenizer)
   return dataclasses.replace(system, parts=configured(system.parts, c.parts))
 
 
@@ -161,10 +163,9 @@ def _classifier(
   )
 
 
-# By the name in config.model.kind: the system around the backbone of that name.
-SYSTEMS: dict[str, Callable[..., System]] = dict.fromkeys(BACKBONES, _drawing)
-SYSTEMS |= {"transfusion": _joint, "classifier": _classifier}
-MODELS = BACKBONES | {
+# By the name in config.model.kind, besides those of BACKBONES, which draw.
+SYSTEMS: dict[str, Callable[..., System]] = {"transfusion": _joint, "classifier": _classifier}
+MODELS: dict[str, tuple[Any, Any]] = {
   "transfusion": (Transfusion, TransfusionConfig),
   "classifier": (NoisyClassifier, ClassifierConfig),
 }
@@ -175,7 +176,7 @@ def backbone(c: ConfigDict, given: dict[str, Any]) -> tuple[Callable[..., Any], 
 
   Raises ConfigError naming a key that is missing, or that this model does not have.
   """
-  model, kind = MODELS[c.kind]
+  model, kind = (BACKBONES | MODELS)[c.kind]
   own = {key: c[key] for key in c if key not in BESIDES}
   return model, section(kind, own, f"model (kind = {c.kind!r})", given)
 
