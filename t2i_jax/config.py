@@ -320,14 +320,19 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-  """The config that to_json wrote, locked; lists come back as the tuples they were."""
+  """The config that to_json wrote, locked; lists come back as the tuples they were.
+
+  Keys that joined DEFAULTS after it was written are filled in.
+  """
 
   def tuples(node):
     if isinstance(node, dict):
       return {key: tuples(value) for key, value in node.items()}
     return tuple(map(tuples, node)) if isinstance(node, list) else node
 
-  return ConfigDict(tuples(json.loads(text))).lock()
+  config = ConfigDict(tuples(json.loads(text)))
+  fill(config, "the saved config")
+  return config.lock()
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
