@@ -32,7 +32,7 @@ from t2i_jax.systems.parts import Part, configured
 from t2i_jax.systems.system import Mixing, Noise, Output, System
 from t2i_jax.towers import TOWERS, Own, TextEncoder
 
-# Keys of config.model that are no fields of a model's config.
+# Keys of config.model that are no fields of a backbone's config.
 BESIDES = ("kind", "dtype")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -52,11 +52,10 @@ OUTPUTS["edm"] = lambda sigma_data=0.5: Output("x0", sigma_data=sigma_data)
 def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
   """Builds the system of a config. Allocates nothing. Raises ConfigError."""
   c = config
-  kinds = dict.fromkeys(BACKBONES, _drawing) | SYSTEMS
-  if c.model.kind not in kinds:
-    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(kinds)}.")
-  model_config = (BACKBONES | MODELS)[c.model.kind][1]
-  check_section(c, "model", model_config, f"model.kind = {c.model.kind!r}", BESIDES)
+  models = BACKBONES | MODELS
+  if c.model.kind not in models:
+    raise ConfigError(f"model.kind = {c.model.kind!r} is not one of {', '.join(models)}.")
+  check_section(c, "model", models[c.model.kind][1], f"model.kind = {c.model.kind!r}", BESIDES)
   if c.model.dtype not in DTYPES:
     raise ConfigError(f"model.dtype = {c.model.dtype!r} is not one of {', '.join(DTYPES)}.")
   if tokenizer.vocab > c.text.vocab:
@@ -91,7 +90,7 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
     "dtype": DTYPES[c.model.dtype],
   }
   vae = {"vae": Part(autoencoder.make, autoencoder)} if axes_of(autoencoder.make) else {}
-  system = kinds[c.model.kind](c, common, vae, tokenizer)
+  system = SYSTEMS.get(c.model.kind, _drawing)(c, common, vae, tokenizer)
   return dataclasses.replace(system, parts=configured(system.parts, c.parts))
 
 
@@ -163,7 +162,7 @@ def _classifier(
   )
 
 
-# By the name in config.model.kind, besides those of BACKBONES, which draw.
+# By the name in config.model.kind, besides BACKBONES, which draw.
 SYSTEMS: dict[str, Callable[..., System]] = {"transfusion": _joint, "classifier": _classifier}
 MODELS: dict[str, tuple[Any, Any]] = {
   "transfusion": (Transfusion, TransfusionConfig),
