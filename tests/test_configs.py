@@ -220,9 +220,8 @@ def record_reads(config, monkeypatch):
     return original(self, name)
 
   monkeypatch.setattr(ConfigDict, "__getitem__", recording)
-  monkeypatch.setattr(
-    ConfigDict, "to_dict", lambda self: to_dict(self.copy_and_resolve_references())
-  )
+  written = lambda self, *rest: to_dict(self.copy_and_resolve_references(), *rest)
+  monkeypatch.setattr(ConfigDict, "to_dict", written)
   return read
 
 
