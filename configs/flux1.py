@@ -1,8 +1,8 @@
 """FLUX.1 [github.com/black-forest-labs/flux]: 19 double-stream and 38 single-stream blocks.
 
 Latents [128, 128, 16] are encoded beforehand, as for configs/latents_dit_xl2_flow.py. The text
-tower is a small one of the published widths, trained along; the published models have T5-XXL and
-CLIP-L, frozen.
+encoder is a small one of the published widths, trained with the backbone; the published models have
+T5-XXL and CLIP-L, frozen.
 
   t2i train --config=configs/flux1.py:dev --workdir=/mnt/runs/flux1_dev
 
@@ -16,7 +16,7 @@ from configs import latents_dit_xl2_flow as parent
 from configs import sections
 
 VARIANTS = ("dev", "schnell")
-TOWER = "transformer(width=768, depth=12, heads=12, tokens=4096, pooled=768)"
+ENCODER = "transformer(width=768, depth=12, heads=12, tokens=4096, pooled=768)"
 
 
 def get_config(variant: str = "dev") -> ConfigDict:
@@ -24,7 +24,7 @@ def get_config(variant: str = "dev") -> ConfigDict:
   c.name = f"flux1_{variant}"
   c.data.image_size = (128, 128)
   c.text.length = 512 if variant == "dev" else 256
-  c.text.towers.text = TOWER
+  c.text.towers.text = ENCODER
   c.model = sections.latent_model(
     "flux",
     channels=16,

@@ -1,8 +1,8 @@
 """FLUX.2 [github.com/black-forest-labs/flux2]: one modulation for all blocks, no biases, SwiGLU.
 
 Latents [64, 64, 128] (2 x 2 of the autoencoder's, normed) are encoded beforehand, as for
-configs/latents_dit_xl2_flow.py. The text tower is a small one of the published width, trained
-along; the published models have Mistral-Small-3 or Qwen3, frozen.
+configs/latents_dit_xl2_flow.py. The text encoder is a small one of the published width, trained
+with the backbone; the published models have Mistral-Small-3 or Qwen3, frozen.
 
   t2i train --config=configs/flux2.py:dev --workdir=/mnt/runs/flux2_dev
 

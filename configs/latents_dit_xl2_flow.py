@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
   }
   c.train = {
     "steps": 400_000,
-    # Optimiser and average as [2212.09748 sec. 4]; the batch is 8 times theirs.
+    # 8 times the batch of [2212.09748 sec. 4]
     "batch": 2048,
     **sections.adamw(1e-4, "constant(warmup=5000)"),
     "caption_dropout": {"text": 0.1},

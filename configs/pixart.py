@@ -1,7 +1,8 @@
 """PixArt-alpha [2310.00426] and Sigma [2403.04692]: cross-attention, adaLN from one projection.
 
-Latents are encoded beforehand, as for configs/latents_dit_xl2_flow.py. The text tower is a small
-one of the published width, trained along; the published models have T5-XXL, frozen.
+Latents are encoded beforehand, as for configs/latents_dit_xl2_flow.py. The text encoder is a
+small one of the published width, trained with the backbone; the published models have T5-XXL,
+frozen.
 
   t2i train --config=configs/pixart.py:alpha-512 --workdir=/mnt/runs/pixart_alpha_512
 

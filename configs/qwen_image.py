@@ -1,8 +1,8 @@
 """Qwen-Image [2508.02324]: 60 double-stream blocks, rotary positions about the centre.
 
 Latents [128, 128, 16] are encoded beforehand, as for configs/latents_dit_xl2_flow.py. The text
-tower is a small one of the published width, trained along; the published model has Qwen2.5-VL-7B,
-frozen.
+encoder is a small one of the published width, trained with the backbone; the published model has
+Qwen2.5-VL-7B, frozen.
 
   t2i train --config=configs/qwen_image.py --workdir=/mnt/runs/qwen_image
 

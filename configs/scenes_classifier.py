@@ -8,8 +8,8 @@ The process and the data are those of the model that it guides. Its loss is -log
 in nats, y the set of the caption's tokens.
 
 Result: on the quickstart's model, weight 1 takes binding from 60 to 66% (intervals overlap) and the
-rest stays; alone, on the null, weight 4 draws 37% of single objects right. The table and pictures:
-docs/classifier_guidance.md.
+rest stays; alone, on the null prompt, weight 4 draws 37% of single objects right. The table and
+images: docs/classifier_guidance.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """Stable Diffusion 3 and 3.5 [2403.03206]: MM-DiT of double-stream blocks.
 
 Latents [128, 128, 16] are encoded beforehand, as for configs/latents_dit_xl2_flow.py. The text
-tower is a small one of the published widths, trained along; the published models have CLIP-L,
-OpenCLIP-bigG and T5-XXL, frozen.
+encoder is a small one of the published widths, trained with the backbone; the published models have
+CLIP-L, OpenCLIP-bigG and T5-XXL, frozen.
 
   t2i train --config=configs/sd3.py:3.5-large --workdir=/mnt/runs/sd3_5_large
 
@@ -22,7 +22,7 @@ SIZES = {
   "3.5-large": (2432, 38, 192, 0, True),
 }
 VARIANTS = tuple(SIZES)
-TOWER = "transformer(width=768, depth=12, heads=12, tokens=4096, pooled=2048)"
+ENCODER = "transformer(width=768, depth=12, heads=12, tokens=4096, pooled=2048)"
 
 
 def get_config(variant: str = "3.5-large") -> ConfigDict:
@@ -31,7 +31,7 @@ def get_config(variant: str = "3.5-large") -> ConfigDict:
   c.name = f"sd3_{variant.replace('-', '_').replace('.', '_')}"
   c.data.image_size = (128, 128)
   c.text.length = 333
-  c.text.towers.text = TOWER
+  c.text.towers.text = ENCODER
   c.model = sections.latent_model(
     "sd3",
     channels=16,

@@ -55,7 +55,7 @@ def ddpm(kind: str, prediction: str = "eps") -> dict[str, Any]:
 
 
 def muon() -> dict[str, Any]:
-  """The optimiser of small models in pixels; lr is of hidden matrices, vector_lr of the rest."""
+  """Optimiser and average of small models in pixels.   lr: hidden matrices; vector_lr: the rest"""
   return {
     "optimizer": "muon(b2=0.99)",
     "lr": 2e-2,
@@ -66,6 +66,7 @@ def muon() -> dict[str, Any]:
 
 
 def adamw(lr: float, schedule: str) -> dict[str, Any]:
+  """Optimiser and average of large models [2212.09748 sec. 4]."""
   return {
     "optimizer": "adamw",
     "lr": lr,

@@ -1,12 +1,12 @@
-"""Transfusion on emoji: one decoder that draws real pictures in two styles, and names them.
+"""Transfusion on emoji: one decoder that draws real images in two styles, and captions them.
 
   t2i data build --from emoji --size 32 --to runs/data/emoji
   t2i train --config=configs/transfusion_emoji.py --workdir=runs/transfusion_emoji
 
-Result: after 24 minutes of 2 cores that had another run beside it (60,000 pictures, a quarter of
-emoji_dit_flow's) the style of a drawing follows the caption, colours often, its kind seldom. Of
-what it says of pictures the style is right, the kind often (faces, people, flags), the name hardly
-ever. docs/emoji_joint.md shows both.
+Result: after 24 minutes of 2 cores shared with another run (60,000 images, a quarter of
+emoji_dit_flow's) the style of a sample follows the caption, colours often, its kind seldom. In its
+captions the style is right, the kind often (faces, people, flags), the name hardly ever.
+docs/emoji_joint.md shows both.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,12 @@
-"""Transfusion on scenes: one decoder that draws captions, captions drawings, and edits them.
+"""Transfusion on scenes: one decoder that draws images, captions them and edits them.
 
   t2i data build --from edits --level easy --size 32 --to runs/data/edits_easy
   t2i train --config=configs/transfusion_scenes.py --workdir=runs/transfusion_scenes
   t2i chat --workdir=runs/transfusion_scenes --say="a red circle" --say="make the red circle blue"
 
 Result: after 41 minutes of 2 cores, single / binding / relation: draws 98 / 76 / 85% right on seen
-compositions and 93 / 54 / 78% on held-out ones, reads 100 / 100 / 99% and 79 / 73 / 80%; of edits
-64 to 95% by kind, 48 to 95% held out. docs/native.md has the intervals.
+compositions and 93 / 54 / 78% on held-out ones, captions 100 / 100 / 99% and 79 / 73 / 80%; of
+edits 64 to 95% by kind, 48 to 95% held out. docs/native.md has the intervals.
 """
 
 from ml_collections import ConfigDict
@@ -18,13 +18,14 @@ def get_config() -> ConfigDict:
   c = ConfigDict()
   c.name = "transfusion_scenes"
   c.data = {"dir": "runs/data/edits_easy", "image_size": (32, 32)}
-  # Captions with their pictures, pictures with their captions, pictures with their edits. After
-  # 2000 steps of 32 rows (seed 0, 50 prompts each, one run each): what is shown without noise is
-  # edited better than with the paper's, of t up to 0.5 (removed 84 for 56%, added 32 for 16%), and
-  # hidden words make captions of unseen pairs be read off the picture (single 54 for 24%). Of
-  # captions alone, 50,000 pictures: not to write them draws unseen pairs better (single 32 for
-  # 18%). It draws as well as it has drawn often: image_first=0.2 and edited=0.4 left a caption
-  # alone to 27% of the pictures, and after 1400 steps of 24 rows drew 88 / 17 / 26%.
+  # Documents: caption then image, image then caption, image then its edits. Measured with one run
+  # each of 2000 steps of 32 rows (seed 0, 50 prompts each). max_t: conditioning images without
+  # noise are edited better than with the paper's t up to 0.5 (removed 84 against 56%, added 32
+  # against 16%). word_dropout: captions of held-out pairs depend more on the image (single 54
+  # against 24%). prompt_loss, on 50,000 images with captions alone: without it held-out pairs are
+  # drawn better (single 32 against 18%). Quality grows with how often images are drawn from a
+  # caption alone: image_first=0.2 and edited=0.4 left 27% of the images for that, and after 1400
+  # steps of 24 rows drew 88 / 17 / 26%.
   c.rows = {
     "length": 192,
     "images": 9,

@@ -1,8 +1,8 @@
 """Z-Image [2511.22699]: one stream of image and caption, each refined on its own first.
 
 Latents [128, 128, 16] are encoded beforehand, as for configs/latents_dit_xl2_flow.py. The text
-tower is a small one of the published width, trained along; the published model has Qwen3-4B,
-frozen.
+encoder is a small one of the published width, trained with the backbone; the published model has
+Qwen3-4B, frozen.
 
   t2i train --config=configs/z_image.py --workdir=/mnt/runs/z_image
 

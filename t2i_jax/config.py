@@ -308,11 +308,12 @@ def check_section(
   Raises ConfigError with the nearest of all keys, and of the fields that the config does not list.
   """
   fields = inspect.signature(kind).parameters
-  optional = {f: p.default for f, p in fields.items() if p.default is not inspect.Parameter.empty}
   wrong = [f"{name}.{key}" for key in config[name] if key not in (*besides, *fields)]
+  if not wrong:
+    return
+  optional = {f: p.default for f, p in fields.items() if p.default is not inspect.Parameter.empty}
   known = {f"{name}.{field}": default for field, default in optional.items()} | leaves(config)
-  if wrong:
-    no_such_key(wrong[0], {key: now for key, now in known.items() if key not in wrong}, where)
+  no_such_key(wrong[0], {key: now for key, now in known.items() if key not in wrong}, where)
 
 
 def to_json(config: ConfigDict) -> str:
@@ -320,14 +321,19 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-  """The config that to_json wrote, locked; lists come back as the tuples they were."""
+  """The config that to_json wrote, locked; lists come back as the tuples they were.
+
+  Keys that joined DEFAULTS after it was written are filled in.
+  """
 
   def tuples(node):
     if isinstance(node, dict):
       return {key: tuples(value) for key, value in node.items()}
     return tuple(map(tuples, node)) if isinstance(node, list) else node
 
-  return ConfigDict(tuples(json.loads(text))).lock()
+  config = ConfigDict(tuples(json.loads(text)))
+  fill(config, "the saved config")
+  return config.lock()
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:

@@ -182,6 +182,11 @@ def test_json_round_trip_keeps_tuples(path):
   assert back.train.freeze == ("a", "b") and configs.differences(c, back) == {}
 
 
+def test_a_saved_config_gets_the_defaults_that_came_later():
+  old = configs.from_json('{"rows": {"length": 8}, "mesh": {"data": 2}}')
+  assert (old.rows.length, old.rows.images, old.mesh.data, old.mesh.expert) == (8, 4, 2, 1)
+
+
 def test_differences():
   a = ConfigDict({"x": 1, "y": {"z": 2, "w": 0}})
   b = ConfigDict({"x": 1, "y": {"z": 3}})

@@ -202,7 +202,7 @@ def latents(tmp_path_factory):
 
 
 def record_reads(config, monkeypatch):
-  """The set of dotted leaf keys that attribute access reads from now on."""
+  """The set of dotted keys that are read from now on, other than to write down the whole."""
   prefixes, read = {}, set()
 
   def walk(node, prefix):
@@ -212,14 +212,16 @@ def record_reads(config, monkeypatch):
         walk(value, f"{prefix}{key}.")
 
   walk(config, "")
-  original = ConfigDict.__getattr__
+  original, to_dict = ConfigDict.__getitem__, ConfigDict.to_dict
 
-  def recording(self, name):
+  def recording(self, name):  # attributes are read by it, too
     if id(self) in prefixes:
       read.add(prefixes[id(self)] + name)
     return original(self, name)
 
-  monkeypatch.setattr(ConfigDict, "__getattr__", recording)
+  monkeypatch.setattr(ConfigDict, "__getitem__", recording)
+  written = lambda self, *rest: to_dict(self.copy_and_resolve_references(), *rest)
+  monkeypatch.setattr(ConfigDict, "to_dict", written)
   return read
 
 
