@@ -1,6 +1,6 @@
 """Classifier guidance beside classifier-free: docs/classifier_guidance.md and .png.
 
-python benchmarks/classifier_guidance.py --workdir=runs/objectives/flow_x0 \\
+python -m benchmarks.classifier_guidance --workdir=runs/objectives/flow_x0 \\
   --classifier=runs/scenes_classifier
 
 The same model, three ways to make it obey: the classifier on its null prediction, the classifier on
@@ -10,11 +10,10 @@ its conditional one, and classifier-free guidance. About ten minutes on two core
 import argparse
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from benchmarks.pages import run_of, table, write
+from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.score import score
-from t2i_jax.training.serve import open_workdir
+from t2i_jax.inference import open_model
 
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 CATEGORIES = ("single", "binding", "relation")
@@ -31,8 +30,8 @@ WAYS = {
 
 def measure(workdir: str, classifier: str, scale: float, weight: float | None):
   """Rates by category and the shown pictures, at one setting."""
-  guiding = {} if weight is None else {"classifier": classifier, "weight": weight}
-  at = open_workdir(workdir, {"cfg": str(scale)}, **guiding)
+  guiding = {} if weight is None else {"guide": classifier, "guide_weight": weight}
+  at = open_model(workdir, {"sampling.cfg": str(scale)}, **guiding)
   result = score(
     lambda captions, seed: at.draw(captions, range(seed, seed + len(captions))),
     "easy",
@@ -51,44 +50,42 @@ def main() -> None:
   parser.add_argument("--classifier", required=True)
   parser.add_argument("--to", default="docs")
   args = parser.parse_args()
+  command = "python -m benchmarks.classifier_guidance "
+  command += f"--workdir={args.workdir} --classifier={args.classifier}"
   n = 2 * PER_CELL
   lines = [
     "# Classifier guidance on scenes",
     "",
-    "Made by `python benchmarks/classifier_guidance.py "
-    f"--workdir={args.workdir} --classifier={args.classifier}`.",
+    f"Made by `{command}`.",
     "",
     "One model, guided by a noisy classifier (`configs/scenes_classifier.py`) of weight w or by",
     f"classifier-free guidance of scale 1 + w. Percent correct of {n} drawings a cell (seen and",
     "held-out compositions together), with 95% intervals. The classifier reads the caption as a",
     "set of words: it cannot know which colour belongs to which shape, nor what is left of what.",
     "",
-    f"| guidance | w | {' | '.join(CATEGORIES)} |",
-    "|---" * (2 + len(CATEGORIES)) + "|",
   ]
-  rows = []
+  measured, shown = [], []
   for label, setting in WAYS.items():
     row = []
     for w in WEIGHTS:
       rates, pictures = measure(args.workdir, args.classifier, *setting(w))
-      cells = " | ".join(f"{rate.percent()} {rate.interval()}" for rate in rates)
-      lines.append(f"| {label} | {w:g} | {cells} |")
-      print(lines[-1], flush=True)
-      row += [np.pad(p, ((1, 1), (1, 1), (0, 0)), constant_values=255) for p in pictures]
-      row.append(np.full((row[-1].shape[0], 5, 3), 255, np.uint8))
-    rows.append(np.concatenate(row, axis=1))
-  image = Image.fromarray(np.concatenate(rows))
-  size = (image.width * SCALE, image.height * SCALE)
-  image.resize(size, Image.Resampling.NEAREST).save(Path(args.to) / "classifier_guidance.png")
+      cells = [f"{rate.percent()} {rate.interval()}" for rate in rates]
+      measured.append([label, f"{w:g}", *cells])
+      print(*measured[-1], flush=True)
+      row += list(pictures)
+    shown.append(row)
+  block = 2 * len(SHOWN)
+  grid(shown, SCALE, block=block).save(Path(args.to) / "classifier_guidance.png")
   lines += [
+    table(["guidance", "w", *CATEGORIES], measured),
     "",
     "![Drawings: a row a way, a block a weight](classifier_guidance.png)",
     "",
     f"Rows: {'; '.join(WAYS)}. Blocks: w = {', '.join(f'{w:g}' for w in WEIGHTS)}, two seeds each",
     f"of {' and '.join(SHOWN)}.",
-    "",
   ]
-  Path(args.to, "classifier_guidance.md").write_text("\n".join(lines), encoding="utf-8")
+  configs = (Path(folder, "config.json") for folder in (args.workdir, args.classifier))
+  write(Path(args.to, "classifier_guidance.md"), "\n".join(lines), run_of(command, *configs))
   print(Path(args.to, "classifier_guidance.md"))
 
 

@@ -1,6 +1,6 @@
 """One model that draws, captions and edits scenes, scored by exact judges: docs/native.md.
 
-python benchmarks/native.py [--runs runs] [--to docs]
+python -m benchmarks.native [--runs runs] [--to docs]
 
 Builds the data, trains configs/transfusion_scenes.py as a user would, scores it and holds two
 conversations. Then the quickstart's model, which only draws, is trained on as many pictures and
@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from quickstart import PLANS, t2i
 
+from benchmarks.pages import run_of, table, write
+from benchmarks.quickstart import PLANS, t2i
+from t2i_jax.data.sheet import grid
+
+COMMAND = "python -m benchmarks.native"
 CONFIG = "configs/transfusion_scenes.py"
 BUILD = ["--from=edits", "--level=easy", "--size=32", "--vocab=512"]
 PER_CELL, SEED = 250, 30_000  # prompts that no choice was made on
@@ -68,15 +71,22 @@ def measure(workdir: Path) -> dict[str, Any]:
   """What the page is made of besides the scores; its pictures go into the work directory."""
   import jax
 
-  from t2i_jax.cli.evaluate import editor, images_seen
+  from t2i_jax.cli.evaluate import images_seen, seeds_from
   from t2i_jax.evaluation.edit_judge import score_edits
-  from t2i_jax.training.serve import open_workdir
+  from t2i_jax.inference import open_model
 
-  at = open_workdir(workdir)
+  at = open_model(workdir)
   size = at.config.data.image_size[0]
-  few = score_edits(editor(at), "easy", size=size, per_cell=SHOWN, seed=SEED)
+  few = score_edits(
+    lambda images, texts, seed: at.edit(images, texts, seeds_from(seed, images)),
+    "easy",
+    size=size,
+    per_cell=SHOWN,
+    seed=SEED,
+  )
   shown = [s for cell in few.cells if not cell.heldout for s in cell.samples]
-  save([(s.before, s.after, s.truth) for s in shown], workdir / "edits.png")
+  rows = [(s.before, s.after, s.truth) for s in shown]
+  grid(rows, SCALE).save(workdir / "edits.png")
   talks = [converse(at, lines, workdir / f"talk_{i}.png") for i, lines in enumerate(TALKS)]
   metrics = logged(workdir)
   trained = [line for line in metrics if line["kind"] == "train"]
@@ -89,7 +99,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     "images": images_seen(metrics, at.step, at.config.train.batch),
     "padding": mean("padding"),
     "left_out": mean("left_out"),
-    "drawn": mean("drawn") / mean("pictures"),
+    "drawn": mean("drawn") / mean("images"),
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(at.params)),
   }
 
@@ -107,31 +117,16 @@ def minutes(workdir: Path) -> float:
 
 def converse(at: Any, lines: Sequence[str], path: Path) -> list[tuple[str, str]]:
   """What is said, and what the model says of the picture that it drew then."""
-  from t2i_jax.training.chat import Chat
-
-  chat = Chat(at.generator, at.tokenizer, at.params)
+  chat = at.chat()
   pictures = [chat.draw(line) for line in lines]
-  save([pictures], path)
+  grid([pictures], SCALE).save(path)
   return [(line, chat.describe(p)) for line, p in zip(lines, pictures, strict=True)]
-
-
-def save(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
-  """Rows of pictures with white between them, enlarged."""
-  edged = [[np.pad(p, ((1, 1), (1, 1), (0, 0)), constant_values=255) for p in row] for row in rows]
-  sheet = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in edged]))
-  size = (sheet.width * SCALE, sheet.height * SCALE)
-  sheet.resize(size, Image.Resampling.NEAREST).save(path)
 
 
 def rate(found: dict[str, Any]) -> str:
   if found["rate"] is None:
     return "none"
   return f"{100 * found['rate']:.1f}% [{100 * found['lower']:.1f}, {100 * found['upper']:.1f}]"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
-  return [lines[0], "|---" * len(head) + "|", *lines[1:], ""]
 
 
 def page(m: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
@@ -153,7 +148,7 @@ def page(m: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
   lines = [
     "# One model that draws, reads and edits",
     "",
-    "Made by `python benchmarks/native.py`, which builds the data, trains and scores by",
+    f"Made by `{COMMAND}`, which builds the data, trains and scores by",
     "",
     "```sh",
     *m["commands"],
@@ -168,19 +163,22 @@ def page(m: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
     "Percent correct by the exact judge, with 95% intervals, beside the quickstart's model after",
     f"as many pictures: all of those it learns to draw, of the joint model's {m['drawn']:.0%}.",
     "",
-    *table(["category", "compositions", "correct", "only draws", "shuffled captions"], drawn),
+    table(["category", "compositions", "correct", "only draws", "shuffled captions"], drawn),
+    "",
     "## Reading drawings",
     "",
     "A caption is correct where it lists exactly the objects of the picture and the relation it",
     "states holds. Baselines: captions of other pictures, and the commonest caption.",
     "",
-    *table(["category", "compositions", "correct", "objects right", "shuffled", "commonest"], read),
+    table(["category", "compositions", "correct", "objects right", "shuffled", "commonest"], read),
+    "",
     "## Editing by instruction",
     "",
     "Done: what was asked is there. Kept: all else is as it was. The picture before is an exact",
     "drawing that the model is shown, without a caption.",
     "",
-    *table(["kind", "compositions", "correct", "done", "kept", "ceiling"], edited),
+    table(["kind", "compositions", "correct", "done", "kept", "ceiling"], edited),
+    "",
     f"The first {SHOWN} of each kind, not chosen: before, after, as it should be.",
     "",
     "![before, after, truth](native_edits.png)",
@@ -220,7 +218,8 @@ def main() -> None:
   m = measure(workdir) | {"commands": ran}
   for name in ("edits", *(f"talk_{i}" for i in range(len(TALKS)))):
     (out / f"native_{name}.png").write_bytes((workdir / f"{name}.png").read_bytes())
-  (out / "native.md").write_text(page(m, scores), encoding="utf-8")
+  line = run_of(COMMAND, workdir / "config.json", draws / "config.json")
+  write(out / "native.md", page(m, scores), line)
   print(out / "native.md")
 
 

@@ -1,6 +1,6 @@
 """Five objectives at equal budget, three solvers, four step counts: docs/objectives.md and .png.
 
-python benchmarks/objectives.py --data=runs/data/scenes_quickstart --runs=runs/objectives
+python -m benchmarks.objectives --data=runs/data/scenes_quickstart --runs=runs/objectives
 
 Trains the quickstart's model, with patches of 4 pixels instead of 8, on each objective (or goes on
 where it stopped), scores every combination with the judge, and compares what the models know by the
@@ -18,17 +18,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from quickstart import t2i
 
+from benchmarks.pages import run_of, table, write
+from benchmarks.quickstart import t2i
 from t2i_jax.config import apply_overrides
 from t2i_jax.data.loader import validation_batches
+from t2i_jax.data.sheet import grid
 from t2i_jax.data.source import ShardSource
 from t2i_jax.evaluation.score import score
+from t2i_jax.inference import Model, open_model
 from t2i_jax.process import convert, like
 from t2i_jax.sampling.grids import at_ratios
-from t2i_jax.training.draw import make_draw
-from t2i_jax.training.serve import Loaded, load
-from t2i_jax.training.system import unit_range
+from t2i_jax.systems.draw import make_draw
+from t2i_jax.systems.system import flat_images
 
 OBJECTIVES: dict[str, dict[str, str]] = {
   "DDPM, eps": {
@@ -74,19 +76,19 @@ def train_all(data: str, runs: Path, steps: int) -> dict[str, Path]:
   return workdirs
 
 
-def x0_errors(at: Loaded) -> list[float]:
+def x0_errors(at: Model) -> list[float]:
   """Mean squared error of x0_hat on validation pictures, at each of RATIOS."""
   c, system = at.config, at.system
   source = ShardSource(c.data.dir, c.data.val_split)
-  (rows,) = validation_batches(source, system.transform(at.tokenizer), ROWS, ROWS, np.arange(ROWS))
+  (rows,) = validation_batches(source, system.row_maker(), ROWS, ROWS, np.arange(ROWS))
   grid = at_ratios(system.process, np.sort(RATIOS)[::-1])
 
   @jax.jit
   def error(params, batch, time, key):
-    x0 = unit_range(batch["image"])
+    x0 = system.encode(params, flat_images(batch))
     eps = jax.random.normal(key, x0.shape)
     x_t = like(time.alpha, x0) * x0 + like(time.sigma, x0) * eps
-    cond = system.encode_text(params, batch["tokens"], batch["mask"])
+    cond = system.encode_text(params, batch.text)
     x0_hat = convert(system.denoise(params, x_t, time, cond), "x0", x_t, time).value
     return jnp.mean(jnp.square(x0_hat - x0))
 
@@ -97,13 +99,13 @@ def x0_errors(at: Loaded) -> list[float]:
 
 def measure(workdir: Path) -> dict[str, Any]:
   """Scores and pictures of one model under every solver and step count."""
-  at = load(workdir)
+  at = open_model(workdir)
   cells, pictures = {}, {}
   for label, solver in SOLVERS.items():
     for steps in STEPS:
       sampling = at.config.sampling.copy_and_resolve_references()
       apply_overrides(sampling, {"solver": solver, "steps": str(steps)}, "config.sampling")
-      draw = make_draw(at.system, at.tokenizer, sampling, at.mesh)
+      draw = make_draw(at.system, sampling, at.mesh)
       result = score(
         lambda captions, seed, draw=draw: draw(
           at.params, captions, range(seed, seed + len(captions))
@@ -131,22 +133,12 @@ def measure(workdir: Path) -> dict[str, Any]:
 
 def sheet(found: dict[str, dict[str, Any]]) -> Image.Image:
   """A row an objective, a block of three pictures a step count, a band a solver."""
-  bands = []
-  for label in SOLVERS:
-    rows = [
-      np.concatenate(
-        [
-          np.pad(picture, ((1, 1), (1, 1 if k < 2 else 5), (0, 0)), constant_values=255)
-          for steps in STEPS
-          for k, picture in enumerate(of["pictures"][f"{label}|{steps}"])
-        ],
-        axis=1,
-      )
-      for of in found.values()
-    ]
-    bands.append(np.pad(np.concatenate(rows), ((0, 8), (0, 0), (0, 0)), constant_values=255))
-  image = Image.fromarray(np.concatenate(bands))
-  return image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.NEAREST)
+  rows = [
+    [picture for steps in STEPS for picture in of["pictures"][f"{label}|{steps}"]]
+    for label in SOLVERS
+    for of in found.values()
+  ]
+  return grid(rows, SCALE, block=len(SHOWN), band=len(found))
 
 
 def page(found: dict[str, dict[str, Any]], command: str) -> str:
@@ -167,12 +159,12 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
     "The validation loss is each objective's own and says nothing across rows. The error of x0_hat",
     f"does: mean square over {ROWS} validation pictures in [-1, 1], at the same sigma / alpha.",
     "",
-    "| objective | validation loss | " + " | ".join(f"x0 error at {r:g}" for r in RATIOS) + " |",
-    "|---" * (2 + len(RATIOS)) + "|",
   ]
-  for name, of in found.items():
-    errors = " | ".join(f"{e:.4f}" for e in of["x0"])
-    lines.append(f"| {name} | {of['val']:.4f} | {errors} |")
+  head = ["objective", "validation loss", *(f"x0 error at {r:g}" for r in RATIOS)]
+  losses = [
+    [name, f"{of['val']:.4f}", *(f"{e:.4f}" for e in of["x0"])] for name, of in found.items()
+  ]
+  lines.append(table(head, losses))
   n = 2 * PER_CELL
   lines += [
     "",
@@ -182,17 +174,17 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
     f"compositions together; one standard error is at most {50 / n**0.5:.1f}. Guidance scale 2.5.",
     "Heun calls the network twice a step.",
     "",
-    "| objective | solver | " + " | ".join(f"{s} steps" for s in STEPS) + " |",
-    "|---" * (2 + len(STEPS)) + "|",
   ]
+  rows = []
   for name, of in found.items():
     for label in SOLVERS:
       cells = [
         " / ".join(f"{100 * rate:.0f}" for rate in of["cells"][f"{label}|{steps}"])
         for steps in STEPS
       ]
-      lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
+      rows.append([name, label, *cells])
   lines += [
+    table(["objective", "solver", *(f"{s} steps" for s in STEPS)], rows),
     "",
     f"![Drawings: a band a solver, a row an objective, a block a step count]({IMAGE})",
     "",
@@ -215,10 +207,11 @@ def main() -> None:
   args = parser.parse_args()
   workdirs = train_all(args.data, Path(args.runs), args.steps)
   found = {name: measure(workdir) for name, workdir in workdirs.items()}
-  command = f"python benchmarks/objectives.py --data={args.data} --runs={args.runs}"
+  command = f"python -m benchmarks.objectives --data={args.data} --runs={args.runs}"
   command += f" --steps={args.steps}"
   sheet(found).save(Path(args.to) / IMAGE)
-  Path(args.to, "objectives.md").write_text(page(found, command), encoding="utf-8")
+  configs = (workdir / "config.json" for workdir in workdirs.values())
+  write(Path(args.to, "objectives.md"), page(found, command), run_of(command, *configs))
   print(Path(args.to, "objectives.md"))
 
 

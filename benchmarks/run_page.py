@@ -1,6 +1,6 @@
 """A page of docs/ from a finished run: its speed, its fixed prompts over time, its score.
 
-python benchmarks/run_page.py --workdir=runs/scenes_dit_flow --out=docs/quickstart
+python -m benchmarks.run_page --workdir=runs/scenes_dit_flow --out=docs/quickstart
 
 After `t2i eval --curve` the page has the score against minutes as well. A run on pictures that are
 no scenes has no score: its page has sheets of drawings beside the real pictures, split by split,
@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from t2i_jax.cli.evaluate import images_seen, readings, reads
-from t2i_jax.data.sheet import lay_out, picture
+from benchmarks.pages import run_of, table, write
+from t2i_jax.cli.evaluate import images_seen, readings
+from t2i_jax.data.contact_sheet import picture
+from t2i_jax.data.sheet import Band, captioned, grid
 from t2i_jax.data.source import ShardSource, read_manifest
 from t2i_jax.data.transforms import fit
 from t2i_jax.evaluation.report import read_metrics
-from t2i_jax.training.serve import open_workdir
+from t2i_jax.inference import open_model
 
 SCALE = 3  # a small pixel of the strip is drawn as 3 x 3
 SHEET, COLUMNS = 24, 6  # pairs a split
@@ -31,10 +33,7 @@ def strip(samples: Path) -> Image.Image:
   """About ten rows of samples/step_*.png under each other, the last at the bottom."""
   paths = sorted(samples.glob("step_*.png"), reverse=True)
   rows = [Image.open(path) for path in reversed(paths[:: -(-len(paths) // 10)])]
-  sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
-  for i, row in enumerate(rows):
-    sheet.paste(row, (0, i * rows[0].height))
-  return sheet.resize((sheet.width * SCALE, sheet.height * SCALE), Image.Resampling.NEAREST)
+  return grid([[np.asarray(row)] for row in rows], SCALE, edge=0)
 
 
 def rate(of: dict[str, Any]) -> str:
@@ -43,27 +42,27 @@ def rate(of: dict[str, Any]) -> str:
   return f"{of['rate']:.1%} [{of['lower']:.1%}, {of['upper']:.1%}]"
 
 
-def score_table(score: dict[str, Any]) -> list[str]:
+def score_table(score: dict[str, Any]) -> str:
   """One row a cell: the model, its shuffled baseline, and the judge's ceiling."""
-  lines = ["| category | compositions | correct [95%] | shuffled captions | ceiling |"]
-  lines.append("|---|---|---|---|---|")
+  rows = []
   for cell in score["cells"]:
     kind = "held out" if cell["heldout"] else "seen"
-    row = [rate(cell[name]) for name in ("model", "shuffled", "ceiling")]
-    lines.append(f"| {cell['category']} | {kind} | {' | '.join(row)} |")
-  return lines
+    rates = [rate(cell[name]) for name in ("model", "shuffled", "ceiling")]
+    rows.append([cell["category"], kind, *rates])
+  head = ["category", "compositions", "correct [95%]", "shuffled captions", "ceiling"]
+  return table(head, rows)
 
 
-def curve_table(curve: list[dict[str, Any]]) -> list[str]:
+def curve_table(curve: list[dict[str, Any]]) -> str:
   """One row a checkpoint: correct drawings, seen / held out, a column a category."""
   cells = [point["score"]["cells"] for point in curve]
   categories = list(dict.fromkeys(cell["category"] for cell in cells[0]))
-  lines = [f"| minutes | {' | '.join(categories)} |", "|---" * (len(categories) + 1) + "|"]
+  rows = []
   for point, scored in zip(curve, cells, strict=True):
     rates = {(c["category"], c["heldout"]): c["model"]["rate"] for c in scored}
-    row = [f"{rates[c, False]:.0%} / {rates[c, True]:.0%}" for c in categories]
-    lines.append(f"| {point['minutes']:.0f} | {' | '.join(row)} |")
-  return lines
+    both = [f"{rates[c, False]:.0%} / {rates[c, True]:.0%}" for c in categories]
+    rows.append([f"{point['minutes']:.0f}", *both])
+  return table(["minutes", *categories], rows)
 
 
 def section_of_scores(evaluated: Path, out: Path) -> list[str]:
@@ -76,32 +75,29 @@ def section_of_scores(evaluated: Path, out: Path) -> list[str]:
       chart = out.with_name(f"{out.name}_{name}.svg")
       chart.write_text((evaluated / f"curve_{name}.svg").read_text())
       lines.append(f"![score against minutes]({chart.name})")
-    lines += ["", f"Correct, seen / held out, {n} drawings a cell:", "", *curve_table(curve), ""]
+    lines += ["", f"Correct, seen / held out, {n} drawings a cell:", "", curve_table(curve), ""]
   score = json.loads((evaluated / "score.json").read_text())
-  return [*lines, f"The last checkpoint, prompt seed {score['seed']}:", "", *score_table(score), ""]
+  return [*lines, f"The last checkpoint, prompt seed {score['seed']}:", "", score_table(score), ""]
 
 
 def pair(drawn: np.ndarray, data: bytes) -> Image.Image:
   """A drawing and, right of it, the record's picture at the same size."""
-  height, width = drawn.shape[:2]
-  sheet = Image.new("RGB", (2 * width + 2, height), "white")
-  sheet.paste(Image.fromarray(drawn), (0, 0))
-  sheet.paste(fit(picture(data), (height, width)), (width + 2, 0))
-  return sheet
+  return grid([[drawn, np.asarray(fit(picture(data), drawn.shape[:2]))]])
 
 
 def section_of_pairs(workdir: Path, out: Path) -> list[str]:
   """A sheet a split: what the model draws for a caption, left, and the real picture, right. Of a
   joint model another one, of what it says of the real pictures.
   """
-  trained = open_workdir(workdir)
+  trained = open_model(workdir)
   folder = trained.config.data.dir
   manifest = read_manifest(folder)
   lines = []
 
   def show(name: str, heading: str, tiles: list[tuple[Image.Image, str]]) -> None:
     sheet = out.with_name(f"{out.name}_{name}.png")
-    lay_out(tiles, heading, manifest["attribution"], COLUMNS).save(sheet, optimize=True)
+    laid = captioned([Band(heading, tiles, COLUMNS)], manifest["attribution"])
+    laid.save(sheet, optimize=True)
     lines.extend([f"![{heading}]({sheet.name})", ""])
 
   for split in manifest["splits"]:
@@ -112,7 +108,7 @@ def section_of_pairs(workdir: Path, out: Path) -> list[str]:
     pairs = [pair(d, record.image) for d, record in zip(drawn, records, strict=True)]
     heading = f"{split}: drawn (left), real (right); {len(pairs)} spread over {len(source):,}"
     show(split, heading, list(zip(pairs, captions, strict=True)))
-    if reads(trained):
+    if "captions" in trained.tasks.measures:
       shown, said, right = readings(trained, records, 0)
       heading = f"{split}: what is said of it; {right} of {len(said)} are a caption of theirs"
       show(f"{split}_read", heading, list(zip(map(Image.fromarray, shown), said, strict=True)))
@@ -130,7 +126,11 @@ def commands(workdir: Path, out: Path, config: dict[str, Any]) -> list[str]:
   if (evaluated / "score.json").exists():
     last = json.loads((evaluated / "score.json").read_text())
     lines.append(f"{score} --per-cell={last['cells'][0]['model']['n']} --seed={last['seed']}")
-  return [*lines, f"python benchmarks/run_page.py --workdir={workdir} --out={out}"]
+  return [*lines, command(workdir, out)]
+
+
+def command(workdir: Path, out: Path) -> str:
+  return f"python -m benchmarks.run_page --workdir={workdir} --out={out}"
 
 
 def page(workdir: Path, out: Path) -> str:
@@ -169,7 +169,8 @@ def main() -> None:
   parser.add_argument("--out", type=Path, required=True, help="page without its ending")
   args = parser.parse_args()
   out = args.out.with_suffix(".md")
-  out.write_text(page(args.workdir, args.out))
+  line = run_of(command(args.workdir, args.out), args.workdir / "config.json")
+  write(out, page(args.workdir, args.out), line)
   print(out)
 
 

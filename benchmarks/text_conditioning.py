@@ -1,6 +1,6 @@
 """How should text enter? Five ways and two text encoders on scenes: docs/text_conditioning.md.
 
-python benchmarks/text_conditioning.py --data=runs/data/scenes_quickstart --jobs=2
+python -m benchmarks.text_conditioning --data=runs/data/scenes_quickstart --jobs=2
 
 Trains and scores every variant of configs/compare/text_conditioning.py on two seeds, each as
 `t2i train` would, and writes the page from all that is there. What is scored is kept in
@@ -11,6 +11,7 @@ three CPU hours; with --jobs=2 two runs go beside each other, a core each.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from quickstart import KEEP_MEMORY, PLANS, t2i
+
+from benchmarks.pages import line_of, run_of, table, write
+from benchmarks.quickstart import KEEP_MEMORY, PLANS, t2i
+from t2i_jax.data.sheet import grid
 
 CONFIG = "configs/compare/text_conditioning.py"
 FORMS = {
@@ -66,9 +69,9 @@ def measure(workdir: Path) -> dict[str, Any]:
 
   from t2i_jax.evaluation.judge import judge
   from t2i_jax.evaluation.score import score
-  from t2i_jax.training.serve import load, open_workdir
+  from t2i_jax.inference import open_model
 
-  at = open_workdir(workdir)
+  at = open_model(workdir)
   draw = lambda captions, seed: at.draw(captions, range(seed, seed + len(captions)))
   size = at.config.data.image_size[0]
   found = score(draw, "easy", size=size, per_cell=PER_CELL, seed=PROMPT_SEED, categories=CATEGORIES)
@@ -88,11 +91,10 @@ def measure(workdir: Path) -> dict[str, Any]:
       for way in (0, 1)
     ]
   )
-  params = jax.tree.leaves(load(workdir).params)
+  params = jax.tree.leaves(at.params)
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   speeds = [line["perf"]["images_per_s"] for line in lines if line["kind"] == "train"]
-  shown = np.concatenate([np.concatenate(drawn[way][:SHOWN], axis=1) for way in (0, 1)])
-  Image.fromarray(shown).save(workdir / "pairs.png")
+  grid([list(ways[:SHOWN]) for ways in drawn], SCALE, edge=0).save(workdir / "pairs.png")
   return {
     "cells": cells,
     "both ways right": {"successes": int((right[0] & right[1]).sum()), "n": len(pairs)},
@@ -127,8 +129,8 @@ def all_runs(args: argparse.Namespace, kept: Path) -> dict[str, Any]:
   def run(job: tuple[str, int]) -> None:
     variant, seed = job
     mine = free.pop()
-    command = [sys.executable, __file__, f"--data={args.data}", f"--runs={args.runs}"]
-    command += [f"--only={variant}", f"--seed={seed}"]
+    command = [sys.executable, "-m", "benchmarks.text_conditioning", f"--only={variant}"]
+    command += [f"--data={args.data}", f"--runs={args.runs}", f"--seed={seed}"]
     subprocess.run(
       command, check=True, env=KEEP_MEMORY | os.environ,
       preexec_fn=lambda: os.sched_setaffinity(0, mine),
@@ -138,10 +140,7 @@ def all_runs(args: argparse.Namespace, kept: Path) -> dict[str, Any]:
     done[key(variant, seed)] = json.loads((workdir / "measured.json").read_text())
     kept.write_text(json.dumps(done, indent=1) + "\n")
     if seed == SEEDS[0]:
-      shown = Image.open(workdir / "pairs.png")
-      size = (shown.width * SCALE, shown.height * SCALE)
-      shown = shown.resize(size, Image.Resampling.NEAREST)
-      shown.save(kept.parent / f"text_conditioning_{variant}.png")
+      shutil.copy(workdir / "pairs.png", kept.parent / f"text_conditioning_{variant}.png")
 
   with ThreadPoolExecutor(args.jobs) as pool:
     list(pool.map(run, todo))
@@ -162,12 +161,9 @@ def together(runs: list[dict[str, Any]], category: str) -> dict[str, int]:
   return {key: sum(cell[key] for cell in cells) for key in ("successes", "n")}
 
 
-def table(found: dict[str, Any], named: dict[str, str], first: str) -> list[str]:
+def tables(found: dict[str, Any], named: dict[str, str], first: str) -> list[str]:
   """A row a variant: its size, its cost, and its scores over both seeds and for each."""
-  lines = [
-    f"| {first} | M parameters | MFLOPs | " + " | ".join(CATEGORIES) + " | both ways round |",
-    "|---" * (4 + len(CATEGORIES)) + "|",
-  ]
+  pooled, single = [], []
   for variant, name in named.items():
     runs = [found[key(variant, seed)] for seed in SEEDS if key(variant, seed) in found]
     if not runs:
@@ -175,19 +171,20 @@ def table(found: dict[str, Any], named: dict[str, str], first: str) -> list[str]
     cells = [rate(together(runs, category)) for category in CATEGORIES]
     pairs = [run["both ways right"] for run in runs]
     cells.append(rate({k: sum(pair[k] for pair in pairs) for k in ("successes", "n")}))
-    size = f"{runs[0]['parameters'] / 1e6:.2f} | {runs[0]['flops'] / 1e6:.1f}"
-    lines.append(f"| {name} | {size} | {' | '.join(cells)} |")
-  lines += ["", "Each seed by itself, in percent (seeds " + ", ".join(map(str, SEEDS)) + "):", ""]
-  lines += ["| | " + " | ".join((*CATEGORIES, "both ways round", "validation loss")) + " |"]
-  lines += ["|---" * (3 + len(CATEGORIES)) + "|"]
-  for variant, name in named.items():
-    runs = [found[key(variant, seed)] for seed in SEEDS if key(variant, seed) in found]
+    size = [f"{runs[0]['parameters'] / 1e6:.2f}", f"{runs[0]['flops'] / 1e6:.1f}"]
+    pooled.append([name, *size, *cells])
     percent = lambda count: f"{100 * count['successes'] / count['n']:.0f}"
     cells = [" / ".join(percent(together([run], c)) for run in runs) for c in CATEGORIES]
     cells.append(" / ".join(percent(run["both ways right"]) for run in runs))
     cells.append(" / ".join(f"{run['val']:.4f}" for run in runs))
-    lines.append(f"| {name} | {' | '.join(cells)} |")
-  return lines
+    single.append([name, *cells])
+  return [
+    table([first, "M parameters", "MFLOPs", *CATEGORIES, "both ways round"], pooled),
+    "",
+    f"Each seed by itself, in percent (seeds {', '.join(map(str, SEEDS))}):",
+    "",
+    table(["", *CATEGORIES, "both ways round", "validation loss"], single),
+  ]
 
 
 def page(found: dict[str, Any], command: str) -> str:
@@ -215,14 +212,14 @@ def page(found: dict[str, Any], command: str) -> str:
       *(result(found) if len(found) == len(SEEDS) * len(FORMS | TOWERS) else []),
       "## Five ways in, one tower",
       "",
-      *table(found, FORMS, "text enters by"),
+      *tables(found, FORMS, "text enters by"),
       "",
       "## Two towers, one way in",
       "",
       "Cross-attention. The bag of words is frozen at random embeddings, sorted by id: which words",
       "there are it says exactly, their order not at all.",
       "",
-      *table(found, TOWERS, "tower"),
+      *tables(found, TOWERS, "tower"),
       "",
       *pictures(found),
       "",
@@ -298,14 +295,18 @@ def main() -> None:
   parser.add_argument("--only", help="one variant, in this process")
   parser.add_argument("--seed", type=int, default=0, help="with --only")
   args = parser.parse_args()
-  sys.path.append(str(Path(__file__).resolve().parents[1]))
   if args.only:
     one(args.only, args.seed, args)
     return
-  found = all_runs(args, Path(args.to, "text_conditioning.json"))
-  command = "python benchmarks/text_conditioning.py"
-  Path(args.to, "text_conditioning.md").write_text(page(found, command), encoding="utf-8")
-  print(Path(args.to, "text_conditioning.md"))
+  kept = Path(args.to, "text_conditioning.json")
+  before = kept.read_bytes() if kept.exists() else b""
+  found = all_runs(args, kept)
+  command = "python -m benchmarks.text_conditioning"
+  out = Path(args.to, "text_conditioning.md")
+  configs = sorted(Path(args.runs).glob("*/config.json"))
+  anew = kept.read_bytes() != before
+  write(out, page(found, command), run_of(command, *configs) if anew else line_of(out))
+  print(out)
 
 
 if __name__ == "__main__":

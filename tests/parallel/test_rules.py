@@ -16,7 +16,7 @@ needs_eight = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 device
   [
     (("embed", "mlp"), P("fsdp", "tensor")),
     (("layers", "embed", None, "kv_heads", "head_dim"), P(None, "fsdp", None, "tensor", None)),
-    (("batch", "sequence", None), P(("data", "fsdp"), None, None)),
+    (("batch", "sequence", None), P(("data", "fsdp"), "context", None)),
     (P("vocab", "embed"), P("tensor", "fsdp")),
     ((), P()),
   ],
@@ -33,7 +33,7 @@ def test_two_dimensions_on_one_mesh_axis_are_refused(axes):
 
 def test_every_rule_names_a_mesh_axis():
   named = [m for rule in RULES.values() for m in ([rule] if isinstance(rule, str) else rule or [])]
-  assert set(named) == {"data", "fsdp", "tensor"}
+  assert set(named) == {"data", "fsdp", "tensor", "context", "expert"}
 
 
 @needs_eight
