@@ -20,7 +20,7 @@ from t2i_jax.training.step import jit_train_step, make_train_step
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
-MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8)]
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8), (2, 2, 1, 2)]
 TINY = {
   "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "8",
   "text.towers.text": "transformer(width=32, depth=1, heads=8)",
