@@ -36,8 +36,7 @@ class DrawingSystem(System):
   """A model that draws.
 
   layers              blocks of the backbone, by which a control names them
-  inner               weights of the losses that the backbone itself gives, by name: its config's
-                      inner_losses; such a backbone returns (value, losses [R] by name)
+  inner               weights of the losses that the backbone itself gives, by name
   weighting, penalty  of the denoising loss, whatever the network predicts
   objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES
   """
@@ -94,19 +93,16 @@ class DrawingSystem(System):
     model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
     model = self.module(params, "backbone")
     notes: list[Any] = [None]
-    inner: dict[str, jax.Array] = {}
 
     def value(x: jax.Array) -> jax.Array:
       found = model(x.astype(self.dtype), model_time, cond, control)
-      if control is not None and control.record is not None:
-        found, notes[0] = found
-      if self.inner:
-        found, losses = found
-        inner.update(losses)
+      if control is None or control.record is None:
+        return found
+      found, notes[0] = found
       return found
 
     prediction = predicted(self.output, value, x_t, time)
-    return (prediction if notes[0] is None else prediction._replace(aux=notes[0])), inner
+    return (prediction if notes[0] is None else prediction._replace(aux=notes[0])), {}
 
   def denoise(
     self,

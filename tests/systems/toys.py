@@ -11,7 +11,7 @@ from flax import nnx
 from t2i_jax.autoencoders import AUTOENCODERS
 from t2i_jax.config import load_config
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.models import BACKBONES
+from t2i_jax.models import BACKBONES, Answer
 from t2i_jax.models.params import fan_in, ones, weight
 from t2i_jax.parallel import make_mesh
 from t2i_jax.systems import make_system
@@ -75,9 +75,8 @@ class Toy(nnx.Module):
       mean = jnp.sum(tower.tokens * real, axis=1) / jnp.sum(real, axis=1)
       x = x + (mean @ self.words[...])[:, None, None]
     out = jnp.tanh(x) @ self.last[...]
-    if not isinstance(self.config, SizedConfig):
-      return out
-    return out, {"size": jnp.mean(jnp.square(x), axis=(1, 2, 3))}
+    sized = isinstance(self.config, SizedConfig)
+    return Answer(out, {"size": jnp.mean(jnp.square(x), axis=(1, 2, 3))} if sized else {})
 
 
 @dataclass(frozen=True)
