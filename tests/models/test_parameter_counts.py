@@ -1,18 +1,16 @@
 """Every published size has the published number of parameters, without an array being made."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from t2i_jax.config import load_config
 from t2i_jax.training.describe import system_of
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
+from t2i_jax.config import load_config
 
-from model_sizes import SIZES, config_of, count, count_stored  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
+
+from benchmarks.model_sizes import SIZES, config_of, count, count_stored  # noqa: E402
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -5,11 +5,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from weights import random_weights
 
 from t2i_jax.config import load_config
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
-from t2i_jax.parallel import batch_sharding, collectives, make_mesh
+from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.plan import Program
 from t2i_jax.sampling import GUIDANCE, make_plan
 from t2i_jax.systems import make_system
 from t2i_jax.systems.draw import make_draw
@@ -48,11 +50,8 @@ def system():
 
 @pytest.fixture(scope="module")
 def params(system):
-  """Random values where the initialisation has zeros, so that text and layers count."""
-  leaves, tree = jax.tree.flatten(system.init(jax.random.key(0)))
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  noise = [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-  return jax.tree.unflatten(tree, noise)
+  """Random values, also where the initialisation has zeros, so that text and layers count."""
+  return random_weights(system.init, 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +101,7 @@ def test_no_method_moves_rows_between_devices(name, system, params, monkeypatch)
   seeds = rows((16,), np.uint32)
   with jax.set_mesh(mesh):
     lowered = caught[-1].lower(params, plan, text, seeds, np.float32(2), None, (), None)
-    found = collectives(lowered.compile().as_text())
+    found = Program(lowered.compile().as_text()).collectives()
   assert found["all-to-all"] == found["collective-permute"] == 0
   assert found.total() <= 1  # the pictures, gathered at the end
 

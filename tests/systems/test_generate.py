@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import random_weights
 
 from t2i_jax.config import load_config
 from t2i_jax.data.documents import Image, Text
@@ -26,12 +27,9 @@ SMALL = {
 RULES = ("grid", "centred", "sequence")
 
 
-def live(system, scale=0.1):
+def live(system, scale=0.2):
   """Weights none of which is zero."""
-  params = system.init(jax.random.key(0))
-  keys = iter(jax.random.split(jax.random.key(1), 100))
-  noisy = lambda leaf: leaf + scale * jax.random.normal(next(keys), leaf.shape)
-  return jax.tree.map(noisy, params)
+  return random_weights(system.init, scale)
 
 
 def make(**changes):
@@ -76,7 +74,7 @@ def test_reading_piece_by_piece_gives_what_the_whole_row_gives(rule, time, unet)
     made = layout.pack([[words(5)], document], system.image_shape)
     images = np.stack([seen[i], noisy[i], np.zeros_like(seen[i])])[None]
     row = Rows(*(getattr(made.rows, name)[None] for name in Rows._fields))
-    hidden, answers = model(row, images, jnp.array([[clean[i], at[i], 0.0]]))
+    hidden, answers = model(row, images, jnp.array([[clean[i], at[i], 0.0]])).value
     np.testing.assert_allclose(answers[0, 1], answer[i], atol=2e-5)
     eoi = int(made.rows.starts[0]) + layout.patches
     logits = model.logits(hidden[0, eoi])
@@ -97,7 +95,7 @@ def test_writing_greedily_is_what_whole_rows_say():
     tokens = [*ids[i, 1:n], *np.asarray(written.ids[i, :length])]
     made = system.layout.pack([[words(*tokens)]], system.image_shape)
     row = Rows(*(getattr(made.rows, name)[None] for name in Rows._fields))
-    hidden, _ = model(row, jnp.zeros((1, 3, *system.x_shape)), jnp.zeros((1, 3)))
+    hidden, _ = model(row, jnp.zeros((1, 3, *system.x_shape)), jnp.zeros((1, 3))).value
     logits = (
       model.logits(hidden[0]).at[:, jnp.array([PAD, BOS, system.layout.ids.eoi])].set(-jnp.inf)
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import packed
+from weights import random_weights
 
 from t2i_jax import pretrained
 from t2i_jax.cli.main import main
@@ -44,9 +45,7 @@ def make(**changes):
 
 
 def live(system):
-  params = system.init(jax.random.key(0))
-  keys = iter(jax.random.split(jax.random.key(1), 100))
-  return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
+  return random_weights(system.init, 0.2)
 
 
 def picture(seed, **how):
@@ -272,7 +271,7 @@ def test_a_picture_that_is_only_shown_is_no_part_of_the_loss():
   ({"text.vocab": "260"}, "has no ids for BOI and EOI.*text.vocab=261"),
   ({"data.image_size": "(8, 10)"}, "does not divide into patches of 4"),
   ({"model.kv_heads": "3"}, "does not divide into model.kv_heads"),
-  ({"model.unet": "8", "model.patch": "6", "data.image_size": "(6, 12)"}, "patch = 6 is no 2"),
+  ({"model.unet": "8", "model.patch": "6", "data.image_size": "(6, 12)"}, "not a power of two"),
   ({"model.time": "told"}, "model.time = 'told' is not one of added, adaln"),
   ({"rows.length": "5"}, "holds no image"),
   ({"rows.lenght": "5"}, "rows.lenght is not a key of .*Nearest: rows.length"),

@@ -11,9 +11,9 @@ from t2i_jax.config import load_config
 from t2i_jax.data.batch import Batch, Tokens
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.plan.pod import abstract_batch, compile_train_step, total_bytes
 from t2i_jax.systems import make_system
 from t2i_jax.training.optimizer import Optimizers, make_optimizers
-from t2i_jax.training.pod import abstract_batch, compile_train_step, total_bytes
 from t2i_jax.training.state import abstract_state, create_state
 from t2i_jax.training.step import jit_train_step, make_train_step
 
