@@ -10,11 +10,10 @@ its conditional one, and classifier-free guidance. About ten minutes on two core
 import argparse
 from pathlib import Path
 
-from t2i_jax.training.serve import open_workdir
-
 from benchmarks.pages import run_of, table, write
 from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.score import score
+from t2i_jax.inference import open_model
 
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 CATEGORIES = ("single", "binding", "relation")
@@ -31,8 +30,8 @@ WAYS = {
 
 def measure(workdir: str, classifier: str, scale: float, weight: float | None):
   """Rates by category and the shown pictures, at one setting."""
-  guiding = {} if weight is None else {"classifier": classifier, "weight": weight}
-  at = open_workdir(workdir, {"cfg": str(scale)}, **guiding)
+  guiding = {} if weight is None else {"guide": classifier, "guide_weight": weight}
+  at = open_model(workdir, {"sampling.cfg": str(scale)}, **guiding)
   result = score(
     lambda captions, seed: at.draw(captions, range(seed, seed + len(captions))),
     "easy",

@@ -70,14 +70,20 @@ def equal_steps(runs: str) -> int:
 def measure(workdir: Path) -> dict[str, Any]:
   """What the page is made of besides the scores; its pictures go into the work directory."""
   import jax
-  from t2i_jax.training.serve import open_workdir
 
-  from t2i_jax.cli.evaluate import editor, images_seen
+  from t2i_jax.cli.evaluate import images_seen, seeds_from
   from t2i_jax.evaluation.edit_judge import score_edits
+  from t2i_jax.inference import open_model
 
-  at = open_workdir(workdir)
+  at = open_model(workdir)
   size = at.config.data.image_size[0]
-  few = score_edits(editor(at), "easy", size=size, per_cell=SHOWN, seed=SEED)
+  few = score_edits(
+    lambda images, texts, seed: at.edit(images, texts, seeds_from(seed, images)),
+    "easy",
+    size=size,
+    per_cell=SHOWN,
+    seed=SEED,
+  )
   shown = [s for cell in few.cells if not cell.heldout for s in cell.samples]
   rows = [(s.before, s.after, s.truth) for s in shown]
   grid(rows, SCALE).save(workdir / "edits.png")
@@ -93,7 +99,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     "images": images_seen(metrics, at.step, at.config.train.batch),
     "padding": mean("padding"),
     "left_out": mean("left_out"),
-    "drawn": mean("drawn") / mean("pictures"),
+    "drawn": mean("drawn") / mean("images"),
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(at.params)),
   }
 
@@ -111,9 +117,7 @@ def minutes(workdir: Path) -> float:
 
 def converse(at: Any, lines: Sequence[str], path: Path) -> list[tuple[str, str]]:
   """What is said, and what the model says of the picture that it drew then."""
-  from t2i_jax.training.chat import Chat
-
-  chat = Chat(at.generator, at.tokenizer, at.params)
+  chat = at.chat()
   pictures = [chat.draw(line) for line in lines]
   grid([pictures], SCALE).save(path)
   return [(line, chat.describe(p)) for line, p in zip(lines, pictures, strict=True)]

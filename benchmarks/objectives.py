@@ -18,9 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from t2i_jax.training.draw import make_draw
-from t2i_jax.training.serve import Loaded, load
-from t2i_jax.training.system import unit_range
 
 from benchmarks.pages import run_of, table, write
 from benchmarks.quickstart import t2i
@@ -29,8 +26,11 @@ from t2i_jax.data.loader import validation_batches
 from t2i_jax.data.sheet import grid
 from t2i_jax.data.source import ShardSource
 from t2i_jax.evaluation.score import score
+from t2i_jax.inference import Model, open_model
 from t2i_jax.process import convert, like
 from t2i_jax.sampling.grids import at_ratios
+from t2i_jax.systems.draw import make_draw
+from t2i_jax.systems.system import flat_images
 
 OBJECTIVES: dict[str, dict[str, str]] = {
   "DDPM, eps": {
@@ -76,19 +76,19 @@ def train_all(data: str, runs: Path, steps: int) -> dict[str, Path]:
   return workdirs
 
 
-def x0_errors(at: Loaded) -> list[float]:
+def x0_errors(at: Model) -> list[float]:
   """Mean squared error of x0_hat on validation pictures, at each of RATIOS."""
   c, system = at.config, at.system
   source = ShardSource(c.data.dir, c.data.val_split)
-  (rows,) = validation_batches(source, system.transform(at.tokenizer), ROWS, ROWS, np.arange(ROWS))
+  (rows,) = validation_batches(source, system.row_maker(), ROWS, ROWS, np.arange(ROWS))
   grid = at_ratios(system.process, np.sort(RATIOS)[::-1])
 
   @jax.jit
   def error(params, batch, time, key):
-    x0 = unit_range(batch["image"])
+    x0 = system.encode(params, flat_images(batch))
     eps = jax.random.normal(key, x0.shape)
     x_t = like(time.alpha, x0) * x0 + like(time.sigma, x0) * eps
-    cond = system.encode_text(params, batch["tokens"], batch["mask"])
+    cond = system.encode_text(params, batch.text)
     x0_hat = convert(system.denoise(params, x_t, time, cond), "x0", x_t, time).value
     return jnp.mean(jnp.square(x0_hat - x0))
 
@@ -99,13 +99,13 @@ def x0_errors(at: Loaded) -> list[float]:
 
 def measure(workdir: Path) -> dict[str, Any]:
   """Scores and pictures of one model under every solver and step count."""
-  at = load(workdir)
+  at = open_model(workdir)
   cells, pictures = {}, {}
   for label, solver in SOLVERS.items():
     for steps in STEPS:
       sampling = at.config.sampling.copy_and_resolve_references()
       apply_overrides(sampling, {"solver": solver, "steps": str(steps)}, "config.sampling")
-      draw = make_draw(at.system, at.tokenizer, sampling, at.mesh)
+      draw = make_draw(at.system, sampling, at.mesh)
       result = score(
         lambda captions, seed, draw=draw: draw(
           at.params, captions, range(seed, seed + len(captions))

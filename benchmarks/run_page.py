@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from t2i_jax.training.serve import open_workdir
 
 from benchmarks.pages import run_of, table, write
-from t2i_jax.cli.evaluate import images_seen, readings, reads
+from t2i_jax.cli.evaluate import images_seen, readings
 from t2i_jax.data.contact_sheet import picture
 from t2i_jax.data.sheet import Band, captioned, grid
 from t2i_jax.data.source import ShardSource, read_manifest
 from t2i_jax.data.transforms import fit
 from t2i_jax.evaluation.report import read_metrics
+from t2i_jax.inference import open_model
 
 SCALE = 3  # a small pixel of the strip is drawn as 3 x 3
 SHEET, COLUMNS = 24, 6  # pairs a split
@@ -89,7 +89,7 @@ def section_of_pairs(workdir: Path, out: Path) -> list[str]:
   """A sheet a split: what the model draws for a caption, left, and the real picture, right. Of a
   joint model another one, of what it says of the real pictures.
   """
-  trained = open_workdir(workdir)
+  trained = open_model(workdir)
   folder = trained.config.data.dir
   manifest = read_manifest(folder)
   lines = []
@@ -108,7 +108,7 @@ def section_of_pairs(workdir: Path, out: Path) -> list[str]:
     pairs = [pair(d, record.image) for d, record in zip(drawn, records, strict=True)]
     heading = f"{split}: drawn (left), real (right); {len(pairs)} spread over {len(source):,}"
     show(split, heading, list(zip(pairs, captions, strict=True)))
-    if reads(trained):
+    if "captions" in trained.tasks.measures:
       shown, said, right = readings(trained, records, 0)
       heading = f"{split}: what is said of it; {right} of {len(said)} are a caption of theirs"
       show(f"{split}_read", heading, list(zip(map(Image.fromarray, shown), said, strict=True)))

@@ -66,12 +66,12 @@ def reversed_pairs(n: int) -> list[tuple[Any, Any]]:
 def measure(workdir: Path) -> dict[str, Any]:
   """Scores of one model, and whether it tells the words from the same words turned round."""
   import jax
-  from t2i_jax.training.serve import load, open_workdir
 
   from t2i_jax.evaluation.judge import judge
   from t2i_jax.evaluation.score import score
+  from t2i_jax.inference import open_model
 
-  at = open_workdir(workdir)
+  at = open_model(workdir)
   draw = lambda captions, seed: at.draw(captions, range(seed, seed + len(captions)))
   size = at.config.data.image_size[0]
   found = score(draw, "easy", size=size, per_cell=PER_CELL, seed=PROMPT_SEED, categories=CATEGORIES)
@@ -91,7 +91,7 @@ def measure(workdir: Path) -> dict[str, Any]:
       for way in (0, 1)
     ]
   )
-  params = jax.tree.leaves(load(workdir).params)
+  params = jax.tree.leaves(at.params)
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   speeds = [line["perf"]["images_per_s"] for line in lines if line["kind"] == "train"]
   grid([list(ways[:SHOWN]) for ways in drawn], SCALE, edge=0).save(workdir / "pairs.png")

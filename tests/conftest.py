@@ -64,7 +64,7 @@ TINY = {
   "text.tokenizer": "bpe",
   "text.vocab": 512,
   "text.length": 24,
-  "text.tower": "transformer(width=32, depth=1, heads=8)",
+  "text.towers.text": "transformer(width=32, depth=1, heads=8)",
   "model.patch": 8,
   "model.text": "cross",
   "model.width": 32,
@@ -92,7 +92,10 @@ TINY = {
 # The same of a joint model: rows of two documents.
 JOINT = {
   "data.image_size": (32, 32),
-  "data.rows": "packed(length=120, pictures=4, window=2, positions='centred')",
+  "rows.length": 120,
+  "rows.images": 4,
+  "rows.window": 2,
+  "rows.positions": "centred",
   "text.length": 24,
   "model.width": 32,
   "model.depth": 2,

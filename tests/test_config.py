@@ -15,7 +15,7 @@ TEXT = """
 from ml_collections import ConfigDict
 
 def get_config():
-  c = ConfigDict({"name": "x", "train": {"lr": 1e-3, "steps": 10, "freeze": ()}, "flag": True})
+  c = ConfigDict({"name": "x", "train": {"lr": 1e-3, "steps": 10, "shown": ()}, "flag": True})
   return c
 """
 
@@ -32,13 +32,13 @@ def test_overrides_take_the_type_of_the_key(path):
     {
       "train.lr": "1",
       "train.steps": "20",
-      "train.freeze": "('text',)",
+      "train.shown": "('text',)",
       "name": "5",
       "flag": "False",
     },
   )
   assert c.train.lr == 1.0 and isinstance(c.train.lr, float)
-  assert c.train.steps == 20 and c.train.freeze == ("text",)
+  assert c.train.steps == 20 and c.train.shown == ("text",)
   assert c.name == "5" and c.flag is False
 
 
@@ -177,9 +177,9 @@ def test_locked(path):
 
 
 def test_json_round_trip_keeps_tuples(path):
-  c = configs.load_config(path, {"train.freeze": "('a', 'b')"})
+  c = configs.load_config(path, {"train.shown": "('a', 'b')"})
   back = configs.from_json(configs.to_json(c))
-  assert back.train.freeze == ("a", "b") and configs.differences(c, back) == {}
+  assert back.train.shown == ("a", "b") and configs.differences(c, back) == {}
 
 
 def test_a_saved_config_gets_the_defaults_that_came_later():

@@ -11,9 +11,11 @@ from t2i_jax.cli.main import main
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import WorkdirError
 from t2i_jax.parallel import make_mesh
-from t2i_jax.training import checkpoint, loop, make_system
-from t2i_jax.training.checkpoint import Checkpoints, Meta
-from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.systems import make_system
+from t2i_jax.training import checkpoint, loop
+from t2i_jax.training.checkpoint import Checkpoints, Meta, read_latest
+from t2i_jax.training.optimizer import make_optimizers
+from t2i_jax.training.restore import restore_state
 from t2i_jax.training.state import abstract_state
 
 
@@ -46,18 +48,18 @@ def some_state(config, step):
   """A state of a config and all that a checkpoint of it needs; no program is compiled."""
   tokenizer = Tokenizer.load(config.data.dir, config.text.tokenizer)
   system = make_system(config, tokenizer)
-  optimizer = make_optimizer(config.train, system.matrices)
-  mesh = make_mesh(-1, 1, 1)
-  abstract = abstract_state(system, optimizer, mesh, config.train.freeze)
+  optimizers = make_optimizers(config.train, system)
+  abstract = abstract_state(system, optimizers, make_mesh())
   put = lambda leaf: jax.device_put(np.full(leaf.shape, step, leaf.dtype), leaf.sharding)
-  return jax.tree.map(put, abstract), abstract, Meta(config, tokenizer, step * config.train.batch)
+  meta = Meta(config, tokenizer, step * config.train.batch, {}, ())
+  return jax.tree.map(put, abstract), system, meta
 
 
 @pytest.fixture(scope="module")
 def saved_once(tiny_config, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "saved"
   state, _, meta = some_state(tiny_config(), 2)
-  checkpoints = Checkpoints(workdir)
+  checkpoints = Checkpoints(workdir, keep=2)
   checkpoints.save(state, meta)
   checkpoints.close()
   return workdir
@@ -86,7 +88,18 @@ CONFIG_ERRORS = {
   "one side of a picture": ({"data.image_size": 32}, "image_size = (32,)", "image_size=(32,32)"),
   "a name": ({"train.optimizer": "sgd"}, "train.optimizer = 'sgd'", "adamw, muon"),
   "another name": ({"process.kind": "vpp"}, "process.kind = 'vpp'", "flow, trigonometric"),
-  "frozen nothing": ({"train.freeze": ("txt",)}, "under 'txt'", "'backbone', 'text'"),
+  "trained nothing": (
+    {"parts.text.train": "only(pattern='blcks/*')"}, "parts.text.train", "'blcks/*'", "begin with",
+  ),
+  "frozen all": (
+    {"parts.text.train": "none", "parts.backbone.train": "none"}, "nothing is trained",
+  ),
+  "start of no kind": (
+    {"parts.text.start": "/models/x"}, "parts.text.start = '/models/x'", "run:PATH",
+  ),
+  "rules of no axis": (
+    {"mesh.rules": ("embd=fsdp",)}, "mesh.rules: 'embd=fsdp'", "the nearest logical axis is embed",
+  ),
   "mesh of 3": ({"mesh.data": 3}, "needs 3 devices, this run has 8", "Set one axis to -1"),
   "mesh of 3 and the rest": ({"mesh.fsdp": 3}, "8 devices do not divide by 3"),
   "mesh and batch": ({"train.batch": 20}, "batch 20 does not divide", "8 x 1 = 8. Use 16"),
@@ -183,10 +196,11 @@ def test_full_disk_while_saving(saved, tiny_config):
       checkpoints.wait()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  expected, abstract, _ = some_state(tiny_config(), 2)
-  reader = Checkpoints(saved)
-  assert reader.latest() == 2
-  restored = reader.restore(2, abstract)
+  expected, system, _ = some_state(tiny_config(), 2)
+  reader, latest, meta = read_latest(saved)
+  assert latest == 2
+  abstract = abstract_state(system, make_optimizers(meta.config.train, system), make_mesh())
+  restored = restore_state(reader, 2, meta, system, abstract)
   assert all(jax.tree.leaves(jax.tree.map(np.array_equal, restored, expected)))
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from t2i_jax.cli import evaluate
 from t2i_jax.cli.main import main
-from t2i_jax.training.serve import open_workdir
+from t2i_jax.inference import open_model
 
 pytestmark = pytest.mark.slow
 
@@ -19,8 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def trained(joint_args, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "joint"
-  rows = "packed(length=120, pictures=4, window=2, positions='centred', edited=0.2)"
-  assert main(joint_args(workdir, {"train.steps": 2, "data.rows": rows})) == 0
+  assert main(joint_args(workdir, {"train.steps": 2, "rows.edited": 0.2})) == 0
   return workdir
 
 
@@ -57,7 +56,7 @@ def test_a_report_without_a_judge_has_what_it_says_of_real_pictures(trained, tmp
   parser = argparse.ArgumentParser()
   evaluate.add_flags(parser)
   args = parser.parse_args([f"--workdir={workdir}"])
-  page = evaluate.gallery(args, open_workdir(workdir)).read_text()
+  page = evaluate.gallery(args, open_model(workdir)).read_text()
   assert "<h2>train</h2>" in page and "<h2>train, read</h2>" in page
   assert re.search(r"real pictures; \d+ of 24 are a caption of theirs", page)
 
@@ -80,7 +79,7 @@ def test_a_conversation_that_is_too_long_says_so(trained, tmp_path, capsys):
   flags = ["--say=a red circle"] * 8
   assert main(["chat", f"--workdir={trained}", f"--out={tmp_path}", *flags]) == 0
   out = capsys.readouterr().out
-  assert "of 120 positions: no room for" in out and "Begin anew" in out
+  assert "of 120 positions: no space for" in out and "Type /new" in out
   assert len(list(tmp_path.glob("*.png"))) >= 4
 
 

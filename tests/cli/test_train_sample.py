@@ -10,9 +10,9 @@ from PIL import Image
 
 from t2i_jax.cli.main import main
 from t2i_jax.config import leaves, load_config
+from t2i_jax.inference import open_model
 from t2i_jax.training import create_state
-from t2i_jax.training.optimizer import make_optimizer
-from t2i_jax.training.serve import open_workdir
+from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.state import abstract_state
 
 pytestmark = pytest.mark.slow
@@ -32,10 +32,10 @@ def trained(train_args, tmp_path_factory):
 
 def draw_with_noisy_weights(workdir, sampling, prompts, seeds):
   """Pictures of weights far from their zero initial values, so that prompt and seed matter."""
-  at = open_workdir(workdir, sampling)
+  at = open_model(workdir, {f"sampling.{key}": value for key, value in sampling.items()})
   rng = np.random.default_rng(0)
   noisy = jax.tree.map(lambda w: w + 0.05 * rng.standard_normal(w.shape, np.float32), at.params)
-  return at.draw.func(noisy, prompts, seeds)
+  return at.need("draw")(noisy, prompts, seeds)
 
 
 def agreement(a, b):
@@ -118,15 +118,13 @@ def test_ddpm_with_a_frozen_text_tower(train_args, tmp_path):
   changes = (
     SHORT
     | ddpm
-    | {"sampling.solver": "ddim", "process.timesteps": "uniform", "train.freeze": ("text",)}
+    | {"sampling.solver": "ddim", "process.timesteps": "uniform", "parts.text.train": "none"}
   )
   assert main(train_args(tmp_path, changes)) == 0
-  at = open_workdir(tmp_path)
-  optimizer = make_optimizer(at.config.train, at.system.matrices)
-  abstract = abstract_state(
-    at.system, optimizer, jax.tree.leaves(at.params)[0].sharding.mesh, ("text",)
-  )
-  born = create_state(at.system, optimizer, abstract, jax.random.key(at.config.seed), ("text",))
+  at = open_model(tmp_path)
+  optimizer = make_optimizers(at.config.train, at.system)
+  abstract = abstract_state(at.system, optimizer, at.mesh)
+  born = create_state(at.system, optimizer, abstract, jax.random.key(at.config.seed))
   same = jax.tree.map(np.array_equal, at.params["text"], born.frozen["text"])
   assert all(jax.tree.leaves(same))
   assert not np.array_equal(
@@ -140,7 +138,7 @@ def test_ddpm_with_a_frozen_text_tower(train_args, tmp_path):
 def test_bytes_and_bfloat16(train_args, tmp_path):
   changes = {"text.tokenizer": "bytes", "text.length": 64, "model.dtype": "bfloat16"}
   assert main(train_args(tmp_path, SHORT | changes)) == 0
-  at = open_workdir(tmp_path)
+  at = open_model(tmp_path)
   assert at.tokenizer.kind == "bytes"
   assert {str(leaf.dtype) for leaf in jax.tree.leaves(at.params)} == {"float32"}
   pictures = at.draw(["a red circle", "\N{SNOWMAN}"], [0, 1])

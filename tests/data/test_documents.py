@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image as Picture
 
 from t2i_jax.data.documents import (
-  NOBODY,
+  NO_DOCUMENT,
+  Image,
   Layout,
   Markers,
   Packed,
   Packing,
-  Picture,
-  Words,
+  Text,
   layout_of,
   patch_positions,
 )
@@ -29,21 +29,21 @@ PATCHES = ROWS * COLS
 SHAPE = (4, 6, 3)
 
 
-def layout(length=40, pictures=3, rule="grid"):
-  return Layout(length, pictures, ROWS, COLS, rule, Markers(PAD, BOS, EOS, BOI, EOI))
+def layout(length=40, images=3, rule="grid"):
+  return Layout(length, images, ROWS, COLS, rule, Markers(PAD, BOS, EOS, BOI, EOI))
 
 
 def picture(value=0, **how):
-  return Picture(np.full(SHAPE, value, np.uint8), **how)
+  return Image(np.full(SHAPE, value, np.uint8), **how)
 
 
 words = st.builds(
-  lambda ids, learned, hidden: Words(
-    np.array(ids, np.int32), learned, np.array(ids) % 2 == 0 if hidden else None),
+  lambda ids, predict, hidden: Text(
+    np.array(ids, np.int32), predict, np.array(ids) % 2 == 0 if hidden else None),
   st.lists(st.integers(3, 299), min_size=1, max_size=6), st.booleans(), st.booleans(),
 )  # fmt: skip
-pictures = st.builds(picture, st.integers(0, 255), most=st.sampled_from([0.0, 0.5, 1.0]),
-                     learned=st.booleans())  # fmt: skip
+pictures = st.builds(picture, st.integers(0, 255), max_t=st.sampled_from([0.0, 0.5, 1.0]),
+                     predict=st.booleans())  # fmt: skip
 documents = st.lists(st.lists(st.one_of(words, pictures), min_size=1, max_size=4), max_size=6)
 
 
@@ -53,20 +53,20 @@ def reference(documents, layout):
   for number, document in enumerate(documents):
     mine = [("token", BOS, False)]
     for part in document:
-      if isinstance(part, Words):
-        dropped = part.dropped if part.dropped is not None else [False] * len(part.ids)
+      if isinstance(part, Text):
+        hidden = part.hidden if part.hidden is not None else [False] * len(part.ids)
         mine += [
-          ("token", int(token), part.learned, bool(hidden))
-          for token, hidden in zip(part.ids, dropped, strict=True)
+          ("token", int(token), part.predict, bool(unseen))
+          for token, unseen in zip(part.ids, hidden, strict=True)
         ]
       else:
-        mine += [("token", BOI, part.learned)]
+        mine += [("token", BOI, part.predict)]
         mine += [("patch", (len(images), patch), False) for patch in range(PATCHES)]
         mine += [("token", EOI, False)]
         images.append(part)
     mine += [("token", EOS, True)]
-    count = sum(isinstance(part, Picture) for part in document)
-    if len(entries) + len(mine) > layout.length or len(images) > layout.pictures:
+    count = sum(isinstance(part, Image) for part in document)
+    if len(entries) + len(mine) > layout.length or len(images) > layout.images:
       del images[len(images) - count :]
       continue
     entries += [(number, *entry, False)[:5] for entry in mine]
@@ -76,33 +76,34 @@ def reference(documents, layout):
 @settings(max_examples=150, deadline=None)
 @given(documents)
 def test_a_row_is_the_reference_entry_by_entry(documents):
-  row = layout().pack(documents, SHAPE)
+  made = layout().pack(documents, SHAPE)
+  row = made.rows
   entries, images = reference(documents, layout())
-  drawn = [float(image.most > 0) for image in images]
-  assert row["weight"].tolist() == drawn + [0.0] * (3 - len(images))
+  drawn = [float(image.max_t > 0) for image in images]
+  assert made.image_weight.tolist() == drawn + [0.0] * (3 - len(images))
   for n, image in enumerate(images):
-    assert np.array_equal(row["image"][n], image.image) and row["most"][n] == image.most
+    assert np.array_equal(made.images[n], image.image) and made.max_t[n] == image.max_t
   for i in range(layout().length):
     if i >= len(entries):
-      assert (row["tokens"][i], row["patch"][i], row["doc"][i]) == (PAD, -1, NOBODY)
+      assert (row.tokens[i], row.patch[i], row.doc[i]) == (PAD, -1, NO_DOCUMENT)
       continue
     _, kind, what, _, hidden = entries[i]
-    assert row["dropped"][i] == hidden
+    assert row.hidden[i] == hidden
     if kind == "token":
-      assert (row["tokens"][i], row["patch"][i]) == (what, -1)
+      assert (row.tokens[i], row.patch[i]) == (what, -1)
     else:
-      assert (row["tokens"][i], row["patch"][i]) == (PAD, what[0] * PATCHES + what[1])
-      assert row["starts"][what[0]] + what[1] == i
+      assert (row.tokens[i], row.patch[i]) == (PAD, what[0] * PATCHES + what[1])
+      assert row.starts[what[0]] + what[1] == i
     # What position i learns is the token at i + 1, if that is one to be written.
     after = entries[i + 1] if i + 1 < len(entries) else None
     learns = after is not None and after[0] == entries[i][0] and after[1] == "token" and after[3]
-    assert bool(row["learn"][i]) == bool(learns)
+    assert bool(made.text_weight[i]) == bool(learns)
     for j in range(len(entries)):
       same_picture = kind == "patch" == entries[j][1] and what[0] == entries[j][2][0]
       sees = entries[i][0] == entries[j][0] and (j <= i or same_picture)
-      assert sees == (row["doc"][i] == row["doc"][j] and j <= row["end"][i])
+      assert sees == (row.doc[i] == row.doc[j] and j <= row.end[i])
   kept = len({entry[0] for entry in entries})
-  assert row["left_out"] == len(documents) - kept
+  assert row.left_out == len(documents) - kept
 
 
 @pytest.mark.parametrize("rule, where, after", [
@@ -116,8 +117,8 @@ def test_where_patches_stand(rule, where, after):
 
 
 def test_places_restart_with_each_document_and_go_on_after_a_picture():
-  row = layout().pack([[Words(np.array([5, 6]))], [Words(np.array([7])), picture()]], SHAPE)
-  places = row["positions"]
+  row = layout().pack([[Text(np.array([5, 6]))], [Text(np.array([7])), picture()]], SHAPE)
+  places = row.rows.positions
   assert places[:4].tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]  # BOS 5 6 EOS
   assert places[4:7].tolist() == [[0, 0], [1, 1], [2, 2]]  # BOS 7 BOI
   assert places[7:13].tolist() == [[3, 3], [3, 4], [3, 5], [4, 3], [4, 4], [4, 5]]
@@ -125,18 +126,18 @@ def test_places_restart_with_each_document_and_go_on_after_a_picture():
 
 
 def record(key, *turns, color=(200, 10, 10)):
-  png = encode(Image.new("RGB", (6, 4), color), format="PNG")
+  png = encode(Picture.new("RGB", (6, 4), color), format="PNG")
   return Record(png, (f"caption {key}",), key, {}, tuple((text, png) for text in turns))
 
 
 def packing(**shares):
   tokenizer = Tokenizer.bytes()
-  packed = Packed(length=200, pictures=6, window=4, **shares)
+  packed = Packed(length=200, images=6, window=4, **shares)
   return Packing(packed, layout_of(packed, (4, 6), 2, tokenizer), SHAPE, tokenizer, 40)
 
 
 def kinds(documents):
-  say = lambda p: ("w" if p.learned else "i") if isinstance(p, Words) else "P" if p.learned else "p"
+  say = lambda p: ("w" if p.predict else "i") if isinstance(p, Text) else "P" if p.predict else "p"
   return ["".join(map(say, document)) for document in documents]
 
 
@@ -157,11 +158,11 @@ def test_documents_by_kind(shares, expected):
 
 
 def test_edited_documents_have_some_of_the_turns_and_learn_the_last_picture_at_every_t():
-  made, rng = packing(image_first=0.0, edited=1.0, drop=0.0, most=0.3), np.random.default_rng(0)
+  made, rng = packing(image_first=0.0, edited=1.0, drop=0.0, max_t=0.3), np.random.default_rng(0)
   found = [made.documents(RECORDS[1:2], rng)[0] for _ in range(200)]
   assert set(kinds(found)) == {"wPiP", "wPiPiP", "PiP", "PiPiP"}
   for document in found:
-    most = [part.most for part in document if isinstance(part, Picture)]
+    most = [part.max_t for part in document if isinstance(part, Image)]
     assert most == [0.3] * (len(most) - 1) + [1.0]
   assert kinds(made.documents(RECORDS[:1], rng)) == ["wP"]  # it has none
 
@@ -180,11 +181,11 @@ def test_what_a_picture_is_drawn_from_need_not_be_written(shares, expected):
 
 
 def test_a_picture_that_comes_first_is_mixed_with_less_noise():
-  made = packing(image_first=1.0, most=0.3)(RECORDS, np.random.default_rng(0))
-  assert made["most"][:4].tolist() == [np.float32(0.3)] * 4
-  assert packing(image_first=0.0)(RECORDS, np.random.default_rng(0))["most"].tolist() == [1.0] * 6
-  shown = packing(image_first=1.0, most=0.0)(RECORDS, np.random.default_rng(0))
-  assert not shown["weight"].any() and (shown["starts"] > 0).sum() == 4
+  made = packing(image_first=1.0, max_t=0.3)(RECORDS, np.random.default_rng(0))
+  assert made.max_t[:4].tolist() == [np.float32(0.3)] * 4
+  assert packing(image_first=0.0)(RECORDS, np.random.default_rng(0)).max_t.tolist() == [1.0] * 6
+  shown = packing(image_first=1.0, max_t=0.0)(RECORDS, np.random.default_rng(0))
+  assert not shown.image_weight.any() and (shown.rows.starts > 0).sum() == 4
 
 
 def test_words_are_dropped_after_a_picture_and_nowhere_else():
@@ -192,10 +193,10 @@ def test_words_are_dropped_after_a_picture_and_nowhere_else():
   made, rng = packing(image_first=0.5, edited=0.25, word_dropout=0.3), np.random.default_rng(0)
   found = [document for _ in range(200) for document in made.documents(RECORDS, rng)]
   after = [p[1] for p in found if kinds([p]) == ["Pw"]]
-  share = np.mean(np.concatenate([part.dropped for part in after]))
+  share = np.mean(np.concatenate([part.hidden for part in after]))
   assert 0.27 < share < 0.33
-  rest = [part for p in found if kinds([p]) != ["Pw"] for part in p if isinstance(part, Words)]
-  assert rest and all(part.dropped is None for part in rest)
+  rest = [part for p in found if kinds([p]) != ["Pw"] for part in p if isinstance(part, Text)]
+  assert rest and all(part.hidden is None for part in rest)
 
 
 def test_shares_are_kept_over_many_windows():
@@ -229,4 +230,4 @@ def test_bad_rows_are_refused(packed, words):
 @pytest.mark.parametrize("marker", [BOI, EOI])
 def test_a_marker_of_pictures_among_words_is_refused(marker):
   with pytest.raises(DataError, match=rf"BOI \({BOI}\) or EOI \({EOI}\)"):
-    layout().pack([[picture(), Words(np.array([5, marker], np.int32))]], SHAPE)
+    layout().pack([[picture(), Text(np.array([5, marker], np.int32))]], SHAPE)

@@ -8,7 +8,7 @@ from PIL import Image
 from t2i_jax.data.images import decode, is_latent, normalize, read_latent
 from t2i_jax.data.record import Record
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.data.transforms import Transform, fit
+from t2i_jax.data.transforms import Caption, Transform, fit
 from t2i_jax.errors import DataError
 
 ORIENTATION = 0x0112
@@ -172,14 +172,14 @@ def test_files_that_hold_no_latents(data, said):
 
 
 def row(image, size, captions=("a",), length=16, seed=0):
-  transform = Transform(size, Tokenizer.bytes(), length)
+  transform = Transform(size, {"text": Caption(Tokenizer.bytes(), length)})
   return transform([Record(image, captions, "key")], np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_a_picture_of_the_size_asked_is_left_alone(kind, saved):
   x = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
-  np.testing.assert_array_equal(row(saved(x, kind, lossless=True), (12, 8))["image"], x)
+  np.testing.assert_array_equal(row(saved(x, kind, lossless=True), (12, 8)).images[0], x)
 
 
 def test_fit_keeps_the_aspect_and_the_centre():
@@ -206,14 +206,14 @@ def test_fit_of_odd_shapes(shape):
 
 def test_each_caption_is_drawn_about_as_often(saved):
   image = saved(np.zeros((2, 2, 3), np.uint8))
-  first = [row(image, (2, 2), ("a", "b"), seed=s)["tokens"][1] for s in range(300)]
+  first = [row(image, (2, 2), ("a", "b"), seed=s).text["text"].ids[1] for s in range(300)]
   counts = np.unique(first, return_counts=True)
   assert counts[0].tolist() == [ord("a") + 3, ord("b") + 3] and counts[1].min() > 110
 
 
 def test_latents_of_another_size_name_both():
   x = npy(np.zeros((4, 6, 8), np.float32))
-  assert row(x, (4, 6))["image"].shape == (4, 6, 8)
+  assert row(x, (4, 6)).images.shape == (1, 4, 6, 8)
   with pytest.raises(DataError, match=r"'key'.* 4 x 6, data\.image_size asks for 8 x 8"):
     row(x, (8, 8))
 
@@ -224,3 +224,13 @@ def test_a_caption_that_does_not_fit_names_record_and_key(saved):
     row(image, (2, 2), ("abcdef",), length=7)
   with pytest.raises(DataError, match=r"record 'key': cannot be decoded"):
     row(b"nothing", (2, 2))
+
+
+def test_every_encoder_reads_the_same_caption_at_its_own_length(saved):
+  captions = {"short": Caption(Tokenizer.bytes(), 6), "long": Caption(Tokenizer.bytes(), 9)}
+  transform = Transform((2, 2), captions)
+  record = Record(saved(np.zeros((2, 2, 3), np.uint8)), ("ab", "cd"), "key")
+  for seed in range(8):
+    text = transform([record], np.random.default_rng(seed)).text
+    assert [text[name].ids.shape for name in ("short", "long")] == [(6,), (9,)]
+    np.testing.assert_array_equal(text["long"].ids[:4], text["short"].ids[:4])

@@ -2,14 +2,16 @@ import itertools
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from t2i_jax.data.batch import Batch
 from t2i_jax.data.loader import Loader, validation_batches
 from t2i_jax.data.record import Record
 from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.data.transforms import Transform
+from t2i_jax.data.transforms import Caption, Transform
 from t2i_jax.errors import DataError
 
 
@@ -29,13 +31,26 @@ class Numbers:
 class Tell:
   """A transform that shows which records and caption a row is."""
 
-  def __init__(self, window=1, weight=False):
-    self.window, self.weight = window, weight
+  def __init__(self, window=1):
+    self.window = window
 
   def __call__(self, records, rng):
     index = np.int32([record.image[0] for record in records])
-    row = {"index": index[0] if self.window == 1 else index, "caption": np.int32(rng.integers(3))}
-    return row | ({"weight": np.float32(1)} if self.weight else {})
+    one = np.ones(1, np.float32)
+    return Batch(index, one, one, {"text": np.int32(rng.integers(3))})
+
+
+def index(batch):
+  """Numbers of the records of each row, [n] or [n, window]."""
+  return np.squeeze(batch.images, 1) if batch.images.shape[1] == 1 else batch.images
+
+
+def caption(batch):
+  return batch.text["text"]
+
+
+def weight(batch):
+  return batch.image_weight[:, 0]
 
 
 tell = Tell()
@@ -50,15 +65,15 @@ def take(source, steps, *, start=0, batch=8, rows=None, transform=tell, workers=
 
 
 def test_a_row_of_several_records_takes_the_next_ones_of_the_order():
-  singles = np.concatenate([b["index"] for b in take(Numbers(50), 6, batch=4)])
-  windows = np.concatenate([b["index"] for b in take(Numbers(50), 2, batch=4, transform=Tell(3))])
+  singles = np.concatenate([index(b) for b in take(Numbers(50), 6, batch=4)])
+  windows = np.concatenate([index(b) for b in take(Numbers(50), 2, batch=4, transform=Tell(3))])
   assert windows.reshape(-1).tolist() == singles.tolist()
   later = take(Numbers(50), 1, start=1, batch=4, transform=Tell(3), rows=np.array([1, 3]))
-  assert later[0]["index"].tolist() == windows[[5, 7]].tolist()
+  assert index(later[0]).tolist() == windows[[5, 7]].tolist()
 
 
-def join(parts, name):
-  return np.concatenate([part[name] for part in parts])
+def join(parts, field):
+  return np.concatenate([field(part) for part in parts])
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
@@ -69,33 +84,32 @@ def test_any_number_of_processes_reads_the_same_global_batches(processes):
   ]
   for step in range(20):
     parts = [share[step] for share in shares]
-    for name in ("index", "caption"):
-      np.testing.assert_array_equal(join(parts, name), whole[step][name])
+    for field in (index, caption):
+      np.testing.assert_array_equal(join(parts, field), field(whole[step]))
 
 
 def test_rows_need_not_be_neighbours():
   whole, odd = take(Numbers(50), 5), take(Numbers(50), 5, rows=np.array([1, 3, 7]))
   for a, b in zip(whole, odd, strict=True):
-    np.testing.assert_array_equal(a["index"][[1, 3, 7]], b["index"])
+    np.testing.assert_array_equal(index(a)[[1, 3, 7]], index(b))
 
 
 def test_starting_at_a_step_is_going_on_from_it():
   through, resumed = take(Numbers(30), 12), take(Numbers(30), 5, start=7)
   for a, b in zip(through[7:], resumed, strict=True):
-    for name in a:
-      np.testing.assert_array_equal(a[name], b[name])
+    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.mark.parametrize("size", [3, 8, 13])
 def test_each_epoch_has_each_record_once(size):
   """Also with fewer records than a batch has rows, where batches run over epochs."""
-  read = join(take(Numbers(size), 2 * size), "index")  # 16 whole epochs
+  read = join(take(Numbers(size), 2 * size), index)  # 16 whole epochs
   for epoch in range(16):
     assert sorted(read[epoch * size : (epoch + 1) * size]) == list(range(size))
 
 
 def test_another_seed_is_another_order():
-  a, b = (join(take(Numbers(100), 10, seed=seed), "index") for seed in (0, 1))
+  a, b = (join(take(Numbers(100), 10, seed=seed), index) for seed in (0, 1))
   assert not np.array_equal(a, b)
 
 
@@ -103,25 +117,27 @@ def test_workers_change_nothing(scenes_dir, tmp_path):
   """In a script of its own, as a run is: workers are spawned and import the script again."""
   script = tmp_path / "script.py"
   script.write_text(f"""
-import itertools, numpy as np
+import itertools, jax, numpy as np
+from t2i_jax.data.batch import Batch, Tokens
+from t2i_jax.data.batch import Batch
 from t2i_jax.data.loader import Loader
 from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.data.transforms import Transform
+from t2i_jax.data.transforms import Caption, Transform
 from t2i_jax.errors import DataError
 
 def take(workers, length=24):
   folder = {str(scenes_dir)!r}
-  transform = Transform((32, 32), Tokenizer.load(folder, "bpe"), length)
+  captions = {{"text": Caption(Tokenizer.load(folder, "bpe"), length)}}
+  transform = Transform((32, 32), captions)
   loader = Loader(ShardSource(folder, "train"), transform, seed=1, global_batch=16,
                   rows=np.arange(4, 12), workers=workers, prefetch=4)
   return list(itertools.islice(loader.batches(3), 10))
 
 if __name__ == "__main__":
   for a, b in zip(take(0), take(2), strict=True):
-    assert set(a) == {{"image", "tokens", "mask", "weight"}}, a.keys()
-    for name in a:
-      np.testing.assert_array_equal(a[name], b[name])
+    assert isinstance(a, Batch) and isinstance(a.text["text"], Tokens), a
+    jax.tree.map(np.testing.assert_array_equal, a, b)
   try:
     take(2, length=4)
   except DataError as error:
@@ -138,13 +154,14 @@ def test_a_killed_run_leaves_no_worker(scenes_dir, tmp_path):
   script = tmp_path / "script.py"
   script.write_text(f"""
 import numpy as np
+from t2i_jax.data.batch import Batch
 from t2i_jax.data.loader import Loader
 from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.data.transforms import Transform
+from t2i_jax.data.transforms import Caption, Transform
 
 if __name__ == "__main__":
-  transform = Transform((32, 32), Tokenizer.bytes(), 60)
+  transform = Transform((32, 32), {{"text": Caption(Tokenizer.bytes(), 60)}})
   loader = Loader(ShardSource({str(scenes_dir)!r}, "train"), transform, seed=1, global_batch=16,
                   rows=np.arange(16), workers=1, prefetch=2)
   for batch in loader.batches(0):
@@ -157,46 +174,41 @@ if __name__ == "__main__":
 
 
 def test_shapes_and_types(scenes_dir):
-  transform = Transform((32, 32), Tokenizer.load(scenes_dir, "bpe"), 24)
+  captions = {"text": Caption(Tokenizer.load(scenes_dir, "bpe"), 24)}
+  transform = Transform((32, 32), captions)
   batch = take(ShardSource(scenes_dir, "train"), 1, transform=transform)[0]
-  told = {name: (x.dtype.name, x.shape) for name, x in batch.items()}
-  assert told == {
-    "image": ("uint8", (8, 32, 32, 3)),
-    "tokens": ("int32", (8, 24)),
-    "mask": ("bool", (8, 24)),
-    "weight": ("float32", (8,)),
-  }
+  found = [(x.dtype.name, x.shape) for x in (batch.images, *batch.text["text"])]
+  assert found == [("uint8", (8, 1, 32, 32, 3)), ("int32", (8, 24)), ("bool", (8, 24))]
+  for x in (batch.image_weight, batch.max_t):
+    assert (x.dtype.name, x.shape) == ("float32", (8, 1)) and np.all(x == 1)
+  assert batch.rows is None and batch.text_weight is None
 
 
 def test_an_error_in_a_row_reaches_the_caller(scenes_dir):
-  transform = Transform((32, 32), Tokenizer.bytes(), 10)
+  transform = Transform((32, 32), {"text": Caption(Tokenizer.bytes(), 10)})
   with pytest.raises(DataError, match=r"record 'easy/train.*text\.length = 10"):
     take(ShardSource(scenes_dir, "train"), 1, transform=transform)
 
 
-with_weight = Tell(weight=True)
-
-
-def test_validation_batches_are_fixed_and_padded_with_weight_zero():
-  batches = list(validation_batches(Numbers(50), with_weight, 10, 4, np.arange(4)))
-  assert [b["weight"].tolist() for b in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
-  np.testing.assert_array_equal(join(batches, "index")[:10], np.arange(10))
-  again = list(validation_batches(Numbers(50), with_weight, 10, 4, np.arange(4)))
-  np.testing.assert_array_equal(join(batches, "caption"), join(again, "caption"))
-  assert len(set(join(batches, "caption").tolist())) > 1
+def test_validation_batches_are_fixed_and_padded_tell_zero():
+  batches = list(validation_batches(Numbers(50), tell, 10, 4, np.arange(4)))
+  assert [weight(b).tolist() for b in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+  np.testing.assert_array_equal(join(batches, index)[:10], np.arange(10))
+  again = list(validation_batches(Numbers(50), tell, 10, 4, np.arange(4)))
+  np.testing.assert_array_equal(join(batches, caption), join(again, caption))
+  assert len(set(join(batches, caption).tolist())) > 1
 
 
 def test_validation_over_processes_and_beyond_the_source():
-  whole = list(validation_batches(Numbers(6), with_weight, 99, 4, np.arange(4)))
-  assert sum(b["weight"].sum() for b in whole) == 6
+  whole = list(validation_batches(Numbers(6), tell, 99, 4, np.arange(4)))
+  assert sum(weight(b).sum() for b in whole) == 6
   halves = [
-    list(validation_batches(Numbers(6), with_weight, 99, 4, np.array(rows)))
-    for rows in ([0, 1], [2, 3])
+    list(validation_batches(Numbers(6), tell, 99, 4, np.array(rows))) for rows in ([0, 1], [2, 3])
   ]
   assert [len(h) for h in halves] == [2, 2]  # all processes take part in each batch
   for step, batch in enumerate(whole):
     parts = [half[step] for half in halves]
-    for name in ("index", "weight"):
-      real = batch["weight"] > 0
-      np.testing.assert_array_equal(join(parts, name)[real], batch[name][real])
-    np.testing.assert_array_equal(join(parts, "weight"), batch["weight"])
+    for field in (index, weight):
+      real = weight(batch) > 0
+      np.testing.assert_array_equal(join(parts, field)[real], field(batch)[real])
+    np.testing.assert_array_equal(join(parts, weight), weight(batch))

@@ -4,10 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from t2i_jax.training.describe import system_of
 
-from t2i_jax.config import build, load_config
-from t2i_jax.towers import TOWERS
-from t2i_jax.training.make_system import OUTPUTS, backbone
+from t2i_jax.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,10 +36,6 @@ VARIANTS = [f"{name}.py:{v}".rstrip(":") for name, variants in CONFIGS.items() f
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_config_is_of_a_published_size(variant):
   """configs/ has every one of them, and what it trains is that size to the last number."""
-  c = load_config(f"{ROOT}/configs/{variant}")
-  tower = build(TOWERS, c.text.tower, "text.tower", c.text.vocab, c.text.length)
-  learned = build(OUTPUTS, c.process.prediction, "process.prediction").learned_variance
-  out = c.model.channels * (2 if learned else 1)
-  _, config = backbone(c.model, {"out": out} | tower.widths)
+  config = system_of(load_config(f"{ROOT}/configs/{variant}")).parts["backbone"].config
   plain = lambda config: replace(config, remat="none", attention="xla")
   assert plain(config) in [plain(config_of(size)) for size in SIZES.values()]

@@ -18,7 +18,7 @@ needs_eight = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 device
 def test_minus_one_takes_what_is_left(asked, got):
   mesh = make_mesh(*asked)
   assert mesh.axis_names == MESH_AXES
-  assert tuple(mesh.shape.values()) == got
+  assert tuple(mesh.shape.values()) == (*got, 1, 1)
   assert len({device.id for device in mesh.devices.flat}) == 8
 
 
@@ -40,7 +40,13 @@ def test_a_mesh_that_does_not_fit_is_named_with_both_numbers(asked, words):
 
 
 @needs_eight
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (1, 1, 8)])
+def test_sequences_and_experts_have_an_axis_of_their_own():
+  mesh = make_mesh(2, context=-1, expert=2)
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "tensor": 1, "context": 2, "expert": 2}
+
+
+@needs_eight
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (1, 1, 8), (1, 2, 1, 2, 2)])
 def test_one_process_owns_every_row(sizes):
   mesh = make_mesh(*sizes)
   assert owned_rows(mesh, 16).tolist() == list(range(16))
@@ -54,7 +60,7 @@ def test_rows_lie_over_data_and_fsdp_and_repeat_over_tensor():
   for d in range(2):
     for f in range(2):
       want = [4 * d + 2 * f, 4 * d + 2 * f + 1]
-      assert [held[device.id] for device in mesh.devices[d, f]] == [want, want]
+      assert [held[device.id] for device in mesh.devices[d, f].flat] == [want, want]
 
 
 @needs_eight
@@ -78,6 +84,6 @@ def test_a_torus_that_must_be_split_is_split():
     def __repr__(self):
       return f"chip {self.id}"
 
-  mesh = make_mesh(16, -1, 1, [Chip(i) for i in range(256)])
-  assert mesh.devices.shape == (16, 16, 1)
+  mesh = make_mesh(16, -1, devices=[Chip(i) for i in range(256)])
+  assert mesh.devices.shape == (16, 16, 1, 1, 1)
   assert sorted(chip.id for chip in mesh.devices.flat) == list(range(256))

@@ -15,7 +15,7 @@ from t2i_jax.process import PROCESSES
 from t2i_jax.process.timesteps import dynamic_factor, shift
 from t2i_jax.sampling import GRIDS, SOLVERS, make_plan, sample
 from t2i_jax.sampling.grids import at_times, stretch
-from t2i_jax.training.make_system import make_system
+from t2i_jax.systems import make_system
 
 MADE = {name: make() for name, make in PROCESSES.items()}
 MADE["zero SNR"] = PROCESSES["ddpm_scaled_linear"](zero_terminal_snr=True, between="angle")

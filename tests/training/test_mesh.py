@@ -8,27 +8,28 @@ import optax
 import pytest
 
 from t2i_jax.config import load_config
+from t2i_jax.data.batch import Batch, Tokens
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.parallel import batch_sharding, make_mesh
 from t2i_jax.plan.pod import abstract_batch, compile_train_step, total_bytes
-from t2i_jax.training.make_system import make_system
-from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.systems import make_system
+from t2i_jax.training.optimizer import Optimizers, make_optimizers
 from t2i_jax.training.state import abstract_state, create_state
 from t2i_jax.training.step import jit_train_step, make_train_step
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
-MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8)]
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8), (2, 2, 1, 2)]
 TINY = {
   "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "8",
-  "text.tower": "transformer(width=32, depth=1, heads=8)",
+  "text.towers.text": "transformer(width=32, depth=1, heads=8)",
   "model.width": "64", "model.heads": "8", "model.depth": "2",
   "train.batch": "16", "train.steps": "20", "train.schedule": "cosine(warmup=5)",
 }  # fmt: skip
 # Large enough that what is not sharded (gains, the outer layers over tensor) does not show.
 BIGGER = TINY | {
-  "text.tower": "transformer(width=128, depth=1, heads=8)",
+  "text.towers.text": "transformer(width=128, depth=1, heads=8)",
   "model.width": "256",
   "model.depth": "4",
 }
@@ -42,19 +43,18 @@ def batches(n):
   """Pictures of one colour, which a model learns to draw in a few steps."""
   rng = np.random.default_rng(0)
   for _ in range(n):
-    yield {
-      "image": np.tile(rng.integers(0, 256, (16, 1, 1, 3), dtype=np.uint8), (1, 16, 16, 1)),
-      "tokens": rng.integers(3, 259, (16, 8), dtype=np.int32),
-      "mask": np.arange(8) < rng.integers(2, 9, (16, 1)),
-      "weight": np.ones(16, np.float32),
-    }
+    color = rng.integers(0, 256, (16, 1, 1, 3), dtype=np.uint8)
+    ids = rng.integers(3, 259, (16, 8), dtype=np.int32)
+    mask, one = np.arange(8) < rng.integers(2, 9, (16, 1)), np.ones((16, 1), np.float32)
+    images = np.tile(color, (1, 16, 16, 1))[:, None]
+    yield Batch(images, one, one, {"text": Tokens(ids, mask)})
 
 
 def run(sizes, steps=20):
   """Losses and gradient norms [steps, 2] of a run on a mesh of these sizes."""
   config, mesh = load_config(CONFIG, TINY), mesh_of(sizes)
   system = make_system(config, Tokenizer.bytes())
-  optimizer = make_optimizer(config.train, system.matrices)
+  optimizer = make_optimizers(config.train, system)
   abstract = abstract_state(system, optimizer, mesh)
   step = jit_train_step(system, optimizer, config, mesh, abstract)
   with jax.set_mesh(mesh):
@@ -93,7 +93,7 @@ def gradient_bytes(mesh):
   config = load_config(CONFIG, BIGGER)
   system = make_system(config, Tokenizer.bytes())
   # An optimiser whose updates are the gradients, and no state: the step's new weights hold them.
-  plain = optax.identity()
+  plain = Optimizers({"model": optax.identity()}, system.players)
   state = abstract_state(system, plain, mesh)._replace(ema=())
   put = jax.tree.map(lambda leaf: leaf.sharding, state.trainable)
   step = make_train_step(system, plain, config)

@@ -236,4 +236,4 @@ def test_a_joint_model_resumes_bit_for_bit_with_its_rows_packed(start_t2i, joint
   assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
   ours, theirs = (arrays(tmp_path / name, 6) for name in ("killed", "whole"))
   assert all(ours[path].tobytes() == theirs[path].tobytes() for path in theirs)
-  assert {"padding", "pictures", "drawn", "left_out"} < set(metrics(tmp_path / "whole")[0])
+  assert {"padding", "images", "drawn", "left_out"} < set(metrics(tmp_path / "whole")[0])

@@ -1,27 +1,31 @@
 """The step's arithmetic: accumulation, weights, dropout, EMA, freezing, optimisers, schedules."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from batches import make_batch
 
 from t2i_jax.config import build, load_config
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.conditioning import drop_towers
-from t2i_jax.training.make_system import make_system
-from t2i_jax.training.optimizer import SCHEDULES, make_optimizer
+from t2i_jax.systems import Part, make_system, merge_params, split_params
+from t2i_jax.systems.system import row_keys
+from t2i_jax.training.optimizer import SCHEDULES, make_optimizers
 from t2i_jax.training.running import new_running
-from t2i_jax.training.state import TrainState, merge_params, split_params
-from t2i_jax.training.step import draw_drops, make_train_step, make_validation_step, row_keys
+from t2i_jax.training.state import TrainState
+from t2i_jax.training.step import draw_drops, make_train_step, make_validation_step
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
   "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8",
-  "text.tower": "transformer(width=16, depth=1, heads=2)", "model.width": "32", "model.heads": "2",
+  "text.towers.text": "transformer(width=16, depth=1, heads=2)",
+  "model.width": "32", "model.heads": "2",
   "model.depth": "2", "train.batch": "16", "train.steps": "20",
   "train.schedule": "cosine(warmup=2)",
 }  # fmt: skip
@@ -31,8 +35,8 @@ def setup(**overrides):
   named = {key.replace("__", "."): str(value) for key, value in overrides.items()}
   config = load_config(CONFIG, TINY | named)
   system = make_system(config, Tokenizer.bytes())
-  optimizer = make_optimizer(config.train, system.matrices)
-  trainable, frozen = split_params(jax.jit(system.init)(jax.random.key(1)), config.train.freeze)
+  optimizer = make_optimizers(config.train, system)
+  trainable, frozen = split_params(jax.jit(system.init)(jax.random.key(1)), system.parts)
   # Away from the initial zeros, so that every gradient is alive.
   trainable = jax.tree.map(lambda x: x + 0.02, trainable)
   state = TrainState(
@@ -46,16 +50,6 @@ def setup(**overrides):
   return config, system, optimizer, state
 
 
-def batch(n=16, weight=None, seed=0):
-  rng = np.random.default_rng(seed)
-  return {
-    "image": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8),
-    "tokens": rng.integers(3, 259, (n, 8)).astype(np.int32),
-    "mask": np.ones((n, 8), bool),
-    "weight": np.ones(n, np.float32) if weight is None else np.asarray(weight, np.float32),
-  }
-
-
 def gradient_norms(accumulate, data):
   config, system, optimizer, state = setup(train__accumulate=accumulate, train__clip=1e9)
   _, metrics = jax.jit(make_train_step(system, optimizer, config))(state, data)
@@ -66,23 +60,23 @@ def test_accumulation_is_the_mean_over_the_rows_used():
   """Rows of weight 0 lie unevenly over the parts; a mean of the parts' means would differ."""
   weight = np.ones(16)
   weight[[0, 4, 8, 12, 1]] = 0
-  data = batch(weight=weight)
+  data = make_batch(weight=weight)
   whole, parts = gradient_norms(1, data), gradient_norms(4, data)
   np.testing.assert_allclose(whole, parts, rtol=1e-4)
-  junk = batch(weight=weight)
-  junk["image"][weight == 0] = 255  # what an unused row holds does not matter
+  junk = make_batch(weight=weight)
+  junk.images[weight == 0] = 255  # what an unused row holds does not matter
   np.testing.assert_allclose(gradient_norms(4, junk), parts, rtol=1e-6)
 
 
 def test_same_step_same_numbers_other_step_others():
   config, system, optimizer, state = setup()
   step = jax.jit(make_train_step(system, optimizer, config))
-  first, again = step(state, batch())[1]["loss"], step(state, batch())[1]["loss"]
+  first, again = step(state, make_batch())[1]["loss"], step(state, make_batch())[1]["loss"]
   assert first == again
-  assert first != step(state._replace(step=jnp.int32(5)), batch())[1]["loss"]
+  assert first != step(state._replace(step=jnp.int32(5)), make_batch())[1]["loss"]
 
 
-def test_row_keys_do_not_depend_on_the_batch():
+def test_row_keys_do_not_depend_on_the_make_batch():
   key = jax.random.key(0)
   many, few = row_keys(key, jnp.arange(10), 1), row_keys(key, jnp.array([7]), 1)
   assert jnp.array_equal(jax.random.key_data(many)[7], jax.random.key_data(few)[0])
@@ -105,15 +99,15 @@ def test_captions_are_dropped_at_their_towers_rate():
 
 def test_a_dropped_caption_is_the_null():
   _, system, _, state = setup()
-  params, data = state.trainable, batch(4)
-  cond = system.encode_text(params, data["tokens"], data["mask"])
+  params, data = state.trainable, make_batch(4)
+  cond = system.encode_text(params, data.text)
   drop = jnp.array([True, False, True, False])
   mixed = drop_towers(cond, system.null(params), {"text": drop}).towers["text"]
-  null_ids, null_mask = system.null_tokens
+  null_ids, null_mask = system.text["text"].null
   assert null_mask.sum() == 2  # the encoding of "": begin and end
-  ids = jnp.where(drop[:, None], null_ids, data["tokens"])
-  masks = jnp.where(drop[:, None], null_mask, data["mask"])
-  expected = system.encode_text(params, ids, masks).towers["text"]
+  ids, mask = data.text["text"]
+  null = (jnp.where(drop[:, None], null_ids, ids), jnp.where(drop[:, None], null_mask, mask))
+  expected = system.encode_text(params, {"text": null}).towers["text"]
   for got, want in zip(mixed, expected, strict=True):
     np.testing.assert_allclose(got, want, atol=1e-5)
   same = drop_towers(cond, system.null(params), {"t5": drop})
@@ -122,7 +116,7 @@ def test_a_dropped_caption_is_the_null():
 
 def test_ema_warms_up():
   config, system, optimizer, state = setup(train__ema=0.999)
-  new, _ = jax.jit(make_train_step(system, optimizer, config))(state, batch())
+  new, _ = jax.jit(make_train_step(system, optimizer, config))(state, make_batch())
   decay = 2 / 11  # min(0.999, (1 + n) / (10 + n)) with n = 1
   expected = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, new.trainable)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new.ema, expected)
@@ -130,12 +124,14 @@ def test_ema_warms_up():
 
 def test_freezing():
   config, system, optimizer, state = setup(
-    train__freeze="('text', 'backbone/patch_in')", train__schedule="cosine"
+    parts__text__train="none",
+    parts__backbone__train="only(pattern='?[!a]*')",
+    train__schedule="cosine",
   )
   assert list(state.frozen) == ["backbone", "text"] and list(state.frozen["backbone"]) == [
     "patch_in"
   ]
-  new, _ = jax.jit(make_train_step(system, optimizer, config))(state, batch())
+  new, _ = jax.jit(make_train_step(system, optimizer, config))(state, make_batch())
   jax.tree.map(np.testing.assert_array_equal, new.frozen, state.frozen)
   assert not jnp.array_equal(
     new.trainable["backbone"]["head"]["kernel"], state.trainable["backbone"]["head"]["kernel"]
@@ -143,10 +139,14 @@ def test_freezing():
   whole = jax.eval_shape(system.init, jax.random.key(0))
   merged = merge_params(state.trainable, state.frozen)
   assert jax.tree.structure(merged) == jax.tree.structure(whole)
-  with pytest.raises(ConfigError, match="no parameter is under 'txt'"):
-    split_params(whole, ("txt",))
-  with pytest.raises(ConfigError, match="nothing to train"):
-    split_params(whole, ("backbone", "text"))
+  of = lambda backbone: {
+    "backbone": system.parts["backbone"]._replace(train=backbone),
+    "text": system.parts["text"],
+  }
+  with pytest.raises(ConfigError, match=r"parts.backbone.train = .*'blcks/\*'.* fits no weight"):
+    split_params(whole, of("only(pattern='blcks/*')"))
+  with pytest.raises(ConfigError, match="nothing is trained"):
+    split_params(whole, of("none"))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -155,8 +155,8 @@ def test_loss_falls_on_one_batch(optimizer):
     train__optimizer=optimizer, train__lr=4e-3, train__steps=60, train__caption_dropout__text=0.0
   )
   step = jax.jit(make_train_step(system, tx, config))
-  data, losses = batch(), []
-  data["image"][:] = data["image"][:, :1, :1]  # plain pictures: white noise has nothing to learn
+  data, losses = make_batch(), []
+  data.images[:] = data.images[:, :, :1, :1]  # plain pictures: white noise has nothing to learn
   for _ in range(60):
     state, metrics = step(state, data)
     losses.append(float(metrics["loss"]))
@@ -181,14 +181,16 @@ def test_validation_is_the_same_number_in_any_batches():
   config, system, _, state = setup()
   of_terms = jax.jit(make_validation_step(system, config))
   step = lambda *args: of_terms(*args)["image"]
-  params, data = merge_params(state.trainable, state.frozen), batch(16)
+  params, data = merge_params(state.trainable, state.frozen), make_batch(16)
   whole = step(params, data, jnp.arange(16))
   halves = [
-    step(params, {k: v[i : i + 8] for k, v in data.items()}, jnp.arange(i, i + 8)) for i in (0, 8)
+    step(params, jax.tree.map(lambda v, i=i: v[i : i + 8], data), jnp.arange(i, i + 8))
+    for i in (0, 8)
   ]
   np.testing.assert_allclose(whole, halves[0] + halves[1], rtol=1e-4)
   np.testing.assert_array_equal(whole[1], [2] * 8)
-  unused = step(params, data | {"weight": np.zeros(16, np.float32)}, jnp.arange(16))
+  nothing = data._replace(image_weight=np.zeros((16, 1), np.float32))
+  unused = step(params, nothing, jnp.arange(16))
   assert not np.any(unused)
 
 
@@ -202,17 +204,18 @@ def test_schedules():
   for text, words in (("linear", "constant, cosine"), ("cosine(warmup=100)", "leaves nothing")):
     with pytest.raises(ConfigError, match=words):
       scheduled(text)
-  bad = load_config(CONFIG, {"train.optimizer": "sgd"})
   with pytest.raises(ConfigError, match="adamw, muon"):
-    make_optimizer(bad.train, {"backbone": {"head": None}})
+    setup(train__optimizer="sgd")
 
 
 def test_clip_limits_what_the_optimiser_sees():
   config = load_config(CONFIG, TINY | {"train.clip": "0.5", "train.optimizer": "adamw"})
-  tx = make_optimizer(config.train, {"w": None})
-  grads = {"w": jnp.full((4,), 10.0)}
+  part = Part(make=None)
+  vector = SimpleNamespace(parts={"p": part}, matrices={"p": {"w": None}}, players={"m": ("p",)})
+  tx = make_optimizers(config.train, vector)
+  grads = {"p": {"w": jnp.full((4,), 10.0)}}
   state = tx.init(grads)
   clipped, _ = optax.clip_by_global_norm(0.5).update(grads, optax.EmptyState())
   _, state = tx.update(grads, state, grads)
   mu = next(x for x in jax.tree.leaves(state) if x.shape == (4,))
-  np.testing.assert_allclose(mu, 0.1 * clipped["w"], rtol=1e-5)
+  np.testing.assert_allclose(mu, 0.1 * clipped["p"]["w"], rtol=1e-5)

@@ -13,15 +13,17 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import batch_sharding, make_mesh
 from t2i_jax.plan import Program
 from t2i_jax.sampling import GUIDANCE, make_plan
-from t2i_jax.training.draw import make_draw, make_sampler
-from t2i_jax.training.make_system import make_system
+from t2i_jax.systems import make_system
+from t2i_jax.systems.draw import make_draw
+from t2i_jax.systems.sampler import make_sampler
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
   "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "16",
-  "text.tower": "transformer(width=16, depth=1, heads=2)", "model.width": "32", "model.heads": "2",
+  "text.towers.text": "transformer(width=16, depth=1, heads=2)",
+  "model.width": "32", "model.heads": "2",
   "model.depth": "3", "model.patch": "4", "sampling.steps": "3", "sampling.batch": "8",
   "sampling.solver": "euler",
 }  # fmt: skip
@@ -60,7 +62,7 @@ def pictures(system, params):
   def of(guidance, cfg=4.0):
     if (guidance, cfg) not in kept:
       c = config_of(guidance=guidance, cfg=cfg).sampling
-      draw = make_draw(system, Tokenizer.bytes(), c, make_mesh(8, 1, 1))
+      draw = make_draw(system, c, make_mesh(8, 1, 1))
       kept[guidance, cfg] = draw(params, PROMPTS, SEEDS).astype(int)
     return kept[guidance, cfg]
 
@@ -90,14 +92,15 @@ def test_no_method_moves_rows_between_devices(name, system, params, monkeypatch)
   mesh, c = make_mesh(8, 1, 1), config_of(guidance=TEXTS[name], cfg=4.0).sampling
   jit, caught = jax.jit, []
   monkeypatch.setattr(jax, "jit", lambda *a, **k: caught.append(jit(*a, **k)) or caught[-1])
-  make_draw(system, Tokenizer.bytes(), c, mesh)
+  make_draw(system, c, mesh)
   monkeypatch.undo()
   solver, times, _ = make_sampler(c, system.process)
   plan = make_plan(solver, system.process, times)
   rows = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
-  ids, mask, seeds = rows((16, 16), np.int32), rows((16, 16), bool), rows((16,), np.uint32)
+  text = {"text": (rows((16, 16), np.int32), rows((16, 16), bool))}
+  seeds = rows((16,), np.uint32)
   with jax.set_mesh(mesh):
-    lowered = caught[-1].lower(params, plan, ids, mask, seeds, np.float32(2), None, [], None)
+    lowered = caught[-1].lower(params, plan, text, seeds, np.float32(2), None, (), None)
     found = Program(lowered.compile().as_text()).collectives()
   assert found["all-to-all"] == found["collective-permute"] == 0
   assert found.total() <= 1  # the pictures, gathered at the end
@@ -115,4 +118,4 @@ def test_no_method_moves_rows_between_devices(name, system, params, monkeypatch)
 def test_wrong_words_are_named_before_anything_is_compiled(guidance, words, system):
   c = config_of(guidance=guidance).sampling
   with pytest.raises(ConfigError, match=words):
-    make_draw(system, Tokenizer.bytes(), c, make_mesh(8, 1, 1))
+    make_draw(system, c, make_mesh(8, 1, 1))

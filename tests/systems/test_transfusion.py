@@ -7,34 +7,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import packed
 from weights import random_weights
 
 from t2i_jax import pretrained
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
-from t2i_jax.data.documents import Picture, Words
+from t2i_jax.data.documents import Image, Text
 from t2i_jax.data.tokenize import BOS, EOS, PAD, Tokenizer
 from t2i_jax.errors import ConfigError
+from t2i_jax.inference import open_model
 from t2i_jax.models import init_params
 from t2i_jax.models.transfusion import Transfusion
 from t2i_jax.parallel import batch_sharding, make_mesh
-from t2i_jax.training.make_system import make_system
-from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.systems import Draws, make_system
+from t2i_jax.systems.system import DRAW_EPS, row_noise
+from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.running import new_running
-from t2i_jax.training.serve import load
 from t2i_jax.training.state import TrainState, abstract_state, create_state
-from t2i_jax.training.step import DRAW_EPS, jit_train_step, make_train_step, row_losses, row_noise
+from t2i_jax.training.step import jit_train_step, make_train_step
 
 CONFIG = Path(__file__).parents[1] / "joint_config.py"
 SMALL = {
   "data.image_size": "(8, 12)", "text.vocab": "261", "text.length": "16", "text.tokenizer": "bytes",
   "model.width": "32", "model.depth": "2", "model.heads": "4", "model.kv_heads": "2",
-  "model.patch": "4", "data.rows": "packed(length=64, pictures=4)",
+  "model.patch": "4", "rows.length": "64", "rows.images": "4",
 }  # fmt: skip
 FEATURES = {
   "plain": {"model.time": "added", "model.qk_norm": "False", "model.tied": "False"},
   "adaln, qk-norm, tied": {"model.time": "adaln", "model.qk_norm": "True", "model.tied": "True",
-                           "data.rows": "packed(length=64, pictures=4, absolute=True)"},
+                           "model.absolute": "True"},
 }  # fmt: skip
 
 
@@ -48,17 +50,17 @@ def live(system):
 
 def picture(seed, **how):
   rng = np.random.default_rng(seed)
-  return Picture(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8), **how)
+  return Image(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8), **how)
 
 
-def words(*ids, learned=True, dropped=None):
-  return Words(np.array(ids, np.int32), learned, dropped)
+def words(*ids, predict=True, hidden=None):
+  return Text(np.array(ids, np.int32), predict, hidden)
 
 
 DOCUMENTS = [
   [words(5, 6, 7), picture(0)],
-  [picture(1, most=0.5), words(8, 9, dropped=np.array([True, False]))],
-  [words(10), picture(2), words(11, 12, learned=False), picture(3)],
+  [picture(1, max_t=0.5), words(8, 9, hidden=np.array([True, False]))],
+  [words(10), picture(2), words(11, 12, predict=False), picture(3)],
 ]
 
 
@@ -109,17 +111,17 @@ class Reference:
     """(input vector, place, number of its picture or None) of each position, and the tokens."""
     entries, at, n = [], 0, 0
 
-    def token(i, dropped=False):
+    def token(i, hidden=False):
       nonlocal at
-      entries.append((self.p["table"][PAD if dropped else i], (at, at), None, i))
+      entries.append((self.p["table"][PAD if hidden else i], (at, at), None, i))
       at += 1
 
     token(BOS)
     for part in document:
-      if isinstance(part, Words):
-        dropped = [False] * len(part.ids) if part.dropped is None else part.dropped
-        for i, hidden in zip(part.ids, dropped, strict=True):
-          token(int(i), hidden)
+      if isinstance(part, Text):
+        hidden = [False] * len(part.ids) if part.hidden is None else part.hidden
+        for i, unseen in zip(part.ids, hidden, strict=True):
+          token(int(i), unseen)
         continue
       token(self.layout.ids.boi)
       for row in range(self.layout.rows):
@@ -188,7 +190,7 @@ class Reference:
     head = self.p["table"].T if self.c.tied else self.p["head"]
     log_p = np.log(softmax(x @ head))
     written = []
-    given = {i for part in document if isinstance(part, Words) and not part.learned
+    given = {i for part in document if isinstance(part, Text) and not part.predict
              for i in part.ids}  # fmt: skip
     for i, entry in enumerate(entries[1:]):
       token = entry[3]
@@ -201,43 +203,40 @@ class Reference:
 def test_losses_of_a_packed_row_are_the_reference_s_of_each_document(features):
   system = make(**FEATURES[features], **{"process.prediction": "velocity"})
   params = live(system)
-  made = system.layout.pack(DOCUMENTS, system.x_shape)
-  assert made["left_out"] == 0
-  batch = {name: jnp.asarray(value)[None] for name, value in made.items()}
-  t = jnp.array([[0.2, 0.4, 0.6, 0.8]])
-  rows, key = jnp.arange(4).reshape(1, 4), jax.random.key(3)
-  terms = row_losses(system, params, batch, t, rows, key)
+  made = system.layout.pack(DOCUMENTS, system.image_shape)
+  assert made.rows.left_out == 0
+  t, rows, key = jnp.array([0.2, 0.4, 0.6, 0.8]), jnp.arange(4), jax.random.key(3)
+  terms = system.losses(params, packed(system, [DOCUMENTS]), Draws(t, rows, key, {}, 0))
 
   as_numpy = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-  reference, time = Reference(system, as_numpy), system.process.at(t[0])
-  eps = np.asarray(row_noise(key, rows[0], DRAW_EPS, system.x_shape), np.float64)
-  x0 = np.asarray(made["image"], np.float64) / 127.5 - 1
+  reference, time = Reference(system, as_numpy), system.process.at(t)
+  eps = np.asarray(row_noise(key, rows, DRAW_EPS, system.x_shape), np.float64)
+  x0 = np.asarray(made.images, np.float64) / 127.5 - 1
   shape = (4, 1, 1, 1)
   alpha, sigma = (np.asarray(c, np.float64).reshape(shape) for c in (time.alpha, time.sigma))
   x_t, velocity = alpha * x0 + sigma * eps, eps - x0
   first, image, text = 0, [], []
   for document in DOCUMENTS:
-    count = sum(isinstance(part, Picture) for part in document)
+    count = sum(isinstance(part, Image) for part in document)
     mine = slice(first, first + count)
     answers, written = reference(document, x_t[mine], np.asarray(time.model_time)[mine])
     image += [np.mean((a - v) ** 2) for a, v in zip(answers, velocity[mine], strict=True)]
     text += written
     first += count
   np.testing.assert_allclose(terms["image"], image, rtol=1e-4)
-  learned = np.asarray(made["learn"]) > 0
+  learned = np.asarray(made.text_weight) > 0
   np.testing.assert_allclose(np.asarray(terms["text"][0])[learned], text, rtol=1e-4)
 
 
 def one_step(documents, changes):
-  """The metrics of a train step on rows of these documents, and the rows."""
+  """The metrics of a train step on rows of these documents, and the batch."""
   config = load_config(CONFIG, SMALL | changes)
   system = make_system(config, Tokenizer.bytes())
-  rows = [system.layout.pack(d, system.x_shape) for d in documents]
-  batch = {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
-  optimizer, params = make_optimizer(config.train, system.matrices), live(system)
+  batch = packed(system, documents)
+  optimizer, params = make_optimizers(config.train, system), live(system)
   zero = jnp.zeros((), jnp.int32)
   state = TrainState(zero, params, {}, optimizer.init(params), params, new_running())
-  return jax.jit(make_train_step(system, optimizer, config))(state, batch)[1], rows
+  return jax.jit(make_train_step(system, optimizer, config))(state, batch)[1], batch
 
 
 def test_the_loss_is_each_modality_s_mean_and_lambda_times_the_pictures():
@@ -247,35 +246,35 @@ def test_the_loss_is_each_modality_s_mean_and_lambda_times_the_pictures():
   found = []
   for accumulate in ("1", "2"):
     changes = {"train.batch": "4", "train.accumulate": accumulate}
-    metrics, rows = one_step(documents, changes)
+    metrics, batch = one_step(documents, changes)
     found.append(metrics)
   for name in ("loss", "loss_image", "loss_text", "grad_norm"):
     np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
   m = found[0]
   np.testing.assert_allclose(m["loss"], 5 * m["loss_image"] + m["loss_text"], rtol=1e-6)
-  empty = np.mean([np.asarray(row["doc"]) < 0 for row in rows])
+  empty = np.mean(batch.rows.doc < 0)
   assert float(m["padding"]) == pytest.approx(empty) and float(m["left_out"]) == 0
-  a_row = [np.sum(row["weight"]) for row in rows]
-  assert a_row == [4, 1, 0, 3] and float(m["drawn"]) == np.mean(a_row)
+  a_row = np.sum(batch.image_weight, axis=1)
+  assert a_row.tolist() == [4, 1, 0, 3] and float(m["drawn"]) == np.mean(a_row)
 
 
 def test_a_picture_that_is_only_shown_is_no_part_of_the_loss():
-  drawn, shown = [words(5), picture(2)], [picture(1, most=0.0), words(8, 9)]
+  drawn, shown = [words(5), picture(2)], [picture(1, max_t=0.0), words(8, 9)]
   found = []
   for documents in ([drawn], [drawn, shown]):
     found.append(one_step([documents], {"train.batch": "1"})[0])
   np.testing.assert_allclose(found[1]["loss_image"], found[0]["loss_image"], rtol=1e-5)
-  assert float(found[0]["pictures"]) == 1 and float(found[1]["pictures"]) == 2
+  assert float(found[0]["images"]) == 1 and float(found[1]["images"]) == 2
 
 
 @pytest.mark.parametrize("change, words", [
-  ({"text.vocab": "260"}, "leaves no room for BOI and EOI.*text.vocab=261"),
+  ({"text.vocab": "260"}, "has no ids for BOI and EOI.*text.vocab=261"),
   ({"data.image_size": "(8, 10)"}, "does not divide into patches of 4"),
   ({"model.kv_heads": "3"}, "does not divide into model.kv_heads"),
   ({"model.unet": "8", "model.patch": "6", "data.image_size": "(6, 12)"}, "not a power of two"),
   ({"model.time": "told"}, "model.time = 'told' is not one of added, adaln"),
-  ({"data.rows": "packed(length=5)"}, "holds no picture"),
-  ({"data.rows": "packed(lenght=5)"}, "packed takes length=256"),
+  ({"rows.length": "5"}, "holds no image"),
+  ({"rows.lenght": "5"}, "rows.lenght is not a key of .*Nearest: rows.length"),
 ])  # fmt: skip
 def test_bad_configs_name_the_fix(change, words):
   with pytest.raises(ConfigError, match=words):
@@ -296,12 +295,11 @@ def losses_on(sizes):
   config = load_config(CONFIG, SMALL | wide | {"train.batch": "8"})
   system = make_system(config, Tokenizer.bytes())
   mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
-  optimizer = make_optimizer(config.train, system.matrices)
+  optimizer = make_optimizers(config.train, system)
   abstract = abstract_state(system, optimizer, mesh)
   step = jit_train_step(system, optimizer, config, mesh, abstract)
   orders = [np.random.default_rng(i).permutation(3) for i in range(8)]
-  rows = [system.layout.pack([DOCUMENTS[i] for i in order], system.x_shape) for order in orders]
-  batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  batch = packed(system, [[DOCUMENTS[i] for i in order] for order in orders])
   with jax.set_mesh(mesh):
     state = create_state(system, optimizer, abstract, jax.random.key(0))
     found = []
@@ -319,13 +317,13 @@ def test_a_run_starts_from_a_language_model_and_gives_it_back(tmp_path, joint_ar
   params = init_params(lambda rngs: Transfusion(words, rngs), jax.random.key(5))
   pretrained.save_language_model(tmp_path / "words", params, words)
   frozen = {"train.lr": "0.0", "train.vector_lr": "0.0", "train.steps": "2"} | sizes
-  args = joint_args(tmp_path / "run", frozen | {"train.start": tmp_path / "words"})
+  start = {"parts.backbone.start": f"folder:{tmp_path / 'words'}"}
+  args = joint_args(tmp_path / "run", frozen | start)
   assert main(args) == 0
-  at = load(tmp_path / "run")
-  learned = at.params["backbone"]
+  learned = open_model(tmp_path / "run").params["backbone"]
   close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)  # an average's rounding
   jax.tree.map(close, learned["blocks"], params["blocks"])
   close(learned["table"][:512], params["table"])
   close(learned["table"][512], params["table"].mean(axis=0))
-  other = joint_args(tmp_path / "other", {"train.start": tmp_path / "words"})
+  other = joint_args(tmp_path / "other", start)
   assert main(other) == 2 and not (tmp_path / "other/checkpoints/2").exists()

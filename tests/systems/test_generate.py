@@ -10,19 +10,19 @@ import pytest
 from weights import random_weights
 
 from t2i_jax.config import load_config
-from t2i_jax.data.documents import Picture, Words
+from t2i_jax.data.documents import Image, Text
 from t2i_jax.data.tokenize import BOS, EOS, PAD, Tokenizer
 from t2i_jax.models.transfusion import Rows
 from t2i_jax.parallel import make_mesh
-from t2i_jax.training.chat import Chat
-from t2i_jax.training.generate import NEVER, Choice, Generator, asked, choose
-from t2i_jax.training.make_system import make_system
+from t2i_jax.systems import make_system
+from t2i_jax.systems.chat import Chat
+from t2i_jax.systems.generate import NOT_STOPPED, Choice, Generator, choose
 
 CONFIG = Path(__file__).parents[1] / "joint_config.py"
 SMALL = {
   "data.image_size": "(16, 8)", "text.vocab": "261", "text.length": "16", "text.tokenizer": "bytes",
   "model.width": "32", "model.depth": "2", "model.heads": "4", "model.patch": "4",
-  "data.rows": "packed(length=64, pictures=3, positions='grid')",
+  "rows.length": "64", "rows.images": "3", "rows.positions": "grid",
 }  # fmt: skip
 RULES = ("grid", "centred", "sequence")
 
@@ -40,7 +40,7 @@ def make(**changes):
 
 
 def words(*ids):
-  return Words(np.array(ids, np.int32))
+  return Text(np.array(ids, np.int32))
 
 
 @pytest.mark.parametrize("rule, time, unet", [
@@ -49,9 +49,8 @@ def words(*ids):
 ])  # fmt: skip
 def test_reading_piece_by_piece_gives_what_the_whole_row_gives(rule, time, unet):
   """Two rows of different lengths: words, a picture, words, and another picture that is drawn."""
-  rows_of = f"packed(length=64, pictures=3, positions='{rule}')"
   system, generator, params = make(
-    **{"data.rows": rows_of, "model.time": time, "model.kv_heads": "2", "model.unet": unet}
+    **{"rows.positions": rule, "model.time": time, "model.kv_heads": "2", "model.unet": unet}
   )
   rng = np.random.default_rng(0)
   seen, noisy = (rng.standard_normal((2, 16, 8, 3)).astype(np.float32) for _ in range(2))
@@ -63,20 +62,21 @@ def test_reading_piece_by_piece_gives_what_the_whole_row_gives(rule, time, unet)
   cache = generator.empty(2)
   boi = layout.ids.boi
   padded = np.array([[BOS, 5, 6, 7, boi], [BOS, 8, boi, PAD, PAD]], np.int32)
-  _, cache = generator.read(params, cache, padded, np.array([5, 3], np.int32))
-  after_picture, cache = generator.look(params, cache, seen)
+  _, cache = generator.prefill(params, cache, padded, np.array([5, 3], np.int32))
+  after_picture, cache = generator.prefill_image(params, cache, seen)
   padded = np.array([[9, boi, PAD, PAD, PAD], [5, 6, 7, 8, boi]], np.int32)
-  _, cache = generator.read(params, cache, padded, np.array([2, 5], np.int32))
+  _, cache = generator.prefill(params, cache, padded, np.array([2, 5], np.int32))
   answer, _ = model.read_picture(noisy, at, cache, generator.places)
 
   for i, (first, second) in enumerate(texts):
-    document = [words(*first), Picture(seen[i]), words(*second), Picture(noisy[i])]
-    made = layout.pack([[words(5)], document], system.x_shape)  # something else stands before it
+    document = [words(*first), Image(seen[i]), words(*second), Image(noisy[i])]
+    # Something else stands before it.
+    made = layout.pack([[words(5)], document], system.image_shape)
     images = np.stack([seen[i], noisy[i], np.zeros_like(seen[i])])[None]
-    row = Rows(*(made[name][None] for name in Rows._fields))
+    row = Rows(*(getattr(made.rows, name)[None] for name in Rows._fields))
     hidden, answers = model(row, images, jnp.array([[clean[i], at[i], 0.0]])).value
     np.testing.assert_allclose(answers[0, 1], answer[i], atol=2e-5)
-    eoi = int(made["starts"][0]) + layout.patches
+    eoi = int(made.rows.starts[0]) + layout.patches
     logits = model.logits(hidden[0, eoi])
     np.testing.assert_allclose(logits, after_picture[i], atol=2e-4)
 
@@ -84,17 +84,17 @@ def test_reading_piece_by_piece_gives_what_the_whole_row_gives(rule, time, unet)
 def test_writing_greedily_is_what_whole_rows_say():
   """Every token is the most likely one after what stands before it, read anew each time."""
   system, generator, params = make(**{"sampling.words": "sample(temperature=0.0, most=12)"})
-  ids, count = asked(Tokenizer.bytes(), ["ab", "abcde"], 16, system.layout.ids.boi)
+  ids, count = generator.tokenize(["ab", "abcde"], system.layout.ids.boi)
   count = count - 1  # without BOI
-  logits, cache = generator.read(params, generator.empty(2), ids, count)
+  logits, cache = generator.prefill(params, generator.empty(2), ids, count)
   keys = jax.random.split(jax.random.key(0), 2)
-  written, _ = generator.write(params, cache, logits, keys)
+  written, _ = generator.decode(params, cache, logits, keys)
   model = system.model(params)
   for i in range(2):
     n, length = int(count[i]), int(written.length[i])
     tokens = [*ids[i, 1:n], *np.asarray(written.ids[i, :length])]
-    made = system.layout.pack([[words(*tokens)]], system.x_shape)
-    row = Rows(*(made[name][None] for name in Rows._fields))
+    made = system.layout.pack([[words(*tokens)]], system.image_shape)
+    row = Rows(*(getattr(made.rows, name)[None] for name in Rows._fields))
     hidden, _ = model(row, jnp.zeros((1, 3, *system.x_shape)), jnp.zeros((1, 3))).value
     logits = (
       model.logits(hidden[0]).at[:, jnp.array([PAD, BOS, system.layout.ids.eoi])].set(-jnp.inf)
@@ -102,17 +102,15 @@ def test_writing_greedily_is_what_whole_rows_say():
     best = np.asarray(logits.argmax(axis=-1))
     assert list(best[n - 1 : n - 1 + length]) == tokens[n - 1 :]
     end = best[n - 1 + length]
-    assert int(written.ended[i]) == (end if end in (EOS, system.layout.ids.boi) else NEVER)
+    assert int(written.ended[i]) == (end if end in (EOS, system.layout.ids.boi) else NOT_STOPPED)
     assert length == 12 or end in (EOS, system.layout.ids.boi)
 
 
 def test_a_drawing_depends_on_its_words_its_seed_and_not_on_its_batch():
-  from t2i_jax.training.draw import make_draw
-
   config = load_config(CONFIG, SMALL | {"sampling.batch": "3", "sampling.steps": "4"})
   system = make_system(config, Tokenizer.bytes())
   mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-  draw, params = make_draw(system, Tokenizer.bytes(), config.sampling, mesh), live(system)
+  draw, params = system.tasks(config.sampling, mesh).draw, live(system)
   pictures = draw(params, ["ab", "abcdefg", "ab", "ab"], [1, 1, 2, 1]).astype(int)
   assert pictures.shape == (4, 16, 8, 3)
   assert np.abs(pictures[0] - pictures[3]).max() <= 1
@@ -136,12 +134,12 @@ def test_choosing():
 def test_edits_in_batches_are_those_of_a_conversation_that_begins_with_the_picture(cfg):
   changes = {"sampling.batch": "2", "sampling.steps": "3", "sampling.cfg": cfg}
   _, generator, params = make(**changes)
-  tokenizer, rng = Tokenizer.bytes(), np.random.default_rng(0)
+  rng = np.random.default_rng(0)
   pictures = rng.integers(0, 256, (3, 16, 8, 3), dtype=np.uint8)
   instructions = ["ab", "abcdef", "x"]
-  edited = generator.edit(params, pictures, instructions, tokenizer, [4, 5, 6])
+  edited = generator.edit(params, pictures, instructions, [4, 5, 6])
   for i in range(3):
-    chat = Chat(generator, tokenizer, params, seed=4 + i)
+    chat = Chat(generator, params, seed=4 + i)
     chat.open(pictures[i])
     said = chat.draw(instructions[i]).astype(int)
     assert np.abs(said - edited[i]).max() <= 1

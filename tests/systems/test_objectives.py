@@ -6,22 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import make_batch
 
 from t2i_jax.config import leaves, load_config
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import WEIGHTINGS
 from t2i_jax.process.timesteps import dynamic_factor
-from t2i_jax.training.make_system import make_system
-from t2i_jax.training.optimizer import make_optimizer
+from t2i_jax.systems import make_system, split_params
+from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.running import new_running
-from t2i_jax.training.state import TrainState, split_params
+from t2i_jax.training.state import TrainState
 from t2i_jax.training.step import make_train_step, make_validation_step
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
   "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8",
-  "text.tower": "transformer(width=16, depth=1, heads=2)", "model.width": "16", "model.heads": "2",
+  "text.towers.text": "transformer(width=16, depth=1, heads=2)",
+  "model.width": "16", "model.heads": "2",
   "model.depth": "1", "train.batch": "8", "train.steps": "20",
   "train.schedule": "cosine", "data.image_size": "(16, 16)",
 }  # fmt: skip
@@ -56,22 +58,16 @@ def setup(changes):
   has = leaves(load_config(path))
   config = load_config(path, {k: v for k, v in (TINY | changes).items() if k in has})
   system = make_system(config, Tokenizer.bytes())
-  optimizer = make_optimizer(config.train, system.matrices)
-  trainable, frozen = split_params(jax.jit(system.init)(jax.random.key(1)), ())
+  optimizer = make_optimizers(config.train, system)
+  trainable, frozen = split_params(jax.jit(system.init)(jax.random.key(1)), system.parts)
   trainable = jax.tree.map(lambda x: x + 0.02, trainable)  # away from the initial zeros
   opt = jax.jit(optimizer.init)(trainable)
   state = TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt, trainable, new_running())
   return config, system, optimizer, state
 
 
-def batch(n=8):
-  rng = np.random.default_rng(0)
-  return {
-    "image": rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8),
-    "tokens": rng.integers(3, 259, (n, 8)).astype(np.int32),
-    "mask": np.ones((n, 8), bool),
-    "weight": np.ones(n, np.float32),
-  }
+def batch():
+  return make_batch(8, (16, 16, 3))
 
 
 @pytest.mark.parametrize("name", CHOICES)
