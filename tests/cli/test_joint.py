@@ -84,14 +84,6 @@ def test_a_conversation_that_is_too_long_says_so(trained, tmp_path, capsys):
   assert len(list(tmp_path.glob("*.png"))) >= 4
 
 
-def test_a_model_that_only_draws_has_no_image_input(train_args, tmp_path, picture, capsys):
-  short = {"train.steps": 2, "checkpoint.every": 0, "sampling.every": 0, "eval.every": 0}
-  short |= {"train.schedule": "cosine(warmup=1)"}
-  assert main(train_args(tmp_path / "flow", short)) == 0
-  assert main(["caption", f"--workdir={tmp_path / 'flow'}", str(picture)]) == 2
-  assert "has no image input" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("file, words", [
   ("nothing.png", "nothing.png cannot be read: No such file"),
   ("text.png", "text.png: .*cannot be decoded"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import random_weights
 
 from t2i_jax.config import leaves, load_config
 from t2i_jax.data.tokenize import Tokenizer
@@ -57,8 +58,7 @@ def setup(changes):
   config = load_config(path, {k: v for k, v in (TINY | changes).items() if k in has})
   system = make_system(config, Tokenizer.bytes())
   optimizer = make_optimizer(config.train, system.matrices)
-  trainable, frozen = split_params(jax.jit(system.init)(jax.random.key(1)), ())
-  trainable = jax.tree.map(lambda x: x + 0.02, trainable)  # away from the initial zeros
+  trainable, frozen = split_params(random_weights(system.init, 0.05), ())
   opt = jax.jit(optimizer.init)(trainable)
   state = TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt, trainable, new_running())
   return config, system, optimizer, state

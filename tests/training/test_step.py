@@ -1,5 +1,6 @@
 """The step's arithmetic: accumulation, weights, dropout, EMA, freezing, optimisers, schedules."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -27,12 +28,19 @@ TINY = {
 }  # fmt: skip
 
 
+@functools.cache
+def initial():
+  """Weights of the one model of these tests, which differ in how it is trained."""
+  system = make_system(load_config(CONFIG, TINY), Tokenizer.bytes())
+  return jax.jit(system.init)(jax.random.key(1))
+
+
 def setup(**overrides):
   named = {key.replace("__", "."): str(value) for key, value in overrides.items()}
   config = load_config(CONFIG, TINY | named)
   system = make_system(config, Tokenizer.bytes())
   optimizer = make_optimizer(config.train, system.matrices)
-  trainable, frozen = split_params(jax.jit(system.init)(jax.random.key(1)), config.train.freeze)
+  trainable, frozen = split_params(initial(), config.train.freeze)
   # Away from the initial zeros, so that every gradient is alive.
   trainable = jax.tree.map(lambda x: x + 0.02, trainable)
   state = TrainState(
@@ -56,9 +64,15 @@ def batch(n=16, weight=None, seed=0):
   }
 
 
-def gradient_norms(accumulate, data):
+@functools.cache
+def accumulating(accumulate):
   config, system, optimizer, state = setup(train__accumulate=accumulate, train__clip=1e9)
-  _, metrics = jax.jit(make_train_step(system, optimizer, config))(state, data)
+  return jax.jit(make_train_step(system, optimizer, config)), state
+
+
+def gradient_norms(accumulate, data):
+  step, state = accumulating(accumulate)
+  _, metrics = step(state, data)
   return float(metrics["loss"]), float(metrics["grad_norm"])
 
 
