@@ -56,6 +56,7 @@ def test_train_leaves_what_the_readme_says(trained):
   assert strip.size == (2 * 34, 34)  # two prompts of 32 pixels with a border
 
 
+@pytest.mark.newest
 def test_sample_writes_pictures_that_say_what_they_are(trained, tmp_path, capsys):
   flags = ["--prompt=a red circle", "--prompt=ein blåes Quadrat", "--num=2", "--seed=7"]
   assert main(["sample", f"--workdir={trained}", *flags, f"--out={tmp_path}"]) == 0
@@ -104,6 +105,7 @@ def test_guidance_changes_the_picture(trained):
   assert agreement(off, on) < 0.9
 
 
+@pytest.mark.newest
 def test_eval_scores_and_reports(trained, capsys):
   assert main(["eval", f"--workdir={trained}", "--per-cell=4", "--steps=2"]) == 0
   score = json.loads((trained / "eval" / "score.json").read_text())

@@ -42,6 +42,7 @@ def words(*ids):
   return Words(np.array(ids, np.int32))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("rule, time, unet", [
   ("grid", "added", "0"), ("centred", "adaln", "0"), ("sequence", "added", "0"),
   *(pytest.param(rule, time, "0", marks=pytest.mark.proof)

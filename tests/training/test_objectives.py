@@ -74,6 +74,7 @@ def batch(n=8):
   }
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", CHOICES)
 def test_two_steps_are_finite_and_move_every_weight(name):
   config, system, optimizer, state = setup(CHOICES[name])

@@ -222,6 +222,7 @@ def test_damaged_checkpoint_is_named_and_the_others_left(
   assert time.monotonic() - began < 60
 
 
+@pytest.mark.newest
 @pytest.mark.slow
 def test_the_way_out_of_a_damaged_checkpoint_works(start, reference, tmp_path):
   workdir = shutil.copytree(reference, tmp_path / "run")

@@ -134,6 +134,7 @@ def test_a_dropped_caption_is_the_null():
   assert same.towers["text"] is cond.towers["text"]
 
 
+@pytest.mark.newest
 def test_ema_warms_up():
   config, system, optimizer, state = setup(train__ema=0.999)
   new, _ = jax.jit(make_train_step(system, optimizer, config))(state, batch())
@@ -163,6 +164,7 @@ def test_freezing():
     split_params(whole, ("backbone", "text"))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_loss_falls_on_one_batch(optimizer):
   config, system, tx, state = setup(

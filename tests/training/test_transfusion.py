@@ -198,6 +198,7 @@ class Reference:
     return answers, written
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("features", FEATURES)
 def test_losses_of_a_packed_row_are_the_reference_s_of_each_document(features):
   system = make(**FEATURES[features], **{"process.prediction": "velocity"})
