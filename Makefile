@@ -48,7 +48,7 @@ test: lint
 	T2I_REQUIRE_PARITY=1 $(BIN)/$(PYTEST) --durations=40
 	$(MAKE) test-new
 
-# Under the newest jax the short tests, one case of each: what a new version breaks is a function.
+# Under the newest jax the tests marked `newest`: what a new version breaks is a function.
 test-new:
 	@if [ -n "$(PYTHON_NEW)" ]; then $(MAKE) run-test-new; \
 	else echo "no Python 3.13 here: the tests under the newest jax were left out"; fi
@@ -57,7 +57,7 @@ test-new:
 run-test-new:
 	[ -x $(VENV)-new/bin/python ] || $(PYTHON_NEW) -m venv $(VENV)-new
 	$(VENV)-new/bin/pip install -q --disable-pip-version-check -e '.[emoji,test]'
-	$(VENV)-new/bin/$(PYTEST) -m 'not slow' --one-case
+	$(VENV)-new/bin/$(PYTEST) -m newest
 
 # The pages of docs/ whose sources have changed since they were made, and two that are quick to make.
 # Pages of trained runs and of times say themselves what makes them.

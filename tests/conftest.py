@@ -115,10 +115,6 @@ JOINT = {
 }
 
 
-def pytest_addoption(parser):
-  parser.addoption("--one-case", action="store_true", help="take a test's first parameters alone")
-
-
 def pytest_configure(config):
   """Forgets the compiled programs that were not used for longest, once a run."""
   if hasattr(config, "workerinput"):
@@ -132,13 +128,17 @@ def pytest_configure(config):
     held -= stat.st_size
 
 
-@pytest.hookimpl(trylast=True)  # after -m, which may leave a test's first case out
+@pytest.hookimpl(trylast=True)  # after -m
 def pytest_collection_modifyitems(config, items):
-  """The longest files first; the order within a file, and of the others, stays."""
-  if config.getoption("--one-case"):
+  """The longest files first; the order within a file, and of the others, stays.
+
+  With `-m newest`, the first case of each test alone, unless its mark says all_cases=True.
+  """
+  if config.option.markexpr == "newest":
     first = {}
     for item in items:
-      first.setdefault(item.nodeid.split("[")[0], item)
+      every = item.get_closest_marker("newest").kwargs.get("all_cases")
+      first.setdefault(item.nodeid if every else item.nodeid.split("[")[0], item)
     chosen = set(first.values())
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = first.values()

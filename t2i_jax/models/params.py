@@ -4,7 +4,7 @@ The only file that touches flax.nnx's names for variables, which are still movin
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -173,6 +173,7 @@ def matrices_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
   return _metadata(make, "matrix", lambda matrix: matrix)
 
 
+@lru_cache(maxsize=64)  # a network is traced several times in a run
 def with_params(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[..., Any]:
   """(params, adapters=None) -> the callable module that holds them."""
   graph, state = nnx.split(_abstract(make))

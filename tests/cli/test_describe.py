@@ -15,6 +15,7 @@ SMALL = {
 CONFIG = "configs/scenes_dit_flow.py"
 
 
+@pytest.mark.newest
 def test_parameters_flops_and_activations(capsys):
   flags = [f"--config.{key}={value}" for key, value in SMALL.items()]
   assert main(["describe", f"--config={CONFIG}", *flags]) == 0

@@ -56,6 +56,7 @@ def test_train_leaves_what_the_readme_says(trained):
   assert strip.size == (2 * 34, 34)  # two prompts of 32 pixels with a border
 
 
+@pytest.mark.newest
 def test_sample_writes_pictures_that_say_what_they_are(trained, tmp_path, capsys):
   flags = ["--prompt=a red circle", "--prompt=ein blåes Quadrat", "--num=2", "--seed=7"]
   assert main(["sample", f"--workdir={trained}", *flags, f"--out={tmp_path}"]) == 0
@@ -81,7 +82,7 @@ def test_sample_reads_prompts_from_a_file(trained, tmp_path):
   assert [Image.open(p).text["prompt"] for p in pictures] == ["a red circle", "a blue square"]
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", ["euler", pytest.param("heun", marks=pytest.mark.proof)])
 def test_a_picture_does_not_depend_on_its_batch(trained, solver):
   """Within 1/255 on 99.9% of the values: alone, among others, and in batches of another size."""
   sampling = {"solver": solver, "steps": "6"}
@@ -104,6 +105,7 @@ def test_guidance_changes_the_picture(trained):
   assert agreement(off, on) < 0.9
 
 
+@pytest.mark.newest
 def test_eval_scores_and_reports(trained, capsys):
   assert main(["eval", f"--workdir={trained}", "--per-cell=4", "--steps=2"]) == 0
   score = json.loads((trained / "eval" / "score.json").read_text())
@@ -170,6 +172,12 @@ def test_a_classifier_guides(train_args, trained, tmp_path, capsys):
   same = f"--guidance.classifier={trained}"
   assert main(["sample", f"--workdir={trained}", "--prompt=a red circle", same]) == 2
   assert "is no classifier" in capsys.readouterr().err
+
+
+def test_a_model_that_only_draws_has_no_image_input(trained, capsys):
+  picture = trained / "samples" / "step_00000004.png"
+  assert main(["caption", f"--workdir={trained}", str(picture)]) == 2
+  assert "has no image input" in capsys.readouterr().err
 
 
 def test_a_negative_prompt_is_the_null(trained):

@@ -50,6 +50,7 @@ def test_the_manifest_tells_what_is_there(scenes_dir):
   }
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("split", ["train", "val", "heldout"])
 def test_scenes_are_those_of_the_generator(scenes_dir, split):
   source = ShardSource(scenes_dir, split)

@@ -73,6 +73,7 @@ def reference(documents, layout):
   return entries, images
 
 
+@pytest.mark.newest
 @settings(max_examples=150, deadline=None)
 @given(documents)
 def test_a_row_is_the_reference_entry_by_entry(documents):

@@ -94,6 +94,7 @@ def test_rows_need_not_be_neighbours():
     np.testing.assert_array_equal(index(a)[[1, 3, 7]], index(b))
 
 
+@pytest.mark.newest
 def test_starting_at_a_step_is_going_on_from_it():
   through, resumed = take(Numbers(30), 12), take(Numbers(30), 5, start=7)
   for a, b in zip(through[7:], resumed, strict=True):
@@ -113,6 +114,7 @@ def test_another_seed_is_another_order():
   assert not np.array_equal(a, b)
 
 
+@pytest.mark.newest
 def test_workers_change_nothing(scenes_dir, tmp_path):
   """In a script of its own, as a run is: workers are spawned and import the script again."""
   script = tmp_path / "script.py"

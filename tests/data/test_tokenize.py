@@ -75,6 +75,7 @@ def test_a_size_below_the_bytes():
     train_bpe(CAPTIONS, 100)
 
 
+@pytest.mark.newest
 def test_loading_from_a_built_folder(scenes_dir):
   bpe = Tokenizer.load(scenes_dir, "bpe")
   assert bpe.vocab == json.loads((scenes_dir / "manifest.json").read_text())["tokenizer"]["vocab"]

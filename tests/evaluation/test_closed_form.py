@@ -46,6 +46,7 @@ def test_every_field_is_the_gradient_of_its_density(data, name):
   agree(tilted, slope(lambda x: known.tilted_log_density(data, x, one, 3.0, time)))
 
 
+@pytest.mark.newest
 @ALL
 @pytest.mark.parametrize("name", MADE)
 def test_every_kind_is_the_same_prediction(data, name):

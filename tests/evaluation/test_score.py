@@ -116,6 +116,7 @@ def test_what_fits_no_name_is_called_unknown():
   ]
 
 
+@pytest.mark.newest
 def test_draws_once_in_cell_order_with_the_seed():
   calls, ticks = [], []
 

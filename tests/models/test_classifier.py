@@ -29,6 +29,7 @@ def test_a_caption_is_the_set_of_its_real_tokens():
   np.testing.assert_array_equal(y, present(ids[:, jnp.array([1, 0, 2, 3])], mask, 11))
 
 
+@pytest.mark.newest
 def test_a_fresh_classifier_is_at_even_odds_and_sees_time():
   make = lambda rngs: NoisyClassifier(CONFIG, rngs)
   params = init_params(make, jax.random.key(0))

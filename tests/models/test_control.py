@@ -86,6 +86,7 @@ def test_other_rows_and_other_layers_are_left_alone(mode, make):
   assert np.abs(some[2] - more[2]).max() > 1e-2
 
 
+@pytest.mark.newest
 @MODES
 def test_skipped_blocks_are_as_if_they_did_not_exist(mode):
   config = config_of(mode)

@@ -111,6 +111,7 @@ def test_bfloat16_stays_near_float32():
   assert float(jnp.abs(half - exact).max()) < 0.05 * float(jnp.abs(exact).max())
 
 
+@pytest.mark.newest
 @MODES
 def test_flops_against_xla(mode):
   """One block, so that the scan body that XLA counts once is all there is."""

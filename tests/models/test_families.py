@@ -68,6 +68,7 @@ def test_padding_does_not_matter_or_is_a_named_option(name):
     assert float(jnp.abs(a - b).max()) > 1e-3
 
 
+@pytest.mark.newest
 @some
 def test_without_a_control_the_program_is_as_if_there_were_none(name, monkeypatch):
   """Lowered text of the model and of its gradient, to the last character."""
@@ -270,6 +271,7 @@ def test_flops_grow_by_a_block_and_do_not_depend_on_the_scan(name):
   assert ten - six == 2 * (six - four) > 0
 
 
+@pytest.mark.newest
 @each
 def test_a_mesh_of_eight_gives_what_one_device_gives(name):
   """data 2 x fsdp 2 x tensor 2: the loss, and the gradient of every weight."""

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 from benchmarks.model_cases import CASES, GOLDEN, answer, distance, formula_weights, from_arrays  # noqa: E402
 
 
+@pytest.mark.newest(all_cases=True)
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_folder_answers_as_diffusers_did(name, tmp_path):
   with np.load(ROOT / "tests" / "golden" / f"{name}.npz") as file:

@@ -60,6 +60,7 @@ def test_lengths_and_grouped_queries(name, sizes):
   agree(name, *qkv(**sizes), None)
 
 
+@pytest.mark.newest(all_cases=True)
 @pytest.mark.parametrize("name", HERE)
 def test_padding(name):
   q, k, v = qkv(lq=140, lkv=90, kv_heads=2)
@@ -133,6 +134,7 @@ def test_the_kernel_in_bfloat16_stays_near():
     np.testing.assert_allclose(np.asarray(out, np.float32), exact, atol=2e-2)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize("rows", [4, 2])  # divided by data x fsdp, or not
 def test_a_mesh_of_eight(name, rows):

@@ -16,6 +16,7 @@ def test_gelu_and_its_slope_are_jax_nn():
   )
 
 
+@pytest.mark.newest
 def test_norms():
   x = jnp.asarray(np.random.default_rng(0).normal(3, 5, (4, 7, 16)), jnp.float32)
   normed = layers.layer_norm(x)

@@ -52,6 +52,7 @@ def test_one_process_owns_every_row(sizes):
   assert owned_rows(mesh, 16).tolist() == list(range(16))
 
 
+@pytest.mark.newest
 @needs_eight
 def test_rows_lie_over_data_and_fsdp_and_repeat_over_tensor():
   mesh = make_mesh(2, 2, 2)

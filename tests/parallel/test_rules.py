@@ -58,6 +58,7 @@ def test_check_divides_names_the_weight_the_size_and_the_axis():
     check_divides(shapes, axes, mesh)
 
 
+@pytest.mark.newest
 @needs_eight
 def test_shardings_split_an_array_as_the_table_says():
   mesh = make_mesh(1, 4, 2)

@@ -27,7 +27,8 @@ from benchmarks.model_parity import (  # noqa: E402
 logging.getLogger("diffusers").setLevel(logging.ERROR)
 
 
-@pytest.mark.parametrize("name", CASES)
+# With what they leave out: no sizes, no norm of q and k, no guidance.
+@pytest.mark.parametrize("name", here(CASES, (*GOLDEN, "pixart", "sd3", "flux", "flux2_unguided")))
 def test_answer_and_gradients_are_theirs(name):
   """By x_t and by every weight."""
   found = float32_errors(name)

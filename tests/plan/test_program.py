@@ -102,6 +102,7 @@ def test_loops_have_their_trips():
   assert (loop.times, loop.source) == (5, "jit(step)/while")
 
 
+@pytest.mark.newest
 def test_collectives_inside_loops_and_fusions():
   sent = Program(HLO).sent()
   found = {kind: (s.static, s.run, s.bytes, s.in_loops) for kind, s in sent.items()}

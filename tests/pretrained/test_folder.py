@@ -112,6 +112,7 @@ def count_bytes(monkeypatch):
   return sizes
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["flux", "flux2", "pixart_sizes", "qwen_image", "z_image"])
 @pytest.mark.parametrize("sides", [(1, 8, 1), (1, 2, 4), (2, 4, 1)])
 def test_devices_read_their_slices_only(name, sides, count_bytes, tmp_path):

@@ -113,6 +113,7 @@ def test_every_tensor_lies_where_it_is_used(write):
     same(p["mlp_gain"], there("post_attention_layernorm"))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("tied", [False, True])
 def test_born_sharded_with_new_tokens_as_the_mean(write, tied, monkeypatch):
   monkeypatch.setattr(fill, "ROWS", 4)  # several readings make one mean

@@ -30,6 +30,7 @@ def tensors_of_file(config, params):
   return tensors | {name: b.whole() for name, b in original.spec.buffers(config).items()}
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("prefix", ["", PREFIX])
 @pytest.mark.parametrize("name", NAMES)
 def test_original_file(name, prefix, tmp_path):

@@ -231,6 +231,7 @@ def _average(x_t, t, r, process):
   return (x_t - x_r) / like(t - r, x_t)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["flow", "trigonometric", "vp", "edm"])
 def test_meanflow_identity(name):
   """With the true velocity the exact average velocity has no loss. [2505.13447 eq. 6]"""

@@ -40,6 +40,7 @@ def test_plain_losses_are_the_regressions_of_the_papers():
     np.testing.assert_allclose(loss, jnp.mean((GUESS - target) ** 2, (1, 2, 3)), rtol=1e-5)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_mask(penalty):
   """Ones change nothing; half a picture is that half's loss; what is masked has no gradient."""

@@ -48,6 +48,7 @@ def test_numbers_of_the_paper():
   np.testing.assert_allclose(time.model_time, np.log([0.5, 80.0]) / 4, rtol=1e-12)
 
 
+@pytest.mark.newest
 def test_the_network_sees_what_it_is_given_and_the_result_is_float32():
   seen = []
 

@@ -74,6 +74,7 @@ def test_velocity_is_the_derivative_of_the_path(name):
     np.testing.assert_allclose(got[0, 0], jax.grad(path)(t), rtol=1e-8)
 
 
+@pytest.mark.newest
 @ALL
 def test_score_is_the_gradient_of_the_density(name):
   """Of p(x_t | x0), a Gaussian of mean alpha x0 and deviation sigma."""

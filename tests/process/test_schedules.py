@@ -64,6 +64,7 @@ def off_corners(t):
   return np.where(near, t + np.where(t < 0.5, 3e-3, -3e-3) / STEPS, t)
 
 
+@pytest.mark.newest
 @ALL
 @given(t=TIMES)
 @settings(max_examples=6, deadline=None)

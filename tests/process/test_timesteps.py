@@ -76,6 +76,7 @@ def test_every_law_is_here():
   assert {name.split("(")[0] for name in LAWS} == set(TIMESTEP_LAWS)
 
 
+@pytest.mark.newest
 @ALL
 def test_law(name):
   assert stats.kstest(draw(name), LAWS[name][1]).pvalue > 0.01

@@ -87,6 +87,7 @@ def test_discretized_likelihood_far_away_is_finite_and_has_a_gradient():
   np.testing.assert_allclose(slope, -(1 - 1 / 255) / 0.01**2, rtol=1e-3)
 
 
+@pytest.mark.newest
 def test_learned_variance_spans_its_range():
   process = PROCESSES["ddpm_linear"]()
   now, to = process.at(np.array([0.5, 0.001])), process.at(np.array([0.499, 0.0]))

@@ -54,6 +54,7 @@ def test_finite_and_not_negative_over_all_t_and_both_ends(name):
     assert np.all(np.isfinite(weighting(time))) and weighting(time).shape == t.shape, title
 
 
+@pytest.mark.newest
 @ALL
 def test_the_loss_does_not_depend_on_the_kind_of_prediction(name):
   """A guess as any kind costs what it costs as x0, above the floor of sigma."""

@@ -116,6 +116,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", [name for name in MADE if MADE[name].steps])
 @pytest.mark.parametrize("moments", MOMENTS)
 @pytest.mark.parametrize("solver", ["euler", "heun"])

@@ -169,6 +169,7 @@ def test_zero_init_leaves_x_alone_for_its_steps(solver):
   assert float(jnp.abs(xs[2] - x).max()) > 0.1
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("method", [cfg(), apg()], ids=["cfg", "apg"])
 def test_a_classifier_goes_on_top_of_any_method(method):
   """Its push adds to the guided prediction, and the memory passes through."""

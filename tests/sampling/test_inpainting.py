@@ -63,6 +63,7 @@ def test_masks_of_ones_and_zeros():
   np.testing.assert_allclose(nothing, plain, rtol=0, atol=1e-6)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["flow", "ddpm_linear", "ddpm_sigmoid", "edm"])
 def test_going_back_has_the_law_of_the_noisier_time(name):
   """x_s of the exact law, sent back by the hook, has the exact covariance of x_t.

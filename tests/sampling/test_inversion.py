@@ -81,6 +81,7 @@ def test_midpoint_is_second_order_and_its_own_inverse():
     np.testing.assert_allclose(_slopes(forth), 2, atol=0.2)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", PROCESSES)
 def test_ddim_inverse_undoes_ddim(name):
   """On a published grid of 50 steps of every process, also with zero terminal SNR.

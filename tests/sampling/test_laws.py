@@ -49,6 +49,7 @@ def test_every_solver_is_here():
   assert {sampler.name for sampler in SAMPLERS} == set(SOLVERS)
 
 
+@pytest.mark.newest
 @ALL
 def test_the_same_key_gives_the_same_and_another_key_another(name, x):
   first, again, other = (run(name, x, jax.random.key(k)) for k in (0, 0, 1))
@@ -67,6 +68,7 @@ def test_a_row_does_not_depend_on_its_batch(name, x):
   np.testing.assert_allclose(turned, whole, atol=1e-6)
 
 
+@pytest.mark.newest(all_cases=True)
 @ALL
 @pytest.mark.parametrize("shape", [(1,), (4, 6, 3)])
 def test_dtype_and_shape_are_kept(name, shape):

@@ -89,6 +89,7 @@ def test_fourth_order():
     assert slopes[-1] > 3.8, (errors, slopes)
 
 
+@pytest.mark.newest
 def test_conditional_likelihood():
   """Given its class, a row's density is that of the class alone."""
   with jax.enable_x64(True):

@@ -60,6 +60,7 @@ def test_network_calls(name):
   assert set(seen) >= {float(n) for n in np.float32(GRIDS["trailing"](FLOW, 6).model_time[:-1])}
 
 
+@pytest.mark.newest
 def test_hook_sees_every_step_and_may_edit():
   def on_step(i, x, prediction, state):
     assert prediction.kind == "x0"

@@ -86,6 +86,7 @@ def test_a_perturbation_needs_no_null(pictures):
   assert np.abs(pictures("pag(layers=(1, 2))", cfg=1.0) - pictures("cfg", cfg=1.0)).max() > 2
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["cfg", "apg", "pag", "slg"])
 def test_no_method_moves_rows_between_devices(name, system, params, monkeypatch):
   """Conditional and null rows are interleaved, so each stays where its row of the batch is."""

@@ -1,6 +1,5 @@
 """The cache: what is read piece by piece is what the whole row gives."""
 
-import itertools
 from pathlib import Path
 
 import jax
@@ -43,8 +42,11 @@ def words(*ids):
   return Text(np.array(ids, np.int32))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("rule, time, unet", [
-  *itertools.product(RULES, ["added", "adaln"], ["0"]),
+  ("grid", "added", "0"), ("centred", "adaln", "0"), ("sequence", "added", "0"),
+  *(pytest.param(rule, time, "0", marks=pytest.mark.proof)
+    for rule, time in zip(RULES, ["adaln", "added", "adaln"], strict=True)),
   ("grid", "added", "8"), ("grid", "adaln", "8"),
 ])  # fmt: skip
 def test_reading_piece_by_piece_gives_what_the_whole_row_gives(rule, time, unet):

@@ -1,6 +1,7 @@
 """The joint model and its loss against a slow reference in numpy, written from the paper."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -199,6 +200,7 @@ class Reference:
     return answers, written
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("features", FEATURES)
 def test_losses_of_a_packed_row_are_the_reference_s_of_each_document(features):
   system = make(**FEATURES[features], **{"process.prediction": "velocity"})
@@ -283,12 +285,15 @@ def test_bad_configs_name_the_fix(change, words):
 
 @pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
-@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1), (4, 1, 2)])
+@pytest.mark.parametrize(
+  "sizes", [(2, 2, 2), (1, 8, 1), pytest.param((4, 1, 2), marks=pytest.mark.proof)]
+)
 def test_a_mesh_of_eight_gives_the_losses_of_one_device(sizes):
   found = [losses_on(mesh) for mesh in ((1, 1, 1), sizes)]
   np.testing.assert_allclose(found[1], found[0], rtol=2e-4)
 
 
+@functools.cache
 def losses_on(sizes):
   """Losses of the terms and the gradient's norm over three steps."""
   wide = {"model.width": "64", "model.heads": "8", "model.kv_heads": "8", "text.vocab": "264"}

@@ -42,6 +42,7 @@ def test_a_transformer_does():
   assert float(jnp.abs(tower.tokens[0] - tower.tokens[1]).max()) > 1e-2
 
 
+@pytest.mark.newest
 def test_padding_does_not_matter_to_either():
   longer = jnp.pad(IDS, ((0, 0), (0, 3)))
   for text in ("bag_of_words(width=8)", "transformer(width=16, depth=2, heads=2)"):

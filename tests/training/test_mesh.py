@@ -20,7 +20,15 @@ from t2i_jax.training.step import jit_train_step, make_train_step
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
-MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8), (2, 2, 1, 2)]
+# Data alone is also the mesh of tests/cli and of test_processes.
+MESHES = [
+  (1, 8, 1),
+  (2, 2, 2),
+  (1, 1, 8),
+  (2, 2, 1, 2),
+  pytest.param((8, 1, 1), marks=pytest.mark.proof),
+  pytest.param((1, 4, 2), marks=pytest.mark.proof),
+]
 TINY = {
   "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "8",
   "text.towers.text": "transformer(width=32, depth=1, heads=8)",
@@ -108,7 +116,7 @@ def gradient_bytes(mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(1, 8, 1), (1, 4, 2)])
+@pytest.mark.parametrize("sizes", [pytest.param((1, 8, 1), marks=pytest.mark.proof), (1, 4, 2)])
 @pytest.mark.parametrize("measure", [state_bytes, gradient_bytes])
 def test_a_device_holds_its_share(sizes, measure):
   held, whole = measure(mesh_of(sizes))

@@ -24,6 +24,7 @@ def test_an_average_starts_at_the_first_batch_and_keeps_bins_that_are_not_hit():
   np.testing.assert_allclose(second, [3, 5, 0.95 * 1 + 0.05 * 2])
 
 
+@pytest.mark.newest
 def test_importance_is_uniform_until_every_bin_is_seen():
   u = jnp.linspace(0.01, 0.99, 50)
   moved, undo = importance(u, jnp.array([1.0, 0, 4, 9]))

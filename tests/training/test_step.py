@@ -1,5 +1,6 @@
 """The step's arithmetic: accumulation, weights, dropout, EMA, freezing, optimisers, schedules."""
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,12 +32,19 @@ TINY = {
 }  # fmt: skip
 
 
+@functools.cache
+def initial():
+  """Weights of the one model of these tests, which differ in how it is trained."""
+  system = make_system(load_config(CONFIG, TINY), Tokenizer.bytes())
+  return jax.jit(system.init)(jax.random.key(1))
+
+
 def setup(**overrides):
   named = {key.replace("__", "."): str(value) for key, value in overrides.items()}
   config = load_config(CONFIG, TINY | named)
   system = make_system(config, Tokenizer.bytes())
   optimizer = make_optimizers(config.train, system)
-  trainable, frozen = split_params(jax.jit(system.init)(jax.random.key(1)), system.parts)
+  trainable, frozen = split_params(initial(), system.parts)
   # Away from the initial zeros, so that every gradient is alive.
   trainable = jax.tree.map(lambda x: x + 0.02, trainable)
   state = TrainState(
@@ -50,9 +58,15 @@ def setup(**overrides):
   return config, system, optimizer, state
 
 
-def gradient_norms(accumulate, data):
+@functools.cache
+def accumulating(accumulate):
   config, system, optimizer, state = setup(train__accumulate=accumulate, train__clip=1e9)
-  _, metrics = jax.jit(make_train_step(system, optimizer, config))(state, data)
+  return jax.jit(make_train_step(system, optimizer, config)), state
+
+
+def gradient_norms(accumulate, data):
+  step, state = accumulating(accumulate)
+  _, metrics = step(state, data)
   return float(metrics["loss"]), float(metrics["grad_norm"])
 
 
@@ -114,6 +128,7 @@ def test_a_dropped_caption_is_the_null():
   assert same.towers["text"] is cond.towers["text"]
 
 
+@pytest.mark.newest
 def test_ema_warms_up():
   config, system, optimizer, state = setup(train__ema=0.999)
   new, _ = jax.jit(make_train_step(system, optimizer, config))(state, make_batch())
@@ -149,6 +164,7 @@ def test_freezing():
     split_params(whole, of("none"))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_loss_falls_on_one_batch(optimizer):
   config, system, tx, state = setup(
