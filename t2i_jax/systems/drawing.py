@@ -18,7 +18,9 @@ from t2i_jax.process import Prediction, Time, denoising_loss
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.variational import variance_loss
 from t2i_jax.process.weightings import Weighting
-from t2i_jax.systems.draw import make_draw
+from t2i_jax.systems.draw import Drawing
+from t2i_jax.systems.helpers import NO_HELPERS, Helpers
+from t2i_jax.systems.likelihood import make_likelihood
 from t2i_jax.systems.system import (
   Draws,
   Output,
@@ -120,8 +122,14 @@ class DrawingSystem(System):
     x_t = self.encode(params, flat_images(batch))
     return self.denoise(params, x_t, self.process.at(jnp.float32(0.5)), cond).value
 
-  def tasks(self, c: ConfigDict, mesh: Mesh) -> Tasks:
-    return Tasks(draw=make_draw(self, c, mesh))
+  def tasks(self, c: ConfigDict, mesh: Mesh, helpers: Helpers = NO_HELPERS) -> Tasks:
+    drawing = Drawing(self, c, mesh, helpers)
+    return Tasks(
+      draw=drawing.draw,
+      redraw=drawing.redraw,
+      likelihood=make_likelihood(self, c, mesh),
+      denoise=self.denoise,
+    )
 
 
 def denoising(
