@@ -42,7 +42,8 @@ ROPE_THETA = 100.0  # axial positions of small grids [2403.13298 sec. 4]
 class DiTConfig(Runs):
   """width is of tokens, patch of a side in pixels or latents, channels of x_t.
 
-  out is twice channels where a variance is learned [2212.09748, its code].
+  out is twice channels where a variance is learned [2212.09748, its code]. With times = 2 the
+  network takes the time at which a step ends besides its own [2505.13447 sec. 4.3].
   """
 
   width: int
@@ -53,9 +54,14 @@ class DiTConfig(Runs):
   out: int
   text: str
   text_width: int
+  times: int = 1
 
   def __post_init__(self):
     super().__post_init__()
+    if self.times not in (1, 2):
+      raise ConfigError(
+        f"model.times = {self.times}: write 1, or 2 for train.objective='meanflow'."
+      )
     if self.text not in TEXT_MODES:
       raise ConfigError(f"model.text = {self.text!r} is not one of {', '.join(TEXT_MODES)}.")
     if self.width % (4 * self.heads):
@@ -86,6 +92,9 @@ class DiT(nnx.Module):
     self.blocks = stack_blocks(lambda r: AdaLNBlock(block, r, cross=cross), c.depth, rngs)
     self.final_adaln = Modulation(rngs, d, 2, d, bias=False)
     self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), bias=False, init=zeros)
+    if c.times == 2:  # of no effect at first: a start from a network of one time is that network
+      self.span_in = TimeEmbedder(rngs, d, bias=False)
+      self.span_in.second = Dense(rngs, d, d, ("embed", "mlp"), bias=False, init=zeros)
 
   def __call__(
     self,
@@ -100,7 +109,8 @@ class DiT(nnx.Module):
     rows, cols = height // c.patch, width // c.patch
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
     words = text.mask.shape[1] if c.text == "joint" else 0
-    vector = self.condition_vector(model_time, text, x.dtype)  # [B, D]
+    end = cond.extras.get("end", model_time)
+    vector = self.condition_vector(model_time, text, x.dtype, end)  # [B, D]
     mask, positions = self.layout(text.mask, rows, cols)
     rope = rope_angles(positions, c.width // c.heads, ROPE_THETA)
 
@@ -118,9 +128,16 @@ class DiT(nnx.Module):
     picture = drawn(x[:, words:], self.final_adaln(vector), self.head, c.patch, height, width)
     return stacks.answer(picture)
 
-  def condition_vector(self, model_time: jax.Array, text: Tower, dtype) -> jax.Array:
-    """Time and pooled text as one vector, after the SiLU that precedes adaLN.   # [B, D]"""
+  def condition_vector(
+    self, model_time: jax.Array, text: Tower, dtype, end: jax.Array
+  ) -> jax.Array:
+    """Times and pooled text as one vector, after the SiLU that precedes adaLN.   # [B, D]
+
+    end  model_time at which the step ends, read where times = 2
+    """
     vector = self.time_in(model_time, dtype)
+    if self.config.times == 2:
+      vector = vector + self.span_in(model_time - end, dtype)
     if text.pooled is not None:
       vector = vector + self.pooled_in(rms_norm(text.pooled.astype(dtype)))
     return jax.nn.silu(vector)

@@ -32,6 +32,7 @@ from t2i_jax.sampling import (
 )
 from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, invert, rising
+from t2i_jax.systems.few_step import until
 from t2i_jax.systems.helpers import NO_HELPERS, Helpers
 from t2i_jax.systems.sampler import Batches, make_sampler
 from t2i_jax.systems.system import pixels
@@ -89,6 +90,11 @@ class Drawing:
     self.plan = make_plan(self.solver, system.process, self.times)
     self.negative = {name: encoder.encode([c.negative]) for name, encoder in system.text.items()}
     helpers.check(system)
+    if system.two_times and c.solver != "euler":
+      raise ConfigError(
+        f"sampling.solver = {c.solver!r}: a network of two times gives the average velocity of a "
+        "whole step, which is euler's. Use sampling.solver='euler'."
+      )
     if (worse is None) != (helpers.weak is None):
       raise ConfigError(
         f"sampling.guidance = {c.guidance!r}: the weak model of auto is opened by t2i sample and "
@@ -186,13 +192,15 @@ class Drawing:
     return part if weak is None else part._replace(weak=(weak.params, part.weak))
 
   def _guided(
-    self, params: Params, given: Inputs, x: jax.Array, on_step: Any = None
+    self, params: Params, given: Inputs, x: jax.Array, plan: Step, on_step: Any = None
   ) -> tuple[Denoiser, Any, dict[str, Any]]:
     """The denoiser, its condition, and the hooks of `sample`."""
     system, control, method, c = self.system, self.control, self.method, self.c
     cond: Any = system.encode_text(params, given.text)
     denoise: Denoiser = lambda x_t, time, cond: system.denoise(params, x_t, time, cond, control)
     hooks: dict[str, Any] = {} if on_step is None else {"on_step": on_step}
+    if system.two_times:
+      hooks["cond_at"] = lambda i, cond, _: _until(cond, plan.to.model_time[i])
     if self.helpers.weak is not None:
       weak, (weak_params, tokens) = self.helpers.weak.system, given.weak
       denoise = autoguide(
@@ -211,7 +219,7 @@ class Drawing:
       others = tuple(system.encode_text(params, text) for text in given.others)
       cond = Guided(cond, null, others) if control is None else _with_roles(cond, null)
       denoise = guide(denoise, method, given.scale)
-      hooks = remember(method, x, on_step)
+      hooks = remember(method, x, **hooks)
     if self.helpers.classifier is not None:
       guide_params, helper = given.guide_params, self.helpers.classifier
       log_prob = lambda x_t, time, y: helper.classify(guide_params, x_t, time, y)
@@ -222,7 +230,7 @@ class Drawing:
     system, inputs = self.system, Inputs(*given)
     keys = jax.vmap(jax.random.key)(inputs.seeds)
     prior = system.process.prior(keys, system.x_shape)
-    denoise, cond, hooks = self._guided(params, inputs, prior)
+    denoise, cond, hooks = self._guided(params, inputs, prior, plan)
     noise = row_noise(keys, system.x_shape)
     x0_hat, _ = sample(denoise, self.solver, plan, prior, cond, noise, **hooks)
     return pixels(system.decode(params, x0_hat))
@@ -257,7 +265,7 @@ class Drawing:
         cond = system.encode_text(params, origin.source)
         denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
         x, _ = invert(denoise, upwards, process, rising(times), x0, cond)
-      denoise, cond, hooks = self._guided(params, given, x, on_step)
+      denoise, cond, hooks = self._guided(params, given, x, steps, on_step)
       x0_hat, _ = sample(denoise, self.solver, steps, x, cond, noise, **hooks)
       images = pixels(system.decode(params, x0_hat))
       return images if origin.fill is None else jnp.where(origin.fill, images, origin.images)
@@ -274,6 +282,12 @@ def _with_roles(cond: Conditioning, null: Conditioning | None) -> Guided:
   """The conditions of a method with a control: the third is the first, on perturbed rows."""
   null = None if null is None else with_role(null, Role.NULL)
   return Guided(with_role(cond, Role.COND), null, (with_role(cond, Role.PERTURBED),))
+
+
+def _until(cond: Any, model_time: jax.Array) -> Any:
+  """`until` of every Conditioning in a condition."""
+  one = lambda node: isinstance(node, Conditioning)
+  return jax.tree.map(lambda c: until(c, model_time) if one(c) else c, cond, is_leaf=one)
 
 
 def _remembers(solver: Any, shape: tuple[int, ...]) -> bool:

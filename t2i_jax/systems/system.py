@@ -33,7 +33,7 @@ from t2i_jax.towers import TextEncoder
 
 # What an image's randomness is for. The same image, step and purpose draw the same numbers on any
 # mesh.
-DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB, DRAW_POSTERIOR = range(6)
+DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB, DRAW_POSTERIOR, DRAW_END = range(7)
 
 
 def row_keys(key: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
