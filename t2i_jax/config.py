@@ -237,7 +237,7 @@ def _kind(value: Any) -> str:
   return names.get(type(value), "text")
 
 
-def build(registry: dict[str, Callable[..., Any]], text: str, key: str, *first: Any) -> Any:
+def build(registry: Mapping[str, Callable[..., Any]], text: str, key: str, *first: Any) -> Any:
   """registry[name](*first, **arguments) of a choice "name" or "name(a=1, b='x')" in a config.
 
   key  where the text stands, for the message

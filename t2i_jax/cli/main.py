@@ -1,10 +1,20 @@
-"""t2i train | sample | caption | chat | eval | describe | plan | data."""
+"""t2i train | sample | caption | chat | eval | score | describe | plan | data."""
 
 import argparse
 import sys
 from typing import Any
 
-from t2i_jax.cli import caption, chat, data, describe, evaluate, plan, sample, train
+from t2i_jax.cli import (
+  caption,
+  chat,
+  data,
+  describe,
+  evaluate,
+  plan,
+  sample,
+  score,
+  train,
+)
 from t2i_jax.errors import ConfigError, T2IError
 
 VERBS: dict[str, Any] = {
@@ -14,6 +24,7 @@ VERBS: dict[str, Any] = {
   "caption": caption,
   "chat": chat,
   "eval": evaluate,
+  "score": score,
   "describe": describe,
   "plan": plan,
 }

@@ -1,10 +1,16 @@
-"""Draw prompts: t2i sample --workdir=D --prompt="a red circle" [--prompts=FILE] [--num=1]"""
+"""Draw prompts: t2i sample --workdir=D --prompt="a red circle" [--image=FILE [--mask=FILE]]
+
+From noise, or from an image: --strength is the noise level from which it is drawn again (1: nothing
+of it is left), a --mask is white where it is filled, --invert starts from the noise that the image
+would have been made of under another prompt.
+"""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from t2i_jax.errors import MeshError, PromptError
+from t2i_jax.errors import ConfigError, MeshError, PromptError
 
 MESH_AXES = ("data", "fsdp", "tensor", "context", "expert")
 
@@ -12,7 +18,8 @@ SAMPLING_FLAGS = {
   "solver": "as in config.sampling: euler, heun, ddim(eta=1.0), dpmpp(order=3), ...",
   "grid": "of times: trailing, leading, karras(rho=7), shifted(factor=3), ...",
   "steps": "solver steps",
-  "guidance": "cfg, cfg(rescale=0.7), apg, cfg_zero, cfg_norm, pag(layers=(2,3)), slg(layers=(1,))",
+  "guidance": "cfg, cfg(rescale=0.7), apg, cfg_zero, cfg_norm, pag(layers=(2,3)), slg(layers=(1,)),"
+  " compose(weights=(1.0,-0.5)) of prompts joined by ' AND ', auto(workdir='runs/weak',scale=2.0)",
   "cfg": "guidance scale, 1 = off",
   "negative": "what not to draw: the prompt of the null",
 }
@@ -33,7 +40,31 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--guidance.weight", dest="weight", type=float, default=1.0, help="of the classifier, 0 = off"
   )
+  add_start_flags(parser)
   add_sampling_flags(parser)
+
+
+def add_start_flags(parser: argparse.ArgumentParser) -> None:
+  """What --image needs; argparse leaves those out that were not given."""
+  parser.add_argument(
+    "--image", help="a file to start from, scaled and cropped to the model's size"
+  )
+  parser.add_argument("--mask", help="a file of the image's size, white where it is filled")
+  parser.add_argument(
+    "--strength",
+    type=float,
+    help="noise level in (0, 1] from which the image is drawn again; default 0.6, with --mask or "
+    "--invert 1",
+  )
+  parser.add_argument(
+    "--repeats", type=int, help="of each step with --mask, as RePaint does; default 5, 1 = off"
+  )
+  parser.add_argument(
+    "--invert", metavar="PROMPT", help="what the image shows: start from its own noise"
+  )
+  parser.add_argument(
+    "--inverter", help="with --invert: ddim_inverse(iterations=10), the default, or midpoint"
+  )
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
@@ -80,17 +111,59 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
   return prompts
 
 
+def check_start(args: argparse.Namespace) -> None:
+  """Raises ConfigError for a flag of --image that cannot be used as it is."""
+  needs = {"mask": "image", "strength": "image", "invert": "image"}
+  needs |= {"repeats": "mask", "inverter": "invert"}
+  for flag, other in needs.items():
+    if getattr(args, flag) is not None and getattr(args, other) is None:
+      raise ConfigError(f"--{flag} belongs to --{other}: give that, too, or leave it out.")
+  if args.strength is not None and not 0 < args.strength <= 1:
+    raise ConfigError(f"--strength={args.strength:g} is not in (0, 1]. Write --strength=0.6.")
+  if args.repeats is not None and args.repeats < 1:
+    raise ConfigError(f"--repeats={args.repeats}: at least 1 is needed.")
+
+
 def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference import open_model
   from t2i_jax.inference.save import save_images
+  from t2i_jax.inference.start import Mask, SourceImage
 
   prompts = read_prompts(args)
+  check_start(args)
+  image = None if args.image is None else SourceImage(args.image)
+  mask = None if image is None or args.mask is None else Mask(args.mask, image)
   model = open_model(
     args.workdir, opened_with(args), guide=args.classifier, guide_weight=args.weight
   )
   texts = [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
-  images = model.draw(texts, seeds)
+  if image is None:
+    images = model.draw(texts, seeds)
+  else:
+    model.need("redraw")
+    images = model.redraw(texts, seeds, start_of(args, image, mask, model, len(texts)))
   out = Path(args.out or Path(args.workdir) / "drawn")
   for path in save_images(images, texts, seeds, out, model.config, args.num):
     print(path)
+
+
+def start_of(args: argparse.Namespace, image: Any, mask: Any, model: Any, n: int) -> Any:
+  """systems.tasks.Start of n copies of an image, as the flags say."""
+  import numpy as np
+
+  from t2i_jax.systems.tasks import Start
+
+  size = model.config.data.image_size
+  copies = lambda array: np.repeat(array[None], n, 0)
+  strength = args.strength
+  if strength is None:
+    strength = 0.6 if mask is None and args.invert is None else 1.0
+  return Start(
+    copies(image.fitted(size)),
+    None if mask is None else copies(mask.fitted(size)),
+    strength,
+    None if args.invert is None else [args.invert] * n,
+    args.inverter or "ddim_inverse",
+    (args.repeats or 5) if mask is not None else 1,
+  )

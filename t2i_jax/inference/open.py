@@ -12,12 +12,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from t2i_jax.config import apply_overrides
+from t2i_jax.config import apply_overrides, build
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import mesh_of, overridden
+from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
 from t2i_jax.systems import System, Tasks, make_system
-from t2i_jax.systems.draw import Guide, make_draw
+from t2i_jax.systems.helpers import Guide, Helpers, Weak
+from t2i_jax.systems.tasks import Ode, Start
 from t2i_jax.training.checkpoint import read_latest
 from t2i_jax.training.restore import restore_params
 
@@ -42,6 +44,16 @@ class Model:
   def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     """uint8 [n, H, W, 3], or float32 latents [n, h, w, C]. Raises ConfigError, PromptError."""
     return self._run("draw")(self.params, prompts, seeds)
+
+  def redraw(self, prompts: Sequence[str], seeds: Sequence[int], start: Start) -> np.ndarray:
+    """`draw` from images: systems.tasks.Start. Raises ConfigError, PromptError."""
+    return self._run("redraw")(self.params, prompts, seeds, start)
+
+  def likelihood(
+    self, images: np.ndarray, captions: Sequence[str], seeds: Sequence[int], ode: Ode
+  ) -> np.ndarray:
+    """Bits a dimension of images given their captions [n]. Raises ConfigError, PromptError."""
+    return self._run("likelihood")(self.params, images, captions, seeds, ode)
 
   def caption(self, images: np.ndarray, seeds: Sequence[int]) -> list[str]:
     """A caption of each image, uint8 [n, H, W, 3]. Raises ConfigError."""
@@ -102,11 +114,10 @@ def open_model(
     with overridden(config.mesh.rules):
       mesh = mesh_of(config.mesh)
       system = make_system(config, meta.tokenizer)
-      tasks = system.tasks(config.get("sampling"), mesh)
-      if guide is not None:
-        tasks.need("draw", f"--workdir={workdir} ({config.name})")
-        guiding = _opened_guide(guide, guide_weight)
-        tasks = tasks._replace(draw=make_draw(system, config.sampling, mesh, guiding))
+      helpers = Helpers(
+        None if guide is None else _opened_guide(guide, guide_weight), _opened_weak(config)
+      )
+      tasks = system.tasks(config.get("sampling"), mesh, helpers)
       params = jax.block_until_ready(restore_params(checkpoints, step, meta, system, mesh))
   where = f"--workdir={workdir}"
   return Model(config, system, meta.tokenizer, params, step, mesh, tasks, where)
@@ -116,3 +127,15 @@ def _opened_guide(workdir: str | Path, weight: float) -> Guide:
   model = open_model(workdir)
   classify = model.tasks.need("classify", f"--guidance.classifier={workdir} ({model.config.name})")
   return Guide(model.system, classify, model.params, weight)
+
+
+def _opened_weak(config: ConfigDict) -> Weak | None:
+  """The weak model that config.sampling.guidance names, of its own work directory and process."""
+  if "sampling" not in config:
+    return None
+  worse = build(GUIDANCE_OF_PROMPTS, config.sampling.guidance, "sampling.guidance").worse
+  if worse is None:
+    return None
+  model = open_model(worse.workdir, {"sampling.guidance": "cfg"}, worse.step or None)
+  model.tasks.need("denoise", f"the weak model of {worse.workdir} ({model.config.name})")
+  return Weak(model.system, model.params)

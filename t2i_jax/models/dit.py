@@ -44,6 +44,7 @@ class DiTConfig(Runs):
   out       twice channels where a variance is learned [2212.09748, its code]
   absolute  adds fixed sin-cos positions to the patches [2212.09748 sec. 3.2]; rotary angles alone
             tell distances, not where in the image a patch of noise is
+  times     2: the network also takes the time at which a step ends [2505.13447 sec. 4.3]
   """
 
   width: int
@@ -55,9 +56,14 @@ class DiTConfig(Runs):
   text: str
   text_width: int
   absolute: bool = False
+  times: int = 1
 
   def __post_init__(self):
     super().__post_init__()
+    if self.times not in (1, 2):
+      raise ConfigError(
+        f"model.times = {self.times}: write 1, or 2 for train.objective='meanflow'."
+      )
     if self.text not in TEXT_MODES:
       raise ConfigError(f"model.text = {self.text!r} is not one of {', '.join(TEXT_MODES)}.")
     if self.width % (4 * self.heads):
@@ -86,6 +92,9 @@ class DiT(Backbone):
     self.blocks = stack_blocks(lambda r: AdaLNBlock(block, r, cross=cross), c.depth, rngs)
     self.final_adaln = Modulation(rngs, d, 2, d, bias=False)
     self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), bias=False, init=zeros)
+    if c.times == 2:  # of no effect at first: a start from a network of one time is that network
+      self.span_in = TimeEmbedder(rngs, d, bias=False)
+      self.span_in.second = Dense(rngs, d, d, ("embed", "mlp"), bias=False, init=zeros)
 
   def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
     c, text = self.config, cond.towers["text"]
@@ -95,7 +104,8 @@ class DiT(Backbone):
     if c.absolute:
       x = x + sincos_grid(rows, cols, (1, 1), c.width).astype(x.dtype)
     words = text.mask.shape[1] if c.text == "joint" else 0
-    vector = self.condition_vector(model_time, text, x.dtype)  # [B, D]
+    end = cond.extras.get("end", model_time)
+    vector = self.condition_vector(model_time, text, x.dtype, end)  # [B, D]
     mask, positions = self.layout(text.mask, rows, cols)
     rope = rope_angles(positions, c.width // c.heads, ROPE_THETA)
 
@@ -111,9 +121,16 @@ class DiT(Backbone):
     x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector), words)
     return final_layer(x[:, words:], self.final_adaln(vector), self.head, c.patch, height, width)
 
-  def condition_vector(self, model_time: jax.Array, text: Tower, dtype) -> jax.Array:
-    """Time and pooled text as one vector, after the SiLU that precedes adaLN.   # [B, D]"""
+  def condition_vector(
+    self, model_time: jax.Array, text: Tower, dtype, end: jax.Array
+  ) -> jax.Array:
+    """Times and pooled text as one vector, after the SiLU that precedes adaLN.   # [B, D]
+
+    end  model_time at which the step ends, read where times = 2
+    """
     vector = self.time_in(model_time, dtype)
+    if self.config.times == 2:
+      vector = vector + self.span_in(model_time - end, dtype)
     if text.pooled is not None:
       vector = vector + self.pooled_in(rms_norm(text.pooled.astype(dtype)))
     return jax.nn.silu(vector)

@@ -84,7 +84,7 @@ def _gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   return 0.5 * x * (1 + tanh), slope
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
   """GELU, tanh form [1606.08415 sec. 2]; the slope is computed in the forward pass.
 
@@ -93,10 +93,10 @@ def gelu(x: jax.Array) -> jax.Array:
   return _gelu_and_slope(x)[0]
 
 
-gelu.defvjp(
-  lambda x: jax.lax.optimization_barrier(_gelu_and_slope(x)),
-  lambda slope, g: (g * slope,),
-)
+@gelu.defjvp
+def _gelu_jvp(primals, tangents):
+  value, slope = jax.lax.optimization_barrier(_gelu_and_slope(*primals))
+  return value, slope * tangents[0]
 
 
 def timestep_embedding(

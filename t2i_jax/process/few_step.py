@@ -41,26 +41,17 @@ def pseudo_huber(c: float | None = None) -> Distance:
   return distance
 
 
-def boundary(
-  network: Callable[[jax.Array, Time], jax.Array],
-  smallest: Time,
-  sigma_data: float = 0.5,
-) -> Consistency:
-  """f = c_skip x + c_out F(x_t, time), which is x itself at the smallest time.
+def bounded(network: Consistency, smallest: jax.Array) -> Consistency:
+  """f = x_t / alpha where t <= smallest, the network elsewhere.    Source: [2303.01469 eq. 4]
 
-      c_skip = sigma_data^2 / ((s - s0)^2 + sigma_data^2)
-      c_out  = sigma_data (s - s0) / sqrt(sigma_data^2 + s^2),   x = x_t / alpha, s = sigma / alpha
-
-  Source: [2303.01469 eq. 5, app. C], for processes with alpha > 0. smallest: fields scalar, the
-  time at which x_t counts as data; s0 is its s.
+  The parameterization by c_skip and c_out [2303.01469 eq. 5] is the network's own:
+  preconditioning.preconditioned is it, with the smallest time 0. smallest: t, a scalar.
   """
 
   def f(x_t: jax.Array, time: Time) -> jax.Array:
-    s, s0 = time.sigma / time.alpha, smallest.sigma / smallest.alpha
-    c_skip = sigma_data**2 / ((s - s0) ** 2 + sigma_data**2)
-    c_out = sigma_data * (s - s0) / jnp.sqrt(sigma_data**2 + s**2)
-    x = x_t / like(time.alpha, x_t)
-    return like(c_skip, x_t) * x + like(c_out, x_t) * network(x_t, time)
+    data = time.t <= smallest
+    x = x_t / like(jnp.where(data, time.alpha, 1), x_t)
+    return jnp.where(like(data, x_t), x, network(x_t, time))
 
   return f
 
@@ -85,17 +76,6 @@ def level_count(step: int, steps: int, first: int = 10, last: int = 1280) -> int
   """
   span = steps // (int(np.log2(last // first)) + 1)
   return min(first * 2 ** (step // max(span, 1)), last) + 1
-
-
-def level_weights(times: Time, mean: float = -1.1, std: float = 2.0) -> np.ndarray:
-  """Probability of each pair (i, i + 1) of the levels: the mass of ln s ~ N(mean, std^2).  [n - 1]
-
-  Source: [2310.14189 sec. 3.5]
-  """
-  from scipy.stats import norm
-
-  mass = np.diff(norm.cdf(np.log(times.sigma / times.alpha), mean, std))
-  return mass / mass.sum()
 
 
 def consistency_training(
@@ -166,6 +146,9 @@ def meanflow(
   velocity  of x_t, [B, ...]; by default alpha' x0 + sigma' eps of the row. A guided one distils
             guidance in [2505.13447 sec. 4.2]
   power     p of the weight 1 / (|error|^2 + 0.001)^p, held [2505.13447 sec. 4.3]
+
+  x_r = x_t - (t - r) u [2505.13447 eq. 12] is a step of the solver "euler" on the flow, with u as
+  the velocity there; from t = 1 to r = 0 it samples in one call.
   """
   x_t = mix(x0, eps, time)
   if velocity is None:
@@ -176,16 +159,6 @@ def meanflow(
   target = velocity - like(t - r, x0) * du_dt
   loss = squared_distance(u, jax.lax.stop_gradient(target))
   return loss * jax.lax.stop_gradient((loss + 1e-3) ** -power)
-
-
-def meanflow_step(average: Average, x_t: jax.Array, t: jax.Array, r: jax.Array) -> jax.Array:
-  """x_r = x_t - (t - r) u(x_t, t, r); from t = 1 to r = 0 it samples in one call.
-
-  Source: [2505.13447 eq. 12]. Samplers of this project ask a network for one time only, so this
-  step stands alone.
-  """
-  t, r = (jnp.broadcast_to(jnp.asarray(a, x_t.dtype), (len(x_t),)) for a in (t, r))
-  return x_t - like(t - r, x_t) * average(x_t, t, r)
 
 
 def guidance_distillation(

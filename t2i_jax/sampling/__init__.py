@@ -13,7 +13,7 @@ from t2i_jax.sampling.guidance import (
   guide,
   remember,
 )
-from t2i_jax.sampling.guidance_methods import GUIDANCE, compose, dual
+from t2i_jax.sampling.guidance_methods import GUIDANCE, GUIDANCE_OF_PROMPTS, compose, dual
 from t2i_jax.sampling.loop import make_plan, row_noise, sample
 from t2i_jax.sampling.solver import Denoiser, Solver, Step
 from t2i_jax.sampling.solvers import SOLVERS
@@ -21,6 +21,7 @@ from t2i_jax.sampling.solvers import SOLVERS
 __all__ = [
   "GRIDS",
   "GUIDANCE",
+  "GUIDANCE_OF_PROMPTS",
   "SOLVERS",
   "Combine",
   "Denoiser",

@@ -68,6 +68,17 @@ class Perturb(NamedTuple):
   layers: tuple[int, ...]
 
 
+class Worse(NamedTuple):
+  """The weak model that autoguidance needs: of a work directory, at a step (0: the newest).
+
+  scale  None: the sampler's own
+  """
+
+  workdir: str
+  step: int = 0
+  scale: float | None = None
+
+
 class Combine(NamedTuple):
   """A method of guidance.
 
@@ -75,12 +86,14 @@ class Combine(NamedTuple):
   others   how many conditions it needs beside cond and null
   starts   x -> the memory before the first step; None: nothing is kept
   perturb  how its last condition differs where that is in the model and not in the prompt
+  worse    the weak model in place of the null, for `autoguide`
   """
 
   combine: Callable[[Views, Scale], Prediction]
   others: int = 0
   starts: Callable[[jax.Array], Any] | None = None
   perturb: Perturb | None = None
+  worse: Worse | None = None
 
 
 def interleave(*parts: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import KINDS, Prediction, Time, convert
-from t2i_jax.sampling.guidance import Combine, Perturb, Scale, Views, row_scale
+from t2i_jax.sampling.guidance import Combine, Perturb, Scale, Views, Worse, row_scale
 
 TINY = 1e-12  # keeps a quotient of norms finite where both are 0
 
@@ -283,6 +283,8 @@ def compose(weights: tuple[Scale, ...] = (1.0, 1.0)) -> Combine:
 
   null + scale sum_i weights_i (prompt_i - null)        [2206.01714 eq. 11; eq. 12 for NOT]
   """
+  if not isinstance(weights, tuple) or len(weights) < 2:
+    raise ConfigError(f"compose: weights = {weights!r}. Write one a prompt: weights=(1.0, -0.5).")
 
   def combine(views: Views, scale: Scale) -> Prediction:
     null = views.null.value
@@ -293,7 +295,20 @@ def compose(weights: tuple[Scale, ...] = (1.0, 1.0)) -> Combine:
   return Combine(combine, others=len(weights) - 1)
 
 
-# What config.sampling.guidance may say: a prompt and a null are all that these need.
+def auto(workdir: str, step: int = 0, scale: float | None = None) -> Combine:
+  """Autoguidance: away from a weaker model under the same prompt, in place of the null.
+
+      worse + scale (cond - worse)        [2406.02507 sec. 4]
+
+  workdir  of the weaker model: an earlier checkpoint of the same run, or a smaller or shorter one
+  step     of the checkpoint, 0 = the newest
+  scale    by default config.sampling.cfg
+  """
+  scale = None if scale is None else float(scale)
+  return Combine(plain, worse=Worse(workdir, step, scale))
+
+
+# What config.sampling.guidance may say where a prompt and a null are all that a system has.
 GUIDANCE: dict[str, Callable[..., Combine]] = {
   "cfg": cfg,
   "cfg_zero": cfg_zero,
@@ -302,3 +317,6 @@ GUIDANCE: dict[str, Callable[..., Combine]] = {
   "pag": pag,
   "slg": slg,
 }
+
+# And where it takes several prompts an image, joined by AND, and a second model.
+GUIDANCE_OF_PROMPTS = GUIDANCE | {"compose": compose, "auto": auto}

@@ -14,6 +14,7 @@ Invert at a guidance scale of 1: at others the ODE is steep and the round trip i
 [2211.09794 sec. 3].
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -127,3 +128,7 @@ def midpoint(iterations: int = 10) -> Solver:
   Numerical Integration, sec. V.1 (symmetric methods)
   """
   return _implicit(0.5, iterations)
+
+
+# The ways up by name, of as many steps as the way down.
+INVERTERS: dict[str, Callable[..., Solver]] = {"ddim_inverse": ddim_inverse, "midpoint": midpoint}

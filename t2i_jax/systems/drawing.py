@@ -19,7 +19,10 @@ from t2i_jax.process import Prediction, Time, denoising_loss
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.variational import variance_loss
 from t2i_jax.process.weightings import Weighting
-from t2i_jax.systems.draw import make_draw
+from t2i_jax.systems.draw import Drawing
+from t2i_jax.systems.few_step import Consistency, MeanFlow
+from t2i_jax.systems.helpers import NO_HELPERS, Helpers
+from t2i_jax.systems.likelihood import make_likelihood
 from t2i_jax.systems.system import (
   Draws,
   Output,
@@ -39,7 +42,8 @@ class DrawingSystem(System):
   layers              blocks of the backbone, by which a control names them
   inner               weights of the losses that the backbone itself gives, by name
   weighting, penalty  of the denoising loss, whatever the network predicts
-  objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES
+  objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES. It may
+                      have check(system), which raises ConfigError
   """
 
   layers: int
@@ -48,6 +52,16 @@ class DrawingSystem(System):
   weighting: Weighting
   penalty: Penalty
   objective: Callable[..., dict[str, jax.Array]]
+
+  def __post_init__(self):
+    check = getattr(self.objective, "check", None)
+    if check is not None:
+      check(self)
+
+  @property
+  def two_times(self) -> bool:
+    """Whether the backbone takes an end besides its time: extras["end"] of the condition."""
+    return getattr(self.parts["backbone"].config, "times", 1) == 2
 
   @property
   def terms(self) -> dict[str, Term]:
@@ -122,8 +136,14 @@ class DrawingSystem(System):
     x_t = self.encode(params, flat_images(batch))
     return self.denoise(params, x_t, self.process.at(jnp.float32(0.5)), cond).value
 
-  def tasks(self, c: ConfigDict, mesh: Mesh) -> Tasks:
-    return Tasks(draw=make_draw(self, c, mesh))
+  def tasks(self, c: ConfigDict, mesh: Mesh, helpers: Helpers = NO_HELPERS) -> Tasks:
+    drawing = Drawing(self, c, mesh, helpers)
+    return Tasks(
+      draw=drawing.draw,
+      redraw=drawing.redraw,
+      likelihood=make_likelihood(self, c, mesh),
+      denoise=self.denoise,
+    )
 
 
 def denoising(
@@ -143,4 +163,6 @@ def denoising(
 # By the name in config.train.objective.
 OBJECTIVES: dict[str, Callable[..., Callable[..., dict[str, jax.Array]]]] = {
   "denoising": lambda: denoising,
+  "consistency": Consistency,
+  "meanflow": MeanFlow,
 }

@@ -1,6 +1,6 @@
 """config.sampling, built: solver, grid and guidance, whatever the model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,14 +23,16 @@ class Sampler(NamedTuple):
   guidance: Combine
 
 
-def make_sampler(c: ConfigDict, process: Process) -> Sampler:
-  """Raises ConfigError for a config.sampling that cannot run."""
+def make_sampler(
+  c: ConfigDict, process: Process, methods: Mapping[str, Callable[..., Combine]] = GUIDANCE
+) -> Sampler:
+  """Raises ConfigError for a config.sampling that cannot run. methods: of guidance, by name."""
   if c.batch < 1:
     raise ConfigError(f"sampling.batch = {c.batch}: at least 1 is needed.")
   return Sampler(
     build(SOLVERS, c.solver, "sampling.solver"),
     build(GRIDS, c.grid, "sampling.grid", process, c.steps),
-    build(GUIDANCE, c.guidance, "sampling.guidance"),
+    build(methods, c.guidance, "sampling.guidance"),
   )
 
 

@@ -26,13 +26,14 @@ from t2i_jax.process import Prediction, Process, Time, mix
 from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.preconditioning import preconditioned
 from t2i_jax.process.timesteps import TimestepLaw, inside, shift
+from t2i_jax.systems.helpers import NO_HELPERS, Helpers
 from t2i_jax.systems.parts import Part
 from t2i_jax.systems.tasks import Tasks
 from t2i_jax.towers import TextEncoder
 
 # What an image's randomness is for. The same image, step and purpose draw the same numbers on any
 # mesh.
-DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB, DRAW_POSTERIOR = range(6)
+DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB, DRAW_POSTERIOR, DRAW_END = range(7)
 
 
 def row_keys(key: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
@@ -188,8 +189,11 @@ class System:
     """The output of the networks at t = 1/2, for a batch whose images are x_t."""
     raise NotImplementedError
 
-  def tasks(self, c: ConfigDict, mesh: Mesh) -> Tasks:
-    """What it can do with config.sampling. Raises ConfigError for one that cannot run."""
+  def tasks(self, c: ConfigDict, mesh: Mesh, helpers: Helpers = NO_HELPERS) -> Tasks:
+    """What it can do with config.sampling. Raises ConfigError for one that cannot run.
+
+    helpers  other models that guide it
+    """
     raise NotImplementedError
 
   def encode(self, params: Params, images: jax.Array, key: jax.Array | None = None) -> jax.Array:

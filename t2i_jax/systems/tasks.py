@@ -7,14 +7,50 @@ import jax
 import numpy as np
 
 from t2i_jax.errors import ConfigError
+from t2i_jax.models import Conditioning
 from t2i_jax.models.params import Params
+from t2i_jax.process import Prediction, Time
+
+
+class Start(NamedTuple):
+  """Images to start from, one a prompt.
+
+  images    uint8 [n, H, W, 3], or float32 latents [n, h, w, C]
+  mask      bool [n, H, W], True where the image is to be filled; None: everywhere
+  strength  noise level t in (0, 1] from which it is sampled down
+  source    prompts that describe the images, for inversion: the noise is the one that the sampler
+            would have made them from. None: fresh noise
+  inverter  one of sampling.inversion.INVERTERS
+  repeats   how often each step is done again with a mask [2201.09865]; 1: replacement alone
+  """
+
+  images: np.ndarray
+  mask: np.ndarray | None = None
+  strength: float = 1.0
+  source: Sequence[str] | None = None
+  inverter: str = "ddim_inverse"
+  repeats: int = 1
+
+
+class Ode(NamedTuple):
+  """How a likelihood is integrated: steps of the ODE, and random probes of its divergence."""
+
+  steps: int = 50
+  probes: int = 1
+
 
 # (params, prompts, one seed a prompt) -> uint8 [n, H, W, 3], or float32 latents [n, h, w, C]
 Draw = Callable[[Params, Sequence[str], Sequence[int]], np.ndarray]
+# The same, from images.
+Redraw = Callable[[Params, Sequence[str], Sequence[int], Start], np.ndarray]
+# (params, images, one caption an image, one seed an image, Ode) -> bits a dimension [n]
+Likelihood = Callable[[Params, np.ndarray, Sequence[str], Sequence[int], Ode], np.ndarray]
 # (params, images uint8 [n, H, W, 3], one seed an image) -> captions
 Caption = Callable[[Params, np.ndarray, Sequence[int]], list[str]]
 # (params, images, one instruction an image, one seed an image) -> images
 Edit = Callable[[Params, np.ndarray, Sequence[str], Sequence[int]], np.ndarray]
+# (params, x_t [B, H, W, C], time, condition) -> what the network predicts
+Denoise = Callable[[Params, jax.Array, Time, Conditioning], Prediction]
 # (params, x_t [B, H, W, C], time, captions (ids [B, T], mask [B, T])) -> log p(y | x_t) [B], nats
 Classify = Callable[[Params, jax.Array, Any, Any], jax.Array]
 
@@ -27,9 +63,12 @@ class Tasks(NamedTuple):
   """
 
   draw: Draw | None = None
+  redraw: Redraw | None = None
+  likelihood: Likelihood | None = None
   caption: Caption | None = None
   edit: Edit | None = None
   chat: Callable[[Params, int], Any] | None = None
+  denoise: Denoise | None = None
   classify: Classify | None = None
   measures: tuple[str, ...] = ()
 
@@ -44,6 +83,12 @@ class Tasks(NamedTuple):
 # Which systems have a task, for the message where one is missing.
 ABLE = {
   "draw": "a classifier draws nothing; give it as --guidance.classifier to a model that draws",
+  "redraw": "only a model from captions to images starts from an image, as "
+  "configs/scenes_dit_flow.py trains it; a joint model edits: t2i chat",
+  "likelihood": "only a model from captions to images has one, as configs/scenes_dit_flow.py trains"
+  " it",
+  "denoise": "only a model from captions to images denoises, as configs/scenes_dit_flow.py trains"
+  " it",
   "caption": "it has no image input. Train configs/transfusion_scenes.py",
   "edit": "it has no image input. Train configs/transfusion_scenes.py",
   "chat": "it has no image input. Train configs/transfusion_scenes.py, or use t2i sample",

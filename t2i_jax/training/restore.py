@@ -61,7 +61,10 @@ def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None =
 
 
 def _of_run(workdir: str, name: str, abstract: Params) -> Params:
-  """The averaged weights of a part of another run. Raises ConfigError, RestoreError."""
+  """The averaged weights of a part of another run; the part may have more, which begin at random.
+
+  Raises ConfigError, RestoreError.
+  """
   checkpoints, step, meta = read_latest(workdir)
   with closing(checkpoints):
     system = make_system(meta.config, meta.tokenizer)
@@ -70,8 +73,8 @@ def _of_run(workdir: str, name: str, abstract: Params) -> Params:
       raise ConfigError(f"{where}: that run has the parts {', '.join(system.parts)}.")
     mesh = jax.tree.leaves(abstract)[0].sharding.mesh
     found = restore_params(checkpoints, step, meta, system, mesh)[name]
-  shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
-  if shapes(found) != shapes(abstract):
+  shapes = lambda tree: {p: leaf.shape for p, leaf in traverse_util.flatten_dict(tree).items()}
+  if not shapes(found).items() <= shapes(abstract).items():
     raise ConfigError(f"{where}: its weights have other shapes; it is another model.")
   return found
 

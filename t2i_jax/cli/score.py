@@ -1,0 +1,94 @@
+"""Likelihood of a split of the data: t2i score --workdir=D --likelihood [--split=val --count=64]
+
+Bits a dimension of images given their captions, by the probability-flow ODE of the model without
+guidance; the mean with its standard error, as eval/likelihood_SPLIT.json and as a table.
+"""
+
+import argparse
+from pathlib import Path
+
+from t2i_jax.errors import ConfigError, PromptError
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--workdir", required=True, help="of a training run")
+  parser.add_argument(
+    "--likelihood", action="store_true", required=True, help="what is scored; t2i eval has a judge"
+  )
+  parser.add_argument("--split", help="of the data; default the config's data.val_split")
+  parser.add_argument("--count", type=int, default=64, help="images: the first records by index")
+  parser.add_argument("--steps", type=int, default=50, help="of the ODE, 4 network calls each")
+  parser.add_argument("--probes", type=int, default=1, help="of the divergence, an image")
+  parser.add_argument("--seed", type=int, default=0, help="of probes and dequantisation")
+
+
+def run(args: argparse.Namespace) -> None:
+  import numpy as np
+  from rich.console import Console
+
+  from t2i_jax.data.source import ShardSource
+  from t2i_jax.data.transforms import fit_picture
+  from t2i_jax.inference import open_model
+  from t2i_jax.systems.tasks import Ode
+  from t2i_jax.training.checkpoint import dump
+
+  check(args)
+  model = open_model(args.workdir)
+  model.need("likelihood")
+  c = model.config.data
+  split = args.split or c.val_split
+  source = ShardSource(c.dir, split)
+  records = [source[i] for i in range(min(args.count, len(source)))]
+  images = np.stack([fit_picture(record.image, c.image_size) for record in records])
+  captions = [record.captions[0] for record in records]
+  seeds = range(args.seed, args.seed + len(records))
+  bits = model.likelihood(images, captions, seeds, Ode(args.steps, args.probes))
+  found = summary(bits, images.dtype == np.uint8)
+  about = {"workdir": str(args.workdir), "split": split, "step": model.step}
+  about |= {"steps": args.steps, "probes": args.probes, "seed": args.seed}
+  folder = Path(args.workdir) / "eval"
+  folder.mkdir(exist_ok=True)
+  path = folder / f"likelihood_{split}.json"
+  dump(path, about | found)
+  Console(width=120).print(table(split, found))
+  print(path)
+
+
+def check(args: argparse.Namespace) -> None:
+  """Raises ConfigError, PromptError."""
+  for flag in ("count", "steps", "probes"):
+    if getattr(args, flag) < 1:
+      raise ConfigError(f"--{flag}={getattr(args, flag)}: at least 1 is needed.")
+  if not 0 <= args.seed <= 2**32 - args.count:
+    raise PromptError(f"--seed={args.seed} is not in 0 to {2**32 - args.count}.")
+
+
+def summary(bits, eight_bit: bool) -> dict:
+  """bits [n] -> their mean, its standard error, the unit, and the bits of each image."""
+  n = len(bits)
+  error = float(bits.std(ddof=1) / n**0.5) if n > 1 else None
+  unit = (
+    "bits a dimension of 8-bit pixels, dequantised evenly (an upper bound)"
+    if eight_bit
+    else "bits a dimension of the density of latents"
+  )
+  return {
+    "unit": unit,
+    "n": n,
+    "mean": float(bits.mean()),
+    "standard_error": error,
+    "bits": [float(b) for b in bits],
+  }
+
+
+def table(split: str, found: dict):
+  """For a console."""
+  from rich.table import Table
+
+  made = Table(title=f"Likelihood given captions: {found['unit']}")
+  for name in ("split", "images", "mean", "standard error"):
+    made.add_column(name, justify="right" if name != "split" else "left")
+  error = found["standard_error"]
+  shown = "none of one image" if error is None else f"{error:.4f}"
+  made.add_row(split, str(found["n"]), f"{found['mean']:.4f}", shown)
+  return made

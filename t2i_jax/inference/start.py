@@ -1,0 +1,65 @@
+"""Image files that a drawing starts from, and masks of what is to be filled."""
+
+from pathlib import Path
+
+import numpy as np
+
+from t2i_jax.data.images import decode, is_latent, read_latent
+from t2i_jax.data.transforms import fit, fit_picture
+from t2i_jax.errors import DataError
+
+HALF = 128  # grey from which a mask is white
+
+
+class SourceImage:
+  """An image file, read and decoded. Raises DataError naming the file.
+
+  size  height, width
+  """
+
+  def __init__(self, path: str):
+    self.path, self.data = path, _read(path)
+    try:
+      if is_latent(self.data):
+        self.size = read_latent(self.data).shape[:2]
+      else:
+        self.size = decode(self.data).size[::-1]
+    except DataError as error:
+      raise DataError(f"{path}: {error}") from error
+
+  def fitted(self, image_size: tuple[int, int]) -> np.ndarray:
+    """Scaled and cropped to a model's size: uint8 [H, W, 3], or latents. Raises DataError."""
+    try:
+      return fit_picture(self.data, image_size)
+    except DataError as error:
+      raise DataError(f"{self.path}: {error}") from error
+
+
+class Mask:
+  """A black and white image file of the size of an image: white = to be filled.
+
+  Raises DataError naming the file.
+  """
+
+  def __init__(self, path: str, image: SourceImage):
+    try:
+      self.image = decode(_read(path)).convert("L")
+    except DataError as error:
+      raise DataError(f"{path}: {error}") from error
+    size = self.image.size[::-1]
+    if size != image.size:
+      raise DataError(
+        f"--mask={path} is {size[0]} x {size[1]}, --image={image.path} is {image.size[0]} x "
+        f"{image.size[1]} (height x width): a mask has the size of its image."
+      )
+
+  def fitted(self, image_size: tuple[int, int]) -> np.ndarray:
+    """bool [H, W], scaled and cropped as the image is."""
+    return np.asarray(fit(self.image, image_size)) >= HALF
+
+
+def _read(path: str) -> bytes:
+  try:
+    return Path(path).read_bytes()
+  except OSError as error:
+    raise DataError(f"{path} cannot be read: {error.strerror}.") from error
