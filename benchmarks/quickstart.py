@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from t2i_jax.config import load_config
@@ -124,9 +125,8 @@ def measure_build(build: list[str], folder: Path) -> tuple[Path, float]:
   for records in (FEW, MORE):
     count = [f"--count={records - 20}", "--val-count=10", "--heldout-count=10"]
     began = time.perf_counter()
-    subprocess.run(
-      verb("data", "build", *build, *count, f"--to={folder}/{records}"), check=True, stdout=-3
-    )
+    command = verb("data", "build", *build, *count, f"--to={folder}/{records}")
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     taken.append(time.perf_counter() - began)
   each = max(taken[1] - taken[0], 0.0) / (MORE - FEW)
   return folder / str(MORE), taken[0] + each * (RECORDS - FEW)
@@ -143,24 +143,29 @@ def measure_judge(level: str, size: int) -> float:
   return (time.perf_counter() - began) / len(scenes)
 
 
-def measure_training(config: str, data: Path, workdir: Path, **extra: str) -> tuple[float, float]:
-  """(start, step) of `Seconds`, by a training run that is ended after some log lines."""
-  flags = [f"--workdir={workdir}", f"--config.data.dir={data}", f"--config.log.every={LOGGED}"]
+def measure_training(
+  config: str, data: Path, workdir: Path, flags: list[str], **extra: str
+) -> tuple[float, float]:
+  """(start, step) of `Seconds`, by a training run that is ended after some log lines.
+
+  flags  config keys besides; extra: environment variables
+  """
+  own = [f"--workdir={workdir}", f"--config.data.dir={data}", f"--config.log.every={LOGGED}"]
   began = time.perf_counter()
-  run = subprocess.Popen(
-    verb("train", f"--config={config}", *flags), env=KEEP_MEMORY | extra | os.environ, stdout=-3
-  )
+  command, quiet = verb("train", f"--config={config}", *own, *flags), subprocess.DEVNULL
+  run = subprocess.Popen(command, env=KEEP_MEMORY | extra | os.environ, stdout=quiet)
   first, lines, log = 0.0, [], workdir / "metrics.jsonl"
   while len(lines) < LINES:
     time.sleep(0.05)
     if run.poll() is not None:
       sys.exit(run.returncode or "the training run that measures the speed ended too early")
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
     first = first or (time.perf_counter() - began if lines else 0.0)
   run.kill()
   run.wait()
   speeds = [json.loads(line)["perf"]["images_per_s"] for line in lines[1:LINES]]
-  step = load_config(config).train.batch * len(speeds) / sum(speeds)
+  batch = json.loads((workdir / "config.json").read_text())["train"]["batch"]
+  step = batch / median(speeds)
   return max(first - LOGGED * step, 0.0), step
 
 
@@ -224,7 +229,7 @@ def main() -> None:
         seconds["data"] = build()
       if c.score.level:
         judging = measure_judge(c.score.level, c.data.image_size[0])
-      start, step = measure_training(config, small, folder / "run", **compiled)
+      start, step = measure_training(config, small, folder / "run", [], **compiled)
     machine = Seconds(needed, start, step, judging)
     steps = c.train.steps
     if args.minutes:
