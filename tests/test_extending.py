@@ -1,5 +1,6 @@
 """The code of docs/extending.md, run: what it adds obeys the laws of what is here."""
 
+import json
 import re
 from pathlib import Path
 from unittest import mock
@@ -11,7 +12,12 @@ import pytest
 from scipy import stats
 
 from benchmarks.proofs.closed_form import denoiser, flow_map, gaussian
+from t2i_jax.autoencoders import AUTOENCODERS
+from t2i_jax.cli.main import VERBS, main
 from t2i_jax.config import build
+from t2i_jax.data.build import build as build_data
+from t2i_jax.data.sources import SOURCES
+from t2i_jax.models import BACKBONES
 from t2i_jax.process import (
   KINDS,
   PROCESSES,
@@ -32,10 +38,14 @@ from t2i_jax.sampling import (
   sample,
 )
 from t2i_jax.sampling.grids import at_times
+from t2i_jax.systems.drawing import OBJECTIVES
+from t2i_jax.towers import TOWERS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-REGISTRIES = (SOLVERS, PROCESSES, WEIGHTINGS, TIMESTEP_LAWS, GUIDANCE)
+REGISTRIES = (SOLVERS, PROCESSES, WEIGHTINGS, TIMESTEP_LAWS, GUIDANCE, BACKBONES, AUTOENCODERS)
+REGISTRIES += (TOWERS, SOURCES, OBJECTIVES, VERBS)
 DATA = gaussian([0.6, -0.3], [[0.5, 0.2], [0.2, 0.3]])
 POWERS = (1.0, 1.5, 2.0, 4.0)
 
@@ -47,26 +57,68 @@ def extended():
   for patch in patches:
     patch.start()
   for block in BLOCKS:
-    exec(compile(block, "docs/extending.md", "exec"), {})
+    exec(compile(block, "docs/extending.md", "exec"), {"__name__": "extending"})
   yield
   for patch in patches:
     patch.stop()
 
 
 def test_each_example_is_registered_by_one_line():
-  lines = [re.findall(r"^([A-Z_]+)\[\"(\w+)\"\] = (\w+)$", block, re.MULTILINE) for block in BLOCKS]
-  assert [len(found) for found in lines] == [1] * 5
+  lines = [re.findall(r"^([A-Z_]+)\[\"(\w+)\"\] = (.+)$", block, re.MULTILINE) for block in BLOCKS]
+  assert [len(found) for found in lines] == [1] * len(REGISTRIES)
   assert {found[0][0] for found in lines} == {
-    "SOLVERS", "PROCESSES", "WEIGHTINGS", "TIMESTEP_LAWS", "GUIDANCE",
+    "SOLVERS", "PROCESSES", "WEIGHTINGS", "TIMESTEP_LAWS", "GUIDANCE", "BACKBONES",
+    "AUTOENCODERS", "TOWERS", "SOURCES", "OBJECTIVES", "VERBS",
   }  # fmt: skip
-  assert all(name == function for ((_, name, function),) in lines)
   assert all(len(line) <= 100 for block in BLOCKS for line in block.splitlines())
+
+
+def test_an_entry_touches_at_most_three_files_of_the_package():
+  """Of the page's table: those that exist hold the registry, the others are new."""
+  rows = re.findall(r"^\| an? .*$", PAGE, re.MULTILINE)
+  new = {"models/mixer.py", "autoencoders/fold.py", "towers/neighbours.py"}
+  new |= {"data/from_gradients.py", "cli/norms.py"}
+  assert len(rows) == 9
+  for row in rows:
+    files = set(re.findall(r"`(\w+/\w+\.py)`", row))
+    missing = {file for file in files if not (ROOT / "t2i_jax" / file).is_file()}
+    assert missing <= new
+    assert len(files) <= 3
+
+
+@pytest.fixture(scope="module")
+def extended_run(tmp_path_factory, extended):
+  """A run whose data, backbone, autoencoder, text encoder and objective are the page's."""
+  folder = tmp_path_factory.mktemp("extended")
+  build_data(SOURCES["gradients"](), folder / "data", workers=1, progress=False)
+  changes = {
+    "data.dir": folder / "data", "data.image_size": "(16, 16)", "autoencoder": "fold",
+    "text.length": 16, "text.towers.text": "neighbours(width=16)", "model.channels": 12,
+    "model.patch": 2, "train.objective": "x0_error(power=2.0)", "train.steps": 4,
+    "train.batch": 8, "train.schedule": "constant", "eval.rows": 8, "sampling.steps": 2,
+    "sampling.prompts": "('left to right',)", "sampling.batch": 8, "log.every": 1,
+  }  # fmt: skip
+  config = ROOT / "tests/extending_config.py"
+  flags = [f"--config.{key}={value}" for key, value in changes.items()]
+  assert main(["train", f"--config={config}", f"--workdir={folder}/run", *flags]) == 0
+  return folder / "run"
+
+
+def test_what_the_page_adds_trains_and_samples(extended_run, capsys):
+  metrics = [json.loads(line) for line in (extended_run / "metrics.jsonl").read_text().splitlines()]
+  assert all(np.isfinite(entry["loss"]) for entry in metrics)
+  argv = [f"--workdir={extended_run}", "--prompt=left to right"]
+  assert main(["sample", *argv]) == 0
+  assert (extended_run / "drawn/0000_seed0.png").is_file()
+  assert main(["norms", f"--workdir={extended_run}"]) == 0
+  assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == [
+    "backbone", "text", "vae",
+  ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:tests/|test_)[\w/]+\.py)`", PAGE))))
 def test_files_that_the_page_names_are_there(path):
-  root = Path(__file__).parents[1]
-  places = [root / path] if "/" in path else list(root.glob(f"tests/*/{path}"))
+  places = [ROOT / path] if "/" in path else list(ROOT.glob(f"tests/*/{path}"))
   assert any(place.is_file() for place in places)
 
 
