@@ -20,8 +20,9 @@ from t2i_jax.parallel import batch_sharding, mesh_of, overridden, owned_rows
 from t2i_jax.plan.describe import system_of
 from t2i_jax.plan.program import Memory, Program, memory_of
 from t2i_jax.systems import System
+from t2i_jax.systems.draw import Drawing
 from t2i_jax.training.optimizer import make_optimizers
-from t2i_jax.training.state import abstract_state
+from t2i_jax.training.state import abstract_params, abstract_state
 from t2i_jax.training.step import jit_train_step
 
 # For libtpu: query no metadata server, and share the machine with another process that has it open.
@@ -100,6 +101,17 @@ def compile_train_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any, Any]:
       return lowered.compile(), state, batch
     except jax.errors.JaxRuntimeError as error:
       raise out_of_memory(str(error), config, mesh) or error from error
+
+
+def compile_sampler(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any]:
+  """The sampler of `t2i sample`, compiled for the mesh's devices, and its abstract parameters.
+
+  No data and no weights are read. Raises MeshError, ConfigError.
+  """
+  with overridden(config.mesh.rules):
+    system = system_of(config)
+    params = abstract_params(system, mesh)
+    return Drawing(system, config.sampling, mesh).lower(params).compile(), params
 
 
 def plan_step(config: ConfigDict, topology: str) -> Planned:

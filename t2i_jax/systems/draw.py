@@ -15,6 +15,7 @@ from t2i_jax.errors import ConfigError, PromptError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.control import CONTROLS, Role, with_role
 from t2i_jax.models.params import Params
+from t2i_jax.parallel import batch_sharding
 from t2i_jax.process import Time, mix
 from t2i_jax.sampling import (
   GUIDANCE_OF_PROMPTS,
@@ -104,7 +105,7 @@ class Drawing:
     # What joins the prompts of an image; a perturbed prediction has the first prompt.
     self.joined = self.method.others if perturb is None else 0
     self.batches = Batches(mesh, c.batch)
-    self._from_noise = self._jit(self._sample_noise)
+    self._from_noise: Any = self._jit(self._sample_noise)
     self._from_images = cache(self._compile_from_images)
 
   def _jit(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -116,6 +117,16 @@ class Drawing:
     return self._in_batches(
       len(prompts), given, lambda part: self._from_noise(params, self.plan, *part)
     )
+
+  def lower(self, params: Params) -> Any:
+    """The sampler that `draw` compiles, lowered for parameters that may be abstract."""
+    given = self._inputs([AND.join([""] * (self.joined + 1))], [0])
+    put, rows = batch_sharding(self.mesh), self.batches.rows
+    row = lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype, sharding=put)
+    plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.plan)
+    given = jax.tree.map(row, given)._replace(scale=jax.ShapeDtypeStruct((), jnp.float32))
+    with jax.set_mesh(self.mesh):
+      return self._from_noise.lower(params, plan, *given)
 
   def redraw(
     self, params: Params, prompts: Sequence[str], seeds: Sequence[int], start: Start
