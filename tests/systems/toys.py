@@ -77,7 +77,7 @@ class Toy(nnx.Module):
       x = x + (mean @ self.words[...])[:, None, None]
     out = jnp.tanh(x) @ self.last[...]
     sized = isinstance(self.config, SizedConfig)
-    return Answer(out, {"size": jnp.mean(jnp.square(x), axis=(1, 2, 3))} if sized else {})
+    return Answer(out, {"size": jnp.mean(jnp.square(x), axis=(1, 2, 3))} if sized else {}, {})
 
 
 @dataclass(frozen=True)
