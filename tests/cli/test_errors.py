@@ -202,6 +202,8 @@ def test_full_disk_while_saving(saved, tiny_config):
   abstract = abstract_state(system, make_optimizers(meta.config.train, system), make_mesh())
   restored = restore_state(reader, 2, meta, system, abstract)
   assert all(jax.tree.leaves(jax.tree.map(np.array_equal, restored, expected)))
+  reader.close()
+  Checkpoints(saved, keep=2).close()  # a run that goes on removes what the failed save has left
 
 
 SAMPLE_ERRORS = {

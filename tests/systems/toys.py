@@ -1,5 +1,6 @@
 """Systems that compile in a second: a linear backbone, an exact autoencoder, a checkpoint."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +41,11 @@ class ToyConfig:
   heads: int
   patch: int
   channels: int
-  text: str
-  remat: str
-  attention: str
   out: int
   text_width: int
+  text: str = "cross"
+  remat: str = "none"
+  attention: str = "xla"
   layers = 1
 
 
@@ -76,7 +77,7 @@ class Toy(nnx.Module):
       x = x + (mean @ self.words[...])[:, None, None]
     out = jnp.tanh(x) @ self.last[...]
     sized = isinstance(self.config, SizedConfig)
-    return Answer(out, {"size": jnp.mean(jnp.square(x), axis=(1, 2, 3))} if sized else {})
+    return Answer(out, {"size": jnp.mean(jnp.square(x), axis=(1, 2, 3))} if sized else {}, {})
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,10 @@ def config_of(changes=None, path=CONFIGS / "scenes_dit_flow.py", tiny=TINY, **se
   """The locked config of a toy.   sections: config.parts, text_towers, ... set whole"""
   config = load_config(path, tiny | (changes or {}))
   with config.unlocked():
+    if config.model.kind in ("toy", "sized"):  # which have fewer keys than the file's model
+      known = {"kind", "dtype", *inspect.signature(ToyConfig).parameters}
+      for key in set(config.model) - known:
+        del config.model[key]
     for name, section in sections.items():
       place, _, key = name.rpartition("__")
       (config[place] if place else config)[key] = section
