@@ -24,7 +24,7 @@ TINY = {
   "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8",
   "text.tower": "transformer(width=16, depth=1, heads=2)", "model.width": "16", "model.heads": "2",
   "model.depth": "1", "train.batch": "8", "train.steps": "20",
-  "train.schedule": "cosine", "data.image_size": "(16, 16)",
+  "train.schedule": "cosine", "data.image_size": "(16, 16)", "train.optimizer": "adamw",
 }  # fmt: skip
 DDPM = {"process.kind": "ddpm_cosine", "process.timesteps": "uniform"}
 CLASSIFIER = {"model.kind": "classifier"}
