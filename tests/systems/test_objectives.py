@@ -26,7 +26,7 @@ TINY = {
   "text.towers.text": "transformer(width=16, depth=1, heads=2)",
   "model.width": "16", "model.heads": "2",
   "model.depth": "1", "train.batch": "8", "train.steps": "20",
-  "train.schedule": "cosine", "data.image_size": "(16, 16)",
+  "train.schedule": "cosine", "data.image_size": "(16, 16)", "train.optimizer": "adamw",
 }  # fmt: skip
 DDPM = {"process.kind": "ddpm_cosine", "process.timesteps": "uniform"}
 CLASSIFIER = {"model.kind": "classifier"}

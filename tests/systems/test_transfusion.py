@@ -232,7 +232,7 @@ def test_losses_of_a_packed_row_are_the_reference_s_of_each_document(features):
 
 def one_step(documents, changes):
   """The metrics of a train step on rows of these documents, and the batch."""
-  config = load_config(CONFIG, SMALL | changes)
+  config = load_config(CONFIG, SMALL | {"train.optimizer": "adamw"} | changes)
   system = make_system(config, Tokenizer.bytes())
   batch = packed(system, documents)
   optimizer, params = make_optimizers(config.train, system), live(system)
