@@ -79,7 +79,6 @@ def _of_run(workdir: str, name: str, abstract: Params) -> Params:
   return found
 
 
-@jax.jit
 def _hashes(leaf: jax.Array) -> jax.Array:
   """Two sums of a leaf's bits, each weighted by position: exact, and the same on any mesh.  [2]"""
   bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
@@ -95,8 +94,10 @@ def fingerprint(frozen: Params) -> dict[str, str]:
   found = {}
   for name, tree in frozen.items():
     leaves = jax.tree.leaves_with_path(tree)
+    whole = jax.NamedSharding(leaves[0][1].sharding.mesh, jax.P())  # on every process
+    hashes = jax.jit(_hashes, out_shardings=whole)
     sums = [
-      (jax.tree_util.keystr(path), np.asarray(_hashes(leaf)).tolist()) for path, leaf in leaves
+      (jax.tree_util.keystr(path), np.asarray(hashes(leaf)).tolist()) for path, leaf in leaves
     ]
     found[name] = hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
   return found
