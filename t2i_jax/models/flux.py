@@ -170,10 +170,13 @@ class Flux(Backbone):
   def rotary(self, length: int, sizes: list[tuple[int, ...]]) -> Both:
     """Angles of both streams.   sizes (height, width) in latents; the first is the image's"""
     c, places = self.config, []
-    of_text = len(c.rope_axes) - 3  # coordinates that count the text's tokens, 0 or 1
+    with_text = len(c.rope_axes) == 4  # the last coordinate is the token of the text
     for i, (height, width) in enumerate(sizes):
-      grid = jnp.pad(grid_positions(height // c.patch, width // c.patch), ((0, 0), (1, of_text)))
-      places.append(grid.at[:, 0].set(c.reference_step * i))
-    text = jnp.pad(jnp.arange(length)[:, None] * of_text, ((0, 0), (len(c.rope_axes) - 1, 0)))
+      grid = grid_positions(height // c.patch, width // c.patch)
+      grid = jnp.pad(grid, ((0, 0), (1, 1 if with_text else 0)))
+      places.append(grid.at[:, 0].set(c.reference_step * i) if c.reference_step else grid)
+    text = jnp.zeros((length, len(c.rope_axes)))
+    if with_text:
+      text = jnp.pad(jnp.arange(length)[:, None], ((0, 0), (3, 0)))
     angles = lambda at: rope_angles(at, c.rope_axes, c.rope_theta)
     return Both(angles(text), angles(jnp.concatenate(places)))
