@@ -28,8 +28,8 @@ SMALL |= {"model.dtype": "float32", "text.vocab": "1024"}
 
 def temporary(attention: str, length: int) -> int:
   """Bytes that the gradient of a row needs beside its arguments and results."""
-  rows = f"packed(length={length}, pictures={length // 274}, positions='sequence')"
-  changes = SMALL | {"model.attention": attention, "data.rows": rows}
+  rows = {"rows.length": str(length), "rows.images": str(length // 274)}
+  changes = SMALL | rows | {"model.attention": attention, "rows.positions": "sequence"}
   system = system_of(load_config(CONFIG, changes))
 
   def loss(params: Any, batch: Any) -> jax.Array:

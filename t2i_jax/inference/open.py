@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 from t2i_jax.config import apply_overrides, build
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.models.params import Params
-from t2i_jax.parallel import mesh_of, overridden
+from t2i_jax.parallel import bound, mesh_of, overridden
 from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
 from t2i_jax.systems import System, Tasks, make_system
 from t2i_jax.systems.helpers import Guide, Helpers, Weak
@@ -43,43 +42,33 @@ class Model:
 
   def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     """uint8 [n, H, W, 3], or float32 latents [n, h, w, C]. Raises ConfigError, PromptError."""
-    return self._run("draw")(self.params, prompts, seeds)
+    return self.need("draw")(self.params, prompts, seeds)
 
   def redraw(self, prompts: Sequence[str], seeds: Sequence[int], start: Start) -> np.ndarray:
     """`draw` from images: systems.tasks.Start. Raises ConfigError, PromptError."""
-    return self._run("redraw")(self.params, prompts, seeds, start)
+    return self.need("redraw")(self.params, prompts, seeds, start)
 
   def likelihood(
     self, images: np.ndarray, captions: Sequence[str], seeds: Sequence[int], ode: Ode
   ) -> np.ndarray:
     """Bits a dimension of images given their captions [n]. Raises ConfigError, PromptError."""
-    return self._run("likelihood")(self.params, images, captions, seeds, ode)
+    return self.need("likelihood")(self.params, images, captions, seeds, ode)
 
   def caption(self, images: np.ndarray, seeds: Sequence[int]) -> list[str]:
     """A caption of each image, uint8 [n, H, W, 3]. Raises ConfigError."""
-    return self._run("caption")(self.params, images, seeds)
+    return self.need("caption")(self.params, images, seeds)
 
   def edit(self, images: np.ndarray, texts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     """Each image changed as its instruction says. Raises ConfigError, PromptError."""
-    return self._run("edit")(self.params, images, texts, seeds)
+    return self.need("edit")(self.params, images, texts, seeds)
 
   def chat(self, seed: int = 0) -> Any:
     """A conversation: systems.chat.Chat. Raises ConfigError."""
-    return self._run("chat")(self.params, seed)
+    return self.need("chat")(self.params, seed)
 
   def need(self, task: str) -> Callable[..., Any]:
     """The task of that name, over parameters. Raises ConfigError where the system has none."""
     return self.tasks.need(task, f"{self.where} ({self.config.name})")
-
-  def _run(self, task: str) -> Callable[..., Any]:
-    function = self.need(task)
-
-    @wraps(function)
-    def under_rules(*args: Any) -> Any:
-      with overridden(self.config.mesh.rules):
-        return function(*args)
-
-    return under_rules
 
 
 def kept_steps(workdir: str | Path) -> list[int]:
@@ -118,6 +107,7 @@ def open_model(
         None if guide is None else _opened_guide(guide, guide_weight), _opened_weak(config)
       )
       tasks = system.tasks(config.get("sampling"), mesh, helpers)
+      tasks = Tasks(*(bound(task) if callable(task) else task for task in tasks))
       params = jax.block_until_ready(restore_params(checkpoints, step, meta, system, mesh))
   where = f"--workdir={workdir}"
   return Model(config, system, meta.tokenizer, params, step, mesh, tasks, where)

@@ -32,8 +32,8 @@ def pooled_of(tower: Tower, model: str) -> jax.Array:
   """The pooled vector of a tower [B, P]. Raises ConfigError where it has none."""
   if tower.pooled is None:
     raise ConfigError(
-      f"model.kind = {model!r} needs a pooled text, and text.tower has no pooled output: use "
-      "text.tower = 'transformer(...)'."
+      f"model.kind = {model!r} needs a pooled text, and text.towers.text has no pooled output: "
+      "use text.towers.text = 'transformer(...)'."
     )
   return tower.pooled
 

@@ -69,9 +69,7 @@ class TransfusionConfig(Runs):
     if self.time not in TIMES:
       raise ConfigError(f"model.time = {self.time!r} is not one of {', '.join(TIMES)}.")
     if self.absolute and self.width % 4:
-      raise ConfigError(
-        f"model.width = {self.width} is not a multiple of 4 (data.rows: absolute=True)."
-      )
+      raise ConfigError(f"model.width = {self.width} is not a multiple of 4 (model.absolute=True).")
     if len(self.rope_scaling) not in (0, 4):
       raise ConfigError(
         f"model.rope_scaling = {self.rope_scaling} is not (factor, low, high, length), or ()."

@@ -4,6 +4,7 @@ from t2i_jax.parallel.mesh import batch_sharding, make_mesh, mesh_of, owned_rows
 from t2i_jax.parallel.rules import (
   MESH_AXES,
   RULES,
+  bound,
   check_divides,
   constrain,
   overridden,
@@ -15,6 +16,7 @@ __all__ = [
   "MESH_AXES",
   "RULES",
   "batch_sharding",
+  "bound",
   "check_divides",
   "constrain",
   "make_mesh",

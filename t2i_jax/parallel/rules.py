@@ -7,9 +7,10 @@ PartitionSpec of logical names: a leaf, where a tuple would be a branch.
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any
 
 import jax
@@ -68,6 +69,21 @@ def overridden(changes: Sequence[str]) -> Iterator[None]:
     yield
   finally:
     _in_force.reset(token)
+
+
+def bound(function: Callable[..., Any]) -> Callable[..., Any]:
+  """The function under the rules in force now, whenever it is called: it may compile later."""
+  rules = _in_force.get()
+
+  @wraps(function)
+  def under_rules(*args: Any) -> Any:
+    token = _in_force.set(rules)
+    try:
+      return function(*args)
+    finally:
+      _in_force.reset(token)
+
+  return under_rules
 
 
 def spec(axes: Axes | PartitionSpec) -> PartitionSpec:

@@ -19,7 +19,7 @@ from t2i_jax.data.documents import patch_positions
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.decoder import Cache
 from t2i_jax.models.params import Params
-from t2i_jax.parallel import batch_sharding
+from t2i_jax.parallel import batch_sharding, bound
 from t2i_jax.process import Prediction, Time
 from t2i_jax.sampling import Guided, guide, make_plan, remember, row_noise, sample
 from t2i_jax.sampling.guidance import interleave
@@ -98,10 +98,11 @@ class Generator:
         f"patches do not fit into the length = {layout.length} of rows."
       )
     self.places = patch_positions(layout.positions, layout.rows, layout.cols)
-    self.prefill, self.prefill_image = jax.jit(self._prefill), jax.jit(self._prefill_image)
+    self.prefill = bound(jax.jit(self._prefill))
+    self.prefill_image = bound(jax.jit(self._prefill_image))
     whole = jax.NamedSharding(mesh, jax.P())  # on every process
-    self.decode = jax.jit(self._decode, out_shardings=(whole, None))
-    self.draw = jax.jit(self._draw, out_shardings=whole)
+    self.decode = bound(jax.jit(self._decode, out_shardings=(whole, None)))
+    self.draw = bound(jax.jit(self._draw, out_shardings=whole))
 
   def empty(self, rows: int) -> Cache:
     """A cache in which nothing has been read, as long as the rows of training."""

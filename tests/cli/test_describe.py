@@ -10,7 +10,7 @@ from t2i_jax.plan.describe import activation_bytes, describe, system_of
 
 SMALL = {
   "model.kind": "dit", "model.width": "32", "model.heads": "2", "model.depth": "5",
-  "model.patch": "4", "text.tower": "transformer(width=16, depth=1, heads=2)",
+  "model.patch": "4", "text.towers.text": "transformer(width=16, depth=1, heads=2)",
 }  # fmt: skip
 CONFIG = "configs/scenes_dit_flow.py"
 
