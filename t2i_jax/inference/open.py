@@ -107,7 +107,8 @@ def open_model(
         None if guide is None else _opened_guide(guide, guide_weight), _opened_weak(config)
       )
       tasks = system.tasks(config.get("sampling"), mesh, helpers)
-      tasks = Tasks(*(bound(task) if callable(task) else task for task in tasks))
+      under_rules = {n: bound(task) for n, task in tasks._asdict().items() if callable(task)}
+      tasks = tasks._replace(**under_rules)
       params = jax.block_until_ready(restore_params(checkpoints, step, meta, system, mesh))
   where = f"--workdir={workdir}"
   return Model(config, system, meta.tokenizer, params, step, mesh, tasks, where)
