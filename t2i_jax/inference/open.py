@@ -107,7 +107,9 @@ def open_model(
         None if guide is None else _opened_guide(guide, guide_weight), _opened_weak(config)
       )
       tasks = system.tasks(config.get("sampling"), mesh, helpers)
-      under_rules = {n: bound(task) for n, task in tasks._asdict().items() if callable(task)}
+      under_rules: dict[str, Any] = {
+        n: bound(task) for n, task in tasks._asdict().items() if callable(task)
+      }
       tasks = tasks._replace(**under_rules)
       params = jax.block_until_ready(restore_params(checkpoints, step, meta, system, mesh))
   where = f"--workdir={workdir}"
