@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.pages import DOCS, run_of, table, write
@@ -31,7 +32,6 @@ CONFIG = "configs/flux1.py:dev"
 CUT = {
   "model.double_blocks": "1", "model.single_blocks": "2", "data.image_size": "(16, 16)",
   "text.tokenizer": "bytes", "text.length": "16", "sampling.steps": "2", "sampling.batch": "8",
-  "model.dtype": "float32",
 }  # fmt: skip
 TOPOLOGY, CHIPS = "v5p:2x2x1", 4
 WHOLE = {"model.attention": "splash", "mesh.data": "1", "mesh.fsdp": "4", "sampling.batch": "4"}
@@ -51,13 +51,17 @@ def shares(params: Any, mesh: jax.sharding.Mesh, axes: Any) -> list[tuple[str, i
   return found
 
 
+def as_bfloat16(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16, sharding=leaf.sharding)
+
+
 def random_shards(leaf: jax.ShapeDtypeStruct) -> jax.Array:
   """Normal numbers of deviation 0.02, a shard at a time: eight devices share this host's memory."""
   rng = np.random.default_rng(0)
 
   def shard(index: tuple[slice, ...]) -> np.ndarray:
     sizes = [len(range(*at.indices(n))) for at, n in zip(index, leaf.shape, strict=True)]
-    return 0.02 * rng.standard_normal(sizes, np.float32)
+    return (0.02 * rng.standard_normal(sizes, np.float32)).astype(leaf.dtype)
 
   return jax.make_array_from_callback(leaf.shape, leaf.sharding, shard)
 
@@ -66,7 +70,7 @@ def sampled() -> dict[str, Any]:
   """The cut model, sampled over eight devices."""
   config, mesh = load_config(CONFIG, CUT), make_mesh(1, 8)
   system = system_of(config)
-  abstract = abstract_params(system, mesh)
+  abstract = jax.tree.map(as_bfloat16, abstract_params(system, mesh))
   params = jax.tree.map(random_shards, abstract)
   drawing = Drawing(system, config.sampling, mesh)
   latents = drawing.draw(params, ["a red circle"], [0])
@@ -121,8 +125,9 @@ def main() -> None:
   text = f"""# Sampling on a mesh
 
 Parameters are read or created as shards and stay so while sampling: a layer's weights are gathered
-when it runs. Made by `python -m benchmarks.inference_on_a_mesh`; float32 weights, random, with the
-config's own small text encoder. The eight virtual devices share one host: 20 GiB of memory.
+when it runs. Made by `python -m benchmarks.inference_on_a_mesh`; random weights, of the cut model
+in bfloat16 (eight devices share one host's memory), of the whole one in float32, each with the
+config's own small text encoder.
 
 {table(("", "FLUX.1, cut", "FLUX.1-dev"), rows)}
 
