@@ -10,16 +10,7 @@ import numpy as np
 import pytest
 
 from t2i_jax.evaluation import closed_form
-from t2i_jax.process import (
-  KINDS,
-  PROCESSES,
-  TIMESTEP_LAWS,
-  Prediction,
-  Time,
-  convert,
-  from_x0_eps,
-  like,
-)
+from t2i_jax.process import KINDS, PROCESSES, Prediction, Time, convert, from_x0_eps, like
 from t2i_jax.process.few_step import (
   bounded,
   consistency_distillation,
@@ -32,6 +23,7 @@ from t2i_jax.process.few_step import (
   pseudo_huber,
   squared_distance,
 )
+from t2i_jax.process.timesteps import TIMESTEP_LAWS
 from t2i_jax.process.weightings import WEIGHTINGS
 from t2i_jax.sampling import GUIDANCE, SOLVERS, Guided, guide, make_plan, sample
 from t2i_jax.sampling.grids import at_times
