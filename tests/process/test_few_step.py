@@ -12,21 +12,21 @@ import pytest
 from benchmarks.proofs import closed_form
 from t2i_jax.process import KINDS, PROCESSES, Prediction, Time, convert, from_x0_eps, like
 from t2i_jax.process.few_step import (
-  boundary,
+  bounded,
   consistency_distillation,
   consistency_training,
   guidance_distillation,
   heun_teacher,
   level_count,
-  level_weights,
   levels,
   meanflow,
-  meanflow_step,
   pseudo_huber,
   squared_distance,
 )
+from t2i_jax.process.timesteps import TIMESTEP_LAWS
 from t2i_jax.process.weightings import WEIGHTINGS
-from t2i_jax.sampling import GUIDANCE, Guided, guide
+from t2i_jax.sampling import GUIDANCE, SOLVERS, Guided, guide, make_plan, sample
+from t2i_jax.sampling.grids import at_times
 
 MEAN, STD = 0.4, 0.6
 DATA = closed_form.gaussian([MEAN], STD**2)
@@ -175,18 +175,16 @@ def test_training_tends_to_the_exact_map():
   np.testing.assert_allclose(slopes[-1], 1, atol=0.2)
 
 
-def test_boundary_is_the_identity_at_the_smallest_time():
-  process = PROCESSES["edm"]()
-  smallest = process.at(np.float64(0.002 / 80))
-  network = lambda x_t, time: 1e3 * jnp.ones_like(x_t)
-  f = boundary(network, smallest, 0.5)
-  x_t = jnp.array([[0.3], [-2.0]])
-  np.testing.assert_array_equal(f(x_t, process.at(jnp.full(2, 0.002 / 80))), x_t)
-  # Far from it c_skip vanishes, and c_out tends to sigma_data.
-  np.testing.assert_allclose(f(x_t, process.at(jnp.ones(2))), 500, rtol=1e-3)
-  # The slope in time at the boundary is that of c_out alone: c_skip is flat there.
-  d = jax.grad(lambda t: f(x_t[:1], process.at(jnp.full(1, t)))[0, 0])(0.002 / 80)
-  np.testing.assert_allclose(d / 80, 1e3 * 0.5 / np.hypot(0.5, 0.002), rtol=1e-6)
+@pytest.mark.parametrize("name", ["edm", "flow", "ddpm_linear"])
+def test_a_consistency_function_is_the_identity_at_the_smallest_time(name):
+  """In x_t / alpha, whatever the network says there; above, it is the network."""
+  process, network = PROCESSES[name](), lambda x_t, time: 1e3 * x_t
+  f, x_t = bounded(network, jnp.float64(0.01)), jnp.array([[0.3], [-2.0], [0.7]])
+  time = process.at(jnp.array([0.01, 0.01, 1.0]))
+  factors = jnp.append(1 / time.alpha[:2], 1e3)[:, None]
+  np.testing.assert_allclose(f(x_t, time), factors * x_t, rtol=1e-12)
+  gradient = jax.grad(lambda x: jnp.sum(f(x, time)))(x_t)  # finite also where alpha = 0
+  np.testing.assert_allclose(gradient, factors, rtol=1e-12)
 
 
 def test_levels_and_their_weights():
@@ -195,14 +193,16 @@ def test_levels_and_their_weights():
   s = times.sigma / times.alpha
   np.testing.assert_allclose(s[[0, -1]], [0.002, 80])
   np.testing.assert_allclose(np.diff(s ** (1 / 7)), np.diff(s ** (1 / 7))[0])
-  p = level_weights(times)
-  assert len(p) == 10
-  np.testing.assert_allclose(p.sum(), 1)
-  # Each is the share of draws of ln s ~ N(-1.1, 2^2) that falls between its two levels.
+  # Draws of t by either law fall between two levels as those of ln s ~ N(-1.1, 2^2) do.
   draws = np.exp(-1.1 + 2 * np.random.default_rng(0).standard_normal(400_000))
-  inside = draws[(draws > s[0]) & (draws < s[-1])]
-  counts, _ = np.histogram(inside, s)
-  np.testing.assert_allclose(p, counts / len(inside), atol=0.004)
+  counts, _ = np.histogram(draws[(draws > s[0]) & (draws < s[-1])], s)
+  for name, law in (
+    ("edm", TIMESTEP_LAWS["edm"](mean=-1.1, std=2.0)),
+    ("flow", TIMESTEP_LAWS["logit_normal"](mean=-1.1, std=2.0)),
+  ):
+    t = law(jnp.linspace(0, 1, 400_002)[1:-1])
+    found, _ = np.histogram(t, levels(PROCESSES[name](), 11).t)
+    np.testing.assert_allclose(found / found.sum(), counts / counts.sum(), atol=0.004)
 
 
 def test_level_count_doubles():
@@ -277,13 +277,18 @@ def test_meanflow_trains_to_the_exact_average():
 
 
 def test_meanflow_samples_in_one_step():
-  process = PROCESSES["flow"]()
-  noise = jnp.linspace(-2, 2, 9)[:, None]
-  u = lambda x, t, r: _average(x, t, r, process)
-  x0 = meanflow_step(u, noise, 1.0, 0.0)
-  np.testing.assert_allclose(x0, MEAN + STD * noise, atol=1e-12)
-  half = meanflow_step(u, noise, 1.0, 0.5)
-  np.testing.assert_allclose(meanflow_step(u, half, 0.5, 0.0), x0, atol=1e-12)
+  """The solver euler on the flow, its network given where each step ends."""
+  process, noise = PROCESSES["flow"](), jnp.linspace(-2, 2, 9)[:, None]
+
+  def denoise(x_t, time, end):
+    rows = jnp.full(len(x_t), time.t)
+    return Prediction(_average(x_t, rows, jnp.full(len(x_t), end), process), "velocity")
+
+  for t in ([1.0, 0.0], [1.0, 0.5, 0.0]):
+    plan = make_plan(SOLVERS["euler"](), process, at_times(process, t))
+    ends = lambda i, cond, state, plan=plan: plan.to.t[i]
+    x0, _ = sample(denoise, SOLVERS["euler"](), plan, noise, None, cond_at=ends)
+    np.testing.assert_allclose(x0, MEAN + STD * noise, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
