@@ -4,9 +4,9 @@ python benchmarks/objectives.py --data=runs/data/scenes_quickstart --runs=runs/o
 
 Trains the quickstart's model by its first recipe (docs/speedrun.md), with patches of 4 pixels
 instead of 8, on each objective (or goes on where it stopped), scores every combination with the
-judge, and compares what the models know by the error of x0_hat at the same noise. Patches of 8 hold 192 numbers, as many as a token of this model:
-noise does not fit through, so that whatever predicts noise fails there and x0 alone does not
-[2511.13720 sec. 4]. About an hour on two cores.
+judge, and compares what the models know by the error of x0_hat at the same noise. Patches of 8 hold
+192 numbers, as many as a token of this model: noise does not fit through, so that whatever predicts
+noise fails there and x0 alone does not [2511.13720 sec. 4]. About an hour on two cores.
 """
 
 import argparse
