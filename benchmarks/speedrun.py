@@ -1,6 +1,6 @@
 """How much of the quickstart's scores can be learned in its seven minutes? docs/speedrun.md.
 
-python benchmarks/speedrun.py --data=runs/data/scenes_quickstart
+python -m benchmarks.speedrun --data=runs/data/scenes_quickstart
 
 Trains and scores every row of ROWS on two seeds, each as `t2i train` and `t2i eval` would, then
 times a training step of every row in turns, and writes the page from all that is there. Results
@@ -16,8 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from quickstart import PLANS, measure_training, t2i
-
+from benchmarks.quickstart import PLANS, measure_training, t2i
 from t2i_jax.cli.evaluate import processor
 
 CONFIG = "configs/scenes_dit_flow.py"
@@ -135,7 +134,7 @@ def notes(done: dict[str, Any]) -> list[str]:
     )
     score = f"--per-cell={PER_CELL} --seed={PROMPT_SEED}"
     lines.append(f"t2i eval --workdir=runs/speedrun/{row}_0 {score}")
-  lines += ["```", "", "and all of them, with this page, by `python benchmarks/speedrun.py`."]
+  lines += ["```", "", "and all of them, with this page, by `python -m benchmarks.speedrun`."]
   if "times" in done:
     seconds = done["times"]["seconds"]
     each = "; ".join(

@@ -71,6 +71,15 @@ def test_word_order_matters(mode):
   assert float(jnp.abs(a - b).max()) > 1e-3
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+def test_only_absolute_positions_tell_equal_patches_apart(absolute):
+  config = dataclasses.replace(CONFIG, absolute=absolute)
+  found = forward(config, jnp.ones((2, 8, 8, 3)), condition())
+  patches = found.reshape(2, 4, 2, 4, 2, 3).swapaxes(2, 3).reshape(2, 16, -1)
+  apart = float(jnp.abs(patches - patches[:, :1]).max())
+  assert apart > 1e-2 if absolute else apart < 1e-4
+
+
 @pytest.mark.parametrize("remat", ["full", "dots", "attention", "qkv"])
 def test_remat_changes_no_gradient(remat):
   x, cond = jax.random.normal(jax.random.key(2), (2, 8, 8, 3)), condition()

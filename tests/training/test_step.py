@@ -180,9 +180,14 @@ def test_loss_falls_on_one_batch(optimizer):
   assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
-def test_muon_orthogonalises_the_matrices_and_only_them():
+@pytest.mark.parametrize(
+  "optimizer, low, high",
+  [("muon", 0.45, 1.2), ("muon(iteration='polar')", 0.73, 1.27)],
+  ids=["keller", "polar"],
+)
+def test_muon_orthogonalises_the_matrices_and_only_them(optimizer, low, high):
   _, _, optimizer, state = setup(
-    train__optimizer="muon", train__schedule="cosine", train__lr=1.0, train__vector_lr=1.0
+    train__schedule="cosine", train__lr=1.0, train__vector_lr=1.0, train__optimizer=optimizer
   )
   grads = jax.tree.map(
     lambda x: jax.random.normal(jax.random.key(x.size), x.shape), state.trainable
@@ -191,6 +196,8 @@ def test_muon_orthogonalises_the_matrices_and_only_them():
   up = updates["backbone"]["blocks"]["mlp"]["up"]["kernel"]  # [layers, D, F]
   singular = jnp.linalg.svd(up, compute_uv=False)
   assert float(singular.max() / singular.min()) < 2.5  # Newton-Schulz brings all near one value
+  scaled = singular / (up.shape[2] / up.shape[1]) ** 0.5
+  assert low < float(scaled.min()) and float(scaled.max()) < high
   gains = updates["backbone"]["blocks"]["attn"]["q_gain"]
   size = jnp.abs(gains)  # Adam's first step moves all alike
   np.testing.assert_allclose(size, jnp.full_like(gains, size.max()), rtol=1e-3)
@@ -223,8 +230,9 @@ def test_schedules():
   for text, words in (("linear", "constant, cosine"), ("cosine(warmup=100)", "leaves nothing")):
     with pytest.raises(ConfigError, match=words):
       scheduled(text)
-  with pytest.raises(ConfigError, match="adamw, muon"):
-    setup(train__optimizer="sgd")
+  for text, words in (("sgd", "adamw, muon"), ("muon(iteration='qr')", "keller, polar")):
+    with pytest.raises(ConfigError, match=words):
+      setup(train__optimizer=text)
 
 
 def test_clip_limits_what_the_optimiser_sees():
