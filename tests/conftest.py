@@ -1,5 +1,6 @@
 """What all tests share: compiled programs, eight virtual devices, data, a tiny model, processes."""
 
+import contextlib
 import gc
 import os
 import platform
@@ -117,16 +118,17 @@ JOINT = {
 
 
 def pytest_configure(config):
-  """Forgets the compiled programs that were not used for longest, once a run."""
+  """Deletes the compiled programs that were not used for longest, once a run."""
   if hasattr(config, "workerinput"):
     return
-  found = [(path, path.stat()) for path in programs_folder().parent.rglob("*-cache")]
-  held = sum(stat.st_size for _, stat in found)
-  for path, stat in sorted(found, key=lambda pair: max(pair[1].st_atime, pair[1].st_mtime)):
-    if held <= MOST_BYTES:
-      break
-    path.unlink(missing_ok=True)
-    held -= stat.st_size
+  with contextlib.suppress(FileNotFoundError):  # another run deletes them, too
+    found = [(path, path.stat()) for path in programs_folder().parent.rglob("*-cache")]
+    held = sum(stat.st_size for _, stat in found)
+    for path, stat in sorted(found, key=lambda pair: max(pair[1].st_atime, pair[1].st_mtime)):
+      if held <= MOST_BYTES:
+        break
+      path.unlink()
+      held -= stat.st_size
 
 
 @pytest.hookimpl(trylast=True)  # after -m
