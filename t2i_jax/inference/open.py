@@ -17,7 +17,7 @@ from t2i_jax.models.params import Params
 from t2i_jax.parallel import bound, mesh_of, overridden
 from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
 from t2i_jax.systems import System, Tasks, make_system
-from t2i_jax.systems.helpers import Guide, Helpers, Weak
+from t2i_jax.systems.guides import Guide, Guides, Weak
 from t2i_jax.systems.tasks import Ode, Start
 from t2i_jax.training.checkpoint import read_latest
 from t2i_jax.training.restore import restore_params
@@ -103,10 +103,10 @@ def open_model(
     with overridden(config.mesh.rules):
       mesh = mesh_of(config.mesh)
       system = make_system(config, meta.tokenizer)
-      helpers = Helpers(
+      guides = Guides(
         None if guide is None else _opened_guide(guide, guide_weight), _opened_weak(config)
       )
-      tasks = system.tasks(config.get("sampling"), mesh, helpers)
+      tasks = system.tasks(config.get("sampling"), mesh, guides)
       under_rules: dict[str, Any] = {
         n: bound(task) for n, task in tasks._asdict().items() if callable(task)
       }

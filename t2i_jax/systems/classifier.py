@@ -12,7 +12,7 @@ from t2i_jax.data.batch import Batch
 from t2i_jax.models.classifier import log_prob, present
 from t2i_jax.models.params import Params
 from t2i_jax.process import Time
-from t2i_jax.systems.helpers import NO_HELPERS, Helpers
+from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.system import Draws, System, flat_images
 from t2i_jax.systems.tasks import Tasks
 
@@ -41,6 +41,6 @@ class ClassifierSystem(System):
     half = self.process.at(jnp.float32(0.5))
     return self.logits(params, self.encode(params, flat_images(batch)), half)
 
-  def tasks(self, c: ConfigDict | None, mesh: Mesh, helpers: Helpers = NO_HELPERS) -> Tasks:
-    helpers.refuse("classifier")
+  def tasks(self, c: ConfigDict | None, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
+    guides.refuse("classifier")
     return Tasks(classify=self.log_prob)

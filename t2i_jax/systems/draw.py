@@ -34,7 +34,7 @@ from t2i_jax.sampling import (
 from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, invert, rising
 from t2i_jax.systems.few_step import until
-from t2i_jax.systems.helpers import NO_HELPERS, Helpers
+from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.sampler import Batches, make_sampler
 from t2i_jax.systems.system import pixels
 from t2i_jax.systems.tasks import Draw, Start
@@ -76,13 +76,13 @@ class Drawing:
 
   system   systems.drawing.DrawingSystem
   c        config.sampling
-  helpers  other models that guide it
+  guides  other models that guide it
   An image is a function of (parameters, prompt, seed): its batch changes it by matmul rounding
   only. Results are whole on every process. Raises ConfigError; its functions PromptError.
   """
 
-  def __init__(self, system: Any, c: ConfigDict, mesh: Mesh, helpers: Helpers = NO_HELPERS):
-    self.system, self.c, self.mesh, self.helpers = system, c, mesh, helpers
+  def __init__(self, system: Any, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES):
+    self.system, self.c, self.mesh, self.guides = system, c, mesh, guides
     self.solver, self.times, self.method = make_sampler(c, system.process, GUIDANCE_OF_PROMPTS)
     perturb, worse = self.method.perturb, self.method.worse
     self.control = (
@@ -90,13 +90,13 @@ class Drawing:
     )
     self.plan = make_plan(self.solver, system.process, self.times)
     self.negative = {name: encoder.encode([c.negative]) for name, encoder in system.text.items()}
-    helpers.check(system)
+    guides.check(system)
     if system.two_times and c.solver != "euler":
       raise ConfigError(
         f"sampling.solver = {c.solver!r}: a network of two times gives the average velocity of a "
         "whole step, which is euler's. Use sampling.solver='euler'."
       )
-    if (worse is None) != (helpers.weak is None):
+    if (worse is None) != (guides.weak is None):
       raise ConfigError(
         f"sampling.guidance = {c.guidance!r}: the weak model of auto is opened by t2i sample and "
         "t2i eval, as --guidance."
@@ -166,10 +166,10 @@ class Drawing:
       None,
       others=tuple(map(self._tokens, others)),
     )
-    if self.helpers.classifier is not None:
-      given = given._replace(label=self.helpers.classifier.system.text["text"].encode(prompts))
-    if self.helpers.weak is not None:
-      encoders = self.helpers.weak.system.text
+    if self.guides.classifier is not None:
+      given = given._replace(label=self.guides.classifier.system.text["text"].encode(prompts))
+    if self.guides.weak is not None:
+      encoders = self.guides.weak.system.text
       given = given._replace(weak={name: e.encode(prompts) for name, e in encoders.items()})
     return given
 
@@ -196,7 +196,7 @@ class Drawing:
     """The inputs with the scales and the other models' parameters."""
     if not isinstance(part, Inputs):
       return (self._with_models(part[0]), part[1])
-    guide, weak = self.helpers
+    guide, weak = self.guides
     part = part._replace(scale=jnp.float32(self.scale))
     if guide is not None:
       part = part._replace(guide_params=guide.params, weight=jnp.float32(guide.weight))
@@ -212,8 +212,8 @@ class Drawing:
     hooks: dict[str, Any] = {} if on_step is None else {"on_step": on_step}
     if system.two_times:
       hooks["cond_at"] = lambda i, cond, _: _until(cond, plan.to.model_time[i])
-    if self.helpers.weak is not None:
-      weak, (weak_params, tokens) = self.helpers.weak.system, given.weak
+    if self.guides.weak is not None:
+      weak, (weak_params, tokens) = self.guides.weak.system, given.weak
       denoise = autoguide(
         lambda x_t, time, both: system.denoise(params, x_t, time, both[0]),
         lambda x_t, time, both: weak.denoise(weak_params, x_t, time, both[1]),
@@ -231,8 +231,8 @@ class Drawing:
       cond = Guided(cond, null, others) if control is None else _with_roles(cond, null)
       denoise = guide(denoise, method, given.scale)
       hooks = remember(method, x, **hooks)
-    if self.helpers.classifier is not None:
-      guide_params, helper = given.guide_params, self.helpers.classifier
+    if self.guides.classifier is not None:
+      guide_params, helper = given.guide_params, self.guides.classifier
       log_prob = lambda x_t, time, y: helper.classify(guide_params, x_t, time, y)
       denoise, cond = classify(denoise, log_prob, given.weight), Labelled(cond, given.label)
     return denoise, cond, hooks
@@ -284,9 +284,9 @@ class Drawing:
     return self._jit(run)
 
 
-def make_draw(system: Any, c: ConfigDict, mesh: Mesh, helpers: Helpers = NO_HELPERS) -> Draw:
+def make_draw(system: Any, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Draw:
   """The task of drawing alone: see `Drawing`."""
-  return Drawing(system, c, mesh, helpers).draw
+  return Drawing(system, c, mesh, guides).draw
 
 
 def _with_roles(cond: Conditioning, null: Conditioning | None) -> Guided:

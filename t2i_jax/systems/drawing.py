@@ -21,7 +21,7 @@ from t2i_jax.process.variational import variance_loss
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.systems.draw import Drawing
 from t2i_jax.systems.few_step import Consistency, MeanFlow
-from t2i_jax.systems.helpers import NO_HELPERS, Helpers
+from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.likelihood import make_likelihood
 from t2i_jax.systems.system import (
   Draws,
@@ -136,8 +136,8 @@ class DrawingSystem(System):
     x_t = self.encode(params, flat_images(batch))
     return self.denoise(params, x_t, self.process.at(jnp.float32(0.5)), cond).value
 
-  def tasks(self, c: ConfigDict, mesh: Mesh, helpers: Helpers = NO_HELPERS) -> Tasks:
-    drawing = Drawing(self, c, mesh, helpers)
+  def tasks(self, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
+    drawing = Drawing(self, c, mesh, guides)
     return Tasks(
       draw=drawing.draw,
       redraw=drawing.redraw,

@@ -25,7 +25,7 @@ from t2i_jax.process.variational import variance_loss
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.systems.chat import Chat
 from t2i_jax.systems.generate import Generator
-from t2i_jax.systems.helpers import NO_HELPERS, Helpers
+from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.system import (
   Draws,
   Output,
@@ -126,8 +126,8 @@ class JointSystem(System):
       "left_out": jnp.mean(rows.left_out),
     }
 
-  def tasks(self, c: ConfigDict, mesh: Mesh, helpers: Helpers = NO_HELPERS) -> Tasks:
-    helpers.refuse("transfusion")
+  def tasks(self, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
+    guides.refuse("transfusion")
     generator = Generator(self, c, mesh)
     reads = ("captions",) if self.packed.image_first > 0 else ()
     edits = ("edits",) if self.packed.edited > 0 else ()

@@ -26,7 +26,7 @@ from t2i_jax.process import Prediction, Process, Time, mix
 from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.preconditioning import preconditioned
 from t2i_jax.process.timesteps import TimestepLaw, inside, shift
-from t2i_jax.systems.helpers import NO_HELPERS, Helpers
+from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.parts import Part
 from t2i_jax.systems.tasks import Tasks
 from t2i_jax.towers import TextEncoder
@@ -189,10 +189,10 @@ class System:
     """The output of the networks at t = 1/2, for a batch whose images are x_t."""
     raise NotImplementedError
 
-  def tasks(self, c: ConfigDict, mesh: Mesh, helpers: Helpers = NO_HELPERS) -> Tasks:
+  def tasks(self, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
     """What it can do with config.sampling. Raises ConfigError for one that cannot run.
 
-    helpers  other models that guide it
+    guides  other models that guide it
     """
     raise NotImplementedError
 

@@ -18,7 +18,7 @@ from t2i_jax.sampling.likelihood import (
 )
 from t2i_jax.systems import make_system
 from t2i_jax.systems.draw import Drawing
-from t2i_jax.systems.helpers import NO_HELPERS, Helpers, Weak
+from t2i_jax.systems.guides import NO_GUIDES, Guides, Weak
 from t2i_jax.systems.likelihood import make_likelihood, rising_times
 from t2i_jax.systems.system import unit_range
 from t2i_jax.systems.tasks import Ode, Start
@@ -40,9 +40,9 @@ def config_of(**sampling):
   return load_config(CONFIG, TINY | changes)
 
 
-def drawing(system, helpers=NO_HELPERS, **sampling):
+def drawing(system, guides=NO_GUIDES, **sampling):
   c = config_of(**sampling)
-  return Drawing(system, c.sampling, mesh_of(c.mesh), helpers)
+  return Drawing(system, c.sampling, mesh_of(c.mesh), guides)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_guidance_by_the_same_model_is_plain(system, params):
   """At any scale: worse + scale (cond - worse) is cond. A model of other weights is seen."""
   unguided = drawing(system, cfg=1.0).draw(params, PROMPTS, SEEDS).astype(int)
   auto = lambda weights: drawing(
-    system, Helpers(weak=Weak(system, weights)), guidance="auto(workdir='runs/weak', scale=3.0)"
+    system, Guides(weak=Weak(system, weights)), guidance="auto(workdir='runs/weak', scale=3.0)"
   ).draw(params, PROMPTS, SEEDS)
   assert np.abs(auto(params) - unguided).max() <= 1
   assert np.abs(auto(jax.tree.map(lambda w: 0.5 * w, params)) - unguided).max() > 2
@@ -152,7 +152,7 @@ def test_what_cannot_be_is_refused_before_anything_is_compiled(system, params, i
   other = make_system(
     load_config(CONFIG, TINY | {"data.image_size": "(32, 32)"}), Tokenizer.bytes()
   )
-  weak = Helpers(weak=Weak(other, params))
+  weak = Guides(weak=Weak(other, params))
   with pytest.raises(ConfigError, match=r"weak model's images \[H, W, C\] is \(32, 32, 3\)"):
     drawing(system, weak, guidance="auto(workdir='runs/weak')")
   with pytest.raises(ConfigError, match="weak model of auto is opened by t2i sample"):

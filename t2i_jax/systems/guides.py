@@ -30,7 +30,7 @@ class Weak(NamedTuple):
   params: Params
 
 
-class Helpers(NamedTuple):
+class Guides(NamedTuple):
   """The models that guide another one; None where there is none."""
 
   classifier: Guide | None = None
@@ -62,4 +62,4 @@ class Helpers(NamedTuple):
           )
 
 
-NO_HELPERS = Helpers()
+NO_GUIDES = Guides()
