@@ -14,7 +14,7 @@ import numpy as np
 
 from t2i_jax.models import Conditioning, Tower, with_params
 from t2i_jax.pretrained import SPECS
-from t2i_jax.pretrained.names import tensors_of, their_shapes
+from t2i_jax.pretrained.names import stored_shapes, tensors_of
 from t2i_jax.pretrained.spec import abstract_params, make_of, read_config, shapes_of
 
 B = 2  # rows
@@ -274,7 +274,7 @@ def formula_weights(case: Case) -> dict[str, np.ndarray]:
   shapes = shapes_of(abstract_params(case.spec.module, config))
   entries = case.spec.entries(config)
   pieces, found = tensors_of(entries, shapes), {}
-  for name, shape in their_shapes(entries, shapes).items():
+  for name, shape in stored_shapes(entries, shapes).items():
     first = pieces[name][0]
     drawn = uniform(first.part.name.format(i=0) if first.entry.copies else name, shape)
     if len(shape) > 1:

@@ -21,7 +21,7 @@ from t2i_jax.models import BACKBONES
 from t2i_jax.process import (
   KINDS,
   PROCESSES,
-  TIMESTEP_LAWS,
+  TIMESTEP_DISTRIBUTIONS,
   WEIGHTINGS,
   Time,
   convert,
@@ -44,7 +44,15 @@ from t2i_jax.towers import TOWERS
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-REGISTRIES = (SOLVERS, PROCESSES, WEIGHTINGS, TIMESTEP_LAWS, GUIDANCE, BACKBONES, AUTOENCODERS)
+REGISTRIES = (
+  SOLVERS,
+  PROCESSES,
+  WEIGHTINGS,
+  TIMESTEP_DISTRIBUTIONS,
+  GUIDANCE,
+  BACKBONES,
+  AUTOENCODERS,
+)
 REGISTRIES += (TOWERS, SOURCES, OBJECTIVES, VERBS)
 DATA = gaussian([0.6, -0.3], [[0.5, 0.2], [0.2, 0.3]])
 POWERS = (1.0, 1.5, 2.0, 4.0)
@@ -67,7 +75,7 @@ def test_each_example_is_registered_by_one_line():
   lines = [re.findall(r"^([A-Z_]+)\[\"(\w+)\"\] = (.+)$", block, re.MULTILINE) for block in BLOCKS]
   assert [len(found) for found in lines] == [1] * len(REGISTRIES)
   assert {found[0][0] for found in lines} == {
-    "SOLVERS", "PROCESSES", "WEIGHTINGS", "TIMESTEP_LAWS", "GUIDANCE", "BACKBONES",
+    "SOLVERS", "PROCESSES", "WEIGHTINGS", "TIMESTEP_DISTRIBUTIONS", "GUIDANCE", "BACKBONES",
     "AUTOENCODERS", "TOWERS", "SOURCES", "OBJECTIVES", "VERBS",
   }  # fmt: skip
   assert all(len(line) <= 100 for block in BLOCKS for line in block.splitlines())
@@ -242,9 +250,9 @@ def test_the_weighting_lies_between_x0_and_eps():
 
 
 @pytest.mark.parametrize("a, b", [(1.0, 1.5), (2.0, 0.7)])
-def test_the_law_has_its_distribution(a, b):
+def test_the_timestep_distribution_is_as_it_says(a, b):
   u = jax.random.uniform(jax.random.key(0), (20000,), minval=1e-7)
-  t = np.asarray(TIMESTEP_LAWS["kumaraswamy"](a, b)(u), np.float64)
+  t = np.asarray(TIMESTEP_DISTRIBUTIONS["kumaraswamy"](a, b)(u), np.float64)
   assert np.all((t >= 0) & (t <= 1))
   assert stats.kstest(t, lambda t: 1 - (1 - t**a) ** b).pvalue > 0.01
   if a == 1:  # where it is a beta distribution

@@ -2,7 +2,7 @@
 
     python -m benchmarks.proofs.choosing [--to docs]
 
-Solvers, laws of t, weightings and guidance, on data for which every answer is known. The page is
+Solvers, timestep distributions, weightings and guidance, on data with closed forms. The page is
 the same on every run, but for the last digits of another machine.
 """
 
@@ -19,7 +19,7 @@ from benchmarks.proofs import choosing_guidance as guidance
 from benchmarks.proofs import choosing_solvers as solvers
 from benchmarks.proofs import choosing_training as training
 from benchmarks.proofs.choosing_sheet import Panel, sheet
-from t2i_jax.process import TIMESTEP_LAWS, WEIGHTINGS
+from t2i_jax.process import TIMESTEP_DISTRIBUTIONS, WEIGHTINGS
 
 FEW, MANY = 8, 32  # network calls of the table of noise
 
@@ -78,20 +78,20 @@ the ODE stand beside for comparison. Distances at {few} and at {many} network ca
   with a mean, it stops at an error that no number of steps removes.
 - `ddpm`, `ddim(eta=1)` and `euler_ancestral` are the same step.
 
-## Laws of t: where training looks
+## Timestep distributions
 
-![Densities of the laws of t](choosing_laws.svg)
+![Densities of the timestep distributions](choosing_timesteps.svg)
 
-Densities from the laws' own inverse distribution functions. Those of `edm` are its process's,
-drawn at the flow's t of the same sigma / alpha. Share of the draws by t, and the median:
+Densities from the inverse distribution functions. `edm` is of its own process, shown at the flow's
+t of the same sigma / alpha. Share of the draws by t, and the median:
 
-{laws}
+{timesteps}
 
-- `logit_normal` gives next to nothing to both ends; `uniform` and `cosmap` keep them. A weight
-  does not repair what is hardly drawn: it makes few draws count much, which is noise.
+- `logit_normal` has almost no mass at both ends; `uniform` and `cosmap` have. A weight does not
+  replace draws: large weights on few draws are a noisy estimate.
 - `mode` at its default is a narrow peak at t = 1/2.
 - The shift by s moves log SNR by -2 ln s and nothing else: every curve keeps its form on that axis.
-  A law and a shift are two choices; compare laws at equal shift.
+  Distribution and shift are two choices; compare distributions at equal shift.
 
 ## Weightings: how much an error counts
 
@@ -102,14 +102,14 @@ parallel. Beyond log SNR 6 they are held, since sigma is not let below 0.05 ther
 
 ![Weight times density](choosing_emphasis.svg)
 
-What training dwells on: the weight of the eps error times the density of log SNR, area 1. In these
+Emphasis of training: the weight of the eps error times the density of log SNR, area 1. In these
 units the variational bound is a flat line. log SNR below which 10, 50 and 90 percent of it lie:
 
 {weights}
 
-- `x0`, `v`, `truncated_snr` and `edm` weigh the noisy end, the layout of a picture; `score` its
+- `x0`, `v`, `truncated_snr` and `edm` weigh the noisy end, the layout of an image; `score` its
   details; `eps`, `min_snr`, `soft_min_snr`, `p2` and `sigmoid` the middle. Weights are not to be
-  compared without the law: `edm` belongs to its own law, which draws less noise than these.
+  compared without the distribution: `edm` belongs to its own, which draws less noise than these.
 - Plain errors of v and x0 on DDPM's uniform steps put most of their weight below log SNR -4.
   `min_snr` and its kin bring it back to where a plain eps error has it, or a little noisier, and
   differ little from each other.
@@ -164,11 +164,11 @@ def noise_table(curves: list[solvers.Curve]) -> str:
   return table(["solver", *(case.title for case in solvers.CASES)], rows)
 
 
-def laws_table() -> str:
+def timesteps_table() -> str:
   """Share of t below 0.1 and above 0.9, and the median, before and after the shift."""
-  before, after = (training.law_densities(f, "t") for f in (1.0, training.SHIFT))
+  before, after = (training.densities(f, "t") for f in (1.0, training.SHIFT))
   rows = []
-  for name in TIMESTEP_LAWS:
+  for name in TIMESTEP_DISTRIBUTIONS:
     cells = []
     for density in (before[name], after[name]):
       low, high = density.below(0.1), 1 - density.below(0.9)
@@ -176,11 +176,11 @@ def laws_table() -> str:
     rows.append([f"`{name}`", *cells])
   shifted = f"shift {training.SHIFT:g}: "
   heads = ["t < 0.1", "t > 0.9", "median"]
-  return table(["law", *heads, *(shifted + head for head in heads)], rows)
+  return table(["distribution", *heads, *(shifted + head for head in heads)], rows)
 
 
 def weights_table() -> str:
-  """Quantiles of what training dwells on."""
+  """Quantiles of the emphasis of training."""
   rows = []
   for name in WEIGHTINGS:
     cells = []
@@ -225,11 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ode = solvers.ode_curves()
     pictures = {
       "solvers": solvers.picture(ode),
-      "laws": training.laws_picture(),
+      "timesteps": training.timesteps_figure(),
       "weights": training.weights_picture(),
       "emphasis": training.emphasis_picture(),
     }
-    laws, weights = laws_table(), weights_table()
+    timesteps, weights = timesteps_table(), weights_table()
   floor = solvers.exact_floor(solvers.Sliced(solvers.DATA, solvers.DRAWS), solvers.DRAWS)
   sde = solvers.sde_curves()
   pictures["noise"] = solvers.picture(sde, floor)
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     few=FEW,
     many=MANY,
     noise=noise_table(sde),
-    laws=laws,
+    timesteps=timesteps,
     weights=weights,
     heun=guidance.STEPS,
     guidance=guidance_table,

@@ -1,4 +1,4 @@
-"""Where training looks: the densities of the laws of t, and the weightings, against log SNR."""
+"""Densities of the timestep distributions, and the weightings, against log SNR."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import expit
 
 from t2i_jax.evaluation.chart import PALETTE, Series, line_chart, panels
-from t2i_jax.process import KINDS, PROCESSES, TIMESTEP_LAWS, WEIGHTINGS, Process, Time
-from t2i_jax.process.timesteps import TimestepLaw, shift
+from t2i_jax.process import KINDS, PROCESSES, TIMESTEP_DISTRIBUTIONS, WEIGHTINGS, Process, Time
+from t2i_jax.process.timesteps import TimestepDistribution, shift
 
 SHIFT = 3.0  # SD3's
 COLORS = (*PALETTE[:-1], "#0e8fa8")
@@ -45,16 +45,16 @@ def places(n: int = 600, reach: float = 9.0) -> np.ndarray:
 
 
 def density(
-  law: TimestepLaw,
+  distribution: TimestepDistribution,
   of: Callable[[np.ndarray], np.ndarray] = np.asarray,
   u: np.ndarray | None = None,
 ) -> Density:
-  """The density of of(t), t by the law: du / d of(t), by differences of the law between close u.
+  """The density of of(t), t from the distribution: du / d of(t), by differences between close u.
 
-  Differences and not a derivative of the program, since a law may be a bisection. Needs float64.
+  Differences and not a derivative of the program, since it may be a bisection. Needs float64.
   """
   u = places() if u is None else u
-  value = of(np.asarray(law(jnp.asarray(u)), np.float64))
+  value = of(np.asarray(distribution(jnp.asarray(u)), np.float64))
   step = np.diff(value)
   order = 1 if step.sum() > 0 else -1
   return Density(((value[1:] + value[:-1]) / 2)[::order], (np.diff(u) / np.abs(step))[::order])
@@ -65,20 +65,20 @@ def log_snr(time: Time) -> np.ndarray:
 
 
 def as_flow_time(process: Process) -> Callable[[np.ndarray], np.ndarray]:
-  """t of the flow with the same sigma / alpha, so that laws of several processes compare."""
+  """t of the flow with the same sigma / alpha, so that several processes compare."""
   flow = PROCESSES["flow"]()
   return lambda t: flow.time_of(np.asarray(process.at(t).sigma / process.at(t).alpha))
 
 
-def process_of(law: str) -> Process:
-  """The process that a law of t is for."""
-  return PROCESSES["edm" if law == "edm" else "flow"]()
+def process_of(distribution: str) -> Process:
+  """The process of a timestep distribution."""
+  return PROCESSES["edm" if distribution == "edm" else "flow"]()
 
 
-def law_densities(factor: float, against: str) -> dict[str, Density]:
-  """Every law's density of the flow's t or of log SNR (`against`), t shifted by the factor."""
+def densities(factor: float, against: str) -> dict[str, Density]:
+  """Densities of the flow's t or of log SNR (`against`), by name, with t shifted by the factor."""
   flow, found = PROCESSES["flow"](), {}
-  for name, make in TIMESTEP_LAWS.items():
+  for name, make in TIMESTEP_DISTRIBUTIONS.items():
     to_flow = as_flow_time(process_of(name))
     of_t = lambda t, to_flow=to_flow: shift(to_flow(t), factor)
     of = of_t if against == "t" else lambda t, of_t=of_t: log_snr(flow.at(of_t(t)))
@@ -86,7 +86,7 @@ def law_densities(factor: float, against: str) -> dict[str, Density]:
   return found
 
 
-def laws_picture() -> str:
+def timesteps_figure() -> str:
   """Density of t and of log SNR, as drawn and after the shift."""
   charts = []
   for against, label, low, high, top in (
@@ -96,7 +96,7 @@ def laws_picture() -> str:
     for factor in (1.0, SHIFT):
       lines = [
         Series(name, d.at, d.value, color=color)
-        for (name, d), color in zip(law_densities(factor, against).items(), COLORS, strict=False)
+        for (name, d), color in zip(densities(factor, against).items(), COLORS, strict=False)
       ]
       title = f"Density of {against}" + (f", shifted by {factor:g}" if factor > 1 else "")
       last = factor > 1
@@ -117,11 +117,11 @@ def laws_picture() -> str:
 
 
 class Setting(NamedTuple):
-  """A process, the law it is trained by, and the weightings that are not meant for it."""
+  """A process, its timestep distribution, and the weightings that are not meant for it."""
 
   title: str
   process: str
-  law: str
+  distribution: str
   without: tuple[str, ...] = ()
 
 
@@ -144,16 +144,17 @@ def weight_on_x0(name: str, snr: np.ndarray) -> np.ndarray:
 
 
 def emphasis(name: str, setting: Setting) -> Density:
-  """What training dwells on: the weight of |eps_hat - eps|^2 times the density of log SNR, area 1.
+  """Emphasis of training: the weight of |eps_hat - eps|^2 times the density of log SNR, area 1.
 
   The variational bound is this at a constant weight over log SNR. An error of x0 is one of eps
   divided by the root of the SNR.
   """
-  process, law = PROCESSES[setting.process](), TIMESTEP_LAWS[setting.law]()
+  process = PROCESSES[setting.process]()
+  distribution = TIMESTEP_DISTRIBUTIONS[setting.distribution]()
   steps = process.steps
   u = places(1200, 20.0) if steps is None else np.arange(1, steps + 1) / steps
-  p = density(law, lambda t: log_snr(process.at(t)), u)
-  time = process.at(np.asarray(law(jnp.asarray(u)), np.float64))
+  p = density(distribution, lambda t: log_snr(process.at(t)), u)
+  time = process.at(np.asarray(distribution(jnp.asarray(u)), np.float64))
   on_x0 = np.asarray(WEIGHTINGS[name]()(Time(*map(jnp.asarray, time))), np.float64)
   on_eps = (on_x0 * np.exp(-log_snr(time)))[::-1]  # log SNR falls with u
   value = (on_eps[1:] + on_eps[:-1]) / 2 * p.value
@@ -184,7 +185,7 @@ def weights_picture() -> str:
 
 
 def emphasis_picture() -> str:
-  """What training dwells on, of every weighting under both settings."""
+  """Emphasis of training, of every weighting under both settings."""
   charts = []
   for names in (PLAIN, BY_SNR):
     for i, setting in enumerate(SETTINGS):

@@ -1,4 +1,4 @@
-"""The mesh, and the one table from logical axes to mesh axes. Model code names axes, no mesh."""
+"""The mesh, and the table from logical axes to mesh axes. Model code names logical axes only."""
 
 from t2i_jax.parallel.mesh import batch_sharding, make_mesh, mesh_of, owned_rows
 from t2i_jax.parallel.rules import (

@@ -18,26 +18,26 @@ def make_mesh(
   expert: int = 1,
   devices: list | None = None,
 ) -> Mesh:
-  """A mesh of data x fsdp x tensor x context x expert devices; -1 takes what is left.
+  """A mesh of data x fsdp x tensor x context x expert devices; -1 takes the remaining devices.
 
-  Raises MeshError when the sizes do not multiply to the number of devices.
+  Raises MeshError when the product of the sizes is not the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [data, fsdp, tensor, context, expert]
   text = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
   if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-    raise MeshError(f"mesh {text}: sizes are positive, and at most one of them -1.")
+    raise MeshError(f"mesh {text}: sizes must be positive, and at most one of them -1.")
   if -1 in sizes:
     known = -int(np.prod(sizes))
     if len(devices) % known:
-      raise MeshError(f"mesh {text}: {len(devices)} devices do not divide by {known}.")
+      raise MeshError(f"mesh {text}: {len(devices)} devices are not a multiple of {known}.")
     sizes[sizes.index(-1)] = len(devices) // known
   if int(np.prod(sizes)) != len(devices):
     raise MeshError(
       f"mesh {text} needs {int(np.prod(sizes))} devices, this run has {len(devices)}. "
-      "Set one axis to -1 to take what is left."
+      "Set one axis to -1 to use all of them."
     )
-  # jax.make_mesh would refuse 16 x 16 on a torus of 8 x 8 x 4: it splits no physical axis.
+  # jax.make_mesh does not split physical axes: it rejects 16 x 16 on a torus of 8 x 8 x 4.
   grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
   return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
@@ -48,7 +48,7 @@ def mesh_of(c: ConfigDict, devices: list | None = None) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over data and fsdp; every other dimension whole."""
+  """Rows over data and fsdp; every other dimension unsharded."""
   return NamedSharding(mesh, spec(("batch",)))
 
 
@@ -63,7 +63,7 @@ def owned_rows(mesh: Mesh, batch: int) -> np.ndarray:
     step = data * fsdp
     near = max(step, round(batch / step) * step)
     raise MeshError(
-      f"batch {batch} does not divide over data x fsdp = {data} x {fsdp} = {step}. Use {near}."
+      f"batch {batch} is not a multiple of data x fsdp = {data} x {fsdp} = {step}. Use {near}."
     )
   indices = batch_sharding(mesh).addressable_devices_indices_map((batch,)).values()
   slices = {index[0].indices(batch) for index in indices if index is not None}

@@ -1,8 +1,8 @@
-"""Logical axes to mesh axes: the one table, and what is derived from it.
+"""Logical axes to mesh axes: the table, and what is derived from it.
 
-A weight says what its dimensions are ("embed", "heads", ...); this table says where those live.
-Changing the mesh, or the table, changes no model code. In trees, the axes of one array are a
-PartitionSpec of logical names: a leaf, where a tuple would be a branch.
+A weight is declared with the logical names of its dimensions ("embed", "heads", ...); this table
+maps them to axes of the mesh, so that model code does not depend on either. In trees, the axes of
+one array are a PartitionSpec of logical names: a leaf, where a tuple would be a branch.
 """
 
 import difflib
@@ -22,11 +22,11 @@ Axes = tuple[str | None, ...]
 Rules = dict[str, str | tuple[str, ...] | None]
 MESH_AXES = ("data", "fsdp", "tensor", "context", "expert")
 
-# Weights and optimiser are split over fsdp along "embed", over tensor along the other side of
-# each matrix; rows of a batch over both data and fsdp, positions of a sequence over context.
+# Weights and optimiser state are sharded over fsdp along "embed" and over tensor along the other
+# dimension of each matrix; rows of a batch over data and fsdp, a sequence over context.
 RULES: Rules = {
   "batch": ("data", "fsdp"),
-  "batch_data": "data",  # of a small activation whose width lies on fsdp
+  "batch_data": "data",  # of a small activation whose width is sharded over fsdp
   "sequence": "context",
   "height": None,
   "width": None,
@@ -47,9 +47,9 @@ _in_force: ContextVar[Rules] = ContextVar("rules", default=RULES)
 
 @contextmanager
 def overridden(changes: Sequence[str]) -> Iterator[None]:
-  """In its scope these rules hold in place of those of the table.
+  """A context in which these rules replace those of the table.
 
-  changes  config.mesh.rules: "embed=fsdp+tensor", "sequence=" for an axis that is not split
+  changes  config.mesh.rules: "embed=fsdp+tensor", "sequence=" for an axis that is not sharded
   Raises MeshError for an axis that does not exist.
   """
   new = dict(RULES)
@@ -89,23 +89,25 @@ def bound(function: Callable[..., Any]) -> Callable[..., Any]:
 def spec(axes: Axes | PartitionSpec) -> PartitionSpec:
   """The PartitionSpec of an array whose dimensions are these logical axes.
 
-  Raises MeshError where two dimensions of one array would live on the same mesh axis.
+  Raises MeshError where two dimensions of one array map to the same mesh axis.
   """
   rules = _in_force.get()
   entries = [None if axis is None else rules[axis] for axis in axes]
   used = [m for entry in entries for m in ([entry] if isinstance(entry, str) else entry or [])]
   if len(used) != len(set(used)):
-    raise MeshError(f"axes {axes} put two dimensions on one mesh axis: {entries}.")
+    raise MeshError(
+      f"axes {axes} map two dimensions to one mesh axis: {entries}. Change mesh.rules."
+    )
   return PartitionSpec(*entries)
 
 
 def shardings(axes_tree: Any, mesh: Mesh) -> Any:
-  """NamedShardings of a tree whose leaves are PartitionSpecs of logical axes."""
+  """The NamedShardings of a tree whose leaves are PartitionSpecs of logical axes."""
   return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), axes_tree)
 
 
 def check_divides(shapes: Any, axes_tree: Any, mesh: Mesh) -> None:
-  """Raises MeshError naming the first weight that the mesh does not divide.
+  """Raises MeshError naming the first weight with a dimension that the mesh does not divide.
 
   shapes     tree of arrays or ShapeDtypeStructs
   axes_tree  the same tree with a PartitionSpec of logical axes per leaf
@@ -123,7 +125,7 @@ def check_divides(shapes: Any, axes_tree: Any, mesh: Mesh) -> None:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Pins an activation to the mesh in scope (jax.set_mesh); without one, x unchanged.
+  """Constrains the sharding of an activation on the mesh in scope (jax.set_mesh), if there is one.
 
   A dimension that the mesh does not divide is padded by the partitioner.
   """

@@ -1,8 +1,8 @@
-"""Published transformers: diffusers' folders into our parameter trees and back; original files.
+"""Published transformers: diffusers' folders to our parameter trees and back; original files.
 
-`load` and `save` a folder, `load_file` an original file; `open_folder` tells what a folder holds.
-`load_language_model` and `save_language_model` a folder of transformers. `read` is for a part of a
-system, whatever folder its weights come in.
+`load` and `save` are for diffusers' folders, `load_language_model` and `save_language_model` for
+transformers', `load_file` for single files in the original layout. `open_folder` returns the model
+of a folder; `read` loads the weights of a part of a system from either kind of folder.
 """
 
 from t2i_jax.pretrained.folder import load, open_folder, save

@@ -1,4 +1,4 @@
-"""DiT as diffusers' DiTTransformer2DModel, and as the Transformer2DModel of its older folders."""
+"""DiT as diffusers' DiTTransformer2DModel, and as the Transformer2DModel of older folders."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def entries(c: ClassDiTConfig) -> list[Entry]:
   table = Part(f"{BLOCK}.norm1.emb.class_embedder.embedding_table.weight", "n d -> n d")
   return [
     *conv_patches("patch_in", "pos_embed.proj", c.patch),
-    # Every block has its own copy of the two embedders; they are equal.
+    # Every block stores its own copy of the two embedders; the copies are equal.
     *embedder("time_in", f"{time}.linear_1", f"{time}.linear_2", copies=c.depth),
     Entry("label_in", (table,), copies=c.depth),
     *adaln("adaln", Chunks(f"{BLOCK}.norm1.linear", 6)),
@@ -51,16 +51,16 @@ def write(c: ClassDiTConfig) -> dict[str, Any]:
 
 
 CLASS_DIT = Spec(
-  theirs="DiTTransformer2DModel",
+  hf_class="DiTTransformer2DModel",
   module=ClassDiT,
   config=ClassDiTConfig,
   keys=SIZES
   | {"out_channels": None, "sample_size": 32, "num_embeds_ada_norm": 1000, "norm_eps": 1e-5},
   fixed=FIXED | {"norm_type": "ada_norm_zero"},
-  free={"norm_num_groups": 32, "upcast_attention": False},
+  ignored={"norm_num_groups": 32, "upcast_attention": False},
   read=read,
   write=write,
   entries=entries,
   buffers=lambda c: {"pos_embed.pos_embed": sincos_buffer(c.width, c.side, c.patch)},
-  old={"attention_type": "default"},
+  legacy={"attention_type": "default"},
 )

@@ -1,4 +1,4 @@
-"""What config.json of DiT and of PixArt have in common."""
+"""The keys that config.json of DiT and of PixArt share."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ SIZES = {
   "num_layers": 28,
   "patch_size": 2,
 }
-# Of which one value alone is supported.
+# Keys of which only this value is supported.
 FIXED = {
   "dropout": 0.0,
   "attention_bias": True,

@@ -1,4 +1,4 @@
-"""From published tensors to our arrays, each device's shard by itself, and back."""
+"""From published tensors to our arrays, one shard at a time, and back."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,11 +13,11 @@ from t2i_jax.pretrained.names import Entry, Part, Piece, Shape
 from t2i_jax.pretrained.tensors import Tensors
 
 Bounds = tuple[Span, ...]
-ROWS = 4096  # of a vocabulary that are held at once
+ROWS = 4096  # rows of a vocabulary that are held in memory at once
 
 
 class Faults:
-  """Names of tensors whose values cannot be used."""
+  """Names of tensors whose values are invalid."""
 
   def __init__(self) -> None:
     self.not_finite: set[str] = set()
@@ -27,7 +27,7 @@ class Faults:
 def read_shard(
   entry: Entry, shape: Shape, bounds: Bounds, dtype: Any, tensors: Tensors, faults: Faults
 ) -> np.ndarray:
-  """The slice of one of our arrays, read and cast one tensor at a time.   shape: of all of it"""
+  """A slice of one of our arrays, read and cast tensor by tensor.   shape: of the whole array"""
   shard = np.empty([stop - start for start, stop in bounds], dtype)
   layers = range(*bounds[0]) if entry.stacked else range(1)
   inner = bounds[1:] if entry.stacked else bounds
@@ -39,7 +39,7 @@ def read_shard(
       if placed is None:
         continue
       where, values = placed
-      with np.errstate(over="ignore"):  # what is too large for float16 is named as the rest is
+      with np.errstate(over="ignore"):  # overflow in float16 is reported as not finite below
         into[where] = values
       if not np.isfinite(into[where].astype(np.float32, copy=False)).all():
         faults.not_finite.add(name)
@@ -54,17 +54,17 @@ def read_shard(
 
 
 def row_spans(count: int) -> list[Span]:
-  """Rows 0 to count, a few at a time."""
+  """Rows 0 to count in chunks of ROWS."""
   return [(low, min(low + ROWS, count)) for low in range(0, count, ROWS)]
 
 
 def _fill_with_mean(
   entry: Entry, shape: Shape, bounds: Bounds, shard: np.ndarray, tensors: Tensors
 ) -> None:
-  """The end of the axis that the part fills only the beginning of, where this slice has of it."""
+  """Fills the end of the axis of which the part fills only the beginning, within this slice."""
   part = entry.parts[0]
-  assert part.ours is not None
-  axis, _, filled = part.ours
+  assert part.target is not None
+  axis, _, filled = part.target
   start, stop = bounds[axis]
   if stop <= filled:
     return
@@ -86,9 +86,9 @@ def _values(
 
 
 def make_array(shape: Shape, sharding: Sharding, read: Callable[[Bounds], np.ndarray]) -> jax.Array:
-  """The array whose slices `read` gives, one slice in host memory at a time.
+  """The array whose slices `read` returns, with one slice in host memory at a time.
 
-  Devices that hold the same slice share one reading; only this process's devices are asked.
+  A slice is read once for all devices that hold it, and only for the devices of this process.
   """
   holders: dict[Bounds, list[jax.Device]] = {}
   for device, index in sharding.addressable_devices_indices_map(shape).items():
@@ -106,7 +106,7 @@ def make_array(shape: Shape, sharding: Sharding, read: Callable[[Bounds], np.nda
 def make_tensor(
   pieces: list[Piece], shape: Shape, layer_of: Callable[[str, int | None], np.ndarray]
 ) -> np.ndarray:
-  """One published tensor, float32.   layer_of: our path and layer (None: no stack) -> the values"""
+  """One published tensor, float32.   layer_of: (path, layer; None: not stacked) -> our values"""
   tensor = np.empty(shape, np.float32)
   for entry, part, layer in pieces:
     where, values = give(part, layer_of(entry.path, layer if entry.stacked else None))
@@ -117,7 +117,7 @@ def make_tensor(
 def host_layers(params: Mapping[str, jax.Array]) -> Callable[[str, int | None], np.ndarray]:
   """Values of our arrays by path and layer, float32 on this host.
 
-  What other processes hold is gathered a layer at a time: all of them have to ask for the same.
+  Arrays of other processes are gathered a layer at a time: all processes must make the same calls.
   """
 
   def layer_of(path: str, layer: int | None) -> np.ndarray:

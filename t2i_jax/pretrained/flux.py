@@ -1,6 +1,6 @@
 """FLUX.1 and FLUX.2 as diffusers' FluxTransformer2DModel and Flux2Transformer2DModel.
 
-The pipelines of FLUX.1 hand it patches of 2 x 2 latents as channels (channel, row, column).
+FLUX.1's pipelines pack 2 x 2 latents into channels, ordered (channel, row, column).
 """
 
 from functools import partial
@@ -35,9 +35,9 @@ def _embedders(c: FluxConfig, inner: str) -> list[Entry]:
   named = {"time_in": "timestep"} | ({"pooled_in": "text"} if c.pooled else {})
   named |= {"guidance_in": "guidance"} if c.guidance else {}
   found: list[Entry] = []
-  for ours, theirs in named.items():
-    of = f"{inner}.{theirs}_embedder"
-    found += embedder(ours, f"{of}.linear_1", f"{of}.linear_2", bias=c.bias)
+  for path, name in named.items():
+    prefix = f"{inner}.{name}_embedder"
+    found += embedder(path, f"{prefix}.linear_1", f"{prefix}.linear_2", bias=c.bias)
   return found
 
 
@@ -45,16 +45,16 @@ def _double(c: FluxConfig) -> list[Entry]:
   """The double-stream blocks, whose feed-forward matrices have other names in FLUX.2."""
   attn = f"{DOUBLE}.attn"
   found: list[Entry] = []
-  of_streams = {
+  names = {
     "image": ("to_{}", "norm_{}", "to_out.0", "ff"),
     "text": ("add_{}_proj", "norm_added_{}", "to_add_out", "ff_context"),
   }
-  for ours, (projection, norm, out, mlp_name) in of_streams.items():
+  for stream, (projection, norm, out, mlp_name) in names.items():
     q, k, v = (f"{attn}.{projection.format(x)}" for x in "qkv")
     norms = (f"{attn}.{norm.format('q')}.weight", f"{attn}.{norm.format('k')}.weight")
-    found += heads(f"double/{ours}/heads", q, k, v, norms, rope=True, bias=c.bias)
-    found += heads_out(f"double/{ours}/out", f"{attn}.{out}", bias=c.bias)
-    at, ff = f"double/{ours}/mlp", f"{DOUBLE}.{mlp_name}"
+    found += heads(f"double/{stream}/heads", q, k, v, norms, rope=True, bias=c.bias)
+    found += heads_out(f"double/{stream}/out", f"{attn}.{out}", bias=c.bias)
+    at, ff = f"double/{stream}/mlp", f"{DOUBLE}.{mlp_name}"
     if c.mlp == "swiglu":
       found += gated_mlp(at, f"{ff}.linear_in", f"{ff}.linear_out")
     else:
@@ -106,12 +106,12 @@ def entries_2(c: FluxConfig) -> list[Entry]:
     *dense("text_in", "context_embedder", bias=False),
     *_embedders(c, "time_guidance_embed"),
   ]
-  for ours, theirs, vectors in (
+  for path, name, vectors in (
     ("image_adaln", "double_stream_modulation_img", 6),
     ("text_adaln", "double_stream_modulation_txt", 6),
     ("single_adaln", "single_stream_modulation", 3),
   ):
-    found += adaln(ours, Chunks(f"{theirs}.linear", vectors), bias=False)
+    found += adaln(path, Chunks(f"{name}.linear", vectors), bias=False)
   return [
     *found,
     *_double(c),
@@ -122,7 +122,7 @@ def entries_2(c: FluxConfig) -> list[Entry]:
 
 
 def read(config: type[FluxConfig], patch: int, guidance: float, k: dict[str, Any]) -> FluxConfig:
-  """patch of latents that are handed over as channels; guidance where there is an embedding"""
+  """patch: of the latents that are packed into channels;   guidance: for models that embed it"""
   own = {"pooled_width": k["pooled_projection_dim"]} if "pooled_projection_dim" in k else {}
   own |= {"mlp_ratio": k["mlp_ratio"]} if "mlp_ratio" in k else {}
   return config(
@@ -168,7 +168,7 @@ def _write_2(c: FluxConfig) -> dict[str, Any]:
 
 
 FLUX = Spec(
-  theirs="FluxTransformer2DModel",
+  hf_class="FluxTransformer2DModel",
   module=Flux,
   config=FluxConfig,
   keys={
@@ -184,14 +184,14 @@ FLUX = Spec(
     "axes_dims_rope": (16, 56, 56),
   },
   fixed={"patch_size": 1},
-  free={},
+  ignored={},
   read=partial(read, FluxConfig, PATCH, GUIDANCE),
   write=_write_1,
   entries=entries,
 )
 
 FLUX2 = Spec(
-  theirs="Flux2Transformer2DModel",
+  hf_class="Flux2Transformer2DModel",
   module=Flux,
   config=Flux2Config,
   keys={
@@ -212,7 +212,7 @@ FLUX2 = Spec(
     "rope_theta": 2000,
     "eps": 1e-6,
   },
-  free={},
+  ignored={},
   read=partial(read, Flux2Config, 1, GUIDANCE_2),
   write=_write_2,
   entries=entries_2,

@@ -27,21 +27,21 @@ from t2i_jax.pretrained.spec import whole
 SINGLE = "single_blocks.{i}"
 
 
-def _stream(ours: str, theirs: str, d: int) -> list[Entry]:
-  block = f"double_blocks.{{i}}.{theirs}"
+def _stream(stream: str, name: str, d: int) -> list[Entry]:
+  block = f"double_blocks.{{i}}.{name}"
   norm = f"{block}_attn.norm"
   q, k, v = (Rows(f"{block}_attn.qkv", i * d, (i + 1) * d) for i in range(3))
   norms = (f"{norm}.query_norm.scale", f"{norm}.key_norm.scale")
   return [
-    *adaln(f"{ours}_adaln", Chunks(f"{block}_mod.lin", 6)),
-    *heads(f"double/{ours}/heads", q, k, v, norms, rope=True),
-    *heads_out(f"double/{ours}/out", f"{block}_attn.proj"),
-    *mlp(f"double/{ours}/mlp", f"{block}_mlp.0", f"{block}_mlp.2"),
+    *adaln(f"{stream}_adaln", Chunks(f"{block}_mod.lin", 6)),
+    *heads(f"double/{stream}/heads", q, k, v, norms, rope=True),
+    *heads_out(f"double/{stream}/out", f"{block}_attn.proj"),
+    *mlp(f"double/{stream}/mlp", f"{block}_mlp.0", f"{block}_mlp.2"),
   ]
 
 
 def _single(d: int) -> list[Entry]:
-  """q, k, v and the MLP's first matrix are one; so are the two that lead out."""
+  """q, k, v and the MLP's first matrix are fused; so are the two output projections."""
   fused, out = f"{SINGLE}.linear1", f"{SINGLE}.linear2"
   q, k, v = (Rows(fused, i * d, (i + 1) * d) for i in range(3))
   norms = (f"{SINGLE}.norm.query_norm.scale", f"{SINGLE}.norm.key_norm.scale")
@@ -57,8 +57,8 @@ def entries(c: FluxConfig) -> list[Entry]:
   embedders = {"time_in": "time_in", "pooled_in": "vector_in"}
   embedders |= {"guidance_in": "guidance_in"} if c.guidance else {}
   found = [*packed_in("patch_in", "img_in", c.patch), *dense("text_in", "txt_in")]
-  for ours, theirs in embedders.items():
-    found += embedder(ours, f"{theirs}.in_layer", f"{theirs}.out_layer")
+  for path, name in embedders.items():
+    found += embedder(path, f"{name}.in_layer", f"{name}.out_layer")
   return [
     *found,
     *_stream("image", "img", c.width),
@@ -88,8 +88,8 @@ def infer(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 FLUX_ORIGINAL = Original(
-  spec=dataclasses.replace(FLUX, theirs="FLUX.1 of its authors", entries=entries),
+  spec=dataclasses.replace(FLUX, hf_class="FLUX.1 in its original layout", entries=entries),
   mark=("img_in.weight", "vector_in.in_layer.weight", "single_blocks.0.linear1.weight"),
   infer=infer,
-  told=("rope_axes",),
+  arguments=("rope_axes",),
 )

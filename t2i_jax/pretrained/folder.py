@@ -1,6 +1,6 @@
-"""Folders of diffusers: config.json and safetensors, into sharded arrays and from them.
+"""diffusers' folders (config.json and safetensors) to sharded arrays and back.
 
-Everything that can be wrong with a folder is found and named before a weight is read.
+A folder is checked, and every problem reported at once, before a weight is read.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from t2i_jax.parallel import check_divides
 from t2i_jax.parallel import shardings as shardings_of
 from t2i_jax.pretrained.fill import Faults, host_layers, make_array, make_tensor, read_shard
 from t2i_jax.pretrained.known import spec_for, spec_of
-from t2i_jax.pretrained.names import Entry, Shape, tensors_of, their_shapes
+from t2i_jax.pretrained.names import Entry, Shape, stored_shapes, tensors_of
 from t2i_jax.pretrained.spec import (
   RUNS,
   Buffer,
@@ -51,11 +51,11 @@ from t2i_jax.pretrained.tensors import (
 
 DIFFUSERS_VERSION = "0.42.1"  # whose layout is written
 SHARD_BYTES = 5 * 10**9
-POSITION_TOLERANCE = 1e-2  # of values up to 1 that may be stored as bfloat16
+POSITION_TOLERANCE = 1e-2  # absolute, of values up to 1 that may be stored as bfloat16
 
 
 def open_folder(folder: str | Path) -> tuple[Spec, Any]:
-  """What model a folder holds: the spec of its class, and our config.
+  """The spec of a folder's class, and our config of its model.
 
   Raises RestoreError for a folder without config.json, a class or a key that is not supported.
   """
@@ -66,12 +66,14 @@ def open_folder(folder: str | Path) -> tuple[Spec, Any]:
 
 
 def config_json(folder: Path) -> dict[str, Any]:
-  """What config.json says. Raises RestoreError where there is none that can be read."""
+  """The content of config.json. Raises RestoreError where it is missing or cannot be read."""
   path = folder / "config.json"
   if not folder.is_dir():
     raise RestoreError(f"{folder} is not a folder.")
   if not path.is_file():
-    raise RestoreError(f"{folder} has no config.json. Is it the folder of the transformer?")
+    raise RestoreError(
+      f"{folder} has no config.json. Give the folder of the transformer, as FLUX.1-dev/transformer."
+    )
   try:
     content = json.loads(path.read_text())
   except ValueError as error:
@@ -87,60 +89,61 @@ def load(
   dtype: Any = jnp.float32,
   **changes: Any,
 ) -> tuple[Any, Any, Params]:
-  """The module class, our config and the parameters of a folder that diffusers wrote.
+  """The module class, our config and the parameters of a folder in diffusers' format.
 
-  shardings  one a parameter, or the mesh whose rules make them; None: all on the first device
-  changes    of the config, of what concerns no weight: remat, attention, guidance, attend_padding
-  Every process reads what its devices hold, a shard at a time.
-  Raises RestoreError, with every name, for a folder that is not such a model whole; ConfigError
-  for a change that is not one of these.
+  shardings  one per parameter, or a mesh with the default rules; None: all on the first device
+  changes    fields of the config to change: remat, attention, guidance, attend_padding
+  Every process reads only the shards of its own devices, one at a time.
+  Raises RestoreError naming every missing, unexpected or invalid tensor; ConfigError for another
+  field in `changes`.
   """
   folder = Path(folder)
   spec, config = open_folder(folder)
   config = changed(config, changes, RUNS)
   found = open_tensors(folder)
   with found.tensors:
-    config = spec.told(config, found.tensors)
+    config = spec.infer_from_tensors(config, found.tensors)
     params = read_params(spec, config, found, str(folder), shardings, dtype)
   return spec.module, config, params
 
 
 def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None = None) -> Params:
-  """The parameters of a folder whose model is this config's, float32.
+  """The parameters of a folder that holds a model of this config, float32.
 
-  shardings and errors as of `load`; ConfigError where the folder holds another model.
+  shardings and errors as for `load`; ConfigError where the folder holds another model.
   """
   folder = Path(folder)
-  spec, theirs = open_folder(folder)
+  spec, stored = open_folder(folder)
   found = open_tensors(folder)
   with found.tensors:
-    theirs = spec.told(theirs, found.tensors)
-    check_same_model(config, theirs, str(folder))
+    stored = spec.infer_from_tensors(stored, found.tensors)
+    check_same_model(config, stored, str(folder))
     return read_params(spec, config, found, str(folder), shardings, jnp.float32)
 
 
-def check_same_model(config: Any, theirs: Any, where: str) -> None:
-  """Raises ConfigError naming each field in which two configs of a backbone differ."""
-  if type(config) is not type(theirs):
-    mine, its = type(config).__name__, type(theirs).__name__
-    raise ConfigError(f"{where} holds a {its}; this config's model is a {mine}.")
+def check_same_model(config: Any, stored: Any, where: str) -> None:
+  """Raises ConfigError naming each field in which a config differs from the stored one."""
+  if type(config) is not type(stored):
+    raise ConfigError(
+      f"{where} holds a {type(stored).__name__}; this config's model is a {type(config).__name__}."
+    )
   names = [f.name for f in dataclasses.fields(config) if f.name not in RUNS]
   wrong = [
-    f"model.{name} = {getattr(config, name)!r} is {getattr(theirs, name)!r} there"
+    f"model.{name} = {getattr(config, name)!r} is {getattr(stored, name)!r} there"
     for name in names
-    if getattr(config, name) != getattr(theirs, name)
+    if getattr(config, name) != getattr(stored, name)
   ]
   if wrong:
     raise ConfigError(f"{where} is another model: {'; '.join(wrong)}.")
 
 
 def changed(config: Any, changes: Mapping[str, Any], allowed: tuple[str, ...]) -> Any:
-  """The config with these changes. Raises ConfigError for another key."""
+  """The config with these changes. Raises ConfigError for a field that is not in `allowed`."""
   have = [field.name for field in dataclasses.fields(config) if field.name in allowed]
   wrong = [key for key in changes if key not in have]
   if wrong:
     raise ConfigError(
-      f"{', '.join(wrong)} cannot be changed of what is stored: {', '.join(have)} can."
+      f"{', '.join(wrong)} cannot be changed for stored weights; {', '.join(have)} can."
     )
   return dataclasses.replace(config, **changes)
 
@@ -148,7 +151,7 @@ def changed(config: Any, changes: Mapping[str, Any], allowed: tuple[str, ...]) -
 def read_params(
   spec: Spec, config: Any, found: Found, where: str, shardings: Any, dtype: Any
 ) -> Params:
-  """The parameters from tensors that are checked first. Raises RestoreError."""
+  """The parameters, read after all tensors are checked. Raises RestoreError."""
   abstract = abstract_params(spec.module, config)
   shapes, entries = shapes_of(abstract), spec.entries(config)
   _check_tensors(spec, config, entries, shapes, found, where)
@@ -160,18 +163,18 @@ def read_params(
       entry, shape, bounds, np.dtype(dtype), found.tensors, faults
     )
     params[tuple(entry.path.split("/"))] = make_array(shape, onto[entry.path], read)
-  said = []
+  problems = []
   if faults.not_finite:
-    said.append(f"NaN or infinity, as {np.dtype(dtype)}, in {some(faults.not_finite)}")
+    problems.append(f"NaN or infinity, as {np.dtype(dtype)}, in {some(faults.not_finite)}")
   if faults.unequal:
-    said.append(f"copies that differ from the first block's: {some(faults.unequal)}")
-  if said:
-    raise RestoreError(f"{where}: {'; '.join(said)}. Copy it again, or take another checkpoint.")
+    problems.append(f"copies that differ from the first block's: {some(faults.unequal)}")
+  if problems:
+    raise RestoreError(f"{where}: {'; '.join(problems)}. Copy it again, or use another checkpoint.")
   return traverse_util.unflatten_dict(params)
 
 
 def _shardings(spec: Spec, config: Any, abstract: Params, shardings: Any) -> dict[str, Any]:
-  """A sharding by the path of every parameter;   shardings: see load"""
+  """path -> sharding, for every parameter;   shardings: as for `load`"""
   if shardings is None:
     one = SingleDeviceSharding(jax.local_devices()[0])
     return dict.fromkeys(flat(abstract), one)
@@ -182,23 +185,25 @@ def _shardings(spec: Spec, config: Any, abstract: Params, shardings: Any) -> dic
   onto = flat(shardings)
   wrong = onto.keys() ^ flat(abstract).keys()
   if wrong:
-    raise ConfigError(f"shardings are of another model: {some(wrong)} only on one side.")
+    raise ConfigError(
+      f"the shardings are those of another model: {some(wrong)} in only one of the two."
+    )
   return onto
 
 
 def _check_tensors(
   spec: Spec, config: Any, entries: list[Entry], shapes: dict[str, Shape], found: Found, where: str
 ) -> None:
-  """Raises RestoreError naming everything that is wrong with the files and their headers."""
-  stored, wanted = found.tensors.stored, their_shapes(entries, shapes)
+  """Raises RestoreError naming every problem of the files and their headers."""
+  stored, wanted = found.tensors.stored, stored_shapes(entries, shapes)
   buffers = spec.buffers(config)
-  said = list(found.problems)
+  problems = list(found.problems)
   missing = wanted.keys() - stored.keys() - found.lost
   extra = stored.keys() - wanted.keys() - buffers.keys()
   if missing:
-    said.append(f"missing: {some(missing)}")
+    problems.append(f"missing: {some(missing)}")
   if extra:
-    said.append(f"not expected: {some(extra)}")
+    problems.append(f"not expected: {some(extra)}")
   expected = wanted | {name: buffer.shape for name, buffer in buffers.items()}
   both = [name for name in expected if name in stored]
   shape = lambda sizes: " x ".join(map(str, sizes)) or "a scalar"
@@ -208,31 +213,33 @@ def _check_tensors(
     if stored[name].shape != expected[name]
   ]
   if misshapen:
-    said.append(f"misshapen: {some(misshapen)}")
+    problems.append(f"misshapen: {some(misshapen)}")
   known = "/".join(DTYPES)
   untyped = [f"{name} is {stored[name].dtype}" for name in both if stored[name].dtype not in DTYPES]
   if untyped:
-    said.append(f"of a dtype that is none of {known}: {some(untyped)}")
-  if not said:
-    said = _check_buffers(buffers, found.tensors)
-  if said:
-    raise RestoreError(f"{where} is not a {spec.theirs} as its config has it: {'; '.join(said)}.")
+    problems.append(f"of a dtype that is none of {known}: {some(untyped)}")
+  if not problems:
+    problems = _check_buffers(buffers, found.tensors)
+  if problems:
+    raise RestoreError(
+      f"{where} does not match the {spec.hf_class} of its config: {'; '.join(problems)}."
+    )
 
 
 def _check_buffers(buffers: dict[str, Buffer], tensors: Tensors) -> list[str]:
-  """Positions that a checkpoint has changed: what is computed from its config is not them."""
-  said = []
+  """Stored positions that differ from those computed from the config, one text each."""
+  problems = []
   for name, buffer in buffers.items():
     if not buffer.saved or name not in tensors.stored:
       continue
-    places = buffer.sample()
-    for place, made in zip(places, buffer.rows(places), strict=True):
-      there = tensors.read(name, (slice(0, 1), slice(place, place + 1), slice(0, made.size)))
-      off = float(np.max(np.abs(there[0, 0].astype(np.float32) - made)))
+    rows = buffer.sample()
+    for row, computed in zip(rows, buffer.rows(rows), strict=True):
+      stored = tensors.read(name, (slice(0, 1), slice(row, row + 1), slice(0, computed.size)))
+      off = float(np.max(np.abs(stored[0, 0].astype(np.float32) - computed)))
       if not off <= POSITION_TOLERANCE:
-        said.append(f"{name} is {off:.3g} off what is computed from the config, at place {place}")
+        problems.append(f"{name} is {off:.3g} off what is computed from the config, in row {row}")
         break
-  return said
+  return problems
 
 
 def save(
@@ -245,14 +252,15 @@ def save(
   """Writes a folder that diffusers' from_pretrained reads.
 
   dtype        "float32", "bfloat16" or "float16"
-  shard_bytes  of one file at most, unless one tensor has more; as much of host memory is used
-  All processes have to call it; the first one writes. The folder appears at once, whole.
-  Raises ConfigError for a model that has no such layout or parameters of another, RestoreError for
-  values that are not finite, WorkdirError where the folder is not empty or cannot be written.
+  shard_bytes  upper bound of a file unless one tensor is larger; host memory needed is the same
+  All processes must call it; the first one writes. The folder appears only when it is complete.
+  Raises ConfigError for a model without a published layout or parameters of another model,
+  RestoreError for values that are not finite, WorkdirError where the folder is not empty or
+  cannot be written.
   """
   spec = spec_for(config)
   content = {
-    "_class_name": spec.theirs,
+    "_class_name": spec.hf_class,
     "_diffusers_version": DIFFUSERS_VERSION,
     **write_config(spec, config),
   }
@@ -268,21 +276,19 @@ def write_folder(
   dtype: str,
   shard_bytes: int,
 ) -> None:
-  """A folder with `content` as config.json; else as `save`."""
+  """Writes a folder with `content` as config.json; else as `save`."""
   if dtype not in DTYPES.values():
     raise ConfigError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES.values())}.")
   own, shapes = flat(params), shapes_of(abstract_params(spec.module, config))
   wrong = [f"{path} is missing" for path in shapes.keys() - own.keys()]
-  wrong += [f"{path} is not of it" for path in own.keys() - shapes.keys()]
+  wrong += [f"{path} is not expected" for path in own.keys() - shapes.keys()]
   wrong += [
     f"{path} is {own[path].shape} and should be {shape}"
     for path, shape in shapes.items()
     if path in own and own[path].shape != shape
   ]
   if wrong:
-    raise ConfigError(
-      f"the parameters are not those of this {type(config).__name__}: {some(wrong)}."
-    )
+    raise ConfigError(f"the parameters do not match this {type(config).__name__}: {some(wrong)}.")
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise WorkdirError(f"{folder} is not empty. Choose another folder, or remove it first.")
 
@@ -317,9 +323,9 @@ def _write_tensors(
   dtype: Any,
   shard_bytes: int,
 ) -> None:
-  """The tensors file by file;   folder is None in a process that only helps to gather them."""
+  """The tensors, file by file;   folder: None in processes that only take part in the gathering"""
   entries = spec.entries(config)
-  sizes, pieces = their_shapes(entries, shapes), tensors_of(entries, shapes)
+  sizes, pieces = stored_shapes(entries, shapes), tensors_of(entries, shapes)
   buffers = {name: b for name, b in spec.buffers(config).items() if b.saved}
   sizes |= {name: buffer.shape for name, buffer in buffers.items()}
   planned = [Planned(name, int(np.prod(shape)) * dtype.itemsize) for name, shape in sizes.items()]
@@ -331,10 +337,10 @@ def _write_tensors(
     content = {}
     for name in names:
       if name in buffers:
-        made = buffers[name].whole()
+        made = buffers[name].full()
       else:
         made = make_tensor(pieces[name], sizes[name], layer_of)
-      with np.errstate(over="ignore"):  # what overflows is named below
+      with np.errstate(over="ignore"):  # overflow is reported below
         content[name] = made.astype(dtype)
       if not np.isfinite(content[name].astype(np.float32)).all():
         not_finite.add(name)
@@ -344,7 +350,7 @@ def _write_tensors(
   if not_finite:
     raise RestoreError(
       f"NaN or infinity, as {dtype.name}, in {some(not_finite)}: nothing was written. "
-      "Use dtype='float32' if the numbers are only too large."
+      "Use dtype='float32' if the values only exceed the range of the dtype."
     )
   if folder is not None and len(files) > 1:
     write_index(folder, spec.stem, weight_map, sum(size for _, size in planned))

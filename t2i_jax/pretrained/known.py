@@ -1,4 +1,4 @@
-"""The published classes that are known, by the name in config.json."""
+"""The supported published classes, by their name in config.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,26 +13,26 @@ from t2i_jax.pretrained.spec import Spec
 from t2i_jax.pretrained.z_image import Z_IMAGE
 
 SPECS: dict[str, Spec] = {
-  spec.theirs: spec for spec in (CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE)
+  spec.hf_class: spec for spec in (CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE)
 }
 
-# Folders from before DiT and PixArt had classes of their own tell them apart by a key.
-OLD_CLASS, OLD_KEY = "Transformer2DModel", "norm_type"
-OLD = {"ada_norm_zero": CLASS_DIT, "ada_norm_single": PIXART}
+# Older folders, from before DiT and PixArt had their own classes, are distinguished by a key.
+LEGACY_CLASS, LEGACY_KEY = "Transformer2DModel", "norm_type"
+LEGACY = {"ada_norm_zero": CLASS_DIT, "ada_norm_single": PIXART}
 
 
 def spec_of(content: Mapping[str, Any], where: str) -> Spec:
-  """The spec for a config.json. Raises RestoreError for a class that is not known."""
+  """The spec for a config.json. Raises RestoreError for a class that is not supported."""
   name = content.get("_class_name")
-  if name == OLD_CLASS and content.get(OLD_KEY) in OLD:
-    return OLD[content[OLD_KEY]]
+  if name == LEGACY_CLASS and content.get(LEGACY_KEY) in LEGACY:
+    return LEGACY[content[LEGACY_KEY]]
   if not isinstance(name, str) or name not in SPECS:
     raise RestoreError(f"{where}: _class_name = {name!r} is not one of {', '.join(SPECS)}.")
   return SPECS[name]
 
 
 def spec_for(config: Any) -> Spec:
-  """The spec of our config. Raises ConfigError for a model that was never published so."""
+  """The spec for our config. Raises ConfigError for a model without a published layout."""
   for spec in SPECS.values():
     if type(config) is spec.config:
       return spec

@@ -1,7 +1,7 @@
 """Language models as transformers' LlamaForCausalLM and Qwen3ForCausalLM.
 
-They are the table of tokens, the blocks, the last gain and the head of models.transfusion. What
-pictures need there is neither read nor written, and plain text asks nothing of it.
+They are the token embedding, the blocks, the final norm and the head of models.transfusion. Its
+image layers are neither read nor written: text alone does not use them.
 """
 
 import dataclasses
@@ -25,34 +25,34 @@ from t2i_jax.pretrained.tensors import Tensors, open_tensors
 
 TRANSFORMERS_VERSION = "5.24.0"  # whose layout is written
 BLOCK, TABLE, HEAD = "model.layers.{i}", "model.embed_tokens.weight", "lm_head.weight"
-OF_WORDS = ("table", "blocks", "gain", "head")
-OF_PICTURES = ("patches", "time_in", "adaln")
+DECODER = ("table", "blocks", "gain", "head")
+IMAGE_LAYERS = ("patches", "time_in", "adaln")
 
 COUNTS = (
   "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
 )  # fmt: skip
-# Of rope_scaling, or rope_parameters as it is called since transformers 5.
+# Keys of rope_scaling, which transformers 5 renamed to rope_parameters.
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def words_alone(c: TransfusionConfig, rngs: nnx.Rngs) -> nnx.Module:
-  """A Transfusion without what pictures need."""
+def text_decoder(c: TransfusionConfig, rngs: nnx.Rngs) -> nnx.Module:
+  """A Transfusion without its image layers."""
   model = Transfusion(c, rngs)
-  for name in OF_PICTURES:
+  for name in IMAGE_LAYERS:
     if hasattr(model, name):
       delattr(model, name)
   return model
 
 
 def entries(c: TransfusionConfig, vocab: int = 0) -> list[Entry]:
-  """vocab: rows of their table where they are fewer than ours; what is left takes their mean."""
+  """vocab: rows of the published embedding, if fewer than ours; the others take their mean"""
   attn, mlp = f"{BLOCK}.self_attn", f"{BLOCK}.mlp"
   norms = (f"{attn}.q_norm.weight", f"{attn}.k_norm.weight") if c.qk_norm else None
   vocab = vocab or c.vocab
   gate = matrix(f"{mlp}.gate_proj", "f d -> d 1 f", (1, 0, 1))
   up = matrix(f"{mlp}.up_proj", "f d -> d 1 f", (1, 1, 2))
-  table = Part(TABLE, "v d -> v d", ours=(0, 0, vocab))
-  head = Part(HEAD, "v d -> d v", ours=(1, 0, vocab))
+  table = Part(TABLE, "v d -> v d", target=(0, 0, vocab))
+  head = Part(HEAD, "v d -> d v", target=(1, 0, vocab))
   return [
     Entry("table", (table,), mean=True),
     *heads(
@@ -70,7 +70,7 @@ def entries(c: TransfusionConfig, vocab: int = 0) -> list[Entry]:
 
 
 def _rope(k: dict[str, Any]) -> tuple[float, tuple[float, ...]]:
-  """rope_theta and rope_scaling of ours. Where both spellings are there, the older one holds."""
+  """Our rope_theta and rope_scaling. Where both keys are given, rope_scaling is used."""
   key = "rope_scaling" if k["rope_scaling"] else "rope_parameters"
   rope = dict(k[key] or {})
   theta = float(rope.pop("rope_theta", k["rope_theta"]))
@@ -83,10 +83,10 @@ def _rope(k: dict[str, Any]) -> tuple[float, tuple[float, ...]]:
 
 
 def read(k: dict[str, Any], qk_norm: bool) -> dict[str, Any]:
-  """Fields of a TransfusionConfig: those that a language model decides."""
+  """The fields of a TransfusionConfig that a language model determines."""
   for key in COUNTS:
     if not isinstance(k[key], int):
-      raise refuse(f"{key} = {k[key]!r}, which is no number")
+      raise refuse(f"{key} = {k[key]!r}, which is not an integer")
   if not {*(k["layer_types"] or ())} <= {"full_attention"}:
     raise refuse(f"layer_types = {k['layer_types']!r}, of which only full_attention is supported")
   theta, scaling = _rope(k)
@@ -108,11 +108,11 @@ def read(k: dict[str, Any], qk_norm: bool) -> dict[str, Any]:
 
 
 def write(c: TransfusionConfig) -> dict[str, Any]:
-  """Rotary settings in both spellings: transformers 4 knows the older one alone."""
+  """Rotary settings under both keys: transformers 4 reads only rope_scaling."""
   if not c.qk_norm and c.width % c.heads:
     raise ConfigError(
-      f"model.width = {c.width} does not divide into model.heads = {c.heads}, which a "
-      "LlamaForCausalLM without qk-norm has to, whatever its model.head_dim."
+      f"model.width = {c.width} is not a multiple of model.heads = {c.heads}, which "
+      "LlamaForCausalLM (without qk-norm) requires whatever model.head_dim is."
     )
   scaled: dict[str, Any] = {}
   if c.rope_scaling:
@@ -135,7 +135,7 @@ def write(c: TransfusionConfig) -> dict[str, Any]:
 
 
 def fields_of(c: TransfusionConfig) -> dict[str, Any]:
-  """As `read` has them, of our config."""
+  """The fields that `read` returns, of our config."""
   plain = ("vocab", "width", "depth", "heads", "qk_norm", "rope_theta", "norm_eps", "tied")
   return {name: getattr(c, name) for name in plain} | {
     "kv_heads": c.kv_heads or c.heads,
@@ -146,12 +146,12 @@ def fields_of(c: TransfusionConfig) -> dict[str, Any]:
 
 
 def _spec(
-  theirs: str, kind: str, qk_norm: bool, keys: dict[str, Any], fixed: dict[str, Any], places: int
+  hf_class: str, kind: str, qk_norm: bool, keys: dict[str, Any], fixed: dict[str, Any], length: int
 ) -> Spec:
-  """keys, fixed: what this class has besides those of both;   places: its longest text"""
+  """keys, fixed: those of this class alone;   length: default of max_position_embeddings"""
   return Spec(
-    theirs=theirs,
-    module=words_alone,
+    hf_class=hf_class,
+    module=text_decoder,
     config=TransfusionConfig,
     keys={
       **keys,
@@ -167,17 +167,17 @@ def _spec(
     },
     fixed={
       **fixed,
-      "architectures": [theirs],
+      "architectures": [hf_class],
       "model_type": kind,
       "hidden_act": "silu",
       "attention_bias": False,
       "attention_dropout": 0.0,
     },
-    free={
+    ignored={
       "bos_token_id": None,
       "eos_token_id": None,
       "pad_token_id": None,
-      "max_position_embeddings": places,
+      "max_position_embeddings": length,
       "initializer_range": 0.02,
       "use_cache": True,
       "dtype": "float32",
@@ -188,7 +188,7 @@ def _spec(
     read=partial(read, qk_norm=qk_norm),
     write=write,
     entries=entries,
-    old={"is_llama_config": True},
+    legacy={"is_llama_config": True},
     stem="model",
   )
 
@@ -199,7 +199,7 @@ LLAMA = _spec(
     "vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": None, "head_dim": None,
   },
   fixed={"mlp_bias": False},
-  places=2048,
+  length=2048,
 )  # fmt: skip
 QWEN3 = _spec(
   "Qwen3ForCausalLM", "qwen3", True,
@@ -207,17 +207,17 @@ QWEN3 = _spec(
     "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
   },
   fixed={"use_sliding_window": False},
-  places=32768,
+  length=32768,
 )  # fmt: skip
-LANGUAGE_MODELS = {spec.theirs: spec for spec in (LLAMA, QWEN3)}
+LANGUAGE_MODELS = {spec.hf_class: spec for spec in (LLAMA, QWEN3)}
 
 
 def _open(folder: Path) -> tuple[Spec, dict[str, Any]]:
-  """The class of a folder, and the fields of our config that it decides."""
+  """The class of a folder, and the fields of our config that it determines."""
   content, where = config_json(folder), str(folder / "config.json")
   names = content.get("architectures")
   for spec in LANGUAGE_MODELS.values():
-    if names == [spec.theirs]:
+    if names == [spec.hf_class]:
       break
   else:
     known = ", ".join(LANGUAGE_MODELS)
@@ -229,10 +229,10 @@ def _open(folder: Path) -> tuple[Spec, dict[str, Any]]:
 
 
 def language_model_fields(folder: str | Path) -> dict[str, Any]:
-  """What a folder's config.json decides of a TransfusionConfig, by the names of its fields.
+  """The fields of a TransfusionConfig that a folder's config.json determines, by name.
 
-  Raises RestoreError where there is no config.json that can be read; ConfigError naming every key
-  of a model that is not such a decoder.
+  Raises RestoreError where config.json is missing or cannot be read; ConfigError naming every key
+  that is not supported.
   """
   return _open(Path(folder))[1]
 
@@ -242,19 +242,18 @@ def load_language_model(
 ) -> Params:
   """table, blocks, gain and, unless it is tied, head of a Transfusion, float32.
 
-  shardings  as of `load`
-  Where config.vocab is larger than the folder's, new rows of the table and columns of the head are
-  the mean of the old ones: a new token begins as an average one, the same for all of them
-  [nlp.stanford.edu/~johnhew/vocab-expansion.html].
-  Raises ConfigError where the config is of another model than the folder's; else as
+  shardings  as for `load`
+  Where config.vocab is larger than the folder's, each new row of the embedding and column of the
+  head is the mean of the stored ones [nlp.stanford.edu/~johnhew/vocab-expansion.html].
+  Raises ConfigError where the folder holds another model than the config's; else as
   `language_model_fields` and `load`.
   """
   folder = Path(folder)
-  spec, theirs = _open(folder)
-  vocab, own = theirs["vocab"], fields_of(config)
+  spec, stored = _open(folder)
+  vocab, own = stored["vocab"], fields_of(config)
   wrong = [
     f"model.{name} = {own[name]!r} is {value!r} there"
-    for name, value in theirs.items()
+    for name, value in stored.items()
     if name != "vocab" and own[name] != value
   ]
   if vocab > config.vocab:
@@ -269,9 +268,9 @@ def load_language_model(
 
 
 def _leave_out(tensors: Tensors, tied: bool, where: str) -> None:
-  """Forgets what is stored though it follows from the rest: rotary frequencies, a tied head.
+  """Removes stored tensors that others determine: rotary frequencies, a tied head.
 
-  Raises RestoreError for a tied head that is not the table.
+  Raises RestoreError for a tied head that differs from the embedding.
   """
   stored = tensors.stored
   for name in [name for name in stored if name.endswith(".rotary_emb.inv_freq")]:
@@ -285,8 +284,8 @@ def _leave_out(tensors: Tensors, tied: bool, where: str) -> None:
   )
   if not same:
     raise RestoreError(
-      f"{where}: {HEAD} differs from {TABLE}, though tie_word_embeddings says that it is it. "
-      "If it is its own, set tie_word_embeddings to false in config.json."
+      f"{where}: {HEAD} differs from {TABLE}, though tie_word_embeddings is true. "
+      "If the head is separate, set tie_word_embeddings to false in config.json."
     )
   del stored[HEAD]
 
@@ -299,18 +298,19 @@ def save_language_model(
   dtype: str = "float32",
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
-  """Writes a folder that transformers' AutoModelForCausalLM opens, of the config's vocabulary.
+  """Writes a folder that transformers' AutoModelForCausalLM reads, with the config's vocabulary.
 
-  It is a Qwen3 where the config has qk-norm, else a Llama.
+  The class is Qwen3ForCausalLM where the config has qk-norm, else LlamaForCausalLM.
 
-  params  of the decoder, or of all of a Transfusion: what pictures need is left out
-  base    the folder it came from: what config.json says there of special tokens and of the longest
-          text is said again. The tokenizer's files are not copied.
-  dtype, shard_bytes and errors as of `save`
+  params  of the decoder, or of a whole Transfusion, whose image layers are left out
+  base    the folder it was loaded from: special tokens and the longest text are copied from its
+          config.json. The tokenizer's files are not copied.
+  dtype, shard_bytes and errors as for `save`
   """
   spec = QWEN3 if config.qk_norm else LLAMA
-  told = {} if base is None else config_json(Path(base))
-  content = write_config(spec, config) | {key: told[key] for key in spec.free if key in told}
+  of_base = {} if base is None else config_json(Path(base))
+  kept = {key: of_base[key] for key in spec.ignored if key in of_base}
+  content = write_config(spec, config) | kept
   content |= {"dtype": dtype, "torch_dtype": dtype, "transformers_version": TRANSFORMERS_VERSION}
-  own = {name: params[name] for name in OF_WORDS if name in params}
+  own = {name: params[name] for name in DECODER if name in params}
   write_folder(Path(folder), spec, config, own, content, dtype, shard_bytes)

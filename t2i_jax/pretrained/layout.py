@@ -1,7 +1,8 @@
 """Where a slice of one of our arrays lies in a published tensor: einops patterns.
 
-A pattern goes from their tensor to ours, "(n k) d -> d n k". Only axes that are products on our
-side are read whole; on theirs a slice of any factor is read as runs of whole rows or columns.
+A pattern goes from the published tensor (source) to our array (target), "(n k) d -> d n k". An axis
+that is a product in the target is always read whole; a slice of a factor of a source axis is read
+as runs of rows or columns.
 """
 
 import itertools
@@ -19,24 +20,24 @@ Span = tuple[int, int]  # start, stop
 Reader = Callable[[tuple[slice, ...]], np.ndarray]
 
 
-class Placed(Protocol):
-  """What is said of one published tensor, or of a region of it (names.Part)."""
+class Mapped(Protocol):
+  """How one published tensor, or a region of it, maps to our array (names.Part)."""
 
   @property
   def pattern(self) -> str: ...
   @property
   def sizes(self) -> Mapping[str, int]: ...
   @property
-  def ours(self) -> Region | None: ...
+  def target(self) -> Region | None: ...
   @property
-  def theirs(self) -> Region | None: ...
+  def source(self) -> Region | None: ...
 
 
 class Sides(NamedTuple):
-  """A pattern's axes, each a tuple of factors, outermost first; () where it says 1."""
+  """A pattern's axes, each a tuple of factors, outermost first; () for 1."""
 
-  theirs: tuple[tuple[str, ...], ...]
-  ours: tuple[tuple[str, ...], ...]
+  source: tuple[tuple[str, ...], ...]
+  target: tuple[tuple[str, ...], ...]
 
 
 @cache
@@ -59,31 +60,31 @@ def _spans(shape: tuple[int, ...], region: Region | None) -> list[Span]:
   return spans
 
 
-def axis_sizes(part: Placed, shape: tuple[int, ...]) -> dict[str, int]:
-  """The size of every axis of the pattern;   shape is that of our layer's whole array.
+def axis_sizes(part: Mapped, shape: tuple[int, ...]) -> dict[str, int]:
+  """The size of every axis of the pattern;   shape: of our array, of one layer.
 
-  Raises ValueError where the pattern does not fit it.
+  Raises ValueError where the pattern does not fit the shape.
   """
-  sides, spans = parse(part.pattern), _spans(shape, part.ours)
-  sizes = {name: part.sizes[name] for name in sum(sides.ours, ()) if name in part.sizes}
-  for factors, (start, stop) in zip(sides.ours, spans, strict=True):
+  sides, spans = parse(part.pattern), _spans(shape, part.target)
+  sizes = {name: part.sizes[name] for name in sum(sides.target, ()) if name in part.sizes}
+  for factors, (start, stop) in zip(sides.target, spans, strict=True):
     unknown = [name for name in factors if name not in sizes]
     known = math.prod(sizes[name] for name in factors if name in sizes)
     if len(unknown) == 1:
       sizes[unknown[0]] = (stop - start) // known
     if len(unknown) > 1 or math.prod(sizes[name] for name in factors) != stop - start:
-      raise ValueError(f"{part.pattern!r} with {dict(part.sizes)} does not make {shape}")
+      raise ValueError(f"{part.pattern!r} with {dict(part.sizes)} does not fit {shape}")
   return sizes
 
 
-def their_shape(part: Placed, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Of their tensor, or of the region of it that `part` takes;   shape of our layer's array."""
+def stored_shape(part: Mapped, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Shape of the published tensor, or of its region `part.source`;   shape: of our array."""
   sizes = axis_sizes(part, shape)
-  return tuple(math.prod(sizes[n] for n in factors) for factors in parse(part.pattern).theirs)
+  return tuple(math.prod(sizes[n] for n in factors) for factors in parse(part.pattern).source)
 
 
 def runs(factors: tuple[str, ...], sizes: Mapping[str, int], spans: Mapping[str, Span]):
-  """The runs [start, stop) of an axis that hold what is asked of its factors, in order."""
+  """The runs [start, stop) of an axis that hold the given spans of its factors, in order."""
   partial = [j for j, name in enumerate(factors) if spans[name] != (0, sizes[name])]
   if not partial:
     return [(0, math.prod(sizes[name] for name in factors))]
@@ -109,16 +110,19 @@ def _read_runs(read: Reader, wanted: list[list[Span]], first: int = 0) -> np.nda
 
 
 def take(
-  part: Placed, shape: tuple[int, ...], wanted: tuple[Span, ...], read: Reader
+  part: Mapped, shape: tuple[int, ...], wanted: tuple[Span, ...], read: Reader
 ) -> tuple[tuple[slice, ...], np.ndarray] | None:
-  """What their tensor holds of the slice `wanted` of our layer's array of this shape.
+  """The part of a slice `wanted` of our array that a published tensor holds.
 
-  Returns where it goes inside that slice, and the values; None where it holds nothing of it.
+  shape  of our array, of one layer
+  Returns the position inside that slice, and the values; None where the tensor holds none of it.
   """
   sides, sizes = parse(part.pattern), axis_sizes(part, shape)
   spans = {name: (0, size) for name, size in sizes.items()}
   into, cut = [], []
-  for factors, own, (start, stop) in zip(sides.ours, _spans(shape, part.ours), wanted, strict=True):
+  for factors, own, (start, stop) in zip(
+    sides.target, _spans(shape, part.target), wanted, strict=True
+  ):
     low, high = max(own[0], start), min(own[1], stop)
     if low >= high:
       return None
@@ -127,21 +131,21 @@ def take(
     if len(factors) == 1:
       spans[factors[0]] = inside
       cut.append(slice(None))
-    else:  # a product, or the 1 of a single slot: whole, and cut afterwards
+    else:  # a product, or the 1 of a single slot: read whole, and sliced afterwards
       cut.append(slice(*inside))
-  per_axis = [runs(factors, sizes, spans) for factors in sides.theirs]
-  if part.theirs is not None:
-    axis, offset, _ = part.theirs
+  per_axis = [runs(factors, sizes, spans) for factors in sides.source]
+  if part.source is not None:
+    axis, offset, _ = part.source
     per_axis[axis] = [(a + offset, b + offset) for a, b in per_axis[axis]]
   lengths = {name: stop - start for name, (start, stop) in spans.items()}
   block = einops.rearrange(_read_runs(read, per_axis), part.pattern, **lengths)
   return tuple(into), block[tuple(cut)]
 
 
-def give(part: Placed, layer: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
-  """The inverse of `take`: where in their tensor the values of our layer's array go, and these."""
+def give(part: Mapped, layer: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
+  """The inverse of `take`: the position in the published tensor, and the values of our array."""
   sizes = axis_sizes(part, layer.shape)
   left, right = part.pattern.split("->")
-  own = tuple(slice(*span) for span in _spans(layer.shape, part.ours))
+  own = tuple(slice(*span) for span in _spans(layer.shape, part.target))
   values = einops.rearrange(layer[own], f"{right} -> {left}", **sizes)
-  return tuple(slice(*span) for span in _spans(values.shape, part.theirs)), values
+  return tuple(slice(*span) for span in _spans(values.shape, part.source)), values

@@ -1,4 +1,4 @@
-"""What is known of a layout that authors published as one file: no config, only shapes."""
+"""The original layout of a model: one file without a config, which shapes of tensors determine."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from t2i_jax.pretrained.spec import Spec
 class Original:
   """One layout.
 
-  spec   with the table of this layout
-  mark   tensors by which it is told
-  infer  shapes by name -> what they tell of our config
-  told   keys of our config that may be said where shapes do not tell them, or tell them wrong
+  spec       with the table of this layout
+  mark       names of tensors that identify it
+  infer      shapes by name -> the fields of our config that they determine
+  arguments  fields of our config that the caller may give: shapes may not determine them
   """
 
   spec: Spec
   mark: tuple[str, ...]
   infer: Callable[[Mapping[str, Shape]], dict[str, Any]]
-  told: tuple[str, ...]
+  arguments: tuple[str, ...]
 
 
 def blocks(names: Iterable[str], stack: str) -> int:
-  """How many blocks "stack.0.", "stack.1." ... there are."""
+  """The number of blocks "stack.0.", "stack.1." ..."""
   return 1 + max(
     (int(name.split(".")[1]) for name in names if name.startswith(f"{stack}.")), default=-1
   )

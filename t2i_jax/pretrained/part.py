@@ -1,4 +1,4 @@
-"""Published weights for a part of a system, whatever kind of folder they come in."""
+"""Published weights for a part of a system, from a folder of diffusers or transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from t2i_jax.models.params import Params
 from t2i_jax.models.transfusion import TransfusionConfig
 from t2i_jax.pretrained.folder import load_like
-from t2i_jax.pretrained.language_model import OF_WORDS, load_language_model
+from t2i_jax.pretrained.language_model import DECODER, load_language_model
 
 
 def read(folder: str | Path, config: Any, shardings: Params) -> Params:
-  """The weights of a folder for a network of this config, float32, onto these shardings.
+  """The weights of a folder for a network of this config, float32, placed by these shardings.
 
-  For a joint model they are those of a language model: the rest of its tree is left out.
-  Raises ConfigError for a folder of another model, RestoreError for one that is damaged.
+  For a joint model they are those of a language model; its other parameters are left out.
+  Raises ConfigError for a folder of another model, RestoreError for a damaged one.
   """
   if isinstance(config, TransfusionConfig):
-    own = {name: shardings[name] for name in OF_WORDS if name in shardings}
+    own = {name: shardings[name] for name in DECODER if name in shardings}
     return load_language_model(folder, config, own)
   return load_like(folder, config, shardings)

@@ -37,13 +37,13 @@ def entries(c: PixArtConfig) -> list[Entry]:
   embedders = {"time_in": "timestep"}
   if c.sizes:
     embedders |= {"size_in": "resolution", "aspect_in": "aspect_ratio"}
-  for ours, theirs in embedders.items():
-    of = f"{inner}.{theirs}_embedder"
-    found += embedder(ours, f"{of}.linear_1", f"{of}.linear_2")
-  for ours, theirs in (("attn", "attn1"), ("cross", "attn2")):
-    of = f"{BLOCK}.{theirs}"
-    found += heads(f"blocks/{ours}", f"{of}.to_q", f"{of}.to_k", f"{of}.to_v", None, rope=False)
-    found += heads_out(f"blocks/{ours}/out", f"{of}.to_out.0")
+  for path, name in embedders.items():
+    prefix = f"{inner}.{name}_embedder"
+    found += embedder(path, f"{prefix}.linear_1", f"{prefix}.linear_2")
+  for path, name in (("blocks/attn", "attn1"), ("blocks/cross", "attn2")):
+    q, k, v = (f"{BLOCK}.{name}.to_{x}" for x in "qkv")
+    found += heads(path, q, k, v, None, rope=False)
+    found += heads_out(f"{path}/out", f"{BLOCK}.{name}.to_out.0")
   return found
 
 
@@ -51,10 +51,11 @@ def read(k: dict[str, Any]) -> PixArtConfig:
   sizes, side = read_sizes(k), k["sample_size"]
   if k["cross_attention_dim"] != sizes["width"]:
     raise refuse(
-      f"cross_attention_dim = {k['cross_attention_dim']!r} that is not its width {sizes['width']}"
+      f"cross_attention_dim = {k['cross_attention_dim']!r}, which must equal the width "
+      f"{sizes['width']}"
     )
   if k["caption_channels"] is None:
-    raise refuse("caption_channels = None, without a projection of the text")
+    raise refuse("caption_channels = None: a model without a caption projection is not supported")
   interpolation, with_sizes = k["interpolation_scale"], k["use_additional_conditions"]
   return PixArtConfig(
     **sizes,
@@ -77,7 +78,7 @@ def write(c: PixArtConfig) -> dict[str, Any]:
 
 
 PIXART = Spec(
-  theirs="PixArtTransformer2DModel",
+  hf_class="PixArtTransformer2DModel",
   module=PixArt,
   config=PixArtConfig,
   keys=SIZES
@@ -90,7 +91,7 @@ PIXART = Spec(
     "caption_channels": None,
   },
   fixed=FIXED | {"norm_type": "ada_norm_single", "norm_eps": 1e-6, "attention_type": "default"},
-  free={"norm_num_groups": 32, "num_embeds_ada_norm": 1000, "upcast_attention": False},
+  ignored={"norm_num_groups": 32, "num_embeds_ada_norm": 1000, "upcast_attention": False},
   read=read,
   write=write,
   entries=entries,

@@ -1,4 +1,4 @@
-"""The table of fixed positions as diffusers computes it, digit for digit."""
+"""Fixed sine-cosine positions as diffusers computes them, bit for bit."""
 
 from functools import partial
 
@@ -9,33 +9,34 @@ from t2i_jax.pretrained.spec import Buffer
 
 
 def sincos_rows(
-  width: int, side: int, base: int, interpolation: float, places: np.ndarray
+  width: int, side: int, base: int, interpolation: float, index: np.ndarray
 ) -> np.ndarray:
-  """Positions of some places of a table of side x side patches, float32.   # [len(places), width]
+  """Rows of the table of side x side positions, float32.   # [len(index), width]
 
-  places  indices in reading order; patches lie base / side / interpolation apart
-  Coordinates are float32, frequencies and angles float64, as there.
+  index  of the rows, in raster order; patches lie base / side / interpolation apart
+  Coordinates are float32, frequencies and angles float64, as in diffusers.
   """
   line = np.arange(side, dtype=np.float32) / np.float32(side / base) / np.float32(interpolation)
-  cols_first = np.stack([line[places % side], line[places // side]], axis=-1)
+  cols_first = np.stack([line[index % side], line[index // side]], axis=-1)
   quarter = width // 4
   frequency = 1.0 / 10000 ** (np.arange(quarter, dtype=np.float64) / (width / 4.0))
-  angle = cols_first.astype(np.float64)[:, :, None] * frequency  # [places, 2, width / 4]
+  angle = cols_first.astype(np.float64)[:, :, None] * frequency  # [len(index), 2, width / 4]
   both = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
-  return both.reshape(len(places), width).astype(np.float32)
+  return both.reshape(len(index), width).astype(np.float32)
 
 
-def scaled_rows(width: int, side: int, step: float, start: float, places: np.ndarray) -> np.ndarray:
-  """As sincos_rows, of a table whose patches lie `step` apart, the first one at `start`."""
+def scaled_rows(width: int, side: int, step: float, start: float, index: np.ndarray) -> np.ndarray:
+  """As sincos_rows, for patches that lie `step` apart, the first one at `start`."""
   line = start + step * np.arange(side)
-  col_row = np.stack([line[places % side], line[places // side]], axis=-1)
+  col_row = np.stack([line[index % side], line[index // side]], axis=-1)
   return sincos_positions(col_row, width)
 
 
 def coordinates(table: np.ndarray) -> np.ndarray:
-  """The coordinate that the first half of each row of positions tells.   [n, width] -> [n]
+  """The coordinate that the first half of each row of positions encodes.   [n, width] -> [n]
 
-  Each frequency tells it up to its period: the slowest roughly, each faster one more exactly.
+  Each frequency determines it up to its period. It is found from the lowest frequency upwards,
+  each one refining the value of the one before.
   """
   quarter = table.shape[1] // 4
   frequency = 1e4 ** (-np.arange(quarter) / quarter)
@@ -50,7 +51,7 @@ def coordinates(table: np.ndarray) -> np.ndarray:
 def sincos_buffer(
   width: int, side: int, patch: int, interpolation: float = 1.0, max_side: int = 0
 ) -> Buffer:
-  """side of the latent, in latents.   max_side: in patches, of a table that is stored"""
+  """side: of the latent, in latents.   max_side: of a stored table, in patches (0: not stored)"""
   base = side // patch
   rows = max_side or base
   make = partial(sincos_rows, width, rows, base, interpolation)

@@ -1,6 +1,6 @@
 """Qwen-Image as diffusers' QwenImageTransformer2DModel.
 
-Its pipelines hand it patches of latents as channels (channel, row, column).
+Its pipelines pack patches of latents into channels, ordered (channel, row, column).
 """
 
 from typing import Any
@@ -77,7 +77,7 @@ def write(c: QwenImageConfig) -> dict[str, Any]:
 
 
 QWEN_IMAGE = Spec(
-  theirs="QwenImageTransformer2DModel",
+  hf_class="QwenImageTransformer2DModel",
   module=QwenImage,
   config=QwenImageConfig,
   keys={
@@ -96,7 +96,7 @@ QWEN_IMAGE = Spec(
     "use_additional_t_cond": False,
     "use_layer3d_rope": False,
   },
-  free={},
+  ignored={},
   read=read,
   write=write,
   entries=entries,

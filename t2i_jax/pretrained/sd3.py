@@ -28,7 +28,7 @@ TABLE = "pos_embed.pos_embed"
 
 
 def stacks(c: SD3Config) -> list[tuple[str, int]]:
-  """Our stacks with the number of the first of their blocks, which count through all of them."""
+  """Our stacks of blocks, each with the index of its first block in the whole model."""
   last = c.depth - 1
   found = [("dual", 0)] if c.dual_blocks else []
   found += [("joint", c.dual_blocks)] if c.dual_blocks < last else []
@@ -39,7 +39,7 @@ def _block(stack: str, first: int, c: SD3Config) -> list[Entry]:
   attn = f"{BLOCK}.attn"
   norms = lambda q, k: (f"{q}.weight", f"{k}.weight") if c.qk_norm else None
   text = Chunks(f"{BLOCK}.norm1_context.linear", 6)
-  if stack == "last":  # nothing of the text goes on: it is only scaled and shifted
+  if stack == "last":  # context_pre_only: the text is only scaled and shifted
     text = Chunks(f"{BLOCK}.norm1_context.linear", 2, swapped=c.width)
   found = [
     *adaln(
@@ -91,17 +91,17 @@ def entries(c: SD3Config) -> list[Entry]:
 
 
 def positions(c: SD3Config) -> Buffer:
-  """The table of positions that is stored."""
+  """The stored table of positions."""
   if not c.step:
     return sincos_buffer(c.width, c.side, c.patch, max_side=c.max_side)
   rows = partial(scaled_rows, c.width, c.max_side, c.step, c.start)
   return Buffer((1, c.max_side**2, c.width), rows, saved=True)
 
 
-def told_by_table(name: str, c: SD3Config, tensors: Tensors) -> SD3Config:
-  """The config whose positions are those of the stored table, which config.json does not tell.
+def infer_positions(name: str, c: SD3Config, tensors: Tensors) -> SD3Config:
+  """The config with step and start of the stored table `name`, which config.json does not give.
 
-  Where they are not on a line, or are those of config.json, c itself.
+  Returns c unchanged where the stored positions are not equidistant or equal those of config.json.
   """
   stored = tensors.stored.get(name)
   if stored is None or stored.shape != (1, c.max_side**2, c.width):
@@ -113,7 +113,7 @@ def told_by_table(name: str, c: SD3Config, tensors: Tensors) -> SD3Config:
   off = np.max(np.abs(start + step * np.arange(c.max_side) - found))
   if off > 1e-2 or (abs(step - plain) * c.max_side < 1e-2 and abs(start) < 1e-2):
     return c
-  # Published tables lie on small fractions; half precision tells them to three digits.
+  # Published step and start are small fractions; half precision stores three digits of them.
   exact = lambda value: float(Fraction(float(value)).limit_denominator(64))
   return replace(c, step=exact(step), start=exact(start))
 
@@ -122,14 +122,14 @@ def read(k: dict[str, Any]) -> SD3Config:
   width, dual = k["num_attention_heads"] * k["attention_head_dim"], k["dual_attention_layers"]
   if k["caption_projection_dim"] != width:
     raise refuse(
-      f"caption_projection_dim = {k['caption_projection_dim']!r} that is not its width {width}"
+      f"caption_projection_dim = {k['caption_projection_dim']!r}, which must be the width {width}"
     )
   if tuple(dual) != tuple(range(len(dual))):
-    raise refuse(f"dual_attention_layers = {dual!r}, which are not the first ones")
+    raise refuse(f"dual_attention_layers = {dual!r}, which are not the first layers")
   if k["qk_norm"] not in (None, "rms_norm"):
     raise refuse(f"qk_norm = {k['qk_norm']!r}, of which None and 'rms_norm' are supported")
   if not k["pos_embed_max_size"]:
-    raise refuse("pos_embed_max_size = None, without a table of positions")
+    raise refuse("pos_embed_max_size = None: a model without stored positions is not supported")
   return SD3Config(
     width=width,
     depth=k["num_layers"],
@@ -166,7 +166,7 @@ def write(c: SD3Config) -> dict[str, Any]:
 
 
 SD3_SPEC = Spec(
-  theirs="SD3Transformer2DModel",
+  hf_class="SD3Transformer2DModel",
   module=SD3,
   config=SD3Config,
   keys={
@@ -185,10 +185,10 @@ SD3_SPEC = Spec(
     "qk_norm": None,
   },
   fixed={},
-  free={},
+  ignored={},
   read=read,
   write=write,
   entries=entries,
   buffers=lambda c: {TABLE: positions(c)},
-  told=partial(told_by_table, TABLE),
+  infer_from_tensors=partial(infer_positions, TABLE),
 )

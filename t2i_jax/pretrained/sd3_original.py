@@ -20,11 +20,11 @@ from t2i_jax.pretrained.names import (
   mlp,
 )
 from t2i_jax.pretrained.original import Original, blocks
-from t2i_jax.pretrained.sd3 import SD3_SPEC, positions, stacks, told_by_table
+from t2i_jax.pretrained.sd3 import SD3_SPEC, infer_positions, positions, stacks
 from t2i_jax.pretrained.spec import refuse
 
 IMAGE, TEXT = "joint_blocks.{i}.x_block", "joint_blocks.{i}.context_block"
-SIDE = 128  # of the latent whose patches lie 1 apart; the file does not say it
+SIDE = 128  # of the latent whose patches are 1 apart; not stored in the file
 
 
 def _heads(path: str, attn: str, c: SD3Config, first: int) -> list[Entry]:
@@ -40,11 +40,11 @@ def _block(stack: str, first: int, c: SD3Config) -> list[Entry]:
     Chunks(f"{TEXT}.adaLN_modulation.1", of_text),
   )
   found = adaln(f"{stack}_adaln", *modulations, first=first)
-  for ours, theirs in (("image", IMAGE), ("text", TEXT)):
-    found += _heads(f"{stack}/{ours}/heads", f"{theirs}.attn", c, first)
-    if (ours, stack) != ("text", "last"):
-      found += heads_out(f"{stack}/{ours}/out", f"{theirs}.attn.proj", first=first)
-      found += mlp(f"{stack}/{ours}/mlp", f"{theirs}.mlp.fc1", f"{theirs}.mlp.fc2", first=first)
+  for stream, name in (("image", IMAGE), ("text", TEXT)):
+    found += _heads(f"{stack}/{stream}/heads", f"{name}.attn", c, first)
+    if (stream, stack) != ("text", "last"):
+      found += heads_out(f"{stack}/{stream}/out", f"{name}.attn.proj", first=first)
+      found += mlp(f"{stack}/{stream}/mlp", f"{name}.mlp.fc1", f"{name}.mlp.fc2", first=first)
   if stack == "dual":
     found += _heads("dual/second", f"{IMAGE}.attn2", c, first)
     found += heads_out("dual/second/out", f"{IMAGE}.attn2.proj", first=first)
@@ -73,19 +73,19 @@ def infer(shapes: Mapping[str, Shape]) -> dict[str, Any]:
   norm = "joint_blocks.0.x_block.attn.ln_q.weight"
   dual = {name.split(".")[1] for name in shapes if ".x_block.attn2." in name}
   if dual != {str(i) for i in range(len(dual))}:
-    raise refuse(f"joint_blocks {', '.join(sorted(dual))} are dual, which are not the first ones")
-  places = shapes["pos_embed"][1]
+    raise refuse(f"dual joint_blocks {', '.join(sorted(dual))}, which are not the first blocks")
+  positions = shapes["pos_embed"][1]
   return {
     "width": width,
     "depth": depth,
-    "heads": width // shapes[norm][0] if norm in shapes else depth,  # as its authors had it
+    "heads": width // shapes[norm][0] if norm in shapes else depth,  # as in the original code
     "patch": patch,
     "channels": channels,
     "out": shapes["final_layer.linear.weight"][0] // patch**2,
     "text_width": shapes["context_embedder.weight"][1],
     "pooled_width": shapes["y_embedder.mlp.0.weight"][1],
     "side": SIDE,
-    "max_side": round(places**0.5),
+    "max_side": round(positions**0.5),
     "dual_blocks": len(dual),
     "qk_norm": norm in shapes,
   }
@@ -94,12 +94,12 @@ def infer(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 SD3_ORIGINAL = Original(
   spec=dataclasses.replace(
     SD3_SPEC,
-    theirs="Stable Diffusion 3 of its authors",
+    hf_class="Stable Diffusion 3 in its original layout",
     entries=entries,
     buffers=lambda c: {"pos_embed": positions(c)},
-    told=partial(told_by_table, "pos_embed"),
+    infer_from_tensors=partial(infer_positions, "pos_embed"),
   ),
   mark=("x_embedder.proj.weight", "joint_blocks.0.x_block.attn.qkv.weight", "pos_embed"),
   infer=infer,
-  told=("side", "heads"),
+  arguments=("side", "heads"),
 )

@@ -1,4 +1,4 @@
-"""Single files in the layouts of their authors, whose config is inferred from the shapes."""
+"""Single files in their original layout; the config is inferred from the shapes of tensors."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from t2i_jax.pretrained.spec import RUNS
 from t2i_jax.pretrained.tensors import PICKLES, Found, Tensors, some
 
 ORIGINALS = (FLUX_ORIGINAL, SD3_ORIGINAL)
-PREFIX = "model.diffusion_model."  # of the transformer in a file that has other networks too
+PREFIX = "model.diffusion_model."  # of the transformer in a file that also has other networks
 
 
 def load_file(
@@ -24,15 +24,17 @@ def load_file(
 ) -> tuple[Any, Any, Params]:
   """The module class, our config and the parameters of FLUX.1's or Stable Diffusion 3's file.
 
-  shardings, dtype as of `load`
-  changes  those of `load`, and what the file does not say: rope_axes of a FLUX whose heads are not
-           128 wide; side and heads of Stable Diffusion 3
-  Raises RestoreError for another layout or a file that is not whole, ConfigError for a change that
-  is not one of these.
+  shardings, dtype as for `load`
+  changes  those of `load`, and what the file does not determine: rope_axes of a FLUX whose heads
+           are not 128 wide; side and heads of Stable Diffusion 3
+  Raises RestoreError for another layout or an incomplete file, ConfigError for another field in
+  `changes`.
   """
   path = Path(path)
   if path.suffix in PICKLES:
-    raise RestoreError(f"{path} is a pickle, which can run programs: fetch the safetensors file.")
+    raise RestoreError(
+      f"{path} is a pickle, which can execute code when read: use the safetensors file."
+    )
   if not path.is_file():
     raise RestoreError(f"{path} is not a file.")
   with Tensors() as tensors:
@@ -41,7 +43,7 @@ def load_file(
       tensors.keep(PREFIX)
     original = _layout(tensors, path)
     config = _config(original, tensors, path, changes)
-    config = original.spec.told(config, tensors)
+    config = original.spec.infer_from_tensors(config, tensors)
     found = Found(tensors, [], set())
     params = read_params(original.spec, config, found, str(path), shardings, dtype)
   return original.spec.module, config, params
@@ -52,24 +54,26 @@ def _layout(tensors: Tensors, path: Path) -> Original:
     if all(name in tensors.stored for name in original.mark):
       return original
   names = "; ".join(
-    f"{original.spec.theirs} has {', '.join(original.mark)}" for original in ORIGINALS
+    f"{original.spec.hf_class} has {', '.join(original.mark)}" for original in ORIGINALS
   )
-  raise RestoreError(f"{path} has {some(tensors.stored)}: no layout that is known. {names}.")
+  raise RestoreError(f"{path} has {some(tensors.stored)}: not a supported layout. {names}.")
 
 
 def _config(original: Original, tensors: Tensors, path: Path, changes: dict[str, Any]) -> Any:
-  allowed = RUNS + original.told
+  allowed = RUNS + original.arguments
   wrong = [key for key in changes if key not in allowed]
   if wrong:
-    raise ConfigError(f"{some(wrong)} cannot be changed of what is stored: {some(allowed)} can.")
+    raise ConfigError(f"{some(wrong)} cannot be changed for stored weights; {some(allowed)} can.")
   try:
     found = original.infer({name: at.shape for name, at in tensors.stored.items()})
   except KeyError as error:
-    raise RestoreError(f"{path} is not whole: missing: {error.args[0]}.") from error
+    raise RestoreError(f"{path} is incomplete: missing: {error.args[0]}.") from error
   except (ValueError, IndexError, RestoreError) as error:
-    raise RestoreError(f"{path} is not {original.spec.theirs}: {error}") from error
+    raise RestoreError(f"{path} is not {original.spec.hf_class}: {error}") from error
   found |= changes
-  unsaid = [key for key in original.told if key not in found]
-  if unsaid:
-    raise ConfigError(f"{path} does not say {some(unsaid)}: load_file(..., {unsaid[0]}=...).")
+  unknown = [key for key in original.arguments if key not in found]
+  if unknown:
+    raise ConfigError(
+      f"{path} does not determine {some(unknown)}: use load_file(..., {unknown[0]}=...)."
+    )
   return original.spec.config(**found)

@@ -1,4 +1,4 @@
-"""Tensors of safetensors files, read by slices and written file by file. Nothing is unpickled."""
+"""Tensors of safetensors files, read in slices and written file by file. Nothing is unpickled."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,27 +15,27 @@ from t2i_jax.errors import RestoreError
 STEM = "diffusion_pytorch_model"
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-LISTED = 10  # names in one message; of more there is a count
+LISTED = 10  # names in one message; the rest is counted
 
 
 def some(names: Iterable[str]) -> str:
-  """Names for a message, the first ones of many."""
+  """Names for a message: the first LISTED, and the number of the rest."""
   found = sorted(names)
   more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
   return ", ".join(found[:LISTED]) + more
 
 
 class Stored(NamedTuple):
-  """Where a tensor lies.   key is its name in that file"""
+  """Where a tensor is stored.   key: its name in that file"""
 
   file: Path
   key: str
   shape: tuple[int, ...]
-  dtype: str  # as safetensors says it, "BF16"
+  dtype: str  # in safetensors' notation, "BF16"
 
 
 class Tensors:
-  """The tensors of some safetensors files by name. Close it, or use it in a `with`."""
+  """The tensors of some safetensors files by name. Close it, or use it as a context manager."""
 
   def __init__(self) -> None:
     self.stored: dict[str, Stored] = {}
@@ -52,12 +52,12 @@ class Tensors:
     self._open.close()
 
   def add(self, path: Path) -> None:
-    """Adds what a file holds. Raises RestoreError where the file is not whole."""
+    """Adds the tensors of a file. Raises RestoreError where the file is incomplete."""
     try:
       opened = self._open.enter_context(safe_open(path, framework="numpy"))
     except (SafetensorError, OSError) as error:
       raise RestoreError(
-        f"{path.name} is not a whole safetensors file: {_lengths(path)} ({error}). Copy it again."
+        f"{path.name} is incomplete or not safetensors: {_lengths(path)} ({error}). Copy it again."
       ) from error
     self._files[path] = opened
     for key in opened.keys():  # noqa: SIM118  not a dict
@@ -65,7 +65,7 @@ class Tensors:
       self.stored[key] = Stored(path, key, tuple(about.get_shape()), about.get_dtype())
 
   def keep(self, prefix: str) -> None:
-    """Forgets tensors whose names do not begin so, and leaves the prefix out of those that do."""
+    """Keeps only the tensors whose names begin with the prefix, and removes it from them."""
     kept = {name: at for name, at in self.stored.items() if name.startswith(prefix)}
     self.stored = {name.removeprefix(prefix): at for name, at in kept.items()}
 
@@ -76,7 +76,7 @@ class Tensors:
 
 
 def _lengths(path: Path) -> str:
-  """What a damaged file's header announces, if it can be read, against what there is."""
+  """The size of a damaged file, and the size that its header gives if it can be read."""
   size = path.stat().st_size
   try:
     with path.open("rb") as f:
@@ -89,10 +89,10 @@ def _lengths(path: Path) -> str:
 
 
 class Found(NamedTuple):
-  """What a folder holds.
+  """The tensors of a folder.
 
-  problems  with its files, one text each
-  lost      names that its index gives to files that cannot be read
+  problems  of its files, one text each
+  lost      names that its index assigns to files that cannot be read
   """
 
   tensors: Tensors
@@ -101,7 +101,7 @@ class Found(NamedTuple):
 
 
 def open_tensors(folder: Path, stem: str = STEM) -> Found:
-  """The tensors of a folder whose files are called `stem`: one, or several under an index.
+  """The tensors of a folder: of the file with this stem, or of several files with an index.
 
   Raises RestoreError where there is neither.
   """
@@ -125,7 +125,7 @@ def open_tensors(folder: Path, stem: str = STEM) -> Found:
 
 
 def _add(found: Found, path: Path, names: set[str] | None) -> None:
-  """Adds a file;   names are those that the index gives to it."""
+  """Adds a file;   names: those that the index assigns to it"""
   if not path.is_file():
     found.problems.append(f"{path.name}, which the index names, is missing")
     found.lost.update(names or ())
@@ -139,23 +139,23 @@ def _add(found: Found, path: Path, names: set[str] | None) -> None:
   there = {key for key, at in found.tensors.stored.items() if at.file == path}
   absent = set() if names is None else names - there
   if absent:
-    found.problems.append(f"{path.name} has not what the index says: {some(absent)}")
+    found.problems.append(f"{path.name} lacks tensors of the index: {some(absent)}")
     found.lost.update(absent)
 
 
 def _instead(folder: Path) -> str:
-  """The end of a message about weights that are not there: what is."""
+  """The end of a message about missing weights: the files that are there."""
   files = [path.name for path in folder.iterdir() if path.is_file()]
   pickles = [name for name in files if name.endswith(PICKLES)]
   others = [name for name in files if name.endswith(".safetensors")]
   if others:
-    return f", but {some(others)}: rename what you mean, or use load_file for an original layout."
+    return f", but {some(others)}: rename the file, or use load_file for an original layout."
   if pickles:
     return (
-      f", but {some(pickles)}: pickles can run programs and are not read. "
-      "Fetch the safetensors files, or save it with safe_serialization=True."
+      f", but {some(pickles)}: pickles can execute code and are not read. "
+      "Use the safetensors files, or save the model with safe_serialization=True."
     )
-  return " and no other weights. Is it the folder of the transformer?"
+  return " and no other weights. Give the folder of the transformer."
 
 
 class Planned(NamedTuple):
@@ -166,7 +166,7 @@ class Planned(NamedTuple):
 
 
 def plan_files(tensors: Iterable[Planned], limit: int) -> list[list[str]]:
-  """Names by file, in order, at most `limit` bytes of data each unless one tensor is larger."""
+  """Names by file, in order; at most `limit` bytes per file unless one tensor is larger."""
   files: list[list[str]] = [[]]
   filled = 0
   for name, size in tensors:

@@ -18,22 +18,22 @@ from t2i_jax.pretrained.names import (
 from t2i_jax.pretrained.spec import Spec, must_be, refuse
 
 
-def _stack(ours: str, theirs: str) -> list[Entry]:
-  block, attn = f"{theirs}.{{i}}", f"{theirs}.{{i}}.attention"
+def _stack(path: str, name: str) -> list[Entry]:
+  block, attn = f"{name}.{{i}}", f"{name}.{{i}}.attention"
   gate = matrix(f"{block}.feed_forward.w1", "f d -> d 1 f", (1, 0, 1))
   up = matrix(f"{block}.feed_forward.w3", "f d -> d 1 f", (1, 1, 2))
   return [
     *heads(
-      f"{ours}/attn", f"{attn}.to_q", f"{attn}.to_k", f"{attn}.to_v",
+      f"{path}/attn", f"{attn}.to_q", f"{attn}.to_k", f"{attn}.to_v",
       (f"{attn}.norm_q.weight", f"{attn}.norm_k.weight"), rope=True, bias=False,
     ),
-    *heads_out(f"{ours}/attn/out", f"{attn}.to_out.0", bias=False),
-    Entry(f"{ours}/mlp/up/kernel", (gate, up)),
-    *dense(f"{ours}/mlp/down", f"{block}.feed_forward.w2", bias=False),
-    *gain(f"{ours}/attn_in", f"{block}.attention_norm1.weight"),
-    *gain(f"{ours}/attn_out", f"{block}.attention_norm2.weight"),
-    *gain(f"{ours}/mlp_in", f"{block}.ffn_norm1.weight"),
-    *gain(f"{ours}/mlp_out", f"{block}.ffn_norm2.weight"),
+    *heads_out(f"{path}/attn/out", f"{attn}.to_out.0", bias=False),
+    Entry(f"{path}/mlp/up/kernel", (gate, up)),
+    *dense(f"{path}/mlp/down", f"{block}.feed_forward.w2", bias=False),
+    *gain(f"{path}/attn_in", f"{block}.attention_norm1.weight"),
+    *gain(f"{path}/attn_out", f"{block}.attention_norm2.weight"),
+    *gain(f"{path}/mlp_in", f"{block}.ffn_norm1.weight"),
+    *gain(f"{path}/mlp_out", f"{block}.ffn_norm2.weight"),
   ]  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def read(k: dict[str, Any]) -> ZImageConfig:
   if len(k["all_patch_size"]) != 1:
     raise refuse(f"all_patch_size = {k['all_patch_size']!r}, of which one size is supported")
   if k["n_kv_heads"] != k["n_heads"]:
-    raise refuse(f"n_kv_heads = {k['n_kv_heads']!r} that are not n_heads = {k['n_heads']!r}")
+    raise refuse(f"n_kv_heads = {k['n_kv_heads']!r}, which must equal n_heads = {k['n_heads']!r}")
   return ZImageConfig(
     width=k["dim"],
     depth=k["n_layers"],
@@ -91,7 +91,7 @@ def write(c: ZImageConfig) -> dict[str, Any]:
 
 
 Z_IMAGE = Spec(
-  theirs="ZImageTransformer2DModel",
+  hf_class="ZImageTransformer2DModel",
   module=ZImage,
   config=ZImageConfig,
   keys={
@@ -113,8 +113,8 @@ Z_IMAGE = Spec(
     "rope_theta": ROPE_THETA,
     "t_scale": 1000.0,
   },
-  # The longest positions that are tabled there; ours are computed.
-  free={"axes_lens": [1024, 512, 512]},
+  # The sizes of diffusers' tables of positions; here positions are computed.
+  ignored={"axes_lens": [1024, 512, 512]},
   read=read,
   write=write,
   entries=entries,

@@ -1,8 +1,8 @@
-"""Objectives of samplers with few steps: consistency, MeanFlow, guidance distillation.
+"""Objectives of few-step samplers: consistency, MeanFlow, guidance distillation.
 
-All are pure functions over callables, a row's loss [B] each. A consistency function f(x_t, time)
-returns the start of the ODE's path through x_t; an average velocity u(x_t, t, r) the chord of that
-path from t down to r, so that x_r = x_t - (t - r) u.
+All are pure functions of callables and return a loss per row, [B]. A consistency function
+f(x_t, time) returns the x0 of the ODE trajectory through x_t; an average velocity u(x_t, t, r) is
+the mean of dx/dt along that trajectory from t down to r, so that x_r = x_t - (t - r) u.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ def _row(x: jax.Array) -> jax.Array:
 
 
 def squared_distance(a: jax.Array, b: jax.Array) -> jax.Array:
-  """|a - b|^2 of a row.   # [B]"""
+  """|a - b|^2 per row.   # [B]"""
   return jnp.sum(jnp.square(_row(a - b)), -1)
 
 
 def pseudo_huber(c: float | None = None) -> Distance:
-  """sqrt(|a - b|^2 + c^2) - c of a row, c = 0.00054 sqrt(D) by default. [2310.14189 sec. 3.3]"""
+  """sqrt(|a - b|^2 + c^2) - c per row, c = 0.00054 sqrt(D) by default. [2310.14189 sec. 3.3]"""
 
   def distance(a: jax.Array, b: jax.Array) -> jax.Array:
     width = 0.00054 * np.sqrt(a[0].size) if c is None else c
@@ -44,8 +44,8 @@ def pseudo_huber(c: float | None = None) -> Distance:
 def bounded(network: Consistency, smallest: jax.Array) -> Consistency:
   """f = x_t / alpha where t <= smallest, the network elsewhere.    Source: [2303.01469 eq. 4]
 
-  The parameterization by c_skip and c_out [2303.01469 eq. 5] is the network's own:
-  preconditioning.preconditioned is it, with the smallest time 0. smallest: t, a scalar.
+  The parameterization by c_skip and c_out [2303.01469 eq. 5] belongs to the network:
+  preconditioning.preconditioned, with smallest time 0. smallest: t, a scalar.
   """
 
   def f(x_t: jax.Array, time: Time) -> jax.Array:
@@ -59,7 +59,7 @@ def bounded(network: Consistency, smallest: jax.Array) -> Consistency:
 def levels(
   process: Process, n: int, s_min: float = 0.002, s_max: float = 80.0, rho: float = 7.0
 ) -> Time:
-  """The n noise levels between which consistency is asked, rising, float64 [n].
+  """The n noise levels of the consistency objective, increasing, float64 [n].
 
   s_i^(1 / rho) evenly spaced, s = sigma / alpha   Source: [2206.00364 eq. 5; 2303.01469 sec. 4]
   """
@@ -68,7 +68,7 @@ def levels(
 
 
 def level_count(step: int, steps: int, first: int = 10, last: int = 1280) -> int:
-  """How many levels at a training step: first, doubled in equal spans of training up to last, + 1.
+  """The number of levels at a training step: from first, doubled at equal intervals to last, + 1.
 
       N(k) = min(s0 2^floor(k / K'), s1) + 1,   K' = floor(K / (log2(s1 / s0) + 1))
 
@@ -89,8 +89,8 @@ def consistency_training(
 ) -> jax.Array:
   """d(f(x_t), target(x_s)) with the same noise in both, s the next lower level. [2303.01469 alg. 3]
 
-  target  f with the weights held: its average, or f itself [2310.14189 sec. 3.2]; no gradient
-  A row counts by 1 / (s_now - s_to) in [2310.14189 sec. 3.1], which the caller multiplies.
+  target  f with EMA weights, or f itself [2310.14189 sec. 3.2]; no gradient
+  The weight 1 / (s_now - s_to) of [2310.14189 sec. 3.1] is applied by the caller.
   """
   held = jax.lax.stop_gradient(target(mix(x0, eps, to), to))
   return distance(f(mix(x0, eps, now), now), held)
@@ -106,16 +106,16 @@ def consistency_distillation(
   to: Time,
   distance: Distance = squared_distance,
 ) -> jax.Array:
-  """d(f(x_t), target(x_s)) with x_s where the teacher's ODE takes x_t. [2303.01469 alg. 2]"""
+  """d(f(x_t), target(x_s)) with x_s from a step of the teacher's ODE. [2303.01469 alg. 2]"""
   x_t = mix(x0, eps, now)
   held = jax.lax.stop_gradient(target(teacher(x_t, now, to), to))
   return distance(f(x_t, now), held)
 
 
 def heun_teacher(denoise: Callable[[jax.Array, Time], Prediction]) -> OdeStep:
-  """One step of Heun's rule on x / alpha against sigma / alpha, as [2303.01469 app. C] distils.
+  """One step of Heun's method on x / alpha against sigma / alpha, as in [2303.01469 app. C].
 
-  Needs alpha > 0 and sigma > 0 at both ends.
+  Requires alpha > 0 and sigma > 0 at both ends.
   """
 
   def step(x_t: jax.Array, now: Time, to: Time) -> jax.Array:
@@ -138,17 +138,17 @@ def meanflow(
   velocity: jax.Array | None = None,
   power: float = 0.0,
 ) -> jax.Array:
-  """|u - u_target|^2 of a row, u_target = velocity - (t - r) du/dt, by one forward derivative.
+  """|u - u_target|^2 per row, u_target = velocity - (t - r) du/dt, with one jvp.
 
       du/dt = (velocity . grad_x) u + d_t u       [2505.13447 eq. 6, 8; alg. 1]
 
   r         [B] in [0, t]; where r = t this is flow matching
-  velocity  of x_t, [B, ...]; by default alpha' x0 + sigma' eps of the row. A guided one distils
-            guidance in [2505.13447 sec. 4.2]
-  power     p of the weight 1 / (|error|^2 + 0.001)^p, held [2505.13447 sec. 4.3]
+  velocity  of x_t, [B, ...]; by default alpha' x0 + sigma' eps of the row. A guided velocity
+            distils guidance [2505.13447 sec. 4.2]
+  power     p of the weight 1 / (|error|^2 + 0.001)^p, without gradient [2505.13447 sec. 4.3]
 
-  x_r = x_t - (t - r) u [2505.13447 eq. 12] is a step of the solver "euler" on the flow, with u as
-  the velocity there; from t = 1 to r = 0 it samples in one call.
+  x_r = x_t - (t - r) u [2505.13447 eq. 12] is a step of the solver "euler" on the process "flow"
+  with u as the velocity; from t = 1 to r = 0 it samples in one call.
   """
   x_t = mix(x0, eps, time)
   if velocity is None:
@@ -164,12 +164,12 @@ def meanflow(
 def guidance_distillation(
   student: Prediction, guided: Prediction, x_t: jax.Array, time: Time, weighting: Weighting
 ) -> jax.Array:
-  """Weighted error of a student that is told the guidance scale, against the guided teacher.  [B]
+  """Weighted error of a student conditioned on the guidance scale, against the guided teacher.  [B]
 
       w_x0(t) mean |x0_student(x_t, t, scale) - x0_guided(x_t, t; scale)|^2
 
-  guided  the teacher's combined prediction at the same scale, of any kind; no gradient. The scale
-          of each row is drawn by the caller, as its caption is.
+  guided  the teacher's guided prediction at the same scale, of any kind; no gradient. The caller
+          draws the scale of each row.
   Source: [2210.03142 sec. 3.1], stage one; FLUX.1-dev is such a student.
   """
   target = jax.lax.stop_gradient(convert(guided, student.kind, x_t, time).value)

@@ -1,4 +1,4 @@
-"""The denoising loss: target, weight, reduction over a row. Batches are averaged by the step."""
+"""The denoising loss: target, weight, reduction over a row. The train step averages over rows."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ Penalty = Callable[[jax.Array], jax.Array]
 def huber(delta: float = 1.0) -> Penalty:
   """2 delta^2 (sqrt(1 + (e / delta)^2) - 1): e^2 near 0, 2 delta |e| far away.
 
-  The pseudo-Huber penalty of one element; tends to e^2 as delta grows. That of a whole row, which
-  consistency training uses [2310.14189 sec. 3.3], is few_step.pseudo_huber.
+  The pseudo-Huber penalty of one element; tends to e^2 as delta grows. few_step.pseudo_huber is
+  that of a whole row, as consistency training uses it [2310.14189 sec. 3.3].
   """
   return lambda error: 2 * delta**2 * (jnp.sqrt(1 + jnp.square(error / delta)) - 1)
 
@@ -38,14 +38,14 @@ def denoising_loss(
   penalty: Penalty = jnp.square,
   mask: jax.Array | None = None,
 ) -> jax.Array:
-  """Weighted error of a row, whatever the network predicts.   # [B]
+  """Weighted error per row, for every kind of prediction.   # [B]
 
       loss = w_x0(t) / c_kind(t)^2  mean penalty(value - target),   c = space_factor
 
   which for weighting = in_space(kind) is the plain regression of [2006.11239 eq. 14] (eps) and
   [2210.02747 eq. 14] (velocity).
 
-  mask  [B, ..., 1 or C], 1 where an element counts; the mean is over those
+  mask  [B, ..., 1 or C]; the mean is over elements where it is 1
   """
   error = prediction.value.astype(jnp.float32) - from_x0_eps(prediction.kind, x0, eps, time)
   cost = penalty(error)
@@ -60,7 +60,7 @@ def denoising_loss(
 
 
 def offset_noise(eps: jax.Array, per_channel: jax.Array, strength: float) -> jax.Array:
-  """eps + strength N(0, 1) that is one number a channel, so that mean colours are learned too.
+  """eps plus strength times one unit Gaussian per channel, so that mean colours are learned too.
 
   eps [B, H, W, C], per_channel [B, 1, 1, C] unit Gaussian. The target is the sum.
   Source: "Diffusion with offset noise", N. Guttenberg 2023.
@@ -69,5 +69,5 @@ def offset_noise(eps: jax.Array, per_channel: jax.Array, strength: float) -> jax
 
 
 def perturbed_input(x_t: jax.Array, time: Time, extra: jax.Array, strength: float) -> jax.Array:
-  """x_t with more noise than the target says: sigma (eps + strength extra). [2301.11706 alg. 1]"""
+  """x_t with more noise than the target has: sigma (eps + strength extra). [2301.11706 alg. 1]"""
   return x_t + like(time.sigma, x_t) * strength * extra

@@ -5,8 +5,8 @@
     c_skip = sigma_data^2 / (s^2 + sigma_data^2)        c_in = 1 / sqrt(s^2 + sigma_data^2)
     c_out  = s sigma_data / sqrt(s^2 + sigma_data^2)    c_noise: the process's model_time
 
-Source: [2206.00364 eq. 7 and table 1]. At the first step of training D is near c_skip x, the best
-linear answer, and the error F has to explain has unit variance at every noise level.
+Source: [2206.00364 eq. 7 and table 1]. At the start of training D is near c_skip x, the best linear
+denoiser, and the target of F has unit variance at every noise level.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,6 @@ def coefficients(time: Time, sigma_data: float = 0.5) -> tuple[jax.Array, jax.Ar
 def preconditioned(
   network: Callable[[jax.Array], jax.Array], x_t: jax.Array, time: Time, sigma_data: float = 0.5
 ) -> jax.Array:
-  """x0_hat of a network that is given c_in x_t. Returns float32, shaped like x_t."""
+  """x0_hat of a network with input c_in x_t. Returns float32, shaped like x_t."""
   c_in, c_skip, c_out = (like(c, x_t) for c in coefficients(time, sigma_data))
   return c_skip * x_t + c_out * network(c_in * x_t).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""What a network predicts, and every conversion between the predictions, in one place.
+"""Kinds of prediction of a network, and the conversions between them.
 
     x_t = alpha x0 + sigma eps
 
@@ -6,7 +6,7 @@
     v        = alpha eps - sigma x0                     [2202.00512 app. D]
     score    = grad log p(x_t | x0) = -eps / sigma      [2011.13456 eq. 7]
 
-Each is one more line beside x_t that is linear in (x0, eps), so that both can be solved for:
+Each is a linear equation in (x0, eps) beside that of x_t, so that both can be solved for:
 
     eps        x0 = (x_t - sigma eps) / alpha
     x0         eps = (x_t - alpha x0) / sigma
@@ -14,8 +14,8 @@ Each is one more line beside x_t that is linear in (x0, eps), so that both can b
     v          x0 = (alpha x_t - sigma v) / norm,         eps = (sigma x_t + alpha v) / norm
     score      x0 = (x_t + sigma^2 score) / alpha,        eps = -sigma score
 
-with det = alpha sigma' - sigma alpha' and norm = alpha^2 + sigma^2, which is 1 where v was
-proposed. `undefined` says where a line has no solution.
+with det = alpha sigma' - sigma alpha' and norm = alpha^2 + sigma^2, which is 1 for
+variance-preserving processes. `undefined` says where the equations have no solution.
 """
 
 from typing import Any, NamedTuple
@@ -30,12 +30,12 @@ KINDS = ("eps", "x0", "v", "velocity", "score")
 
 
 class Prediction(NamedTuple):
-  """A network's answer.
+  """A network's output.
 
   value   [B, ...]  shaped like x_t
   kind    one of KINDS (static)
-  aux     whatever else was asked for: learned variance, recorded attention; else None
-  memory  what a guidance keeps for the next step; else None
+  aux     further outputs: learned variance, recorded attention; else None
+  memory  state that a guidance method keeps for the next step; else None
   """
 
   value: jax.Array
@@ -53,39 +53,39 @@ jax.tree_util.register_pytree_node(
 
 
 def undefined(kind: str, wanted: str, alpha: float, sigma: float) -> str | None:
-  """Why a prediction of `kind` says nothing of `wanted` where x_t has these coefficients, or None.
+  """Why a prediction of `kind` does not determine `wanted` at these coefficients of x_t, or None.
 
-  At alpha = 0 (no signal) eps is x_t itself and leaves x0 open; at sigma = 0 (no noise) x0 is x_t
-  itself and leaves eps open, and the score is -eps / sigma with both 0. A finite score says there
-  that eps_hat = 0.
+  At alpha = 0 (no signal) eps equals x_t and does not determine x0; at sigma = 0 (no noise) x0
+  equals x_t and does not determine eps, and the score is -eps / sigma with both 0. A finite score
+  gives eps_hat = 0 there.
   """
   if kind == wanted:
     return None
   if alpha == 0 and kind in ("eps", "score") and wanted not in ("eps", "score"):
-    return f"{kind} leaves x0 open where alpha = 0"
+    return f"{kind} does not determine x0 where alpha = 0"
   if sigma == 0 and kind == "x0":
-    return "x0 leaves eps open where sigma = 0"
+    return "x0 does not determine eps where sigma = 0"
   if sigma == 0 and wanted == "score":
-    return f"{kind} leaves the score open where sigma = 0"
+    return f"{kind} does not determine the score where sigma = 0"
   return None
 
 
 def check_prediction(process: Process, kind: str) -> None:
-  """Refuses a prediction that has no value somewhere on the process. Raises ConfigError."""
+  """Raises ConfigError for a prediction that is undefined somewhere on the process."""
   if kind not in KINDS:
     raise ConfigError(f"process.prediction = {kind!r} is not one of {', '.join(KINDS)}.")
   if kind in ("eps", "score") and process.zero_terminal_snr:
     raise ConfigError(
-      f"process.prediction = {kind!r} has no x0 at t = 1, where {process.name} has alpha = 0. "
-      "Use 'v', 'velocity' or 'x0', or a process that keeps some signal."
+      f"process.prediction = {kind!r} does not determine x0 at t = 1, where {process.name} has "
+      "alpha = 0. Use 'v', 'velocity' or 'x0', or a process with alpha(1) > 0."
     )
 
 
 def to_x0_eps(prediction: Prediction, x_t: jax.Array, time: Time) -> tuple[jax.Array, jax.Array]:
-  """Both halves of the mixture from any prediction.
+  """x0 and eps from a prediction of any kind.
 
-  x_t [B, ...]; time fields scalar or [B]. Returns (x0_hat, eps_hat), shaped like x_t.
-  See `undefined` for where a kind has no answer; there the result is not finite.
+  x_t [B, ...]; time fields scalar or [B]. Returns (x0_hat, eps_hat), shaped like x_t; not finite
+  where `undefined` gives a reason.
   """
   kind, value = prediction.kind, prediction.value
   alpha, sigma = like(time.alpha, x_t), like(time.sigma, x_t)
@@ -104,7 +104,7 @@ def to_x0_eps(prediction: Prediction, x_t: jax.Array, time: Time) -> tuple[jax.A
 
 
 def from_x0_eps(kind: str, x0: jax.Array, eps: jax.Array, time: Time) -> jax.Array:
-  """The prediction of a kind from both halves; with the true ones, the target of training."""
+  """The prediction of a kind from x0 and eps; from the true ones, the target of training."""
   if kind == "x0":
     return x0
   if kind == "eps":

@@ -1,8 +1,8 @@
-"""The processes, behind one form x_t = alpha(t) x0 + sigma(t) eps, t in [0, 1], 0 = data.
+"""The processes, all in the form x_t = alpha(t) x0 + sigma(t) eps, t in [0, 1], 0 = data.
 
-A schedule is a function of an array of t that works for numpy (float64 grids on the host) and
-for jax (float32 inside the train step) alike. Most of them are a curve in the (alpha, sigma)
-plane and a law of how t runs along it:
+A schedule is a function of an array of t, for numpy (float64 grids on the host) and for jax
+(float32 inside the train step). Most of them are a curve in the (alpha, sigma) plane and a
+parameterization of it by t:
 
     variance preserving   alpha = cos phi, sigma = sin phi
     flow                  alpha = 1 - t,   sigma = t
@@ -35,13 +35,13 @@ from t2i_jax.process.time import Time
 
 @dataclass(frozen=True)
 class Process:
-  """How data becomes noise.
+  """A forward process.
 
   name        as in PROCESSES
   at          Time of an array of t in [0, 1], any shape, numpy or jax
-  time_of     t of sigma / alpha, float64 on the host: the inverse of `at`; inf is noise alone
+  time_of     t of sigma / alpha, float64 on the host: the inverse of `at`; inf is pure noise
   steps       N of a process with N training steps, step n at t = (n + 1) / N; None: any t
-  prior_std   standard deviation of x at t = 1, where the data's part is neglected
+  prior_std   standard deviation of x at t = 1, neglecting the data term
   """
 
   name: str
@@ -52,18 +52,18 @@ class Process:
 
   @property
   def zero_terminal_snr(self) -> bool:
-    """Whether alpha(1) = 0, so that eps says nothing about x0 at t = 1."""
+    """Whether alpha(1) = 0, so that eps does not determine x0 at t = 1."""
     return bool(self.at(np.array(1.0)).alpha == 0)
 
   def on_grid(self, t):
-    """Rounds t in (0, 1] up to a time that the process is trained at."""
+    """Rounds t in (0, 1] up to the time of a training step."""
     if self.steps is None:
       return t
     xp = _xp(t)
     return xp.clip(xp.ceil(whole_steps(t * self.steps)), 1, self.steps) / self.steps
 
   def prior(self, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """x at t = 1, one key a row: a row does not depend on its batch.   # [B, *shape]"""
+    """x at t = 1, one key per row: a row does not depend on its batch.   # [B, *shape]"""
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
     return noise if self.prior_std == 1 else self.prior_std * noise
 
@@ -73,9 +73,9 @@ def _xp(t):
 
 
 def whole_steps(position):
-  """A position in steps, whole where it nearly is: (n + 1) / N times N rounds off for some n.
+  """A position in steps, rounded where it is nearly an integer: (n + 1) / N times N is not exact.
 
-  Nearly is 1e-3 in float32 and 1e-9 in float64, whose grids need what lies between.
+  Nearly means within 1e-3 in float32 and 1e-9 in float64, whose grids have fractional positions.
   """
   xp = _xp(position)
   whole = xp.round(position)
@@ -98,7 +98,7 @@ def trigonometric() -> Process:
 
   def at(t):
     xp, rate = _xp(t), np.pi / 2
-    # As sines of what is left: exactly 0 at either end.
+    # cos(x) as sin(pi / 2 - x): exactly 0 at either end.
     alpha, sigma = xp.sin(rate * (1 - t)), xp.sin(rate * t)
     return Time(t, alpha, sigma, -rate * sigma, rate * alpha, 1000 * t)
 
@@ -117,7 +117,7 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
     beta = beta_min + slope * t
     b = beta_min * t + slope * t * t / 2
     alpha, sigma = xp.exp(-b / 2), xp.sqrt(-xp.expm1(-b))
-    # d sigma / dt is infinite at t = 0; no solver evaluates the network there.
+    # d sigma / dt is infinite at t = 0, where no solver evaluates the network.
     d_sigma = beta * alpha**2 / (2 * xp.maximum(sigma, 1e-6))
     return Time(t, alpha, sigma, -beta * alpha / 2, d_sigma, 1000 * t)
 
@@ -129,7 +129,7 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
 
 
 def edm(sigma_max: float = 80.0) -> Process:
-  """alpha = 1, sigma = 80 t; the network is fed ln(sigma) / 4 [2206.00364 table 1]."""
+  """alpha = 1, sigma = 80 t; the network's input time is ln(sigma) / 4 [2206.00364 table 1]."""
 
   def at(t):
     xp = _xp(t)
@@ -151,11 +151,11 @@ def interpolated(name: str, alpha_bar: np.ndarray, between: str = "sigma") -> Pr
 
       x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps        [2006.11239 eq. 4]
 
-  between   what is linear in t between two steps, and hence what a fractional step means:
-            "sigma": sigma / alpha (as the discrete Euler and Heun samplers of SD have it),
-            "log_sigma": its logarithm (as sigmas of [2206.00364] are looked up),
-            "angle": phi = atan(sigma / alpha), finite where the table ends without signal
-  Before step 0 sigma / alpha is linear from 0 at t = 0, whatever `between`.
+  between   the quantity that is linear in t between two steps, which defines fractional steps:
+            "sigma": sigma / alpha (as in the discrete Euler and Heun samplers of SD),
+            "log_sigma": its logarithm (as the sigmas of [2206.00364] are looked up),
+            "angle": phi = atan(sigma / alpha), finite where the table ends at zero SNR
+  Before step 0 sigma / alpha is linear from 0 at t = 0 for every `between`.
   The derivatives are of the interpolant; at a step, that of the interval below it.
   """
   ratio = np.sqrt((1 - alpha_bar) / np.maximum(alpha_bar, 1e-300))  # sigma / alpha
@@ -163,7 +163,7 @@ def interpolated(name: str, alpha_bar: np.ndarray, between: str = "sigma") -> Pr
   if between not in BETWEEN:
     raise ConfigError(f"{name}: between = {between!r} is not one of {', '.join(BETWEEN)}.")
   to_u = BETWEEN[between]
-  u = np.concatenate([[0.0], to_u(ratio)])  # [N + 1]; the first is never interpolated from
+  u = np.concatenate([[0.0], to_u(ratio)])  # [N + 1]; the first is never used for interpolation
   first = ratio[0]
 
   def at(t):
@@ -172,7 +172,7 @@ def interpolated(name: str, alpha_bar: np.ndarray, between: str = "sigma") -> Pr
     table, slope = xp.asarray(u, dtype), xp.asarray(np.diff(u), dtype)
     position = whole_steps(t * STEPS)
     below = xp.clip(xp.ceil(position) - 1, 1, STEPS - 1).astype(np.int32)
-    du = slope[below]  # per step; as a difference in float32 it would lose half its digits
+    du = slope[below]  # per step; a difference in float32 would lose half of its digits
     here = table[below] + du * (position - below)
     early = position <= 1
     if between == "angle":
@@ -199,13 +199,15 @@ def interpolated(name: str, alpha_bar: np.ndarray, between: str = "sigma") -> Pr
 def _table(
   name: str, alpha_bar: np.ndarray, between: str, zero_terminal_snr: bool, snr_shift: float
 ) -> Process:
-  """A named table with what may be done to it: its end moved to zero SNR, its SNR shifted."""
+  """A named table, if wanted with its SNR shifted or rescaled to end at zero."""
   if snr_shift != 1:
     alpha_bar = shifted_snr(alpha_bar.astype(np.float64), snr_shift)
   if zero_terminal_snr:
     alpha_bar = rescale_zero_terminal_snr(alpha_bar)
   if alpha_bar[-1] == 0 and between != "angle":
-    raise ConfigError(f"{name}: a table that ends at zero SNR needs between='angle'.")
+    raise ConfigError(
+      f"{name}: between = {between!r}, and a table that ends at zero SNR requires between='angle'."
+    )
   return interpolated(name, alpha_bar.astype(np.float64), between)
 
 
@@ -217,7 +219,7 @@ def ddpm_linear(
   snr_shift: float = 1.0,
   between: str = "sigma",
 ) -> Process:
-  """DDPM's own schedule [2006.11239 sec. 4]; `published`: its float32 table."""
+  """The schedule of DDPM [2006.11239 sec. 4]; `published`: its float32 table."""
   table = alpha_bar_of(linear_betas(beta_start, beta_end, published))
   return _table("ddpm_linear", table, between, zero_terminal_snr, snr_shift)
 

@@ -1,8 +1,8 @@
 """Tables of the discrete processes: alpha_bar_n of the N = 1000 training steps, n = 0..N-1.
 
-A table is float64 and exact. Made from float32 betas it is the published one: every operation is
-then rounded as the reference code of SD and DDPM rounds it, for parity with models trained on that
-code. The two differ by at most 1e-6 of the value, 4e-5 where the SNR is rescaled to end at zero.
+A table is float64 and exact. From float32 betas it is the published one: every operation is then
+rounded as in the reference code of SD and DDPM, for parity with models trained with that code. The
+two differ by at most 1e-6 of the value, 4e-5 where the SNR is rescaled to end at zero.
 """
 
 import numpy as np
@@ -42,13 +42,13 @@ def sigmoid_alpha_bar(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -
 def alpha_bar_of(betas: np.ndarray) -> np.ndarray:
   """alpha_bar_n = prod_{m <= n} (1 - beta_m), of the dtype of betas [N]. [2006.11239 eq. 4]"""
   if betas.dtype == np.float32:
-    # The reference's running product is float64 inside, and each entry rounded.
+    # The reference accumulates the product in float64 and rounds each entry.
     return np.cumprod((1 - betas).astype(np.float64)).astype(np.float32)
   return np.exp(np.cumsum(np.log1p(-betas)))
 
 
 def linspace32(start: float, end: float, n: int) -> np.ndarray:
-  """n float32 values from start to end, each half counted from its own end, rounded once each."""
+  """n float32 values from start to end; each half is counted from its end and rounded once."""
   step = np.float32((np.float32(end) - np.float32(start)) / np.float32(n - 1))
   i, stride = np.arange(n), np.float64(step)  # a fused multiply-add is exact inside
   up, down = np.float32(start) + stride * i, np.float32(end) - stride * i[::-1]
@@ -56,10 +56,10 @@ def linspace32(start: float, end: float, n: int) -> np.ndarray:
 
 
 def rescale_zero_terminal_snr(alpha_bar: np.ndarray) -> np.ndarray:
-  """The table with its last sqrt(alpha_bar) moved to 0 and its first kept. [2305.08891 alg. 1]"""
+  """The table with its last sqrt(alpha_bar) shifted to 0, its first kept. [2305.08891 alg. 1]"""
   root = np.sqrt(alpha_bar)
   moved = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
-  if alpha_bar.dtype == np.float32:  # the algorithm returns betas, and they are what is kept
+  if alpha_bar.dtype == np.float32:  # the published algorithm stores betas
     return alpha_bar_of(1 - np.concatenate([moved[:1], moved[1:] / moved[:-1]]))
   return moved
 
@@ -67,8 +67,8 @@ def rescale_zero_terminal_snr(alpha_bar: np.ndarray) -> np.ndarray:
 def shifted_snr(alpha_bar: np.ndarray, factor: float) -> np.ndarray:
   """The table whose sigma / alpha is `factor` times the given one's.
 
-  factor = resolution / reference resolution keeps the SNR of a region of the picture
-  [2301.11093 eq. 4]. Flow matching has the same shift on t: timesteps.shift.
+  factor = resolution / reference resolution keeps the SNR of a region of the image
+  [2301.11093 eq. 4]. The same shift for flow matching, on t, is timesteps.shift.
   """
   snr = alpha_bar / np.maximum(1 - alpha_bar, 1e-300) / factor**2
   return snr / (1 + snr)

@@ -1,7 +1,8 @@
-"""A moment of the process, with every coefficient already computed.
+"""A time of the process, with all its coefficients.
 
-A bare float32 t is not enough: ten of DDPM's thousand steps do not survive (n + 1) / 1000 in
-float32. Grids are therefore computed on the host in float64 and carry what the network is fed.
+A float32 t alone is not enough: ten of DDPM's thousand steps are not recovered from
+(n + 1) / 1000 in float32. Grids are therefore computed on the host in float64 and include the
+network's input time.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ class Time(NamedTuple):
   sigma       coefficient of eps
   d_alpha     d alpha / dt
   d_sigma     d sigma / dt
-  model_time  what the network is fed: 1000 t for flow, the step n of 0..N-1 for DDPM
+  model_time  the network's input time: 1000 t for flow, the step n of 0..N-1 for DDPM
   """
 
   t: Any
@@ -29,7 +30,7 @@ class Time(NamedTuple):
 
 
 def like(coefficient: jax.Array, x: jax.Array) -> jax.Array:
-  """Shapes a per-row coefficient [B] to broadcast against x [B, ...]; scalars pass through."""
+  """Reshapes a per-row coefficient [B] to broadcast against x [B, ...]; scalars are unchanged."""
   if coefficient.ndim == 0:
     return coefficient
   return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))

@@ -1,7 +1,8 @@
-"""The laws from which training draws t, and what may be done to a t that is drawn.
+"""Timestep distributions of training, and shifts of t.
 
-A law is the inverse of a distribution function: it maps u, uniform on (0, 1), to t in (0, 1).
-Independent u give independent t; stratified u give t that covers its law evenly in every batch.
+A distribution is represented by its inverse distribution function: it maps u, uniform on (0, 1),
+to t in (0, 1). Independent u give independent t; stratified u give a t that covers the distribution
+evenly in every batch.
 """
 
 from collections.abc import Callable
@@ -14,47 +15,49 @@ from jax.scipy.special import betainc, ndtri
 
 from t2i_jax.errors import ConfigError
 
-TimestepLaw = Callable[[jax.Array], jax.Array]
+TimestepDistribution = Callable[[jax.Array], jax.Array]
 
 # float32 uniforms include 0, where sigma = 0 and an x0 prediction has no eps.
 SMALLEST = 1e-5
 
 
-def uniform() -> TimestepLaw:
+def uniform() -> TimestepDistribution:
   """t = u."""
   return lambda u: u
 
 
-def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimestepLaw:
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> TimestepDistribution:
   """logit(t) ~ N(mean, std^2)        [2403.03206 eq. 19]"""
   return lambda u: jax.nn.sigmoid(mean + std * ndtri(u))
 
 
-def mode(scale: float = 1.29) -> TimestepLaw:
+def mode(scale: float = 1.29) -> TimestepDistribution:
   """t = 1 - u - scale (cos^2(pi u / 2) - 1 + u), heavy in the middle for scale > 0.
 
   Source: [2403.03206 eq. 20]; monotone for -1 <= scale <= 2 / (pi - 2).
   """
   if not -1 <= scale <= 2 / (np.pi - 2):
-    raise ConfigError(f"the mode law's scale = {scale} is not in [-1, {2 / (np.pi - 2):.3f}].")
-  # With 1 - u for u, so that t grows with u as in every other law.
+    raise ConfigError(
+      f"process.timesteps: mode's scale = {scale} is not in [-1, {2 / (np.pi - 2):.3f}]."
+    )
+  # With 1 - u for u, so that t increases with u as in every other distribution.
   return lambda u: u - scale * (jnp.square(jnp.sin(jnp.pi / 2 * u)) - u)
 
 
-def cosmap() -> TimestepLaw:
+def cosmap() -> TimestepDistribution:
   """t = 1 - 1 / (tan(pi u / 2) + 1): the SNR of the cosine schedule. [2403.03206 eq. 21]"""
   return lambda u: 1 - 1 / (jnp.tan(jnp.pi / 2 * u) + 1)
 
 
-def edm(mean: float = -1.2, std: float = 1.2, sigma_max: float = 80.0) -> TimestepLaw:
+def edm(mean: float = -1.2, std: float = 1.2, sigma_max: float = 80.0) -> TimestepDistribution:
   """ln(sigma) ~ N(mean, std^2) on the process "edm", sigma = 80 t. [2206.00364 table 1]"""
   return lambda u: jnp.exp(mean + std * ndtri(u)) / sigma_max
 
 
-def beta(a: float = 1.0, b: float = 1.5) -> TimestepLaw:
+def beta(a: float = 1.0, b: float = 1.5) -> TimestepDistribution:
   """t ~ Beta(a, b), by bisection of the incomplete beta function."""
 
-  def law(u):
+  def quantile(u):
     def halve(_, ends):
       low, high = ends
       middle = (low + high) / 2
@@ -64,17 +67,17 @@ def beta(a: float = 1.0, b: float = 1.5) -> TimestepLaw:
     low, high = jax.lax.fori_loop(0, 30, halve, (jnp.zeros_like(u), jnp.ones_like(u)))
     return (low + high) / 2
 
-  return law
+  return quantile
 
 
-def discrete(times: Any) -> TimestepLaw:
-  """One of the given times, each as likely: t = times[floor(n u)]."""
+def discrete(times: Any) -> TimestepDistribution:
+  """Uniform over the given times: t = times[floor(n u)]."""
   table = jnp.asarray(np.asarray(times, np.float32))
   return lambda u: table[jnp.minimum((u * len(table)).astype(jnp.int32), len(table) - 1)]
 
 
 def static(factor: float = 1.0) -> Callable[[int], Any]:
-  """The same shift for every picture; 1 is none, SD3 has 3."""
+  """The same shift for every image; 1 is none, SD3 has 3."""
   return lambda tokens: factor
 
 
@@ -88,7 +91,7 @@ def dynamic(
 def shift(t: Any, factor: Any) -> Any:
   """t' = factor t / (1 + (factor - 1) t): sigma / alpha of flow matching times `factor`.
 
-  The factor is `static`, or `dynamic` in the image tokens of the batch that is trained on.
+  The factor is `static`, or `dynamic` in the number of image tokens of the batch.
   Source: [2403.03206 eq. 23]
   """
   return factor * t / (1 + (factor - 1) * t)
@@ -110,22 +113,22 @@ def dynamic_factor(
 def stratified(key: jax.Array, rows: jax.Array, n: int) -> jax.Array:
   """u of the rows (global positions) of a batch of n: one in each n-th of (0, 1).   # [B]
 
-  The strata are dealt to the rows by a permutation that every process computes alike, so the
-  whole global batch is covered whatever share of it a process holds.
+  The strata are assigned to the rows by the same permutation in every process, so that the global
+  batch is covered however it is distributed over processes.
   Source: the low-discrepancy sampler of [2107.00630 app. I], jittered within each stratum.
   """
-  deal, jitter = jax.random.split(key)
-  stratum = jax.random.permutation(deal, n)[rows]
+  assign, jitter = jax.random.split(key)
+  stratum = jax.random.permutation(assign, n)[rows]
   within = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(jitter, row)))(rows)
   return (stratum + within) / n
 
 
 def inside(t: jax.Array) -> jax.Array:
-  """t kept off both ends, where some prediction has no value."""
+  """t clipped away from both ends, where some predictions are undefined."""
   return jnp.clip(t, SMALLEST, 1 - SMALLEST)
 
 
-TIMESTEP_LAWS: dict[str, Callable[..., TimestepLaw]] = {
+TIMESTEP_DISTRIBUTIONS: dict[str, Callable[..., TimestepDistribution]] = {
   "uniform": uniform,
   "logit_normal": logit_normal,
   "mode": mode,

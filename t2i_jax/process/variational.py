@@ -1,4 +1,4 @@
-"""The variational bound of a discrete process, and learned variances. In nats, unless it says bits.
+"""The variational bound of a discrete process, and learned variances. In nats unless stated.
 
     q(x_s | x_t, x0) = N(mean, variance I),   s < t
     variance = sigma_{t|s}^2 sigma_s^2 / sigma_t^2
@@ -43,7 +43,7 @@ def posterior(now: Time, to: Time) -> Posterior:
 
 
 def learned_log_variance(raw: jax.Array, log_low: jax.Array, log_high: jax.Array) -> jax.Array:
-  """log variance between beta-tilde and beta, by the network's second half of channels.
+  """log variance between beta-tilde and beta, from the network's second half of channels.
 
       log variance = f log beta + (1 - f) log beta-tilde,   f = (raw + 1) / 2
 
@@ -56,8 +56,8 @@ def learned_log_variance(raw: jax.Array, log_low: jax.Array, log_high: jax.Array
 def log_bounds(now: Time, to: Time, first: Time) -> tuple[jax.Array, jax.Array]:
   """(log beta-tilde, log beta) of a step, the ends of the range of a learned variance.
 
-  beta-tilde is 0 for the step that ends at t = 0; there it is taken of the step above, from
-  2 `first`, as published. `first` is the Time of training steps 0 and 1, fields [2].
+  beta-tilde is 0 for the step that ends at t = 0; there the value of the step above is used, from
+  `first`, the Time of training steps 0 and 1 (fields [2]), as published.
   """
   p = posterior(now, to)
   above = posterior(Time(*(f[1] for f in first)), Time(*(f[0] for f in first)))
@@ -97,10 +97,10 @@ def vlb_term(
   to: Time,
   first: Time,
 ) -> jax.Array:
-  """L_{t-1} of a row: KL of the true and the model's step, or the decoder's term at to.t = 0.
+  """L_{t-1} per row: KL of the true and the model's step, or the decoder's term at to.t = 0.
 
   log_variance  [B, ...] of the model's step
-  Returns nats a dimension, the mean over a row.   # [B]     Source: [2006.11239 eq. 5]
+  Returns nats per dimension, the mean over a row.   # [B]     Source: [2006.11239 eq. 5]
   """
   p = posterior(now, to)
   x0_hat, _ = to_x0_eps(prediction, x_t, now)
@@ -115,11 +115,11 @@ def vlb_term(
 def variance_loss(
   process: Process, prediction: Prediction, x0: jax.Array, x_t: jax.Array, now: Time
 ) -> jax.Array:
-  """What L_hybrid adds to L_simple: L_vlb, which here trains the variance only.   # [B]
+  """The term that L_hybrid adds to L_simple: L_vlb, which trains the variance only.   # [B]
 
-  prediction  its aux is the raw variance, shaped like x_t; its value is held
+  prediction  its aux is the raw variance, shaped like x_t; no gradient flows into its value
   now         at training steps of the process
-  In bits a dimension: 0.001 of the sum over N = 1000 steps is one step. [2102.09672 eq. 16]
+  In bits per dimension: 0.001 of the sum over N = 1000 steps is one step. [2102.09672 eq. 16]
   """
   assert process.steps is not None
   to = process.at(now.model_time / process.steps)  # step n of 0..N-1 is at (n + 1) / N
@@ -130,7 +130,7 @@ def variance_loss(
 
 
 def prior_kl(x0: jax.Array, end: Time, prior_std: float = 1.0) -> jax.Array:
-  """KL(q(x_1 | x0) || N(0, prior_std^2 I)) in nats a dimension: L_T of a row.   # [B]"""
+  """KL(q(x_1 | x0) || N(0, prior_std^2 I)) in nats per dimension: L_T per row.   # [B]"""
   mean, log_var = like(end.alpha, x0) * x0, 2 * jnp.log(like(end.sigma, x0))
   kl = normal_kl(mean, log_var, 0.0, 2 * np.log(prior_std))
   return jnp.mean(kl, axis=tuple(range(1, x0.ndim)))
@@ -145,24 +145,26 @@ def variational_bound(
   times: Time | None = None,
   variance: str = "small",
 ) -> jax.Array:
-  """Upper bound of -log2 p(x0) by ancestral sampling in N steps, in bits a dimension.   # [B]
+  """Upper bound of -log2 p(x0) by ancestral sampling in N steps, in bits per dimension.   # [B]
 
       L = KL(q(x_1 | x0) || p(x_1)) + sum_{i = 2..N} KL(q(x_s | x_t, x0) || p(x_s | x_t))
           - log p(x0 | x_{t_1}),   t = t_i, s = t_{i-1}
 
   with one x_t drawn for each i. Source: [2006.11239 eq. 5; decoder eq. 13]
 
-  x0        [B, ...] pictures in [-1, 1], at 8-bit levels 2 / 255 apart
+  x0        [B, ...] images in [-1, 1], at 8-bit levels 2 / 255 apart
   noise     index 0..N-1 -> unit Gaussian shaped like x0
-  times     [N + 1] rising from t = 0 to 1, concrete; by default the process's own steps
-  variance  of the model's step: "small" (beta-tilde; the last step's is of the one above it),
+  times     [N + 1] increasing from t = 0 to 1, concrete; by default the process's steps
+  variance  of the model's step: "small" (beta-tilde; for the last step that of the one above),
             "large" (beta), or "learned" (from aux)
-  On grids that are even in t "small" keeps a gap of bits however fine they are: next to t = 0 each
-  step still halves the noise, and beta-tilde is then far from the best variance.
+  On grids that are uniform in t "small" keeps a gap of bits however fine they are: near t = 0 each
+  step still halves the noise, and beta-tilde is far from the optimal variance.
   Raises ConfigError.
   """
   if times is None and process.steps is None:
-    raise ConfigError(f"variational_bound: {process.name} has no training steps; give it times.")
+    raise ConfigError(
+      f"variational_bound: times = None, and {process.name} has no training steps. Give times."
+    )
   if variance not in ("small", "large", "learned"):
     raise ConfigError(f"variational_bound: variance = {variance!r} is not small, large or learned.")
   if times is None:
@@ -171,8 +173,8 @@ def variational_bound(
   n = len(times.t) - 1
   if n < 2 or times.sigma[0] != 0 or np.any(np.diff(times.t) <= 0):
     raise ConfigError(
-      f"variational_bound: times must be 3 or more and rise from sigma = 0, not {n + 1} from "
-      f"sigma = {times.sigma[0]:g}."
+      f"variational_bound: times must be at least 3 and increase from sigma = 0; found {n + 1}, "
+      f"from sigma = {times.sigma[0]:g}."
     )
   now, to, first = (
     Time(*(jnp.asarray(np.asarray(f)[part], jnp.result_type(float)) for f in times))

@@ -1,12 +1,12 @@
-"""How much an error counts at each noise level: functions of Time, as weights of |x0_hat - x0|^2.
+"""Loss weightings by noise level: functions of Time, as weights of |x0_hat - x0|^2.
 
-At fixed x_t an error of one unit in x0 moves the prediction of each kind by `space_factor`, so a
-weight on x0 is a weight on every other prediction, and one function serves them all:
+At fixed x_t a unit error of x0 changes the prediction of each kind by `space_factor`, so a weight
+on x0 determines the weight on every other prediction:
 
     w_kind(t) = w_x0(t) / space_factor(kind, t)^2
 
-Where a paper weighs eps, velocity or v, the weight here has been carried over to x0; its
-docstring gives both.
+Where a paper weights eps, velocity or v, the weight here is converted to x0; its docstring gives
+both.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from t2i_jax.process.time import Time
 
 Weighting = Callable[[Time], jax.Array]
 
-# sigma is held at this floor, where the factor of a space grows without bound as sigma goes to 0
-# (x0 seen as eps or velocity at t = 0) [2511.13720 sec. 4].
+# Lower bound of sigma in space factors, which diverge as sigma goes to 0 (x0 converted to eps or
+# velocity at t = 0) [2511.13720 sec. 4].
 FLOOR = 0.05
 
 
 def space_factor(kind: str, time: Time) -> jax.Array:
-  """How far one unit of error in x0 moves the prediction of this kind, at fixed x_t.
+  """The change of the prediction of this kind by a unit error of x0, at fixed x_t.
 
   x0: 1,   eps: alpha / sigma,   score: alpha / sigma^2,
   v: (alpha^2 + sigma^2) / sigma,   velocity: |alpha sigma' - sigma alpha'| / sigma
@@ -44,7 +44,7 @@ def space_factor(kind: str, time: Time) -> jax.Array:
 
 
 def snr(time: Time) -> jax.Array:
-  """alpha^2 / sigma^2, with sigma held at FLOOR."""
+  """alpha^2 / sigma^2, with sigma at least FLOOR."""
   return jnp.square(time.alpha / jnp.maximum(time.sigma, FLOOR))
 
 
@@ -78,7 +78,7 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
 def sigmoid(bias: float = 2.0) -> Weighting:
   """sigmoid(bias - log SNR) on eps; times SNR on x0.   Source: [2303.00848 sec. 5; 2410.19324]
 
-  As SNR / (1 + SNR exp(-bias)), which has no logarithm of zero.
+  Computed as SNR / (1 + SNR exp(-bias)), which avoids the logarithm of zero.
   """
   return lambda time: snr(time) / (1 + snr(time) * jnp.exp(-bias))
 
@@ -95,7 +95,7 @@ def sigma_sqrt() -> Weighting:
 
 
 def cosmap() -> Weighting:
-  """2 / (pi (1 - 2 t + 2 t^2)) on the velocity, the density of its law. [2403.03206 eq. 21]"""
+  """2 / (pi (1 - 2 t + 2 t^2)) on the velocity: the density of cosmap. [2403.03206 eq. 21]"""
   velocity = in_space("velocity")
   return lambda time: velocity(time) * 2 / (jnp.pi * (1 - 2 * time.t + 2 * jnp.square(time.t)))
 

@@ -1,6 +1,6 @@
-"""From noise to data: solvers over a time grid, guidance as wrappers of a denoiser, one scan.
+"""Sampling: solvers over a time grid, guidance as wrappers of a denoiser, one scan.
 
-A denoiser is any function (x_t, time, cond) -> Prediction; a closed form serves as well as a net.
+A denoiser is any function (x_t, time, cond) -> Prediction: a network or a closed form.
 """
 
 from t2i_jax.sampling.grids import GRIDS

@@ -1,4 +1,4 @@
-"""Ancestral sampling with the variance that the network learned."""
+"""Ancestral sampling with a learned variance."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from t2i_jax.sampling.solver import Call, Solver, Step
 
 
 class Learned(NamedTuple):
-  """The posterior of each step, and the ends of its variance's range."""
+  """The posterior of each step, and the bounds of its log variance."""
 
   posterior: Posterior
   log_low: Any

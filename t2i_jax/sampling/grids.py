@@ -1,9 +1,8 @@
-"""Time grids: which moments a sampler visits. Built on the host in float64, from noise to data.
+"""Time grids of samplers, computed on the host in float64, from noise to data.
 
-A grid is a Time of [S + 1] fields; the last moment is the end. Discrete processes are spaced in
-training steps n, continuous ones in t; either may be spaced in s = sigma / alpha instead. What
-the network is fed goes with each moment, and can differ from the process's own answer where a
-published sampler rounds it.
+A grid is a Time with fields [S + 1], the end included. Discrete processes are spaced in training
+steps n, continuous ones in t; either may be spaced in s = sigma / alpha instead. The grid includes
+the network's input time, which differs from the process's where a published sampler rounds it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,37 +15,39 @@ from t2i_jax.process.timesteps import dynamic_factor, shift
 
 
 def at_times(process: Process, t: Sequence[float] | np.ndarray) -> Time:
-  """The grid of these t, which must fall. Raises ConfigError."""
+  """The grid of these t, which must decrease. Raises ConfigError."""
   t = np.asarray(t, np.float64)
   if t.ndim != 1 or len(t) < 2 or np.any(np.diff(t) >= 0) or t[0] > 1 or t[-1] < 0:
     shown = t.tolist() if t.size <= 8 else f"{t.flat[0]:g} .. {t.flat[-1]:g} in {t.size} times"
-    raise ConfigError(f"a time grid must fall from at most 1 to at least 0, not {shown}.")
+    raise ConfigError(f"a time grid must decrease within [1, 0]; found {shown}.")
   return Time(*(np.asarray(field, np.float64) for field in process.at(t)))
 
 
 def times(process: Process, steps: int, t: tuple = ()) -> Time:
-  """The very times given, steps + 1 of them. Raises ConfigError."""
+  """The grid of steps + 1 given times. Raises ConfigError."""
   if len(t) != steps + 1:
-    raise ConfigError(f"a grid of {len(t)} times has {len(t) - 1} steps, not {steps}.")
+    raise ConfigError(
+      f"sampling.grid has {len(t)} times, and sampling.steps = {steps} requires {steps + 1}."
+    )
   return at_times(process, t)
 
 
 def at_ratios(process: Process, s: np.ndarray) -> Time:
-  """The grid of these s = sigma / alpha, which fall."""
+  """The grid of these s = sigma / alpha, which must decrease."""
   return at_times(process, process.time_of(np.asarray(s, np.float64)))
 
 
 def _check(process: Process, steps: int) -> None:
   if steps < 1:
-    raise ConfigError(f"sampling.steps = {steps}: at least 1 is needed.")
+    raise ConfigError(f"sampling.steps = {steps}: must be at least 1.")
   if process.steps is not None and steps > process.steps:
     raise ConfigError(
-      f"sampling.steps = {steps}: {process.name} has between 1 and {process.steps} steps."
+      f"sampling.steps = {steps}: {process.name} allows 1 to {process.steps} steps."
     )
 
 
 def _of_steps(process: Process, n: np.ndarray, final: float) -> Time:
-  """Training steps n, whole or not, then t = final."""
+  """Training steps n, integer or fractional, then t = final."""
   assert process.steps is not None
   return at_times(process, np.append((n + 1) / process.steps, final))
 
@@ -56,12 +57,15 @@ def _last(process: Process, to_zero: bool) -> float:
   if to_zero:
     return 0.0
   if process.steps is None:
-    raise ConfigError(f"to_zero = False ends at training step 0, and {process.name} has none.")
+    raise ConfigError(
+      f"to_zero = False ends at training step 0, and {process.name} has no training steps. "
+      "Use to_zero=True."
+    )
   return 1 / process.steps
 
 
 def trailing(process: Process, steps: int, to_zero: bool = True) -> Time:
-  """From the last training step down in equal strides. [2305.08891 table 2]
+  """From the last training step down in equal steps. [2305.08891 table 2]
 
   to_zero  whether the end is t = 0, or training step 0
   """
@@ -79,17 +83,20 @@ def leading(
   keep_lowest: bool = True,
   to_zero: bool = True,
 ) -> Time:
-  """From the bottom up in whole strides, as SD samples; misses the noisiest steps.
+  """From the lowest step up in integer strides, as SD samples; omits the noisiest steps.
 
   offset       added to every step (SD: 1, DDPM: 0)
-  keep_lowest  whether the lowest is a moment of its own, or left out for the end to take its place
-               (DPM-Solver, UniPC)
+  keep_lowest  whether the lowest step is a point of the grid, or replaced by the end (DPM-Solver,
+               UniPC)
   to_zero      whether the end is t = 0, or training step 0 as in SD ("set_alpha_to_one = False")
   Raises ConfigError for a process without training steps.
   """
   _check(process, steps)
   if process.steps is None:
-    raise ConfigError(f"spacing 'leading' counts training steps, and {process.name} has none.")
+    raise ConfigError(
+      f"sampling.grid = 'leading' counts training steps, and {process.name} has none. "
+      "Use 'trailing'."
+    )
   count = steps if keep_lowest else steps + 1
   n = np.arange(count)[::-1][:steps] * (process.steps // count) + offset
   return _of_steps(process, n.astype(np.float64), _last(process, to_zero))
@@ -102,7 +109,7 @@ def linspace(
   keep_lowest: bool = True,
   to_zero: bool = True,
 ) -> Time:
-  """Evenly from the last training step to the first, fractional unless rounded, then t = 0.
+  """Evenly spaced from the last training step to the first, fractional unless rounded, then t = 0.
 
   keep_lowest, to_zero  as in `leading`
   """
@@ -114,10 +121,10 @@ def linspace(
 
 
 def _range(process: Process, of: str, top: float | None, bottom: float | None):
-  """Largest and smallest of what is spaced, `of` = "s" (sigma / alpha) or "t"; the process's own
-  where None is given."""
+  """Largest and smallest value of the spaced quantity, `of` = "s" (sigma / alpha) or "t"; those of
+  the process where None is given."""
   if of not in ("s", "t"):
-    raise ConfigError(f"a grid is spaced in 's' = sigma / alpha or in 't', not in {of!r}.")
+    raise ConfigError(f"sampling.grid: of = {of!r} is not 's' (sigma / alpha) or 't'.")
   smallest = 1 / process.steps if process.steps else 1e-3
   own = np.array([1.0, smallest])
   if of == "s":
@@ -142,9 +149,9 @@ def karras(
 ) -> Time:
   """s^(1 / rho) evenly spaced from top to bottom, then 0. [2206.00364 eq. 5]
 
-  of           what is spaced: "s" = sigma / alpha, or "t"
-  top, bottom  the process's own ends by default
-  rounded      whether the network is fed the nearest training step; the moments stay as they are
+  of           the spaced quantity: "s" = sigma / alpha, or "t"
+  top, bottom  by default the ends of the process
+  rounded      whether the network's input time is rounded to a training step; t is not
   """
   _check(process, steps)
   top, bottom = _range(process, of, top, bottom)
@@ -181,7 +188,7 @@ def beta(
   """Quantiles of Beta(a, b), denser at both ends, then 0. [2407.12173]
 
   of, top, bottom  as in `karras`
-  keep_lowest      whether the last quantile is `bottom`, a moment of its own, or the end itself
+  keep_lowest      whether the last quantile is `bottom`, a point of the grid, or the end itself
   """
   from scipy.stats import beta as distribution
 
@@ -199,11 +206,11 @@ def shifted(
   top: float = 1.0,
   bottom: float | None = None,
 ) -> Time:
-  """t = shift(even t, factor), as SD3 and FLUX sample; then 0. [2403.03206 eq. 23]
+  """t = shift(evenly spaced t, factor), as SD3 and FLUX sample; then 0. [2403.03206 eq. 23]
 
   terminal     stretches the grid so that its last t before 0 is this one (Qwen-Image: 0.02)
-  top, bottom  of the even t. By default one more stride from bottom would reach 0; SD3 has
-               bottom = shift(0.001, factor), so that it ends its shift a second time
+  top, bottom  of the evenly spaced t. By default bottom is one step above 0; SD3's is
+               shift(0.001, factor), which is then shifted a second time
   """
   _check(process, steps)
   t = shift(np.linspace(top, top / steps if bottom is None else bottom, steps), factor)
@@ -230,7 +237,9 @@ def dynamic(
 def stretch(t: np.ndarray, terminal: float) -> np.ndarray:
   """1 - t scaled so that the last t is `terminal`."""
   if t[-1] == 1:
-    raise ConfigError("a grid of one step cannot be stretched to a terminal time.")
+    raise ConfigError(
+      f"sampling.grid: terminal = {terminal:g} requires at least 2 steps; found 1 from t = 1."
+    )
   return 1 - (1 - t) * (1 - terminal) / (1 - t[-1])
 
 

@@ -1,7 +1,7 @@
-"""Guidance takes denoisers and returns a denoiser. "Off" is decided by not wrapping.
+"""Guidance as a function from denoisers to a denoiser. Without guidance, do not wrap.
 
-A method (`Combine`, built in guidance_methods.py) says how the predictions of a step under several
-conditions become one; `guide` makes them all in one call of the network.
+A method (`Combine`, built in guidance_methods.py) combines the predictions of a step under several
+conditions into one; `guide` computes them all in one call of the network.
 """
 
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from t2i_jax.process import Prediction, Time, convert, from_x0_eps, like
 from t2i_jax.sampling.loop import CondAt, OnStep
 from t2i_jax.sampling.solver import Denoiser
 
-Scale = jax.Array | float  # a number or one a row [B], traced; the usual one: 1 + w, 1 = off
+Scale = jax.Array | float  # a number or one per row [B], traced; 1 + w with the paper's w, 1 = off
 LogProb = Callable[[jax.Array, Time, Any], jax.Array]  # (x_t, time, y) -> log p(y | x_t) [B]
 
 
 class Guided(NamedTuple):
   """The condition of a guided denoiser. All conditions have the same structure.
 
-  cond    what is wanted
-  null    what it is held against: a negative prompt is a null that says something. None: the
-          method runs at scale 1, where it has no weight, and the network is not asked
-  others  further conditions that the method asks for: a perturbed twin, an image, more prompts
-  memory  what the method kept of the step before; `remember` fills it in
+  cond    the condition to follow
+  null    the unconditional or negative condition. None: at scale 1, where it has no weight, its
+          network call is saved
+  others  further conditions of the method: a perturbed copy, an image, more prompts
+  memory  the method's state from the previous step; `remember` fills it in
   """
 
   cond: Any
@@ -36,9 +36,9 @@ class Guided(NamedTuple):
 
 
 class Views(NamedTuple):
-  """The predictions of a step, of one kind, and what they are predictions of.
+  """The predictions of a step, of one kind, with x_t and time.
 
-  cond, null, others  Prediction [B, ...]; null is cond where none was asked for
+  cond, null, others  Prediction [B, ...]; null is cond where Guided.null is None
   x_t, time           [B, ...], Time of scalars or [B]
   memory              as in Guided
   """
@@ -58,10 +58,10 @@ class Views(NamedTuple):
 
 
 class Perturb(NamedTuple):
-  """What a method asks of the model's inside under its last condition.
+  """A change inside the model for the last condition of a method.
 
   kind    a name in models.CONTROLS
-  layers  the blocks it is done to
+  layers  indices of the blocks to which it applies
   """
 
   kind: str
@@ -69,9 +69,9 @@ class Perturb(NamedTuple):
 
 
 class Worse(NamedTuple):
-  """The weak model that autoguidance needs: of a work directory, at a step (0: the newest).
+  """The weak model of autoguidance: a work directory, and a step of it (0: the newest).
 
-  scale  None: the sampler's own
+  scale  None: that of the sampler
   """
 
   workdir: str
@@ -82,11 +82,11 @@ class Worse(NamedTuple):
 class Combine(NamedTuple):
   """A method of guidance.
 
-  combine  (views, scale) -> Prediction; one with a memory puts the new one into the prediction
-  others   how many conditions it needs beside cond and null
-  starts   x -> the memory before the first step; None: nothing is kept
-  perturb  how its last condition differs where that is in the model and not in the prompt
-  worse    the weak model in place of the null, for `autoguide`
+  combine  (views, scale) -> Prediction, with the new memory in it if the method has one
+  others   number of conditions beside cond and null
+  starts   x -> the memory before the first step; None: no memory
+  perturb  for a last condition that differs inside the model and not in the prompt
+  worse    the weak model used instead of the null, for `autoguide`
   """
 
   combine: Callable[[Views, Scale], Prediction]
@@ -99,7 +99,7 @@ class Combine(NamedTuple):
 def interleave(*parts: jax.Array) -> jax.Array:
   """n arrays [B, ...] to [n B, ...] as a0 b0 a1 b1 ...
 
-  On a sharded batch, concatenation would move rows between devices; this does not.
+  On a sharded batch it moves no rows between devices, which concatenation does.
   """
   return jnp.stack(parts, 1).reshape(-1, *parts[0].shape[1:])
 
@@ -132,9 +132,9 @@ def _check(method: Combine, others: int, memory: Any) -> None:
 
 
 def guide(denoise: Denoiser, method: Combine, scale: Scale) -> Denoiser:
-  """A denoiser of `Guided` conditions. `scale` is a traced number: changing it compiles nothing.
+  """A denoiser of `Guided` conditions. `scale` is traced: changing it does not recompile.
 
-  Raises ConfigError where the condition does not hold what the method needs.
+  Raises ConfigError where the condition lacks an input of the method.
   """
 
   def guided(x_t: jax.Array, time: Time, cond: Guided) -> Prediction:
@@ -154,12 +154,12 @@ def remember(
   state: Any = None,
   cond_at: CondAt | None = None,
 ) -> dict[str, Any]:
-  """The arguments of `sample` that carry a method's memory, beside the caller's own hooks.
+  """The arguments of `sample` that carry a method's memory, combined with the caller's hooks.
 
       x0_hat, (memory, state) = sample(..., **remember(method, x, on_step, state))
 
-  For methods with and without a memory alike, also under a classifier (`Labelled`). However often a
-  solver calls the network, the memory moves on once a step, by the step's first call.
+  For methods with and without a memory, also under a classifier (`Labelled`). However often a
+  solver calls the network, the memory is updated once per step, from the step's first call.
   """
 
   def hook(i, x, prediction, both):
@@ -182,11 +182,11 @@ def remember(
 
 
 def autoguide(denoise: Denoiser, worse: Denoiser, method: Combine, scale: Scale) -> Denoiser:
-  """Guidance by a worse version of the network, given the same condition.
+  """Guidance by a worse version of the network under the same condition.
 
       worse + scale (denoise - worse)        [2406.02507 sec. 4], for the method `cfg()`
 
-  Two networks are two calls. The result takes `Guided` conditions, whose null is not used.
+  Two network calls. The result takes `Guided` conditions, whose null is not used.
   """
 
   def guided(x_t: jax.Array, time: Time, cond: Guided) -> Prediction:
@@ -199,7 +199,7 @@ def autoguide(denoise: Denoiser, worse: Denoiser, method: Combine, scale: Scale)
 
 
 class Labelled(NamedTuple):
-  """The condition of a classifier-guided denoiser: the denoiser's own, and the classifier's y."""
+  """The condition of a classifier-guided denoiser: the denoiser's condition, the classifier's y."""
 
   cond: Any
   y: Any
@@ -210,9 +210,9 @@ def classify(denoise: Denoiser, log_prob: LogProb, weight: Scale) -> Denoiser:
 
       eps = eps_hat - weight sigma grad log p(y | x_t)        [2105.05233 alg. 2]
 
-  for every process, as eps = -sigma score. With x_t fixed, x0 moves by weight sigma^2 / alpha grad,
-  and any other kind by what belongs to both. Where alpha = 0 x_t says nothing of y: the gradient is
-  0 and its quotient with alpha is open, so that the denoiser is left as it is.
+  for every process, as eps = -sigma score. With x_t fixed, x0 changes by weight sigma^2 / alpha
+  grad, and any other kind accordingly. Where alpha = 0 x_t does not depend on y: the gradient is 0
+  and its quotient with alpha undefined, so that the prediction is unchanged.
   """
 
   def guided(x_t: jax.Array, time: Time, cond: Labelled) -> Prediction:
@@ -228,5 +228,5 @@ def classify(denoise: Denoiser, log_prob: LogProb, weight: Scale) -> Denoiser:
 
 
 def row_scale(scale: Scale, x: jax.Array) -> jax.Array:
-  """A scale, a number or one a row, as it multiplies x [B, ...]."""
+  """A scale, a number or one per row, shaped to multiply x [B, ...]."""
   return like(jnp.asarray(scale), x)

@@ -1,7 +1,7 @@
-"""The methods of guidance. Adding one is a function that returns a Combine, and one line here.
+"""The methods of guidance. To add one, write a function that returns a Combine and add a line here.
 
-Every method is at its scale 1 the conditional prediction. Each works in the kind of prediction
-it was proposed for and converts; what is linear in the prediction is the same in every kind.
+At scale 1 every method returns the conditional prediction. Each works in the kind of prediction of
+its paper and converts; a method that is linear in the prediction is the same in every kind.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def plain(views: Views, scale: Scale) -> Prediction:
   return views.cond._replace(value=extrapolate(views.null.value, views.cond.value, scale))
 
 
-# What is done to any method.
+# Modifiers of a method.
 
 
 def within(method: Combine, low: float, high: float) -> Combine:
@@ -55,7 +55,7 @@ def within(method: Combine, low: float, high: float) -> Combine:
 
 
 def inside(time: Time, low: float, high: float) -> jax.Array:
-  """Whether low < sigma / alpha <= high; noise alone is inside where high is infinite."""
+  """Whether low < sigma / alpha <= high; pure noise is inside where high is infinite."""
   above = jnp.asarray(time.sigma) > low * time.alpha
   return above if high == float("inf") else above & (time.sigma <= high * time.alpha)
 
@@ -68,8 +68,8 @@ def rescaled(method: Combine, mix: float, on: str = "x0") -> Combine:
   with the unbiased std of a row over everything but the batch, as published.
 
   mix  0 = off; 0.7 is the paper's
-  on   the kind of prediction that is rescaled. x0 is the paper's reason (overexposed pictures);
-       published samplers rescale what their network predicts: "eps", "v" or "velocity"
+  on   the kind of prediction that is rescaled. The paper's motivation (overexposed images) is x0;
+       published samplers rescale the network's kind: "eps", "v" or "velocity"
   """
   if on not in KINDS:
     raise ConfigError(f"rescale: on = {on!r} is not one of {', '.join(KINDS)}.")
@@ -131,7 +131,7 @@ def cfg(
 
 
 def cfg_zero(zero_steps: int = 1, low: float = 0.0, high: float = INFINITY) -> Combine:
-  """CFG-Zero*: the null velocity is first scaled to lie as near the conditional one as it can.
+  """CFG-Zero*: the null velocity is first scaled to be as near the conditional one as possible.
 
       (1 - scale) s null + scale cond,   s = <cond, null> / |null|^2        [2503.18886 sec. 4]
 
@@ -163,16 +163,16 @@ def apg(
   low: float = 0.0,
   high: float = INFINITY,
 ) -> Combine:
-  """Adaptive projected guidance on x0: of cond - null, less of what is parallel to cond.
+  """Adaptive projected guidance on x0: the component of cond - null parallel to cond is reduced.
 
       d_i = (cond - null) + momentum d_(i-1),    d = d_i min(1, norm / |d_i|)
       cond + (scale - 1) (orthogonal(d) + eta parallel(d))        [2410.02416 sec. 4]
 
-  eta       weight of the parallel part; 1, norm = 0 and momentum = 0 make it plain guidance
-  norm      the longest d of a row, 0 = any. It grows with the root of the number of values; 15 is
-            the reference library's default, for latents of 128 x 128 x 4
-  momentum  negative: pushes against what was pushed before. Kept from step to step
-  low, high as in `within`; the momentum runs on outside
+  eta       weight of the parallel component; with 1, norm = 0 and momentum = 0 this is plain CFG
+  norm      upper bound of |d| per row, 0 = none. |d| grows with the root of the number of values;
+            15 is the reference library's default, for latents of 128 x 128 x 4
+  momentum  negative: the previous update is subtracted. Kept from step to step
+  low, high as in `within`; the momentum is updated outside, too
   """
 
   def combine(views: Views, scale: Scale) -> Prediction:
@@ -194,7 +194,7 @@ def apg(
 
 
 def cfg_norm(patch: int = 1, low: float = 0.0, high: float = INFINITY) -> Combine:
-  """Plain guidance of which each token keeps the conditional velocity's length (Qwen-Image).
+  """Plain CFG in which each token keeps the norm of the conditional velocity (Qwen-Image).
 
       guided |cond| / |guided|,   norms over the patch x patch x C values of a token
 
@@ -238,7 +238,7 @@ def _perturbed(kind: str, scale: float, layers: tuple, low: float, high: float) 
 
 
 def pag(layers: tuple, scale: float = 3.0, low: float = 0.0, high: float = INFINITY) -> Combine:
-  """Perturbed-attention guidance: away from the model whose image tokens see only themselves.
+  """Perturbed-attention guidance: away from the model with identity self-attention of the image.
 
       null + cfg (cond - null) + scale (cond - perturbed)        [2403.17377 sec. 4]
 
@@ -263,7 +263,7 @@ def slg(layers: tuple, scale: float = 2.8, low: float = 0.0, high: float = INFIN
 
 
 def dual(image_scale: Scale = 1.5) -> Combine:
-  """Two conditions with a scale each, Guided(image and text, neither, (image alone,)).
+  """Two conditions with a scale each, Guided(image and text, neither, (image only,)).
 
       null + image_scale (image - null) + scale (both - image)        [2211.09800 eq. 3]
 
@@ -308,7 +308,7 @@ def auto(workdir: str, step: int = 0, scale: float | None = None) -> Combine:
   return Combine(plain, worse=Worse(workdir, step, scale))
 
 
-# What config.sampling.guidance may say where a prompt and a null are all that a system has.
+# The values of config.sampling.guidance for a system with a prompt and a null only.
 GUIDANCE: dict[str, Callable[..., Combine]] = {
   "cfg": cfg,
   "cfg_zero": cfg_zero,
@@ -318,5 +318,5 @@ GUIDANCE: dict[str, Callable[..., Combine]] = {
   "slg": slg,
 }
 
-# And where it takes several prompts an image, joined by AND, and a second model.
+# And for one that also takes several prompts per image, joined by AND, or a second model.
 GUIDANCE_OF_PROMPTS = GUIDANCE | {"compose": compose, "auto": auto}

@@ -1,12 +1,11 @@
-"""Inpainting with a network that was not trained for it: a hook, and a plan that repeats itself.
+"""Inpainting with a network that was not trained for it: a hook, and a plan with repeated steps.
 
-    replacement   after every step the known part is the given picture, noised to that step's time
-    resampling    RePaint: every few steps the state is noised back up and they are done again, so
-                  that the free part comes to agree with the known part
+    replacement   after every step the known region is set to the given image, noised to that time
+    resampling    RePaint: every few steps x is noised back up and they are repeated, so that the
+                  unknown region becomes consistent with the known one
 
-A plan says only from where to where each step goes, so that going back needs no solver: `repeated`
-lists the steps of a block several times, and the hook noises x from the end of one step to the
-start of the next wherever the two differ.
+`repeated` lists the steps of a block several times, and the hook adds noise from the end of one
+step to the start of the next wherever the two differ. It works with any solver without memory.
 """
 
 import jax
@@ -19,10 +18,10 @@ from t2i_jax.sampling.solver import Step
 
 
 def repeated(plan: Step, times: int, block: int = 1) -> Step:
-  """The plan with every `block` steps done `times` times over, the last block once.
+  """The plan with every block of `block` steps repeated `times` times, the last block once.
 
-  For solvers without memory (ddim, ddpm, heun): a multistep solver would take outputs from before
-  the jump for neighbours. Source: [2201.09865 alg. 1]: times U = 10; its app. B has block 10
+  For solvers without memory (ddim, ddpm, heun): a multistep solver would use outputs from before
+  the jump as history. Source: [2201.09865 alg. 1]: times U = 10; its app. B has block 10
   Raises ConfigError.
   """
   steps = len(plan.index)
@@ -38,15 +37,15 @@ def repeated(plan: Step, times: int, block: int = 1) -> Step:
 
 
 def inpaint(plan: Step, known: jax.Array, mask: jax.Array, noise: Noise) -> OnStep:
-  """The hook of `sample` that holds the known part, and goes back where the plan does.
+  """The hook of `sample` that replaces the known region, and adds noise where the plan goes back.
 
       x_s = mask (alpha_s known + sigma_s eps) + (1 - mask) x_s       [2201.09865 eq. 8]
       x_t ~ N((alpha_t / alpha_s) x_s, sigma_{t|s}^2 I)  back up      [2201.09865 alg. 1]
 
   plan   the one given to `sample`, from `make_plan` or `repeated`
   known  [B, ...] like x0, used where mask [B, ..., 1 or C] is 1
-  noise  step index -> unit Gaussian; of other keys than the solver's. Each step draws it twice.
-  Replacement alone, which is the hook of a plan without repeats: [2011.13456 app. I.2]
+  noise  step index -> unit Gaussian, from other keys than the solver's. Each step draws it twice.
+  With a plan without repeats this is replacement alone: [2011.13456 app. I.2]
   """
   steps, now, to = len(plan.index), plan.now, plan.to
   after = lambda f, end: jnp.concatenate([f[1:], end[-1:]])  # what the next step starts from

@@ -1,17 +1,16 @@
-"""Inversion: from data to the noise that a deterministic sampler would have made it from.
+"""Inversion: from data to the noise from which a deterministic sampler produces it.
 
-Any deterministic solver inverts when it runs over a grid that rises: `ddim` is DDIM inversion
+Any deterministic solver inverts when it runs over an increasing grid: `ddim` is DDIM inversion
 [2010.02502 sec. 5.4, eq. 14 backwards], `heun` the same ODE at second order [2206.00364 alg. 1
-upwards]. Both only approximate the inverse of their own steps. Two more solvers have an inverse
-that is exact, up to the fixed-point iterations they are given:
+upwards]. Both only approximate the inverse of their steps. Two more solvers have an exact inverse,
+up to the number of fixed-point iterations:
 
-    ddim_inverse   what DDIM, run down the same grid, takes back to x0 [2309.04907]
-    midpoint       the implicit midpoint rule, second order, whose inverse is itself run back
+    ddim_inverse   inverted by DDIM over the same grid, downwards [2309.04907]
+    midpoint       the implicit midpoint method, second order, which is its own inverse
 
-At sigma = 0 nothing says which noise is to be found, and DDIM's step upwards divides by it. As in
-the published samplers a picture is therefore taken for x_t at the smallest time of the grid.
-Invert at a guidance scale of 1: at others the ODE is steep and the round trip is lost
-[2211.09794 sec. 3].
+At sigma = 0 the noise is undetermined, and DDIM's step upwards divides by sigma. As in published
+samplers an image is therefore taken as x_t at the smallest time of the grid. Invert at a guidance
+scale of 1: at others the ODE is stiff and the round trip inaccurate [2211.09794 sec. 3].
 """
 
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from t2i_jax.sampling.solver import Call, Denoiser, Solver, Step
 
 
 def rising(times: Time) -> Time:
-  """A sampler's grid from its smallest noise up, without the moment that has none.   # [S + 1]"""
+  """A sampler's grid reversed, without the time at sigma = 0.   # [S + 1]"""
   keep = np.asarray(times.sigma)[::-1] > 0
   return Time(*(np.asarray(field, np.float64)[::-1][keep] for field in times))
 
@@ -69,13 +68,13 @@ def invert(
 
 
 def halfway(process: Process, now: Time, to: Time) -> Time:
-  """The moments in the middle of steps, in tau = sigma / (alpha + sigma).   float64 [S]"""
+  """The times in the middle of steps, in tau = sigma / (alpha + sigma).   float64 [S]"""
   noise = now.sigma / (now.alpha + now.sigma) + to.sigma / (to.alpha + to.sigma)
   return process.at(np.asarray(process.time_of(noise / (2 - noise))))
 
 
 class Implicit(NamedTuple):
-  """where: the Time at which the network is asked;   scale: its alpha + sigma;   frame: the step"""
+  """where: Time of the network call;   scale: its alpha + sigma;   frame: of the step"""
 
   where: Time
   scale: Any
@@ -122,7 +121,7 @@ def ddim_inverse(iterations: int = 10) -> Solver:
 
 
 def midpoint(iterations: int = 10) -> Solver:
-  """The implicit midpoint rule, which serves both ways: up and down again is where one began.
+  """The implicit midpoint method, its own inverse: the same solver runs up and down.
 
   y_to = y + d_tau g((y + y_to) / 2, half-way in tau).   Source: Hairer, Lubich, Wanner, Geometric
   Numerical Integration, sec. V.1 (symmetric methods)
@@ -130,5 +129,5 @@ def midpoint(iterations: int = 10) -> Solver:
   return _implicit(0.5, iterations)
 
 
-# The ways up by name, of as many steps as the way down.
+# Solvers for inversion by name, with as many steps as the sampler.
 INVERTERS: dict[str, Callable[..., Solver]] = {"ddim_inverse": ddim_inverse, "midpoint": midpoint}

@@ -4,7 +4,7 @@ In y = x / (alpha + sigma) against tau = sigma / (alpha + sigma) the ODE of ever
 
     dy/dtau = eps_hat - x0_hat,    tau from 0 (data) to 1 (noise),
 
-with no coefficient that grows at either end. The instantaneous change of variables gives
+whose coefficients are bounded at both ends. The instantaneous change of variables gives
 
     log p(x0) = log p_1(x_1) + D log(scale_1 / scale_0) + integral of div(dy/dtau) dtau
 
@@ -26,7 +26,7 @@ from t2i_jax.sampling.runge_kutta import Frame, frame_of, starts_and_ends
 from t2i_jax.sampling.solver import Denoiser
 
 Field = Callable[[jax.Array], jax.Array]
-# (field, y [B, ...]) -> (field(y), its divergence [B]); a row of the field sees its own row alone
+# (field, y [B, ...]) -> (field(y), its divergence [B]); the field maps each row separately
 Divergence = Callable[[Field, jax.Array], tuple[jax.Array, jax.Array]]
 
 
@@ -39,7 +39,7 @@ def _along(field: Field, y: jax.Array, probes: jax.Array) -> tuple[jax.Array, ja
 
 
 def exact(field: Field, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The trace of the Jacobian, one push forward for each of the D elements of a row."""
+  """The trace of the Jacobian, one jvp for each of the D elements of a row."""
   basis = jnp.eye(y[0].size, dtype=y.dtype).reshape(-1, 1, *y.shape[1:])  # [D, 1, ...]
   return _along(field, y, basis)
 
@@ -47,7 +47,7 @@ def exact(field: Field, y: jax.Array) -> tuple[jax.Array, jax.Array]:
 def hutchinson(keys: jax.Array, probes: int = 1) -> Divergence:
   """The trace as a mean of z . J z over random signs z, unbiased. [2011.13456 eq. 40]
 
-  keys  [B], one a row; the same signs serve the whole path [1810.01367 sec. 3.1]
+  keys  [B], one per row; the same signs are used along the whole trajectory [1810.01367 sec. 3.1]
   """
 
   def divergence(field: Field, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -59,7 +59,7 @@ def hutchinson(keys: jax.Array, probes: int = 1) -> Divergence:
 
 
 class Path(NamedTuple):
-  """A step of the ODE: its three moments, the middle's scale, and the frame.   leading axis [S]"""
+  """A step of the ODE: its three times, the middle's scale, and the frame.   leading axis [S]"""
 
   now: Time
   middle: Time
@@ -84,10 +84,10 @@ def to_noise(
   cond: Any = None,
   divergence: Divergence = exact,
 ) -> tuple[jax.Array, jax.Array]:
-  """(x_1 [B, ...], log |det dx_1/dx0| [B]) of the ODE, by the fourth-order Runge-Kutta rule.
+  """(x_1 [B, ...], log |det dx_1/dx0| [B]) of the ODE, by the fourth-order Runge-Kutta method.
 
-  times  [S + 1] rising, concrete. They start at t = 0 where the prediction has a value there (eps,
-         v, velocity), else at a small t, as whose state x0 is then taken. [2011.13456 app. C]
+  times  [S + 1] increasing, concrete, from t = 0 for predictions that are defined there (eps, v,
+         velocity), else from a small t, where x0 is then taken as x_t. [2011.13456 app. C]
   Four network calls a step. Raises ConfigError.
   """
   t, alpha, sigma = (np.asarray(f) for f in (times.t, times.alpha, times.sigma))
@@ -134,7 +134,7 @@ def log_likelihood(
   cond: Any = None,
   divergence: Divergence = exact,
 ) -> jax.Array:
-  """log p(x0) in nats, of the model that starts from N(0, prior_std^2 I) at t = 1.   # [B]
+  """log p(x0) in nats, with the prior N(0, prior_std^2 I) at t = 1.   # [B]
 
   Arguments as in `to_noise`.
   """
@@ -145,7 +145,7 @@ def log_likelihood(
 
 
 def bits_per_dimension(log_p: jax.Array, dims: int, width: float = 2 / 255) -> jax.Array:
-  """-log2 of the mass of a bin of 8-bit data, a dimension: -log p / (D ln 2) - log2(width).
+  """-log2 of the mass of a bin of 8-bit data, per dimension: -log p / (D ln 2) - log2(width).
 
   log_p  [B] nats, of dequantised data; dims: D; width: distance of two levels in the units of x0
 
@@ -157,6 +157,6 @@ def bits_per_dimension(log_p: jax.Array, dims: int, width: float = 2 / 255) -> j
 
 
 def dequantised(x0: jax.Array, keys: jax.Array, width: float = 2 / 255) -> jax.Array:
-  """x0 moved evenly within its bin, one key a row.   # [B, ...]"""
+  """x0 plus uniform noise within its bin, one key per row.   # [B, ...]"""
   u = jax.vmap(lambda key: jax.random.uniform(key, x0.shape[1:], x0.dtype))(keys)
   return x0 + width * (u - 0.5)

@@ -1,8 +1,8 @@
-"""Solvers that are tables: functions of a float64 grid of Times [S + 1] to `Linear` numbers [S].
+"""Linear solvers: functions of a float64 grid of Times [S + 1] to `Linear` coefficients [S].
 
 Notation of the papers: at step i from t to s, lambda = log(alpha / sigma), h = lambda_s - lambda_t.
-A step that ends at sigma = 0 has h = infinity: every method here is then of first order, which is
-x_s = alpha_s x0_hat, as in the published codes.
+A step that ends at sigma = 0 has h = infinity: every method here is then of first order,
+x_s = alpha_s x0_hat, as in the published code.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ def _ends(times: Time) -> tuple[Time, Time]:
 
 
 def _lambdas(times: Time) -> np.ndarray:
-  """log(alpha / sigma) of the grid, -inf at noise alone and inf at data.   # [S + 1]"""
+  """log(alpha / sigma) of the grid, -inf at pure noise and inf at data.   # [S + 1]"""
   with np.errstate(divide="ignore"):
     return np.log(np.asarray(times.alpha)) - np.log(np.asarray(times.sigma))
 
@@ -34,7 +34,7 @@ def _columns(*columns: np.ndarray) -> np.ndarray:
 def euler() -> Solver:
   """x_s = alpha_s x0_hat + sigma_s eps_hat: DDIM [2010.02502 eq. 12 with its sigma = 0].
 
-  The same as Euler's rule on dx/dt for flow matching [2209.03003] and on x / alpha against
+  Equal to Euler's method on dx/dt for flow matching [2209.03003] and on x / alpha against
   sigma / alpha [2206.00364 alg. 1 without churn].
   """
   return ddim()
@@ -42,7 +42,7 @@ def euler() -> Solver:
 
 def _noise_of(now: Time, to: Time, eta: float) -> np.ndarray:
   """eta times the standard deviation of q(x_s | x_t, x0). [2010.02502 eq. 16]"""
-  if eta == 0:  # also of a step that rises, as inversion takes, which has no posterior
+  if eta == 0:  # also for an increasing step, as of inversion, which has no posterior
     return np.zeros_like(now.sigma)
   return eta * np.sqrt(posterior(now, to).variance)
 
@@ -80,7 +80,7 @@ def ddpm(variance: str = "small") -> Solver:
 
 
 def euler_ancestral(eta: float = 1.0) -> Solver:
-  """Euler on x / alpha to a smaller sigma / alpha, then noise up to the grid's. [k-diffusion]
+  """Euler on x / alpha to a smaller sigma / alpha, then noise added up to the grid's. [k-diffusion]
 
   up = eta s' sqrt(1 - (s' / s)^2),   down = sqrt(s'^2 - up^2),   s = sigma / alpha
   """
@@ -88,7 +88,7 @@ def euler_ancestral(eta: float = 1.0) -> Solver:
   def plan(times: Time) -> Linear:
     now, to = _ends(times)
     s_next = to.sigma / to.alpha
-    shrink = to.sigma * now.alpha / (to.alpha * now.sigma)  # s' / s, 0 from noise alone
+    shrink = to.sigma * now.alpha / (to.alpha * now.sigma)  # s' / s, 0 from pure noise
     up = np.minimum(s_next, eta * s_next * np.sqrt(np.maximum(1 - shrink**2, 0)))
     down = np.sqrt(s_next**2 - up**2)
     keep = to.alpha * down / now.sigma
@@ -102,7 +102,7 @@ def flow_sde(strength: float = 1.0) -> Solver:
 
       dx = (velocity - w score / 2) dt + sqrt(w) dW,    w = strength sigma_t
 
-  run from t down to s; the step to t = 0 is x0_hat, which on the flow is Euler's.
+  integrated from t down to s; the step to t = 0 is x0_hat, which on the flow is Euler's.
   """
 
   def plan(times: Time) -> Linear:
@@ -130,20 +130,20 @@ def consistency() -> Solver:
   return linear(plan, history=1, noisy=True)
 
 
-def _orders(times: Time, most: int, lower_final: bool) -> np.ndarray:
-  """The order of each step: growing from 1 as history fills, 1 where a step ends at sigma = 0.
+def _orders(times: Time, highest: int, lower_final: bool) -> np.ndarray:
+  """The order of each step: increasing from 1 as history fills, 1 where a step ends at sigma = 0.
 
-  lower_final  with fewer than 15 steps also falls to 2, 1 over the last two, as published
+  lower_final  with fewer than 15 steps the last two are of order 2 and 1, as published
   """
   steps = len(times.t) - 1
-  order = np.minimum(np.arange(steps) + 1, most)
+  order = np.minimum(np.arange(steps) + 1, highest)
   if lower_final and steps < 15:
     order = np.minimum(order, np.arange(steps, 0, -1))
   return np.where(np.asarray(times.sigma)[1:] == 0, 1, order)
 
 
 def _differences(lambdas: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, ...]:
-  """h of each step, and r0, r1: the two steps before it in units of h (1 where there is none)."""
+  """h of each step, and r0, r1: the two preceding steps in units of h (1 where there is none)."""
   with np.errstate(invalid="ignore"):
     h = np.diff(lambdas)
     before = lambda k: np.concatenate([np.full(min(k, len(h)), np.nan), h])[: len(h)]
@@ -170,13 +170,13 @@ def _divided(order: np.ndarray, r0: np.ndarray, r1: np.ndarray):
 def dpmpp(
   order: int = 2, midpoint: bool = True, lower_final: bool = True, published: bool = True
 ) -> Solver:
-  """DPM-Solver++ multistep.   Source: [2211.01095 alg. 2; eq. 12-13], order 3 as its code has it
+  """DPM-Solver++ multistep.   Source: [2211.01095 alg. 2; eq. 12-13], order 3 from its code
 
       x_s = (sigma_s / sigma_t) x - alpha_s (e^-h - 1) D0
             + alpha_s ((e^-h - 1) / h + 1) D1 - alpha_s ((e^-h - 1 + h) / h^2 - 1/2) D2
 
   midpoint   in steps of order 2: -alpha_s (e^-h - 1) D1 / 2 for the second term
-  published  at order 3: D2 as the code has it, half the second derivative, which leaves order 2;
+  published  at order 3: D2 as in the code, half the second derivative, which is of order 2;
              False doubles it, which is of order 3
   """
 
@@ -186,7 +186,7 @@ def dpmpp(
     h, r0, r1 = _differences(_lambdas(times), orders)
     d1, d2 = _divided(orders, r0, r1)
     decay = to.sigma * now.alpha / (to.alpha * now.sigma) - 1  # e^-h - 1
-    finite = np.where(np.isfinite(h) & (h != 0), h, 1.0)  # elsewhere the order is 1: unused
+    finite = np.where(np.isfinite(h) & (h != 0), h, 1.0)  # not used elsewhere: the order is 1
     on_d1 = np.where(midpoint & (orders == 2), -decay / 2, decay / finite + 1)
     on_d2 = -((decay + finite) / finite**2 - 0.5) * (1 if published else 2)
     on_m = -decay[:, None] * [1.0, 0, 0] + on_d1[:, None] * d1 + on_d2[:, None] * d2
@@ -228,8 +228,8 @@ def dpmpp_sde(
 
 
 def _unipc_weights(h: float, rks: list[float], bh1: bool) -> np.ndarray:
-  """rho of the differences D_k / r_k, from matching orders. [2302.04867 eq. 5 and app. E]"""
-  if len(rks) == 1:  # as published, in place of the exact solution
+  """rho of the differences D_k / r_k, from the order conditions. [2302.04867 eq. 5 and app. E]"""
+  if len(rks) == 1:  # as published, instead of the exact solution
     return np.array([0.5])
   scale = h if bh1 else np.expm1(h)
   n = len(rks)
@@ -245,9 +245,9 @@ def _unipc_weights(h: float, rks: list[float], bh1: bool) -> np.ndarray:
 def _unipc_step(h: float, rks: list[float], now: Time, to: Time, bh1: bool, corrector: bool):
   """Weights (on x, on m_0 ..) of UniP, or of UniC with the output at `to` first.
 
-  Written for x0; with alpha and sigma exchanged and -h for h, the same holds for eps.
+  Written for x0; for eps, alpha and sigma are exchanged and h is -h.
   h    lambda_t - lambda_s
-  rks  places of the outputs before this one, in units of the step
+  rks  positions in lambda of the preceding outputs, in units of the step
   """
   keep = to.sigma / now.sigma
   lead = keep * now.alpha - to.alpha  # alpha_s (e^-h - 1)
@@ -265,11 +265,11 @@ def _unipc_step(h: float, rks: list[float], now: Time, to: Time, bh1: bool, corr
 
 
 def unipc(order: int = 2, bh1: bool = False, lower_final: bool = True, kind: str = "x0") -> Solver:
-  """UniPC: a predictor, and a corrector that uses the next step's own output, for free.
+  """UniPC: a predictor, and a corrector that reuses the next step's output without a call.
 
   Source: [2302.04867 alg. 5-7], B(h) = e^-h - 1 or -h (bh1)
 
-  kind  "x0", data prediction, or "eps", noise prediction, which needs some signal at the start
+  kind  "x0", data prediction, or "eps", noise prediction, which requires alpha > 0 at the start
   """
   if kind not in ("x0", "eps"):
     raise ConfigError(f"unipc: kind = {kind!r} is neither 'x0' nor 'eps'.")
@@ -278,7 +278,9 @@ def unipc(order: int = 2, bh1: bool = False, lower_final: bool = True, kind: str
     now, to = _ends(times)
     lambdas, steps = _lambdas(times), len(times.t) - 1
     if kind == "eps" and np.isinf(lambdas[0]):
-      raise ConfigError("unipc: kind = 'eps' has no step from alpha = 0, at t = 1. Use kind='x0'.")
+      raise ConfigError(
+        f"unipc: kind = 'eps' is undefined at alpha = 0, t = {times.t[0]:g}. Use kind='x0'."
+      )
     orders = np.minimum(np.arange(steps) + 1 - np.isinf(lambdas[0]), order).clip(1)
     if lower_final:
       orders = np.minimum(orders, np.arange(steps, 0, -1))
@@ -295,7 +297,7 @@ def unipc(order: int = 2, bh1: bool = False, lower_final: bool = True, kind: str
       weights = partial(_unipc_step, -h if kind == "x0" else h, rks, start, end, bh1)
       on_x[i], w = weights(corrector=False)
       on_m[i, :p] = w[1:]
-      if i + 1 < steps and np.isfinite(lambdas[i]):  # from noise alone there is no slope
+      if i + 1 < steps and np.isfinite(lambdas[i]):  # pure noise has no difference
         fix_x[i + 1], w = weights(corrector=True)
         fix_m[i + 1, : p + 1] = w
     return Linear(on_x, on_m, 0 * on_x, fix_x, fix_m)

@@ -1,4 +1,4 @@
-"""The sampling loop: one `lax.scan` over a plan, with one pure hook."""
+"""The sampling loop: one `lax.scan` over a plan, with pure hooks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +16,10 @@ Noise = Callable[[jax.Array], jax.Array]  # step index -> unit Gaussian shaped l
 
 
 def make_plan(solver: Solver, process: Process, times: Time) -> Step:
-  """The solver's steps over a grid, with the leading axis [S]; computed in float64 on the host.
+  """The solver's steps over a grid, with leading axis [S]; computed in float64 on the host.
 
   times  [S + 1], concrete, as from sampling.grids
-  A plan is an argument of a compiled sampler: another grid of as many steps compiles nothing.
+  A plan is an argument of a compiled sampler: a grid with as many steps does not recompile it.
   """
   times = Time(*(np.asarray(field, np.float64) for field in times))
   with np.errstate(divide="ignore", invalid="ignore"):
@@ -31,7 +31,7 @@ def make_plan(solver: Solver, process: Process, times: Time) -> Step:
 
 
 def row_noise(keys: jax.Array, shape: tuple[int, ...]) -> Noise:
-  """Noise of a step that depends on a row's own key alone.   keys [B] -> [B, *shape]"""
+  """Noise of a step that depends only on the row's key.   keys [B] -> [B, *shape]"""
 
   def noise(index: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape))(keys)
@@ -53,15 +53,16 @@ def sample(
   """Runs the solver over its plan, from x at the first time to the last.
 
   x        [B, ...] float32, at the plan's first time
-  cond     whatever the denoiser takes
-  noise    for solvers that use it: row_noise(keys, shape)
+  cond     the condition of the denoiser, any pytree
+  noise    for stochastic solvers: row_noise(keys, shape)
   on_step  (i, x_s, prediction of x0, state) -> (x_s, state): edits, masks, previews, caches.
            The prediction is the step's first, with the denoiser's aux.
-  cond_at  (i, cond, state) -> the condition of step i: schedules of a prompt, memory of a guidance
+  cond_at  (i, cond, state) -> the condition of step i: prompt schedules, memory of a guidance
   Returns (x at the last time, state). The compiled program depends on S, not on the grid.
+  Raises ValueError for a stochastic solver without noise.
   """
   if solver.noisy and noise is None:
-    raise ValueError("this solver is stochastic: give noise=row_noise(keys, shape)")
+    raise ValueError("noise = None for a stochastic solver: use noise=row_noise(keys, shape).")
 
   def body(carry, step: Step):
     x, memory, state = carry
@@ -78,9 +79,9 @@ def sample(
 
 
 def previews(every: int) -> OnStep:
-  """A hook that keeps x0_hat of each `every`-th step in the state, [S // every, B, ...].
+  """A hook that stores x0_hat of each `every`-th step in the state, [S // every, B, ...].
 
-  Start it from zeros of that shape: `state=jnp.zeros((steps // every, *x.shape))`.
+  Initial state: `jnp.zeros((steps // every, *x.shape))`.
   """
 
   def on_step(i, x, prediction, state):

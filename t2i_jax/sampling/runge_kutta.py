@@ -1,4 +1,4 @@
-"""Solvers that call the network several times a step: Heun, EDM's stochastic Heun, PNDM."""
+"""Solvers with several network calls per step: Heun, EDM's stochastic Heun, PNDM."""
 
 from typing import Any, NamedTuple
 
@@ -12,9 +12,9 @@ from t2i_jax.sampling.solver import Call, Solver, Step
 
 
 class Frame(NamedTuple):
-  """Numbers of a step in coordinates in which an ODE with straight paths remains.
+  """Coefficients of a step in coordinates in which constant predictions give straight paths.
 
-  y = x / scale against tau;   "flow": scale = alpha + sigma, tau = sigma / scale,
+  y = x / scale as a function of tau;   "flow": scale = alpha + sigma, tau = sigma / scale,
   dy/dtau = eps - x0;   "sigma": scale = alpha, tau = sigma / alpha, dy/dtau = eps
   """
 
@@ -34,9 +34,9 @@ def starts_and_ends(times: Time) -> tuple[Time, Time]:
 
 
 def _bend(now: Time, to: Time, frame: str) -> np.ndarray:
-  """What half the difference of both ends' slopes adds to Euler's x at the end of a step.   # [S]
+  """Factor of the difference of both ends' slopes in Heun's correction of Euler's x.   # [S]
 
-  0 where the step stays Euler's: it ends at sigma = 0, or starts at alpha = 0 in the frame "sigma",
+  0 where the step is Euler's: it ends at sigma = 0, or starts at alpha = 0 in the frame "sigma",
   where y is infinite.
   """
   f = frame_of(now, to, frame)
@@ -45,9 +45,9 @@ def _bend(now: Time, to: Time, frame: str) -> np.ndarray:
 
 
 def _heun_step(call: Call, x, now: Time, to: Time, bend, frame: str):
-  """Euler, x_s = alpha_s x0_hat + sigma_s eps_hat in any frame, then the average of both slopes.
+  """Euler, x_s = alpha_s x0_hat + sigma_s eps_hat in any frame, then the mean of both slopes.
 
-  In x rather than in y, whose values near noise alone dwarf what is left of them in float32.
+  In x rather than in y, whose large values near pure noise lose digits in float32.
   """
   prediction = call(x, now)
   x0_hat, eps_hat = to_x0_eps(prediction, x, now)
@@ -63,9 +63,9 @@ def _heun_step(call: Call, x, now: Time, to: Time, bend, frame: str):
 
 
 def heun(frame: str = "flow") -> Solver:
-  """Heun's second-order rule.   Source: [2206.00364 alg. 1] in the frame "sigma"
+  """Heun's second-order method.   Source: [2206.00364 alg. 1] in the frame "sigma"
 
-  The frame "flow" is Heun on dx/dt of flow matching, and serves where alpha = 0 at the start.
+  The frame "flow" is Heun on dx/dt of flow matching, and is defined where alpha = 0 at the start.
   """
   if frame not in ("flow", "sigma"):
     raise ConfigError(f"heun: frame = {frame!r} is neither 'flow' nor 'sigma'.")
@@ -81,7 +81,7 @@ def heun(frame: str = "flow") -> Solver:
 
 
 class Churn(NamedTuple):
-  """hat: the Time after noise was added; add: how much of it; bend: of Heun's step from there."""
+  """hat: Time after noise is added; grow, add: factors of x and noise; bend: of Heun's step."""
 
   hat: Time
   grow: Any
@@ -92,7 +92,7 @@ class Churn(NamedTuple):
 def edm(
   churn: float = 0.0, t_min: float = 0.0, t_max: float = float("inf"), noise_scale: float = 1.0
 ) -> Solver:
-  """Heun on x / alpha against s = sigma / alpha after raising s. [2206.00364 alg. 2]
+  """Heun on x / alpha against s = sigma / alpha after increasing s. [2206.00364 alg. 2]
 
   s_hat = s (1 + min(churn / S, sqrt(2) - 1)) where t_min <= s <= t_max
   """
@@ -125,7 +125,7 @@ def _ratio(time: Time):
     return time.sigma / time.alpha
 
 
-# Adams-Bashforth weights of the newest output first, by how many there are [2202.09778 eq. 12].
+# Adams-Bashforth weights, newest output first, by the number of outputs [2202.09778 eq. 12].
 ADAMS_BASHFORTH = np.array(
   [[1, 0, 0, 0], [3 / 2, -1 / 2, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0], [55, -59, 37, -9]]
 )
@@ -133,7 +133,7 @@ ADAMS_BASHFORTH[3] /= 24
 
 
 class Pndm(NamedTuple):
-  """weights [S, 4] of the outputs; middle: the Time half-way of a step; warm [S]: 1 in warm-up."""
+  """weights [S, 4] of the outputs; middle: Time at the middle of a step; warm [S]: 1 in warm-up."""
 
   weights: Any
   middle: Time
@@ -141,22 +141,22 @@ class Pndm(NamedTuple):
 
 
 def pndm(runge_kutta: bool = False) -> Solver:
-  """Adams-Bashforth over the network's outputs as they are, each moved as DDIM moves eps.
+  """Adams-Bashforth over the network's outputs of any kind, with DDIM's transfer part.
 
-  Source: [2202.09778 alg. 2]. The first step averages the outputs at both its ends (PLMS, as SD
-  has it); with runge_kutta the first three are pseudo Runge-Kutta steps of four calls. The last
-  step is never one of them.
+  Source: [2202.09778 alg. 2]. The first step averages the outputs at both its ends (PLMS, as in
+  SD); with runge_kutta the first three are pseudo Runge-Kutta steps of four calls. The last step
+  never is.
   """
   warm_up = 3 if runge_kutta else 1
 
   def plan(process: Process, times: Time) -> Pndm:
     steps = len(times.t) - 1
-    # After the warm-up its outputs (one a step) are history.
+    # The outputs of the warm-up (one per step) are the first history.
     i = np.arange(steps)
     known = np.minimum(i, 3)
     warm = (i < warm_up) & (i < steps - 1) & (times.sigma[1:] > 0)
     middle = (times.t[:-1] + times.t[1:]) / 2
-    if process.steps is not None:  # half-way in whole steps, as published
+    if process.steps is not None:  # the middle in integer steps, as published
       whole = np.floor((times.t[:-1] - times.t[1:]) * process.steps / 2 + 1e-6) / process.steps
       middle = times.t[:-1] - whole
     return Pndm(ADAMS_BASHFORTH[known], process.at(np.maximum(middle, 0)), warm)

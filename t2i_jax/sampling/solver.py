@@ -1,6 +1,6 @@
-"""What a solver is, and the engine that most solvers are a table of numbers for.
+"""The interface of a solver, and `linear`, which makes a solver of a table of coefficients.
 
-A solver's numbers depend on the time grid alone. They are computed once on the host in float64
+The coefficients depend only on the time grid. They are computed once on the host in float64
 (`plan`), where differences of nearly equal logarithms keep their digits, and scanned.
 """
 
@@ -21,7 +21,7 @@ class Step(NamedTuple):
 
   index   0 .. S - 1
   now, to Times with to.t <= now.t; the network is never evaluated at sigma = 0
-  numbers the solver's own, any pytree
+  numbers coefficients of the solver, any pytree
   """
 
   index: Any
@@ -31,13 +31,13 @@ class Step(NamedTuple):
 
 
 class Solver(NamedTuple):
-  """A way from noise to data.
+  """An integrator of the sampling ODE or SDE.
 
   plan   (process, Time of a float64 grid [S + 1]) -> numbers, a pytree of arrays [S, ...]
-  init   x -> memory, the solver's own pytree
+  init   x -> memory, any pytree
   step   (call, x, step, memory, noise) -> (x, prediction of x0, memory); noise is unit Gaussian,
-         shaped like x, fresh every step; a deterministic solver is given None
-  calls  network calls a step
+         shaped like x, independent in every step; None for a deterministic solver
+  calls  network calls per step
   noisy  whether it uses noise
   """
 
@@ -49,7 +49,7 @@ class Solver(NamedTuple):
 
 
 class Linear(NamedTuple):
-  """A step that is linear in x and the last K network outputs m_0 (now), m_1 (before), ...
+  """A step that is linear in x and the last K network outputs m_0 (now), m_1 (previous), ...
 
       x_now  = fix_x x_before + sum_k fix_m[k] m_k       where there is a corrector
       x_next = on_x x_now + sum_k on_m[k] m_k + on_noise noise
@@ -71,7 +71,7 @@ def linear(
   noisy: bool = False,
   corrects: bool = False,
 ) -> Solver:
-  """The solver of a table: multistep methods over outputs of one kind, "x0" or "eps"."""
+  """A multistep solver of `Linear` coefficients, over outputs of one kind, "x0" or "eps"."""
 
   def init(x):
     past = jnp.zeros((history - 1, *x.shape), x.dtype)

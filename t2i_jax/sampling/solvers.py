@@ -1,4 +1,4 @@
-"""Every solver by name. Adding one is a function that returns a Solver, and one line here."""
+"""All solvers by name. To add one, write a function that returns a Solver and add a line here."""
 
 from collections.abc import Callable
 

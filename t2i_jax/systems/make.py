@@ -20,7 +20,7 @@ from t2i_jax.process import (
   PENALTIES,
   PROCESSES,
   SHIFTS,
-  TIMESTEP_LAWS,
+  TIMESTEP_DISTRIBUTIONS,
   WEIGHTINGS,
   Process,
 )
@@ -186,7 +186,7 @@ def make_mixing(c: ConfigDict, image_tokens: int) -> Mixing:
     if name not in T_SAMPLING:
       raise ConfigError(f"process.t_sampling: {name!r} is not one of {', '.join(T_SAMPLING)}.")
   return Mixing(
-    law=build(TIMESTEP_LAWS, c.timesteps, "process.timesteps"),
+    law=build(TIMESTEP_DISTRIBUTIONS, c.timesteps, "process.timesteps"),
     shift=build(SHIFTS, c.shift, "process.shift")(image_tokens),
     t_sampling=c.t_sampling,
     noise=build({"gaussian": Noise}, c.noise, "process.noise"),

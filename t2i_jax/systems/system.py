@@ -25,7 +25,7 @@ from t2i_jax.models.params import Params
 from t2i_jax.process import Prediction, Process, Time, mix
 from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.preconditioning import preconditioned
-from t2i_jax.process.timesteps import TimestepLaw, inside, shift
+from t2i_jax.process.timesteps import TimestepDistribution, inside, shift
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.parts import Part
 from t2i_jax.systems.tasks import Tasks
@@ -71,7 +71,7 @@ class Mixing:
   t_sampling  any of T_SAMPLING
   """
 
-  law: TimestepLaw
+  law: TimestepDistribution
   shift: Any
   t_sampling: tuple[str, ...]
   noise: Noise

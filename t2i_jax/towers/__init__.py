@@ -1,4 +1,4 @@
-"""Text encoders: captions as token ids in, towers of a Conditioning out."""
+"""Text encoders: token ids of captions -> towers of a Conditioning."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def label(own: Own) -> TextEncoder:
   return own.encoder(LabelConfig(own.vocab, own.length))
 
 
-# By the name in config.text.towers; each takes first what config.text and the data offer.
+# By name in config.text.towers; the first argument has the tokenizer, vocabulary and length.
 TOWERS: dict[str, Callable[..., TextEncoder]] = {
   "transformer": transformer,
   "bag_of_words": bag_of_words,

@@ -1,7 +1,7 @@
-"""The weak text encoder: a bag of words. It knows which words there are, not in which order.
+"""A weak text encoder: a bag of words, whose output does not depend on the order of tokens.
 
-What a contrastive text encoder is often close to [2210.01936]; here it is so exactly, as the other
-end of a comparison.
+Contrastive text encoders often behave nearly so [2210.01936]; this one is the lower bound of a
+comparison.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from t2i_jax.towers.text import mean_of_real
 
 @dataclass(frozen=True)
 class BagOfWordsConfig:
-  """vocab is of the tokenizer, length the most tokens a caption may have."""
+  """vocab: of the tokenizer;   length: maximum number of tokens of a caption"""
 
   vocab: int
   length: int
@@ -35,7 +35,7 @@ class BagOfWordsConfig:
 class BagOfWords(nnx.Module):
   """(ids [B, T] int32, mask [B, T] bool) -> Tower; pooled is the mean over real tokens.
 
-  The words come sorted by id, so that no backbone can read their order off their places.
+  Tokens are sorted by id, so that a backbone cannot recover their order from their positions.
   """
 
   def __init__(self, config: BagOfWordsConfig, rngs: nnx.Rngs):

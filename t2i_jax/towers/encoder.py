@@ -1,4 +1,4 @@
-"""A text encoder: a network, and the tokenizer, length and null that belong to it."""
+"""A text encoder: a network with its tokenizer, length and null."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from flax import nnx
 
 
 class Tokenizer(Protocol):
-  """What an encoder needs of one: data.tokenize has ours."""
+  """The interface of a tokenizer that encoders use; data.tokenize implements it."""
 
   vocab: int
 
@@ -20,10 +20,10 @@ class Tokenizer(Protocol):
 class TextEncoder:
   """One text encoder of a system.
 
-  make       the network: (ids [B, T] int32, mask [B, T] bool, dtype) -> models.Tower
-  widths     what a backbone is built for: text_width, pooled_width, or classes
+  make       rngs -> the network: (ids [B, T] int32, mask [B, T] bool, dtype) -> models.Tower
+  widths     fields of the backbone's config: text_width, pooled_width, or classes
   tokenizer  captions to ids
-  length     T, tokens a caption may have, its begin and end counted
+  length     T, maximum number of tokens of a caption, including begin and end
   """
 
   make: Callable[[nnx.Rngs], nnx.Module]
@@ -33,7 +33,7 @@ class TextEncoder:
   length: int
 
   def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """ids [n, T] int32 and mask [n, T] bool of n captions. Raises PromptError for one too long."""
+    """ids [n, T] int32, mask [n, T] bool of n captions. Raises PromptError if one is too long."""
     return self.tokenizer.encode(list(texts), self.length)
 
   @property
@@ -43,9 +43,9 @@ class TextEncoder:
 
 
 class Own(NamedTuple):
-  """What a data set gives the encoders that are trained on it: config.text.
+  """config.text: tokenizer, vocabulary and length for encoders trained with the model.
 
-  vocab  of the encoder's table, at least the tokenizer's
+  vocab  rows of the embedding, at least the tokenizer's
   """
 
   tokenizer: Any

@@ -1,4 +1,4 @@
-"""The tower of class-conditional models: a caption is a number, for the model's own table."""
+"""The tower of class-conditional models: a caption is a class index into the model's embedding."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from t2i_jax.models.conditioning import Tower
 
 @dataclass(frozen=True)
 class LabelConfig:
-  """vocab is of a tokenizer "labels:N": N classes and the null."""
+  """vocab: of a tokenizer "labels:N", N classes and the null"""
 
   vocab: int
   length: int
@@ -27,7 +27,7 @@ class LabelConfig:
 class Label(nnx.Module):
   """(ids [B, T] int32, mask [B, T] bool) -> Tower of labels [B, 1, 1]; it has no weights.
 
-  The token of "" becomes the last row of a table of `vocab`, the null class of [2212.09748].
+  The token of "" maps to the last of `vocab` rows, the null class of [2212.09748].
   """
 
   def __init__(self, config: LabelConfig):

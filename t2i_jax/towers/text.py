@@ -20,9 +20,9 @@ ROPE_THETA = 10000.0  # [2104.09864 sec. 3.3]
 
 @dataclass(frozen=True)
 class TextTowerConfig:
-  """vocab is of the tokenizer, length the most tokens a caption may have.
+  """vocab: of the tokenizer;   length: maximum number of tokens of a caption
 
-  tokens, pooled  widths that the two outputs are projected to; 0: they stay at `width`
+  tokens, pooled  widths to which the two outputs are projected; 0: no projection
   """
 
   vocab: int
@@ -36,8 +36,8 @@ class TextTowerConfig:
   def __post_init__(self):
     if self.width % (2 * self.heads):
       raise ConfigError(
-        f"text.towers: width={self.width} does not divide into heads={self.heads} heads of an even "
-        f"width. Use width {2 * self.heads} x n."
+        f"text.towers: width={self.width} is not a multiple of 2 x heads = {2 * self.heads}. "
+        f"Use width={max(1, round(self.width / (2 * self.heads))) * 2 * self.heads}."
       )
 
   @property
@@ -54,8 +54,8 @@ class TextTower(nnx.Module):
   def __init__(self, config: TextTowerConfig, rngs: nnx.Rngs):
     c = self.config = config
     self.embedding = weight(rngs, (c.vocab, c.width), ("vocab", "embed"), fan_in(1))
-    # Rotary angles tell distances; a learned row a place tells the first noun from the second.
-    self.place = weight(rngs, (c.length, c.width), ("sequence", "embed"), fan_in(1))
+    # Rotary angles encode relative positions; learned embeddings encode absolute ones.
+    self.position = weight(rngs, (c.length, c.width), ("sequence", "embed"), fan_in(1))
     block = BlockConfig(c.width, c.heads)
     self.blocks = stack_blocks(lambda r: PreNormBlock(block, r), c.depth, rngs)
     if c.tokens:
@@ -65,9 +65,9 @@ class TextTower(nnx.Module):
 
   def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
     c = self.config
-    # Whole on every device: left to itself the compiler would gather the batch's rows instead.
-    table, place = (constrain(w[...], None, None) for w in (self.embedding, self.place))
-    x = (table[ids] + place[: ids.shape[1]]).astype(dtype)  # [B, T, D]
+    # Replicated on every device: otherwise the compiler gathers the rows of the batch instead.
+    table, position = (constrain(w[...], None, None) for w in (self.embedding, self.position))
+    x = (table[ids] + position[: ids.shape[1]]).astype(dtype)  # [B, T, D]
     x = constrain(x, "batch", "sequence", None)
     rope = rope_angles(jnp.arange(ids.shape[1])[:, None], c.width // c.heads, ROPE_THETA)
     allowed = padding_mask(mask, mask)
@@ -79,6 +79,6 @@ class TextTower(nnx.Module):
 
 
 def mean_of_real(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """The mean over real tokens, 0 where there is none.   [B, T, D] -> [B, D]"""
+  """The mean over tokens that are not padding, 0 where there is none.   [B, T, D] -> [B, D]"""
   count = jnp.maximum(jnp.sum(mask, axis=1), 1)[:, None]
   return jnp.sum(jnp.where(mask[:, :, None], x, 0), axis=1) / count.astype(x.dtype)

@@ -101,8 +101,8 @@ CONFIG_ERRORS = {
     {"mesh.rules": ("embd=fsdp",)}, "mesh.rules: 'embd=fsdp'", "the nearest logical axis is embed",
   ),
   "mesh of 3": ({"mesh.data": 3}, "needs 3 devices, this run has 8", "Set one axis to -1"),
-  "mesh of 3 and the rest": ({"mesh.fsdp": 3}, "8 devices do not divide by 3"),
-  "mesh and batch": ({"train.batch": 20}, "batch 20 does not divide", "8 x 1 = 8. Use 16"),
+  "mesh of 3 and the rest": ({"mesh.fsdp": 3}, "8 devices are not a multiple of 3"),
+  "mesh and batch": ({"train.batch": 20}, "batch 20 is not a multiple", "8 x 1 = 8. Use 16"),
   "mesh and heads": (
     {"mesh.tensor": 8, "model.heads": 4}, "backbone/blocks", "heads = 4", "mesh.tensor = 8",
   ),

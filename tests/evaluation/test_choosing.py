@@ -16,7 +16,7 @@ from benchmarks.proofs import choosing_solvers as solvers
 from benchmarks.proofs import choosing_training as training
 from benchmarks.proofs.choosing_sheet import Panel, sheet
 from benchmarks.proofs.closed_form import denoiser, gaussian, log_density, log_posterior
-from t2i_jax.process import PROCESSES, TIMESTEP_LAWS, WEIGHTINGS, Time
+from t2i_jax.process import PROCESSES, TIMESTEP_DISTRIBUTIONS, WEIGHTINGS, Time
 from t2i_jax.process.timesteps import shift
 from t2i_jax.process.variational import learned_log_variance, log_bounds
 from t2i_jax.sampling import GUIDANCE, SOLVERS
@@ -44,10 +44,11 @@ def agree(made, title, within, only=None):
     np.testing.assert_allclose(shown[name], found[name], rtol=1e-9, atol=1.01 * within)
 
 
-@pytest.mark.parametrize("name", [*SOLVERS, *TIMESTEP_LAWS, *WEIGHTINGS, *GUIDANCE])
+@pytest.mark.parametrize("name", [*SOLVERS, *TIMESTEP_DISTRIBUTIONS, *WEIGHTINGS, *GUIDANCE])
 def test_everything_that_can_be_chosen_is_on_the_page(name):
   titles = {
-    "Solvers": SOLVERS, "Laws of t": TIMESTEP_LAWS, "Weightings": WEIGHTINGS, "Guidance": GUIDANCE,
+    "Solvers": SOLVERS, "Timestep distributions": TIMESTEP_DISTRIBUTIONS,
+    "Weightings": WEIGHTINGS, "Guidance": GUIDANCE,
   }  # fmt: skip
   for title, registry in titles.items():
     parts = "".join(section(s) for s in re.findall(r"^## (.*)$", PAGE, re.M) if title in s)
@@ -135,12 +136,12 @@ def test_calls_for_an_error_are_read_off_lines():
   assert solvers.error_at(curve, 30) == pytest.approx(1 / 30)
 
 
-# Laws and weightings.
+# Timestep distributions and weightings.
 
 
-def test_laws_of_the_page_are_measured_again():
+def test_timestep_distributions_of_the_page_are_measured_again():
   with jax.enable_x64(True):
-    agree(choosing.laws_table(), "Laws of t", 0.1)
+    agree(choosing.timesteps_table(), "Timestep distributions", 0.1)
 
 
 def test_weightings_of_the_page_are_measured_again():

@@ -27,7 +27,7 @@ def test_minus_one_takes_what_is_left(asked, got):
   "asked, words",
   [
     ((3, 1, 1), ["data 3 x fsdp 1 x tensor 1", "needs 3 devices", "has 8"]),
-    ((-1, 3, 1), ["8 devices do not divide by 3"]),
+    ((-1, 3, 1), ["8 devices are not a multiple of 3"]),
     ((-1, -1, 1), ["at most one"]),
     ((0, 8, 1), ["positive"]),
     ((-2, 1, 1), ["positive"]),

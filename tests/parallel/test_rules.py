@@ -35,7 +35,7 @@ def test_spec(axes, want):
 
 @pytest.mark.parametrize("axes", [("embed", "embed"), ("mlp", "heads"), ("batch", "embed")])
 def test_two_dimensions_on_one_mesh_axis_are_refused(axes):
-  with pytest.raises(MeshError, match="two dimensions on one mesh axis"):
+  with pytest.raises(MeshError, match="two dimensions to one mesh axis"):
     spec(axes)
 
 
@@ -103,5 +103,5 @@ def test_rules_that_name_no_axis_are_refused(text, said):
 
 
 def test_rules_that_put_two_dimensions_on_one_axis_are_refused():
-  with overridden(("mlp=fsdp",)), pytest.raises(MeshError, match="two dimensions on one mesh axis"):
+  with overridden(("mlp=fsdp",)), pytest.raises(MeshError, match="two dimensions to one mesh axis"):
     spec(("embed", "mlp"))

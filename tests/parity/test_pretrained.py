@@ -15,7 +15,7 @@ from tiny_published import in_the_authors_layout
 
 from t2i_jax.pretrained import SPECS, load, load_file, save
 from t2i_jax.pretrained.flux_original import FLUX_ORIGINAL
-from t2i_jax.pretrained.names import their_shapes
+from t2i_jax.pretrained.names import stored_shapes
 from t2i_jax.pretrained.positions import sincos_rows
 from t2i_jax.pretrained.sd3_original import SD3_ORIGINAL
 from t2i_jax.pretrained.single_file import PREFIX
@@ -121,11 +121,11 @@ def test_published_sizes_have_these_tensors(name):
   config = config_of(size)
   spec = next(spec for spec in SPECS.values() if spec.config is type(config))
   with torch.device("meta"):
-    model = getattr(diffusers, spec.theirs)(**size.theirs)
+    model = getattr(diffusers, spec.hf_class)(**size.theirs)
   assert sum(parameter.numel() for parameter in model.parameters()) == size.stored
   assert read_config(spec, dict(model.config), name) == config
   theirs = {key: tuple(leaf.shape) for key, leaf in model.state_dict().items()}
-  ours = their_shapes(spec.entries(config), shapes_of(abstract_params(spec.module, config)))
+  ours = stored_shapes(spec.entries(config), shapes_of(abstract_params(spec.module, config)))
   ours |= {key: b.shape for key, b in spec.buffers(config).items() if b.saved}
   assert ours == theirs
 
@@ -135,6 +135,6 @@ def test_every_key_of_the_config_is_known_with_its_default(kind):
   spec = SPECS[kind]
   parameters = inspect.signature(getattr(diffusers, kind).__init__).parameters
   defaults = {key: p.default for key, p in parameters.items() if key != "self"}
-  known = {**spec.keys, **spec.fixed, **spec.free}
+  known = {**spec.keys, **spec.fixed, **spec.ignored}
   plain = lambda value: tuple(value) if isinstance(value, list) else value
   assert {key: plain(v) for key, v in defaults.items()} == {k: plain(v) for k, v in known.items()}

@@ -96,7 +96,7 @@ def test_a_small_step_is_compiled_and_read(compiled):
     ("no such slice", ["'v5p:3x3x3' does not exist", "not divisible", "v5p:8x8x4"]),
     ("no such generation", ["'v9:2x2' does not exist", "Write the generation and the sides"]),
     ("other mesh", ["data 2 x fsdp 2 x tensor 1 needs 4 devices", "16"]),
-    ("other batch", ["batch 15 does not divide over data x fsdp = 2 x 2 = 4. Use 16."]),
+    ("other batch", ["batch 15 is not a multiple of data x fsdp = 2 x 2 = 4. Use 16."]),
   ],
 )
 def test_what_cannot_be_compiled_is_named(compiled, call, words):

@@ -178,9 +178,9 @@ def test_files_that_are_missing_or_cut_short(spoil, good):
   size = (good / "flux_several" / files[2]).stat().st_size
   assert f"{files[1]}, which the index names, is missing" in message
   assert (
-    f"{files[2]} is not a whole safetensors file: it has {size - 100} bytes of {size}" in message
+    f"{files[2]} is incomplete or not safetensors: it has {size - 100} bytes of {size}" in message
   )
-  assert f"{files[0]} has not what the index says: nonesuch" in message
+  assert f"{files[0]} lacks tensors of the index: nonesuch" in message
   assert "missing: " not in message  # what was in those files is not named again
 
 

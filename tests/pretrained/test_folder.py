@@ -79,7 +79,7 @@ def test_what_runs_may_be_changed(tmp_path):
   config = CONFIGS["flux_guided"]
   save(tmp_path / "new", config, random_params(config))
   spec, same_config = open_folder(tmp_path / "new")
-  assert spec.theirs == "FluxTransformer2DModel" and same_config == config
+  assert spec.hf_class == "FluxTransformer2DModel" and same_config == config
   _, changed, _ = load(tmp_path / "new", remat="full", guidance=2.0)
   assert (changed.remat, changed.guidance) == ("full", 2.0)
   with pytest.raises(ConfigError, match=r"width cannot be changed.*remat"):

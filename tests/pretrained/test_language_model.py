@@ -19,7 +19,7 @@ from t2i_jax.pretrained import (
   load_language_model,
   save_language_model,
 )
-from t2i_jax.pretrained.language_model import words_alone
+from t2i_jax.pretrained.language_model import text_decoder
 from t2i_jax.pretrained.spec import make_of
 
 VOCAB, WIDTH, DEPTH, HEADS, KV, K, HIDDEN = 11, 16, 3, 4, 2, 6, 20
@@ -121,7 +121,7 @@ def test_born_sharded_with_new_tokens_as_the_mean(write, tied, monkeypatch):
   config = config_of(folder, vocab=16)
   mesh = make_mesh(2, 2, 2)
   found = load_language_model(folder, config, mesh)
-  onto = shardings(axes_of(make_of(words_alone, config)), mesh)
+  onto = shardings(axes_of(make_of(text_decoder, config)), mesh)
   jax.tree.map(lambda x, at: x.sharding.is_equivalent_to(at, x.ndim) or 1 / 0, found, onto)
   jax.tree.map(np.testing.assert_array_equal, found, load_language_model(folder, config))
   stored = tensors()
@@ -161,7 +161,7 @@ def test_save_refuses(write, tmp_path):
   with pytest.raises(ConfigError, match="head is missing"):
     save_language_model(tmp_path / "new", {k: v for k, v in params.items() if k != "head"}, config)
   odd = dataclasses.replace(config, qk_norm=False, heads=6, kv_heads=6)
-  with pytest.raises(ConfigError, match=r"model\.width = 16 does not divide into model\.heads = 6"):
+  with pytest.raises(ConfigError, match=r"model\.width = 16 is not a multiple of model\.heads = 6"):
     save_language_model(tmp_path / "new", params, odd)
   assert not (tmp_path / "new").exists()
 

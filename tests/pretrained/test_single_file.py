@@ -21,7 +21,7 @@ def original_of(config):
 
 
 def unsaid(config):
-  return {key: getattr(config, key) for key in original_of(config).told}
+  return {key: getattr(config, key) for key in original_of(config).arguments}
 
 
 def tensors_of_file(config, params):
@@ -52,7 +52,7 @@ def test_files_that_cannot_be_used(tmp_path):
   tensors = tensors_of_file(config, random_params(config))
   path = tmp_path / "x.safetensors"
   save_file(tensors, path)
-  with pytest.raises(ConfigError, match=r"does not say rope_axes: load_file\(..., rope_axes="):
+  with pytest.raises(ConfigError, match=r"not determine rope_axes: use load_file\(..., rope_axes="):
     load_file(path)
   with pytest.raises(ConfigError, match="width cannot be changed"):
     load_file(path, width=3)
@@ -69,14 +69,14 @@ def test_files_that_cannot_be_used(tmp_path):
       load_file(path, rope_axes=config.rope_axes)
     return str(caught.value)
 
-  assert "no layout that is known" in message(lambda t: t.pop("img_in.weight"))
+  assert "not a supported layout" in message(lambda t: t.pop("img_in.weight"))
   assert "missing: txt_in.weight" in message(lambda t: t.pop("txt_in.weight"))
   assert "missing: txt_in.bias" in message(lambda t: t.pop("txt_in.bias"))
   assert "not expected: extra" in message(lambda t: t.update(extra=np.zeros(2, np.float32)))
   bad = {"single_blocks.1.linear2.weight": np.zeros((48, 100), np.float32)}
   assert "is 48 x 100 and should be 48 x 240" in message(lambda t: t.update(bad))
   path.write_bytes(path.read_bytes()[:-1])
-  with pytest.raises(RestoreError, match="not a whole safetensors file"):
+  with pytest.raises(RestoreError, match=r"x\.safetensors is incomplete or not safetensors"):
     load_file(path, rope_axes=config.rope_axes)
 
 

@@ -8,7 +8,7 @@ from tiny_published import CONFIGS, random_params
 
 from t2i_jax.pretrained.known import SPECS, spec_for
 from t2i_jax.pretrained.layout import runs, take
-from t2i_jax.pretrained.names import Part, tensors_of, their_shapes
+from t2i_jax.pretrained.names import Part, stored_shapes, tensors_of
 from t2i_jax.pretrained.single_file import ORIGINALS
 from t2i_jax.pretrained.spec import abstract_params, flat, read_config, shapes_of, write_config
 
@@ -22,7 +22,7 @@ TABLES |= {
 
 
 def test_every_class_has_a_tiny_config():
-  assert {spec_for(config).theirs for config in CONFIGS.values()} == set(SPECS)
+  assert {spec_for(config).hf_class for config in CONFIGS.values()} == set(SPECS)
 
 
 @pytest.mark.parametrize("name, spec", TABLES.values(), ids=TABLES)
@@ -30,7 +30,7 @@ def test_tables_fill_both_sides_once(name, spec):
   config = CONFIGS[name]
   shapes, entries = shapes_of(abstract_params(spec.module, config)), spec.entries(config)
   assert sorted(entry.path for entry in entries) == sorted(shapes)
-  theirs = their_shapes(entries, shapes)
+  theirs = stored_shapes(entries, shapes)
   left = {key: np.zeros(shape, int) for key, shape in theirs.items()}
   for entry in entries:
     shape = entry.layer_shape(shapes[entry.path])
@@ -55,7 +55,7 @@ def test_configs_come_back(name):
   config = CONFIGS[name]
   spec = spec_for(config)
   assert read_config(spec, write_config(spec, config), "here") == config
-  assert not (spec.keys.keys() & spec.fixed.keys()) | (spec.keys.keys() & spec.free.keys())
+  assert not (spec.keys.keys() & spec.fixed.keys()) | (spec.keys.keys() & spec.ignored.keys())
   assert spec.write(config).keys() == spec.keys.keys()
 
 

@@ -11,7 +11,7 @@ from t2i_jax.models.sd3 import SD3Config
 from t2i_jax.models.z_image import ZImageConfig
 from t2i_jax.pretrained.fill import host_layers, make_tensor
 from t2i_jax.pretrained.known import spec_for
-from t2i_jax.pretrained.names import tensors_of, their_shapes
+from t2i_jax.pretrained.names import stored_shapes, tensors_of
 from t2i_jax.pretrained.spec import abstract_params, flat
 
 # Width 48 in 4 heads: any mesh of 8 devices whose sides divide 4 and 48 divides the weights.
@@ -41,6 +41,6 @@ def in_the_authors_layout(original, config, params):
   """Our parameters as the tensors of an original file, by name."""
   entries, own = original.spec.entries(config), flat(params)
   shapes = {path: leaf.shape for path, leaf in own.items()}
-  theirs, layer_of = their_shapes(entries, shapes), host_layers(own)
+  theirs, layer_of = stored_shapes(entries, shapes), host_layers(own)
   pieces = tensors_of(entries, shapes)
   return {name: make_tensor(pieces[name], theirs[name], layer_of) for name in theirs}

@@ -1,4 +1,4 @@
-"""The laws of t against scipy's distributions (Kolmogorov-Smirnov), also after a shift."""
+"""Timestep distributions against scipy's (Kolmogorov-Smirnov test), also after a shift."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.process import PROCESSES, SHIFTS, TIMESTEP_LAWS
+from t2i_jax.process import PROCESSES, SHIFTS, TIMESTEP_DISTRIBUTIONS
 from t2i_jax.process.timesteps import (
   SMALLEST,
   discrete,
@@ -38,25 +38,25 @@ def density_cdf(density):
   )
 
 
-LAWS = {
-  "uniform": (TIMESTEP_LAWS["uniform"](), stats.uniform.cdf),
-  "logit_normal": (TIMESTEP_LAWS["logit_normal"](), lambda t: stats.norm.cdf(logit(t))),
+DISTRIBUTIONS = {
+  "uniform": (TIMESTEP_DISTRIBUTIONS["uniform"](), stats.uniform.cdf),
+  "logit_normal": (TIMESTEP_DISTRIBUTIONS["logit_normal"](), lambda t: stats.norm.cdf(logit(t))),
   "logit_normal(-0.5, 0.7)": (
-    TIMESTEP_LAWS["logit_normal"](-0.5, 0.7),
+    TIMESTEP_DISTRIBUTIONS["logit_normal"](-0.5, 0.7),
     lambda t: stats.norm(-0.5, 0.7).cdf(logit(t)),
   ),
-  "mode": (TIMESTEP_LAWS["mode"](), mode_cdf(1.29)),
-  "mode(-0.7)": (TIMESTEP_LAWS["mode"](-0.7), mode_cdf(-0.7)),
+  "mode": (TIMESTEP_DISTRIBUTIONS["mode"](), mode_cdf(1.29)),
+  "mode(-0.7)": (TIMESTEP_DISTRIBUTIONS["mode"](-0.7), mode_cdf(-0.7)),
   # The density of [2403.03206 eq. 21].
   "cosmap": (
-    TIMESTEP_LAWS["cosmap"](),
+    TIMESTEP_DISTRIBUTIONS["cosmap"](),
     density_cdf(lambda t: 2 / (np.pi - 2 * np.pi * t + 2 * np.pi * t**2)),
   ),
-  "beta": (TIMESTEP_LAWS["beta"](), stats.beta(1.0, 1.5).cdf),
-  "beta(0.6, 3)": (TIMESTEP_LAWS["beta"](0.6, 3.0), stats.beta(0.6, 3.0).cdf),
-  "edm": (TIMESTEP_LAWS["edm"](), stats.lognorm(s=1.2, scale=np.exp(-1.2) / 80).cdf),
+  "beta": (TIMESTEP_DISTRIBUTIONS["beta"](), stats.beta(1.0, 1.5).cdf),
+  "beta(0.6, 3)": (TIMESTEP_DISTRIBUTIONS["beta"](0.6, 3.0), stats.beta(0.6, 3.0).cdf),
+  "edm": (TIMESTEP_DISTRIBUTIONS["edm"](), stats.lognorm(s=1.2, scale=np.exp(-1.2) / 80).cdf),
 }
-ALL = pytest.mark.parametrize("name", LAWS)
+ALL = pytest.mark.parametrize("name", DISTRIBUTIONS)
 FACTORS = {
   "static": SHIFTS["static"](3.0)(4096),
   "dynamic": SHIFTS["dynamic"]()(1024),
@@ -67,19 +67,19 @@ FACTORS = {
 def draw(name, n=N):
   """float64 from float32 draws, so that logits at the ends are those of the float32 value."""
   u = jax.random.uniform(jax.random.key(0), (n,), minval=1e-7)
-  t = np.asarray(jax.jit(LAWS[name][0])(u))
+  t = np.asarray(jax.jit(DISTRIBUTIONS[name][0])(u))
   assert t.dtype == np.float32
   return t.astype(np.float64)
 
 
 def test_every_law_is_here():
-  assert {name.split("(")[0] for name in LAWS} == set(TIMESTEP_LAWS)
+  assert {name.split("(")[0] for name in DISTRIBUTIONS} == set(TIMESTEP_DISTRIBUTIONS)
 
 
 @pytest.mark.newest
 @ALL
-def test_law(name):
-  assert stats.kstest(draw(name), LAWS[name][1]).pvalue > 0.01
+def test_distribution(name):
+  assert stats.kstest(draw(name), DISTRIBUTIONS[name][1]).pvalue > 0.01
 
 
 @ALL
@@ -88,14 +88,14 @@ def test_law_after_a_shift(name, factor):
   """P(shift(T) < t) = F(the t that is shifted to this one)."""
   back = lambda t: t / (factor - (factor - 1) * t)
   shifted = np.asarray(shift(draw(name), factor))
-  assert stats.kstest(shifted, lambda t: LAWS[name][1](back(t))).pvalue > 0.01
+  assert stats.kstest(shifted, lambda t: DISTRIBUTIONS[name][1](back(t))).pvalue > 0.01
 
 
 @ALL
 @given(u=st.lists(st.floats(1e-6, 1 - 1e-6), min_size=16, max_size=16))
 @settings(max_examples=10, deadline=None)
-def test_laws_grow_with_u_and_stay_inside(name, u):
-  t = np.asarray(LAWS[name][0](jnp.sort(jnp.asarray(u, jnp.float32))))
+def test_t_grows_with_u_and_stays_inside(name, u):
+  t = np.asarray(DISTRIBUTIONS[name][0](jnp.sort(jnp.asarray(u, jnp.float32))))
   assert np.all(np.diff(t) >= -1e-6)
   kept = np.asarray(inside(t))
   assert np.all((kept >= np.float32(SMALLEST)) & (kept < 1))
@@ -142,22 +142,23 @@ def test_stratified_keeps_the_law_of_every_row(name):
   """Pooled, and of one row over many batches; between rows of a batch it is not independent."""
   keys = jax.random.split(jax.random.key(7), 4000)
   u = jax.jit(jax.vmap(lambda key: stratified(key, jnp.arange(8), 8)))(keys)
-  t = np.asarray(LAWS[name][0](u)).astype(np.float64)
+  t = np.asarray(DISTRIBUTIONS[name][0](u)).astype(np.float64)
   for row in (0, 5):
-    assert stats.kstest(t[:, row], LAWS[name][1]).pvalue > 0.01
-  error = lambda batch: np.abs(np.mean(LAWS[name][1](batch), axis=1) - 0.5)
+    assert stats.kstest(t[:, row], DISTRIBUTIONS[name][1]).pvalue > 0.01
+  error = lambda batch: np.abs(np.mean(DISTRIBUTIONS[name][1](batch), axis=1) - 0.5)
   apart = draw(name, 32000).reshape(4000, 8)
   assert np.mean(error(t)) < 0.2 * np.mean(error(apart))
 
 
 def test_discrete_gives_each_time_as_often_and_exactly():
   times = (np.arange(1000) + 1) / 1000
-  law = discrete(times)
+  distribution = discrete(times)
   u = jax.random.uniform(jax.random.key(0), (50000,))
-  drawn, counts = np.unique(np.asarray(jax.jit(law)(u)), return_counts=True)
+  drawn, counts = np.unique(np.asarray(jax.jit(distribution)(u)), return_counts=True)
   assert np.array_equal(drawn, np.float32(times))
   assert stats.chisquare(counts).pvalue > 0.01
-  assert law(jnp.float32(1.0)) == 1 and law(jnp.float32(0.0)) == np.float32(0.001)
+  assert distribution(jnp.float32(1.0)) == 1
+  assert distribution(jnp.float32(0.0)) == np.float32(0.001)
   four = discrete([1.0, 0.938, 0.834, 0.626])
   at = PROCESSES["ddpm_linear"]().at
   assert np.array_equal(at(four(jnp.linspace(0, 0.99, 4))).model_time, [999, 937, 833, 625])
@@ -165,4 +166,4 @@ def test_discrete_gives_each_time_as_often_and_exactly():
 
 def test_mode_refuses_what_would_fold():
   with pytest.raises(ConfigError, match=r"1\.752"):
-    TIMESTEP_LAWS["mode"](scale=1.8)
+    TIMESTEP_DISTRIBUTIONS["mode"](scale=1.8)

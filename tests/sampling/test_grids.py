@@ -169,16 +169,16 @@ def test_time_reaches_the_network_exactly_under_every_dtype_policy(dtype, tiny_c
 
 
 @pytest.mark.parametrize("ask, words", [
-  (lambda: GRIDS["trailing"](FLOW, 0), "sampling.steps = 0: at least 1"),
-  (lambda: GRIDS["trailing"](LINEAR, 1001), "between 1 and 1000"),
+  (lambda: GRIDS["trailing"](FLOW, 0), "sampling.steps = 0: must be at least 1"),
+  (lambda: GRIDS["trailing"](LINEAR, 1001), "allows 1 to 1000"),
   (lambda: GRIDS["leading"](FLOW, 4), "'leading' counts training steps"),
-  (lambda: GRIDS["leading"](LINEAR, 1000), r"not 1\.001 \.\. 0 in 1001 times"),
-  (lambda: at_times(FLOW, [0.5, 0.7, 0.0]), "must fall"),
-  (lambda: at_times(FLOW, [0.5, 0.0, 0.0]), "must fall"),
-  (lambda: at_times(FLOW, [1.1, 0.0]), "at most 1"),
-  (lambda: at_times(FLOW, [0.3]), "must fall"),
-  (lambda: GRIDS["times"](FLOW, 4, t=(1.0, 0.0)), "2 times has 1 steps, not 4"),
-  (lambda: stretch(np.array([1.0]), 0.02), "one step cannot be stretched"),
+  (lambda: GRIDS["leading"](LINEAR, 1000), r"found 1\.001 \.\. 0 in 1001 times"),
+  (lambda: at_times(FLOW, [0.5, 0.7, 0.0]), "must decrease"),
+  (lambda: at_times(FLOW, [0.5, 0.0, 0.0]), "must decrease"),
+  (lambda: at_times(FLOW, [1.1, 0.0]), r"within \[1, 0\]; found \[1\.1, 0\.0\]"),
+  (lambda: at_times(FLOW, [0.3]), "must decrease"),
+  (lambda: GRIDS["times"](FLOW, 4, t=(1.0, 0.0)), "has 2 times, and .* = 4 requires 5"),
+  (lambda: stretch(np.array([1.0]), 0.02), "terminal = 0.02 requires at least 2 steps"),
 ])  # fmt: skip
 def test_refusals(ask, words):
   with pytest.raises(ConfigError, match=words):

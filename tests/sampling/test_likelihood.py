@@ -157,9 +157,9 @@ def test_refusals():
   process = PROCESSES["ddpm_sigmoid"]()
   times = _rising(process, 4)
   denoise = lambda kind: closed_form.denoiser(MIXTURE, kind)
-  with pytest.raises(ConfigError, match=r"x0 leaves eps open .* hold t = 0"):
+  with pytest.raises(ConfigError, match=r"x0 does not determine eps .* hold t = 0"):
     to_noise(denoise("x0"), process, times, X0)
-  with pytest.raises(ConfigError, match=r"eps leaves x0 open .* hold t = 1"):
+  with pytest.raises(ConfigError, match=r"eps does not determine x0 .* hold t = 1"):
     to_noise(denoise("eps"), process, times, X0)
   with pytest.raises(ConfigError, match="must rise"):
     to_noise(denoise("v"), process, Time(*(f[::-1] for f in times)), X0)

@@ -132,5 +132,5 @@ def test_noise_of_a_row_is_its_own():
 
 def test_a_stochastic_solver_needs_noise():
   solver = SOLVERS["ddpm"]()
-  with pytest.raises(ValueError, match="give noise"):
+  with pytest.raises(ValueError, match="use noise=row_noise"):
     sample(PERFECT, solver, planned(solver, 2), X, None)

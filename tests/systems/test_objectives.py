@@ -113,10 +113,10 @@ def test_the_shift_is_of_the_pictures_own_tokens():
       {"process.prediction": "x0(learned_variance=True)"},
       "needs training steps, and flow has none",
     ),
-    ({"process.prediction": "eps"}, "has no x0 at t = 1, where flow has alpha = 0"),
+    ({"process.prediction": "eps"}, "does not determine x0 at t = 1, where flow has alpha = 0"),
     (
       {"process.kind": "ddpm_cosine(zero_terminal_snr=True)", "process.prediction": "v"},
-      "needs between='angle'",
+      "requires between='angle'",
     ),
     ({"process.timesteps": "mode(scale=3)"}, "scale = 3"),
     ({"process.weighting": "min_snr(gama=5)"}, "min_snr takes gamma=5.0, not 'gama'"),
