@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
   c.name = "scenes_consistency"
   for part in c.parts.values():
     part.start = TEACHER  # "" trains from random weights
-  c.train.steps = 500
+  c.train.steps = 300
   # Few levels: each doubling needs steps that a short training has not.
-  c.train.objective = "consistency(steps=500, first=10, last=80)"
+  c.train.objective = "consistency(steps=300, first=10, last=40)"
   c.train.lr, c.train.vector_lr = 1e-2, 2e-3
   c.sampling.update(solver="consistency", steps=2, cfg=1.5)
   return c

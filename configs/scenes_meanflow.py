@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
   for part in c.parts.values():
     part.start = scenes_consistency.TEACHER
   c.model.times = 2  # its own, and that at which a step ends
-  c.train.steps = 400
+  c.train.steps = 250
   c.train.objective = "meanflow(ratio=0.5, guidance=2.0)"
   c.train.lr, c.train.vector_lr = 1e-2, 2e-3
   c.sampling.update(solver="euler", steps=2, cfg=1.0)
