@@ -73,14 +73,6 @@ def test_sample_writes_pictures_that_say_what_they_are(trained, tmp_path, capsys
   assert np.array_equal(grid[35:67, 1:33], np.asarray(Image.open(paths[2])))
 
 
-def test_sample_reads_prompts_from_a_file(trained, tmp_path):
-  (tmp_path / "prompts.txt").write_text("\ufeffa red circle\n\n  a blue square \r\n", "utf-8")
-  args = ["sample", f"--workdir={trained}", f"--prompts={tmp_path / 'prompts.txt'}"]
-  assert main(args) == 0
-  pictures = sorted((trained / "drawn").glob("0*.png"))
-  assert [Image.open(p).text["prompt"] for p in pictures] == ["a red circle", "a blue square"]
-
-
 def test_sample_fills_a_mask_and_score_gives_bits(trained, tmp_path, capsys):
   shown = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
   fill = np.zeros((32, 32), bool)
@@ -99,6 +91,14 @@ def test_sample_fills_a_mask_and_score_gives_bits(trained, tmp_path, capsys):
   assert score["n"] == len(score["bits"]) == 3 and "8-bit pixels" in score["unit"]
   np.testing.assert_allclose(score["mean"], np.mean(score["bits"]))
   np.testing.assert_allclose(score["standard_error"], np.std(score["bits"], ddof=1) / 3**0.5)
+
+
+def test_sample_reads_prompts_from_a_file(trained, tmp_path):
+  (tmp_path / "prompts.txt").write_text("\ufeffa red circle\n\n  a blue square \r\n", "utf-8")
+  args = ["sample", f"--workdir={trained}", f"--prompts={tmp_path / 'prompts.txt'}"]
+  assert main(args) == 0
+  pictures = sorted((trained / "drawn").glob("0*.png"))
+  assert [Image.open(p).text["prompt"] for p in pictures] == ["a red circle", "a blue square"]
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
