@@ -19,6 +19,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--count", type=int, default=64, help="images: the first records by index")
   parser.add_argument("--steps", type=int, default=50, help="of the ODE, 4 network calls each")
   parser.add_argument("--probes", type=int, default=1, help="of the divergence, an image")
+  parser.add_argument(
+    "--smallest",
+    type=float,
+    default=1e-3,
+    help="noise level at which an image counts as data: a network that is off by more than this "
+    "there finds images very unlikely",
+  )
   parser.add_argument("--seed", type=int, default=0, help="of probes and dequantisation")
 
 
@@ -29,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
   from t2i_jax.data.source import ShardSource
   from t2i_jax.data.transforms import fit_picture
   from t2i_jax.inference import open_model
+  from t2i_jax.systems.likelihood import of_pixels
   from t2i_jax.systems.tasks import Ode
   from t2i_jax.training.checkpoint import dump
 
@@ -42,10 +50,11 @@ def run(args: argparse.Namespace) -> None:
   images = np.stack([fit_picture(record.image, c.image_size) for record in records])
   captions = [record.captions[0] for record in records]
   seeds = range(args.seed, args.seed + len(records))
-  bits = model.likelihood(images, captions, seeds, Ode(args.steps, args.probes))
-  found = summary(bits, images.dtype == np.uint8)
+  bits = model.likelihood(images, captions, seeds, Ode(args.steps, args.probes, args.smallest))
+  found = summary(bits, of_pixels(model.system))
   about = {"workdir": str(args.workdir), "split": split, "step": model.step}
-  about |= {"steps": args.steps, "probes": args.probes, "seed": args.seed}
+  about |= {"steps": args.steps, "probes": args.probes, "smallest": args.smallest}
+  about["seed"] = args.seed
   folder = Path(args.workdir) / "eval"
   folder.mkdir(exist_ok=True)
   path = folder / f"likelihood_{split}.json"
@@ -59,6 +68,8 @@ def check(args: argparse.Namespace) -> None:
   for flag in ("count", "steps", "probes"):
     if getattr(args, flag) < 1:
       raise ConfigError(f"--{flag}={getattr(args, flag)}: at least 1 is needed.")
+  if not 0 < args.smallest < 0.5:
+    raise ConfigError(f"--smallest={args.smallest:g} is not in (0, 0.5). Write --smallest=0.001.")
   if not 0 <= args.seed <= 2**32 - args.count:
     raise PromptError(f"--seed={args.seed} is not in 0 to {2**32 - args.count}.")
 
@@ -85,7 +96,7 @@ def table(split: str, found: dict):
   """For a console."""
   from rich.table import Table
 
-  made = Table(title=f"Likelihood given captions: {found['unit']}")
+  made = Table(title="Likelihood given captions", caption=found["unit"], min_width=72)
   for name in ("split", "images", "mean", "standard error"):
     made.add_column(name, justify="right" if name != "split" else "left")
   error = found["standard_error"]

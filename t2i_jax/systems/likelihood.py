@@ -20,23 +20,27 @@ from t2i_jax.sampling.likelihood import (
 from t2i_jax.systems.sampler import Batches
 from t2i_jax.systems.tasks import Likelihood, Ode
 
-SMALLEST = 1e-3  # sigma / (alpha + sigma) at which an image counts as data
 LATENT_WIDTH = 1.0  # the units in which the density of latents is given
 
 
-def rising_times(process: Process, steps: int) -> Time:
-  """From SMALLEST to noise alone, log tau evenly spaced, tau = sigma / (alpha + sigma).
+def rising_times(process: Process, steps: int, smallest: float) -> Time:
+  """From tau = smallest to noise alone, log tau evenly spaced, tau = sigma / (alpha + sigma).
 
   The slope of an imperfect network's ODE grows as 1 / tau at the data: equal ratios keep it in the
   reach of a Runge-Kutta step. [2011.13456 app. C] starts at a small t, too.   float64 [steps + 1]
   """
   end = process.at(np.float64(1))
   top = float(end.sigma / (end.alpha + end.sigma))
-  tau = np.geomspace(SMALLEST, top, steps + 1)
+  tau = np.geomspace(smallest, top, steps + 1)
   with np.errstate(divide="ignore"):
     t = np.asarray(process.time_of(tau / (1 - tau)), np.float64)
   t[-1] = 1
   return Time(*(np.asarray(field, np.float64) for field in process.at(t)))
+
+
+def of_pixels(system: Any) -> bool:
+  """Whether x is 8-bit pixels, so that a likelihood is in bits of them; else it is of latents."""
+  return system.x_shape == system.image_shape and system.image_shape[-1] == 3
 
 
 def make_likelihood(system: Any, c: ConfigDict, mesh: Mesh) -> Likelihood:
@@ -48,11 +52,11 @@ def make_likelihood(system: Any, c: ConfigDict, mesh: Mesh) -> Likelihood:
   """
   batches = Batches(mesh, c.batch)
   dims = int(np.prod(system.x_shape))
-  eight_bit = system.x_shape == system.image_shape and system.image_shape[-1] == 3
+  eight_bit = of_pixels(system)
 
   @cache
   def compiled(ode: Ode):
-    times = rising_times(system.process, ode.steps)
+    times = rising_times(system.process, ode.steps, ode.smallest)
 
     def run(params: Params, images: jax.Array, text: Any, seeds: jax.Array) -> jax.Array:
       keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds)  # [B, 2]

@@ -33,10 +33,16 @@ class Start(NamedTuple):
 
 
 class Ode(NamedTuple):
-  """How a likelihood is integrated: steps of the ODE, and random probes of its divergence."""
+  """How a likelihood is integrated.
+
+  steps     of the ODE, 4 network calls each
+  probes    random vectors of the divergence, an image
+  smallest  sigma / (alpha + sigma) at which an image counts as data
+  """
 
   steps: int = 50
   probes: int = 1
+  smallest: float = 1e-3
 
 
 # (params, prompts, one seed a prompt) -> uint8 [n, H, W, 3], or float32 latents [n, h, w, C]

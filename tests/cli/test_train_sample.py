@@ -75,6 +75,26 @@ def test_sample_writes_pictures_that_say_what_they_are(trained, tmp_path, capsys
   assert np.array_equal(grid[35:67, 1:33], np.asarray(Image.open(paths[2])))
 
 
+def test_sample_fills_a_mask_and_score_gives_bits(trained, tmp_path, capsys):
+  shown = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+  fill = np.zeros((32, 32), bool)
+  fill[16:] = True
+  Image.fromarray(shown).save(tmp_path / "shown.png")
+  Image.fromarray(fill).save(tmp_path / "fill.png")
+  base = ["sample", f"--workdir={trained}", "--prompt=a red circle", f"--out={tmp_path}"]
+  start = [f"--image={tmp_path / 'shown.png'}", f"--mask={tmp_path / 'fill.png'}", "--repeats=2"]
+  assert main([*base, *start]) == 0
+  found = np.asarray(Image.open(tmp_path / "0000_seed0.png"))
+  assert np.array_equal(found[~fill], shown[~fill]) and np.any(found[fill] != shown[fill])
+  flags = ["--likelihood", "--count=3", "--steps=2"]
+  assert main(["score", f"--workdir={trained}", *flags]) == 0
+  assert "standard error" in capsys.readouterr().out
+  score = json.loads((trained / "eval" / "likelihood_val.json").read_text())
+  assert score["n"] == len(score["bits"]) == 3 and "8-bit pixels" in score["unit"]
+  np.testing.assert_allclose(score["mean"], np.mean(score["bits"]))
+  np.testing.assert_allclose(score["standard_error"], np.std(score["bits"], ddof=1) / 3**0.5)
+
+
 def test_sample_reads_prompts_from_a_file(trained, tmp_path):
   (tmp_path / "prompts.txt").write_text("\ufeffa red circle\n\n  a blue square \r\n", "utf-8")
   args = ["sample", f"--workdir={trained}", f"--prompts={tmp_path / 'prompts.txt'}"]

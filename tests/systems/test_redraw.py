@@ -139,7 +139,7 @@ def test_the_verb_has_the_likelihood_of_the_function(system, params, images):
   text = {name: encoder.encode(PROMPTS) for name, encoder in system.text.items()}
   cond = system.encode_text(params, text)
   denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
-  times = rising_times(system.process, ode.steps)
+  times = rising_times(system.process, ode.steps, ode.smallest)
   function = jax.jit(
     lambda x0: log_likelihood(
       denoise, system.process, times, x0, cond, hutchinson(keys[:, 1], ode.probes)

@@ -1,0 +1,71 @@
+"""t2i sample --image and t2i score: what is refused before a model is opened, and the files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i_jax.cli.main import main
+from t2i_jax.errors import ConfigError
+from t2i_jax.inference.start import Mask, SourceImage
+from t2i_jax.systems import Tasks
+
+
+@pytest.fixture
+def files(tmp_path):
+  """files("name.png") of an image of 24 x 48, its mask, one of another size, and no image."""
+  rng = np.random.default_rng(0)
+  Image.fromarray(rng.integers(0, 256, (24, 48, 3)).astype(np.uint8)).save(tmp_path / "image.png")
+  white = np.zeros((24, 48), np.uint8)
+  white[:, 24:] = 255
+  Image.fromarray(white).save(tmp_path / "mask.png")
+  Image.fromarray(white.T.copy()).save(tmp_path / "turned.png")
+  (tmp_path / "text.png").write_text("no image")
+  return lambda name: tmp_path / name
+
+
+SAMPLE = {
+  "mask alone": (["--mask={mask}"], "--mask belongs to --image"),
+  "strength alone": (["--strength=0.5"], "--strength belongs to --image"),
+  "repeats alone": (["--image={image}", "--repeats=3"], "--repeats belongs to --mask"),
+  "inverter alone": (["--image={image}", "--inverter=midpoint"], "--inverter belongs to --invert"),
+  "no strength": (["--image={image}", "--strength=0"], "--strength=0 is not in (0, 1]"),
+  "too strong": (["--image={image}", "--strength=1.5"], "--strength=1.5 is not in (0, 1]"),
+  "no repeats": (["--image={image}", "--mask={mask}", "--repeats=0"], "--repeats=0: at least 1"),
+  "no file": (["--image=/nowhere.png"], "/nowhere.png cannot be read"),
+  "no image": (["--image={text}"], "text.png: cannot be decoded"),
+  "another size": (["--image={image}", "--mask={turned}"], "is 48 x 24, --image="),
+}
+SCORE = {
+  "nothing to score": (["--likelihood", "--count=0"], "--count=0: at least 1"),
+  "all noise": (["--likelihood", "--smallest=0.7"], "--smallest=0.7 is not in (0, 0.5)"),
+  "seeds": (["--likelihood", "--seed=-1"], "--seed=-1 is not in 0 to"),
+}
+
+
+@pytest.mark.parametrize("flags, words", SAMPLE.values(), ids=[*SAMPLE])
+def test_sample_refuses(flags, words, files, capsys):
+  names = {name: files(f"{name}.png") for name in ("image", "mask", "turned", "text")}
+  given = [flag.format(**names) for flag in flags]
+  assert main(["sample", "--workdir=/nowhere", "--prompt=a", *given]) == 2
+  assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, words", SCORE.values(), ids=[*SCORE])
+def test_score_refuses(flags, words, capsys):
+  assert main(["score", "--workdir=/nowhere", *flags]) == 2
+  assert words in capsys.readouterr().err
+
+
+def test_a_mask_is_cropped_as_its_image_is(files):
+  image = SourceImage(files("image.png"))
+  mask = Mask(files("mask.png"), image)
+  assert image.size == (24, 48) and image.fitted((12, 12)).shape == (12, 12, 3)
+  assert np.array_equal(mask.fitted((24, 48)), np.arange(48) >= np.full((24, 1), 24))
+  square = mask.fitted((12, 12))  # the middle of the image, at half its size
+  assert not square[:, :5].any() and square[:, 7:].all()
+
+
+@pytest.mark.parametrize("task", ["redraw", "likelihood", "denoise"])
+def test_a_system_without_the_task_is_named(task):
+  with pytest.raises(ConfigError, match=rf"--workdir=runs/joint \(joint\) cannot {task}: only a"):
+    Tasks().need(task, "--workdir=runs/joint (joint)")
