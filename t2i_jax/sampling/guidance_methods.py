@@ -319,5 +319,5 @@ GUIDANCE: dict[str, Callable[..., Combine]] = {
   "slg": slg,
 }
 
-# And where it takes several prompts an image, joined by AND, and a second model.
+# And for one that also takes several prompts per image, joined by AND, or a second model.
 GUIDANCE_OF_PROMPTS = GUIDANCE | {"compose": compose, "dual": dual, "auto": auto}
