@@ -19,7 +19,8 @@ SAMPLING_FLAGS = {
   "grid": "of times: trailing, leading, karras(rho=7), shifted(factor=3), ...",
   "steps": "solver steps",
   "guidance": "cfg, cfg(rescale=0.7), apg, cfg_zero, cfg_norm, pag(layers=(2,3)), slg(layers=(1,)),"
-  " compose(weights=(1.0,-0.5)) of prompts joined by ' AND ', auto(workdir='runs/weak',scale=2.0)",
+  " of prompts 'one AND another' compose(weights=(1.0,-0.5)) or dual(image_scale=1.5), "
+  "auto(workdir='runs/weak',scale=2.0)",
   "cfg": "guidance scale, 1 = off",
   "negative": "what not to draw: the prompt of the null",
 }

@@ -267,7 +267,8 @@ def dual(image_scale: Scale = 1.5) -> Combine:
 
       null + image_scale (image - null) + scale (both - image)        [2211.09800 eq. 3]
 
-  1.5 is the paper's usual image_scale; it may be traced.
+  Of prompts, "both AND one": the second stands where the image does. 1.5 is the paper's usual
+  image_scale; it may be traced.
   """
 
   def combine(views: Views, scale: Scale) -> Prediction:
@@ -319,4 +320,4 @@ GUIDANCE: dict[str, Callable[..., Combine]] = {
 }
 
 # And for one that also takes several prompts per image, joined by AND, or a second model.
-GUIDANCE_OF_PROMPTS = GUIDANCE | {"compose": compose, "auto": auto}
+GUIDANCE_OF_PROMPTS = GUIDANCE | {"compose": compose, "dual": dual, "auto": auto}

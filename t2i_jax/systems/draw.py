@@ -180,8 +180,8 @@ class Drawing:
     parts = prompt.split(AND)
     if len(parts) != self.joined + 1:
       raise PromptError(
-        f"{prompt!r} joins {len(parts)} prompts, and --guidance={self.c.guidance} has "
-        f'{self.joined + 1} weights. Write "one{AND}another".'
+        f"{prompt!r} joins {len(parts)} prompts, and --guidance={self.c.guidance} takes "
+        f'{self.joined + 1}. Write "one{AND}another".'
       )
     return parts
 

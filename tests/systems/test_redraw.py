@@ -130,6 +130,13 @@ def test_prompts_joined_by_and(system, params, plain):
   assert np.abs(of((1.0, 1.0)) - alone).max() > 2
 
 
+def test_a_second_prompt_has_a_scale_of_its_own(system, params, plain):
+  """Of the same prompt twice, dual is plain guidance at the second's scale."""
+  twice = [f"{prompt} AND {prompt}" for prompt in PROMPTS]
+  found = drawing(system, guidance="dual(image_scale=2.5)", cfg=4.0).draw(params, twice, SEEDS)
+  assert np.abs(found.astype(int) - plain.draw(params, PROMPTS, SEEDS)).max() <= 1
+
+
 def test_the_verb_has_the_likelihood_of_the_function(system, params, images):
   c = config_of(batch=1)
   ode = Ode(3, 2)
@@ -161,5 +168,5 @@ def test_what_cannot_be_is_refused_before_anything_is_compiled(system, params, i
     drawing(system).redraw(params, PROMPTS, SEEDS, Start(images, strength=0.1))
   with pytest.raises(ConfigError, match="keeps outputs of steps before"):
     drawing(system, solver="dpmpp").redraw(params, PROMPTS, SEEDS, Start(images, FILL, repeats=2))
-  with pytest.raises(PromptError, match=r"joins 1 prompts, and .* has 2 weights"):
+  with pytest.raises(PromptError, match=r"joins 1 prompts, and .* takes 2"):
     drawing(system, guidance="compose(weights=(1.0, 1.0))").draw(params, PROMPTS, SEEDS)
