@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.pages import run_of, table, write
 from t2i_jax.cli.evaluate import images_seen, readings
-from t2i_jax.data.contact_sheet import picture
+from t2i_jax.data.contact_sheet import record_image
 from t2i_jax.data.sheet import Band, captioned, grid
 from t2i_jax.data.source import ShardSource, read_manifest
 from t2i_jax.data.transforms import fit
@@ -82,7 +82,7 @@ def section_of_scores(evaluated: Path, out: Path) -> list[str]:
 
 def pair(drawn: np.ndarray, data: bytes) -> Image.Image:
   """A drawing and, right of it, the record's picture at the same size."""
-  return grid([[drawn, np.asarray(fit(picture(data), drawn.shape[:2]))]])
+  return grid([[drawn, np.asarray(fit(record_image(data), drawn.shape[:2]))]])
 
 
 def section_of_pairs(workdir: Path, out: Path) -> list[str]:

@@ -25,10 +25,10 @@ def add_words_flag(parser: argparse.ArgumentParser) -> None:
 
 def open_image(path: str, image_size: tuple[int, int]) -> np.ndarray:
   """An image file, scaled and cropped to a model's size. Raises DataError naming the file."""
-  from t2i_jax.data.transforms import fit_picture
+  from t2i_jax.data.transforms import fit_image
 
   try:
-    return fit_picture(Path(path).read_bytes(), image_size)
+    return fit_image(Path(path).read_bytes(), image_size)
   except OSError as error:
     raise DataError(f"{path} cannot be read: {error.strerror}.") from error
   except DataError as error:

@@ -152,9 +152,9 @@ def readings(trained, records, seed: int):
   """Pictures of records, what a joint model says of them, and how often it is their caption."""
   import numpy as np
 
-  from t2i_jax.data.transforms import fit_picture
+  from t2i_jax.data.transforms import fit_image
 
-  shown = np.stack([fit_picture(r.image, trained.config.data.image_size) for r in records])
+  shown = np.stack([fit_image(r.image, trained.config.data.image_size) for r in records])
   said = trained.caption(shown, seeds_from(seed, shown))
   return shown, said, sum(s in r.captions for s, r in zip(said, records, strict=True))
 

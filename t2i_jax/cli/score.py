@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
   from rich.console import Console
 
   from t2i_jax.data.source import ShardSource
-  from t2i_jax.data.transforms import fit_picture
+  from t2i_jax.data.transforms import fit_image
   from t2i_jax.inference import open_model
   from t2i_jax.systems.likelihood import of_pixels
   from t2i_jax.systems.tasks import Ode
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
   split = args.split or c.val_split
   source = ShardSource(c.dir, split)
   records = [source[i] for i in range(min(args.count, len(source)))]
-  images = np.stack([fit_picture(record.image, c.image_size) for record in records])
+  images = np.stack([fit_image(record.image, c.image_size) for record in records])
   captions = [record.captions[0] for record in records]
   seeds = range(args.seed, args.seed + len(records))
   bits = model.likelihood(images, captions, seeds, Ode(args.steps, args.probes, args.smallest))

@@ -22,12 +22,12 @@ def contact_sheet(
   manifest = read_manifest(folder)
   source = ShardSource(folder, split or next(iter(manifest["splits"])))
   records = source.spread(n)
-  tiles = [(picture(record.image), record.captions[0]) for record in records]
+  tiles = [(record_image(record.image), record.captions[0]) for record in records]
   heading = f"{Path(folder).name}, {source.split}: {len(records)} of {len(source):,} records"
   return captioned([Band(heading, tiles, columns)], manifest["attribution"])
 
 
-def picture(data: bytes) -> Image.Image:
+def record_image(data: bytes) -> Image.Image:
   """A record's image at its own size."""
   if not is_latent(data):
     return decode(data)

@@ -18,7 +18,7 @@ import numpy as np
 from t2i_jax.data.batch import Batch, Rows
 from t2i_jax.data.record import Record
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.data.transforms import fit_picture
+from t2i_jax.data.transforms import fit_image
 from t2i_jax.errors import ConfigError, DataError, PromptError
 
 NO_DOCUMENT = -1  # of padding
@@ -327,7 +327,7 @@ class Packing:
 
   def _image(self, record: Record, image: bytes, **how: Any) -> Image:
     try:
-      pixels = fit_picture(image, self.image_shape[:2])
+      pixels = fit_image(image, self.image_shape[:2])
     except DataError as error:
       raise DataError(f"record {record.key!r}: {error}") from error
     return Image(pixels, **how)

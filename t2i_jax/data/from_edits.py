@@ -1,4 +1,4 @@
-"""Edits of scenes: a picture, what is asked of it, the picture that answers, once or twice."""
+"""Edits of scenes: an image, what is asked of it, the image that answers, once or twice."""
 
 import dataclasses
 
@@ -11,10 +11,10 @@ TURNS = (1, 2)  # edits a record has, in turn: half of the records have two
 
 @dataclasses.dataclass(frozen=True)
 class Edits(Scenes):
-  """Procedural pictures with edits by instruction and ground truth; the fields are those of Scenes.
+  """Procedural images with edits by instruction and ground truth; the fields are those of Scenes.
 
-  A record's captions, and in its meta the facts and category, are those of the first picture;
-  meta["turns"] has each edit's kind and the facts of the picture after it.
+  A record's captions, and in its meta the facts and category, are those of the first image;
+  meta["turns"] has each edit's kind and the facts of the image after it.
   """
 
   def _record(self, split: str, index: int) -> Record:
@@ -29,5 +29,5 @@ class Edits(Scenes):
         {"kind": turn.edit.kind, "facts": facts_to_json(turn.after.facts)} for turn in turns
       ],
     }
-    then = tuple((turn.edit.instruction, self._picture(turn.after)) for turn in turns)
-    return Record(self._picture(first), first.captions, self._key(split, index), meta, then)
+    then = tuple((turn.edit.instruction, self._image(turn.after)) for turn in turns)
+    return Record(self._image(first), first.captions, self._key(split, index), meta, then)

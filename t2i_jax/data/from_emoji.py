@@ -1,4 +1,4 @@
-"""Emoji: real pictures with real names, in two artists' styles, from packages on PyPI alone."""
+"""Emoji: real images with real names, in two artists' styles, from packages on PyPI alone."""
 
 import dataclasses
 import hashlib
@@ -37,7 +37,7 @@ Names: Unicode CLDR (Unicode License) through the package emoji (BSD). Keywords:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Drawing:
   """One SVG to draw, and the record's other fields. `key` is the emoji's code points."""
 
   svg: str
@@ -49,15 +49,15 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Emoji:
-  """3,846 pictures at the defaults: 1,923 concepts in the styles of OpenMoji and Twemoji.
+  """3,846 images at the defaults: 1,923 concepts in the styles of OpenMoji and Twemoji.
 
   Splits: `val_concept` has concepts that are in no other split, and `val_style` concepts that are
   trained in the other style only. Both go by groups of look-alikes: people of any gender and skin
   tone are one group.
 
   size   pixels a side
-  skins  with skin tones, 7,906 pictures
-  flags  with flags, 14% of the pictures
+  skins  with skin tones, 7,906 images
+  flags  with flags, 14% of the images
   """
 
   size: int = 64
@@ -67,9 +67,7 @@ class Emoji:
   splits: ClassVar = ("train", "val_concept", "val_style")
   vocab: ClassVar = 4096
   holds_out: ClassVar = False
-  licence: ClassVar = (
-    "OpenMoji: CC BY-SA 4.0; Twemoji: CC BY 4.0. Shared pictures stay CC BY-SA 4.0"
-  )
+  licence: ClassVar = "OpenMoji: CC BY-SA 4.0; Twemoji: CC BY 4.0. Shared images stay CC BY-SA 4.0"
   attribution: ClassVar = ATTRIBUTION
 
   def total(self) -> int:
@@ -81,12 +79,12 @@ class Emoji:
       )
     if self.size < 1:
       raise DataError(f"--size={self.size} must be at least 1.")
-    return len(self._pictures())
+    return len(self._images())
 
-  def tasks(self) -> Iterator[list[Picture]]:
-    return in_chunks(self._pictures())
+  def tasks(self) -> Iterator[list[Drawing]]:
+    return in_chunks(self._images())
 
-  def _pictures(self) -> list[Picture]:
+  def _images(self) -> list[Drawing]:
     """In hashed order, so that the first few of a split are of all kinds."""
     table = names()
     found = []
@@ -104,13 +102,13 @@ class Emoji:
           "group": group(key),
           "category": category(key),
         }
-        found.append(Picture(str(path), key, split_of(key, style), captions, meta))
+        found.append(Drawing(str(path), key, split_of(key, style), captions, meta))
     return sorted(found, key=lambda p: bucket(f"{p.key}/{p.meta['style']}", 2**64))
 
-  def make(self, task: list[Picture]) -> list[Made | Skipped]:
+  def make(self, task: list[Drawing]) -> list[Made | Skipped]:
     return [self._make(p) for p in task]
 
-  def _make(self, p: Picture) -> Made:
+  def _make(self, p: Drawing) -> Made:
     style = p.meta["style"]
     data = encode(draw_svg(Path(p.svg).read_text("utf-8"), self.size), format="PNG")
     return made(p.split, Record(data, p.captions, f"{style}/{p.key}", dict(p.meta)))

@@ -1,4 +1,4 @@
-"""A user's folder of pictures, captions in .txt files beside them or in a metadata.jsonl."""
+"""A user's folder of images, captions in .txt files beside them or in a metadata.jsonl."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from t2i_jax.data.items import in_chunks
-from t2i_jax.data.user_pictures import UserPictures, caption_fields, caption_lines, printable
+from t2i_jax.data.user_images import UserImages, caption_fields, caption_lines, printable
 from t2i_jax.errors import DataError
 
 METADATA = "metadata.jsonl"
@@ -16,7 +16,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A picture found: its path under the root, and captions if a metadata.jsonl gives them.
+  """An image found: its path under the root, and captions if a metadata.jsonl gives them.
 
   problem  the reason to skip it, known without opening it
   """
@@ -31,8 +31,8 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder(UserPictures):
-  """Pictures of a folder and the folders in it; names that begin with a dot are passed over.
+class Folder(UserImages):
+  """Images of a folder and the folders in it; names that begin with a dot are passed over.
 
   Captions of `a/b.jpg` are the lines of `a/b.txt`, or rows of a `metadata.jsonl` in any folder:
   {"file_name": "b.jpg", "text" | "caption" | "captions": ...}, names relative to that folder.
@@ -52,7 +52,7 @@ class Folder(UserPictures):
   def _items(self) -> Iterator[Item]:
     """In the order of sorted paths, the same on every file system."""
     seen = set()
-    given: set[str] = set()  # pictures that a metadata.jsonl further up names
+    given: set[str] = set()  # images that a metadata.jsonl further up names
     closed: list[Item] = []
 
     def note(error: OSError) -> None:
@@ -75,7 +75,7 @@ class Folder(UserPictures):
         except OSError as error:
           problems = [Item(name, problem=f"cannot be read: {error.strerror}")]
         yield from problems
-      here = {os.path.normpath(os.path.join(under, f)) for f in files if _is_picture(f)}
+      here = {os.path.normpath(os.path.join(under, f)) for f in files if _is_image(f)}
       for name in sorted((here | set(listed)) - given):
         yield Item(name, listed.get(name))
       given |= set(listed) - here
@@ -87,7 +87,7 @@ class Folder(UserPictures):
     return path.read_bytes(), captions
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
   return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 

@@ -1,4 +1,4 @@
-"""Scenes: drawn pictures whose captions are exactly true, as many as are asked for."""
+"""Scenes: drawn images whose captions are exactly true, as many as are asked for."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from t2i_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-  """Procedural pictures with ground truth.
+  """Procedural images with ground truth.
 
   level                             difficulty, a name in scenes.LEVELS
   size                              pixels a side; None takes the level's least
@@ -60,9 +60,9 @@ class Scenes:
   def _key(self, split: str, index: int) -> str:
     return f"{self.level}/{split}/{self.seed}/{index}"
 
-  def _picture(self, scene: Scene) -> bytes:
-    picture = render(scene, self.size or LEVELS[self.level].floor)
-    return encode(Image.fromarray(picture), format="PNG")
+  def _image(self, scene: Scene) -> bytes:
+    image = render(scene, self.size or LEVELS[self.level].floor)
+    return encode(Image.fromarray(image), format="PNG")
 
   def _record(self, split: str, index: int) -> Record:
     scene = make_scene(index, self.level, split, self.seed)
@@ -72,4 +72,4 @@ class Scenes:
       "level": scene.level,
       "heldout": scene.heldout,
     }
-    return Record(self._picture(scene), scene.captions, self._key(split, index), meta)
+    return Record(self._image(scene), scene.captions, self._key(split, index), meta)

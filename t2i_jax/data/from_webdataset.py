@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from t2i_jax.data.items import in_chunks
-from t2i_jax.data.user_pictures import UserPictures, caption_fields, caption_lines, printable
+from t2i_jax.data.user_images import UserImages, caption_fields, caption_lines, printable
 from t2i_jax.errors import DataError
 
 IMAGE_FIELDS = ("npy", "png", "webp", "jpeg", "jpg")
@@ -28,7 +28,7 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class WebDataset(UserPictures):
+class WebDataset(UserImages):
   """Tars with KEY.jpg (jpeg, png, webp, or npy: encoded latents) beside KEY.txt or KEY.json.
 
   A txt holds one caption a line, a json has "text", "caption" or "captions".
@@ -54,7 +54,7 @@ class WebDataset(UserPictures):
   def open_item(self, item: Item) -> tuple[bytes, list[str] | None]:
     image = next((item.fields[f] for f in IMAGE_FIELDS if f in item.fields), None)
     if image is None:
-      raise DataError("no picture")
+      raise DataError("no image")
     return image, _captions(item)
 
 

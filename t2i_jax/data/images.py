@@ -1,4 +1,4 @@
-"""Picture files to upright 8-bit RGB, the one way that building and training share."""
+"""Image files to upright 8-bit RGB, the one way that building and training share."""
 
 import io
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from t2i_jax.errors import DataError
 
 NPY_MAGIC = b"\x93NUMPY"
-KEPT_FORMATS = ("PNG", "JPEG", "MPO", "WEBP")  # MPO: a phone's JPEG with more pictures behind it
+KEPT_FORMATS = ("PNG", "JPEG", "MPO", "WEBP")  # MPO: a phone's JPEG with more images behind it
 LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
 JPEG_QUALITY = 95
 ORIENTATION = 0x0112  # EXIF tag
@@ -34,14 +34,14 @@ def read_latent(data: bytes) -> np.ndarray:
 
 
 def open_image(data: bytes) -> Image.Image:
-  """Reads all of a picture file. Raises DataError on what PIL cannot decode, or will not (size)."""
+  """Reads all of an image file. Raises DataError on what PIL cannot decode, or will not (size)."""
   try:
     image = Image.open(io.BytesIO(data))
     image.load()
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
     raise DataError(f"absurd dimensions: {error}") from error
   except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError) as error:
-    text = "no picture format that PIL knows" if "cannot identify" in str(error) else error
+    text = "no image format that PIL knows" if "cannot identify" in str(error) else error
     raise DataError(f"cannot be decoded: {text}") from error
   return image
 
@@ -68,18 +68,18 @@ def _from_sixteen_bit(image: Image.Image) -> Image.Image:
 
 
 def decode(data: bytes) -> Image.Image:
-  """A picture file as an upright RGB image. Raises DataError."""
+  """An image file as an upright RGB image. Raises DataError."""
   return upright_rgb(open_image(data))
 
 
 def normalize(data: bytes, max_size: int | None = None) -> bytes:
-  """A picture file that any reader shows alike: upright, 8 bits, RGB.
+  """An image file that any reader shows alike: upright, 8 bits, RGB.
 
   Bytes that are that already (PNG, JPEG, WEBP) come back as they are. Others are written anew, as
   JPEG of quality 95 without chroma subsampling if the original was lossy, as PNG if not: nothing
   is lost from what was lossless, and a photograph does not grow tenfold.
 
-  max_size  pixels that the longer side may have; a larger picture is shrunk
+  max_size  pixels that the longer side may have; a larger image is shrunk
   Raises DataError.
   """
   image = open_image(data)
@@ -99,7 +99,7 @@ def normalize(data: bytes, max_size: int | None = None) -> bytes:
 
 
 def encode(image: Image.Image, **options) -> bytes:
-  """A picture as a file's bytes; the options are those of PIL's save."""
+  """An image as a file's bytes; the options are those of PIL's save."""
   buffer = io.BytesIO()
   image.info = {}  # or PIL writes the original's comment and profile again
   image.save(buffer, **options)

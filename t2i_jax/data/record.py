@@ -1,6 +1,6 @@
-"""A captioned picture as it is stored: the bytes of its file, its captions, a key, and notes.
+"""A captioned image as it is stored: the bytes of its file, its captions, a key, and notes.
 
-An edited picture has turns besides: what is asked of the picture before, and the one that answers.
+An edited image has turns besides: what is asked of the image before, and the one that answers.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ SCHEMA = {
   "captions": "list of strings, at least one; training draws one of them",
   "key": "string that names the item in its source",
   "meta": "map of what else the source knows, as JSON would hold it",
-  "then": "list of [string, bytes]: an instruction and the picture after it; may be left out",
+  "then": "list of [string, bytes]: an instruction and the image after it; may be left out",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """One captioned picture; the fields are described in SCHEMA."""
+  """One captioned image; the fields are described in SCHEMA."""
 
   image: bytes
   captions: tuple[str, ...]
@@ -31,7 +31,7 @@ class Record:
 
   @property
   def images(self) -> tuple[bytes, ...]:
-    """All picture files, in order."""
+    """All image files, in order."""
     return (self.image, *(image for _, image in self.then))
 
   @property

@@ -44,7 +44,7 @@ class Transform:
       for name, (tokenizer, length) in self.captions.items():
         ids, mask = tokenizer.encode([caption], length)
         text[name] = Tokens(ids[0], mask[0])
-      image = fit_picture(record.image, self.image_size)
+      image = fit_image(record.image, self.image_size)
     except PromptError as error:
       raise DataError(f"record {record.key!r}: its caption {error}") from error
     except DataError as error:
@@ -53,8 +53,8 @@ class Transform:
     return Batch(image[None], one, one, text)
 
 
-def fit_picture(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
-  """The bytes of a picture as uint8 [H, W, 3], or of latents as float32 [H, W, C].
+def fit_image(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
+  """The bytes of an image as uint8 [H, W, 3], or of latents as float32 [H, W, C].
 
   Raises DataError on what cannot be decoded, and on latents of another size.
   """
@@ -72,13 +72,13 @@ def fit_picture(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
 def fit(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:
   """Scales to cover (height, width) and crops the centre, in one antialiased Lanczos pass.
 
-  A picture of that size comes back as it is, bit for bit.
+  An image of that size comes back as it is, bit for bit.
   """
   height, width = image_size
   if image.size == (width, height):
     return image
   scale = max(width / image.width, height / image.height)
-  w, h = width / scale, height / scale  # of the crop, in the picture's own pixels
+  w, h = width / scale, height / scale  # of the crop, in the image's own pixels
   left, top = (image.width - w) / 2, (image.height - h) / 2
   box = (max(left, 0.0), max(top, 0.0), min(left + w, image.width), min(top + h, image.height))
   return image.resize((width, height), Image.Resampling.LANCZOS, box=box)

@@ -35,7 +35,7 @@ def verify(
   """Reads and decodes every record of a built folder. Returns what is wrong; empty means sound.
 
   Checked: each shard's size, hash and number of records; that each record has the schema, a
-  picture that decodes and captions that are not empty; sums of records and captions by split; the
+  image that decodes and captions that are not empty; sums of records and captions by split; the
   tokenizer's hash; and that no shard lies there that the manifest does not name.
   Raises DataError where there is no manifest to check against.
   """

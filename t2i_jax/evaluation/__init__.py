@@ -1,4 +1,4 @@
 """What a model is worth: an exact judge of scenes, scores with intervals and baselines, reports.
 
-Knows pictures and captions, no model: a drawing function is handed in.
+Knows images and captions, no model: a drawing function is handed in.
 """

@@ -1,4 +1,4 @@
-"""Judges captions of scenes: whether what they say is what the picture shows, all of it.
+"""Judges captions of scenes: whether what they say is what the image shows, all of it.
 
 A caption is read back into facts by the words that scenes are captioned with
 (data.scenes.captions); words that it does not know make it wrong.
@@ -42,7 +42,7 @@ _BETWEEN = re.compile(rf" ({'|'.join(sorted(_RELATIONS, key=len, reverse=True))}
 
 
 def read_caption(text: str) -> tuple[Fact, ...] | None:
-  """The facts of a caption that lists a picture's objects, or None where it cannot be read.
+  """The facts of a caption that lists an image's objects, or None where it cannot be read.
 
   Whatever it lists is taken to be all there is: the last fact is the number of objects.
   """
@@ -103,10 +103,10 @@ def judge_caption(text: str, objects: Sequence[Object]) -> CaptionVerdict:
 class CaptionCell:
   """Rates of one category of scenes, on compositions seen in training or held out from it.
 
-  model     captions that are exactly true of their picture; objects: that list its objects
-  shuffled  the same captions against other pictures of the cell
-  majority  the commonest caption of the cell given to every picture
-  samples   (picture, caption, whether it is correct), the first ones
+  model     captions that are exactly true of their image; objects: that list its objects
+  shuffled  the same captions against other images of the cell
+  majority  the commonest caption of the cell given to every image
+  samples   (image, caption, whether it is correct), the first ones
   """
 
   category: str
@@ -166,16 +166,16 @@ def score_captions(
   seed: int = 0,
   categories: Sequence[str] | None = None,
 ) -> CaptionScore:
-  """Captions pictures of every cell of a level and judges them beside the baselines.
+  """Captions images of every cell of a level and judges them beside the baselines.
 
-  describe  (pictures uint8 [n, size, size, 3], seed) -> n captions
+  describe  (images uint8 [n, size, size, 3], seed) -> n captions
   """
   cells = []
   for category in categories or find_level(level).categories:
     for heldout in (False, True):
       scenes = prompts(level, category, heldout, per_cell, seed)
-      pictures = np.stack([render(scene, size) for scene in scenes])
-      cells.append(_cell(category, heldout, scenes, pictures, describe(pictures, seed)))
+      images = np.stack([render(scene, size) for scene in scenes])
+      cells.append(_cell(category, heldout, scenes, images, describe(images, seed)))
   return CaptionScore(level, size, seed, tuple(cells))
 
 
@@ -183,7 +183,7 @@ def _cell(
   category: str,
   heldout: bool,
   scenes: Sequence[Scene],
-  pictures: np.ndarray,
+  images: np.ndarray,
   captions: Sequence[str],
 ) -> CaptionCell:
   verdicts = [judge_caption(t, s.objects) for t, s in zip(captions, scenes, strict=True)]
@@ -193,7 +193,7 @@ def _cell(
   right = lambda texts: Rate.of(
     judge_caption(text, scene.objects).correct for text, scene in zip(texts, scenes, strict=True)
   )
-  samples = zip(pictures[:KEPT], captions, (v.correct for v in verdicts), strict=False)
+  samples = zip(images[:KEPT], captions, (v.correct for v in verdicts), strict=False)
   return CaptionCell(
     category,
     heldout,

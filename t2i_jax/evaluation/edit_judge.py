@@ -5,7 +5,7 @@ is in its place. It is kept when nothing else changed: every other object is the
 no object came or went beyond what was asked. Places are held against those of the true scene.
 
 A cell is one kind of edit of a level, on compositions seen in training or held out from it. The
-baselines are the picture before, returned as it is, and exact renders of the scene afterwards (the
+baselines are the image before, returned as it is, and exact renders of the scene afterwards (the
 most the judge can give).
 """
 
@@ -58,14 +58,14 @@ class EditVerdict:
 
 
 def judge_edit(before: np.ndarray, after: np.ndarray, edit: Edit) -> EditVerdict:
-  """Whether a picture is what an edit asks for.
+  """Whether an image is what an edit asks for.
 
-  before, after  uint8 [H, W, 3]: the picture that was edited and the one that came of it
-  Raises DataError where they are not pictures of one size.
+  before, after  uint8 [H, W, 3]: the image that was edited and the one that came of it
+  Raises DataError where they are not images of one size.
   """
   if before.shape != after.shape:
     raise DataError(
-      f"The edited picture is {list(after.shape)}, the one before {list(before.shape)}: an edit "
+      f"The edited image is {list(after.shape)}, the one before {list(before.shape)}: an edit "
       "keeps the size. Give both at one size."
     )
   seen = read(after)
@@ -137,7 +137,7 @@ class EditRates:
 
 @dataclass(frozen=True)
 class EditSample:
-  """One judged edit: the pictures, uint8 [H, W, 3], before, after and as it should be."""
+  """One judged edit: the images, uint8 [H, W, 3], before, after and as it should be."""
 
   kind: str
   heldout: bool
@@ -224,13 +224,13 @@ def score_edits(
   kinds: Sequence[str] | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> EditScore:
-  """Edits pictures of every cell of a level in one call, judges them and both baselines.
+  """Edits images of every cell of a level in one call, judges them and both baselines.
 
-  draw      (pictures uint8 [n, size, size, 3], instructions, seed) -> uint8 [n, size, size, 3]
+  draw      (images uint8 [n, size, size, 3], instructions, seed) -> uint8 [n, size, size, 3]
   size      pixels, at least the level's floor
   per_cell  edits a cell
   kinds     those to score; by default all of the level
-  progress  called with (pictures judged, pictures to judge)
+  progress  called with (images judged, images to judge)
   Raises ConfigError for a level, kind or size that cannot be scored, and ValueError when draw
   returns something else than it should.
   """
@@ -262,8 +262,8 @@ def _cell(
   truth = [render(turn.after, before.shape[1]) for turn in turns]
   edits = [turn.edit for turn in turns]
 
-  def verdicts(pictures: Iterable[np.ndarray]) -> list[EditVerdict]:
-    return list(map(judge_edit, before, pictures, edits))
+  def verdicts(images: Iterable[np.ndarray]) -> list[EditVerdict]:
+    return list(map(judge_edit, before, images, edits))
 
   model = verdicts(after)
   rows = zip(edits[:KEPT], before, after, truth, model, strict=False)

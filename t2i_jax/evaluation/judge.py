@@ -2,7 +2,7 @@
 
 It knows the palette, the background and the outlines of the shapes, nothing of the scene. Steps:
 
-1. A picture of 128 pixels or more is averaged down to 64 to 127.
+1. An image of 128 pixels or more is averaged down to 64 to 127.
 2. Each pixel is explained as a blend of the background and one colour of the palette, the one that
    leaves the least error; it belongs to that colour where it has more than half of it. A blend
    keeps its colour's name, so anti-aliasing and blur do not change it.
@@ -29,7 +29,7 @@ from t2i_jax.data.scenes.geometry import AREAS, coverage
 from t2i_jax.data.scenes.vocabulary import size_name
 from t2i_jax.errors import DataError
 
-MIN_AREA = 0.009  # share of the picture below which a region is a speck; the least object has 0.017
+MIN_AREA = 0.009  # share of the image below which a region is a speck; the least object has 0.017
 MIN_CORE = 0.15  # share of a region's pixels that have all four neighbours in it
 MAX_COLOR_ERROR = (
   80.0  # RGB distance of a region's median from its colour; colours are 90 or more apart
@@ -60,21 +60,21 @@ class Verdict:
 
 
 def judge(image: np.ndarray, facts: Sequence[Fact]) -> Verdict:
-  """Whether a picture, uint8 [H, W, 3], obeys all facts of its caption."""
+  """Whether an image, uint8 [H, W, 3], obeys all facts of its caption."""
   seen = read(image)
   failed = tuple(fact for fact in facts if not holds(fact, seen))
   return Verdict(not failed, failed, seen)
 
 
 def read(image: np.ndarray) -> tuple[Object, ...]:
-  """The objects in a picture, larger before smaller.
+  """The objects in an image, larger before smaller.
 
   image  uint8 [H, W, 3]; lengths are read as fractions of the shorter side
   Raises DataError on another shape or type.
   """
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise DataError(
-      f"The judge reads uint8 [H, W, 3]; this picture is {image.dtype} {list(image.shape)}."
+      f"The judge reads uint8 [H, W, 3]; this image is {image.dtype} {list(image.shape)}."
     )
   pixels = _averaged(image)
   label = _classify(pixels)

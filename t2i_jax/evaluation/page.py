@@ -1,4 +1,4 @@
-"""Pieces of a report's page: HTML with its style and its pictures inside."""
+"""Pieces of a report's page: HTML with its style and its images inside."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-EMBEDDED = 256  # pixels; larger pictures are reduced before they are embedded
+EMBEDDED = 256  # pixels; larger images are reduced before they are embedded
 
 CSS = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1c1f24;--soft:#5d6470;
@@ -66,19 +66,19 @@ def section(title: str, note: str, body: str) -> str:
 
 
 def card_grid(cards: Sequence[tuple[str, np.ndarray, str]]) -> str:
-  """A grid of (caption, picture, HTML below the caption); long captions stand beside it."""
+  """A grid of (caption, image, HTML below the caption); long captions stand beside it."""
   long = any(len(caption) > 160 for caption, _, _ in cards)
   figures = "".join(
-    f"<figure>{picture_tag(picture, caption, 128)}"
+    f"<figure>{image_tag(image, caption, 128)}"
     f"<figcaption>{escape(caption)}{below}</figcaption></figure>"
-    for caption, picture, below in cards
+    for caption, image, below in cards
   )
   return f'<div class="cards{" long" if long else ""}">{figures}</div>'
 
 
-def picture_tag(picture: np.ndarray, alt: str, width: int) -> str:
+def image_tag(pixels: np.ndarray, alt: str, width: int) -> str:
   """An <img> shown `width` wide with its pixels inside, sharp where it is a whole multiple."""
-  image = Image.fromarray(np.asarray(picture, np.uint8))
+  image = Image.fromarray(np.asarray(pixels, np.uint8))
   if max(image.size) > EMBEDDED:
     image.thumbnail((EMBEDDED, EMBEDDED))
   buffer = io.BytesIO()

@@ -21,12 +21,12 @@ from t2i_jax.errors import WorkdirError
 from t2i_jax.evaluation.caption_judge import CaptionScore
 from t2i_jax.evaluation.chart import loss_charts
 from t2i_jax.evaluation.edit_judge import EditScore
-from t2i_jax.evaluation.page import CSS, card_grid, missing, picture_tag, plain, section
+from t2i_jax.evaluation.page import CSS, card_grid, image_tag, missing, plain, section
 from t2i_jax.evaluation.report_joint import captions_section, edits_section
 from t2i_jax.evaluation.score import Cell, Sample, Score, compositions
 from t2i_jax.evaluation.stats import Rate
 
-Section = tuple[str, str, Sequence[tuple[str, np.ndarray]]]  # title, note, (caption, picture)s
+Section = tuple[str, str, Sequence[tuple[str, np.ndarray]]]  # title, note, (caption, image)s
 
 _STRIP_ROWS = 10
 # Keys of the context in the heading's order, and what it calls those that do not name themselves.
@@ -38,14 +38,14 @@ _SEPARATE = {"run", "commands", "attribution"}  # keys of the context with a pla
 def write_report(
   workdir: str | Path,
   score: Score,
-  pictures: Sequence[Sample],
+  images: Sequence[Sample],
   context: Mapping[str, Any],
   captions: CaptionScore | None = None,
   edits: EditScore | None = None,
 ) -> Path:
   """Writes eval/report.html and eval/score.json for a run on scenes.
 
-  pictures  the judged pictures to show, usually score.samples
+  images  the judged images to show, usually score.samples
   context   what the work directory does not say, every key optional: run (name), config, data,
             parameters, steps, images, minutes, sampling, machine (processor and cores), jax,
             commands (list of lines), attribution. Another key is shown under its own name.
@@ -60,7 +60,7 @@ def write_report(
     _tiles(score),
     _strip(folder / "samples", metrics),
     _losses(metrics, trouble),
-    _judged(score, pictures),
+    _judged(score, images),
     _score_table(score),
     "" if captions is None else captions_section(captions),
     "" if edits is None else edits_section(edits),
@@ -75,9 +75,9 @@ def write_report(
 def write_gallery_report(
   workdir: str | Path, sections: Sequence[Section], context: Mapping[str, Any]
 ) -> Path:
-  """Writes eval/report.html for a run that has pictures to look at but no exact judge.
+  """Writes eval/report.html for a run that has images to look at but no exact judge.
 
-  sections  (title, note, [(caption, uint8 picture [H, W, 3])]), shown in this order
+  sections  (title, note, [(caption, uint8 image [H, W, 3])]), shown in this order
   context   as in write_report; attribution stands in the footer
   Returns the path of report.html.  Raises WorkdirError when the folder cannot be written.
   """
@@ -85,8 +85,8 @@ def write_gallery_report(
   metrics, trouble = read_metrics(folder / "metrics.jsonl")
   body = [_heading(folder, context, metrics), _strip(folder / "samples", metrics)]
   for title, note, pairs in sections:
-    cards = card_grid([(caption, picture, "") for caption, picture in pairs])
-    body.append(section(title, note, cards if pairs else missing("No pictures were drawn.")))
+    cards = card_grid([(caption, image, "") for caption, image in pairs])
+    body.append(section(title, note, cards if pairs else missing("No images were drawn.")))
   body += [_losses(metrics, trouble), _commands(context)]
   return _write_page(folder, body, context)
 
@@ -179,7 +179,7 @@ def _strip(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> str:
   )
   shown = "" if len(chosen) == len(steps) else f"; {len(chosen)} of {len(steps)} are shown"
   note = f"Each row is one moment of training, the earliest on top{shown}."
-  least = 100 + 108 * len(captions)  # pixels, so that the pictures never overlap
+  least = 100 + 108 * len(captions)  # pixels, so that the images never overlap
   table = (
     f'<table class="strip" style="min-width:{least}px"><tr><th></th>{head}</tr>'
     f"{''.join(rows)}</table>"
@@ -195,30 +195,28 @@ def _strip_cells(path: Path, n: int) -> str:
     return f'<td colspan="{n}">{missing(f"{path.name} cannot be read.")}</td>'
   edges = np.linspace(0, row.shape[1], n + 1).round().astype(int)
   tiles = [row[:, a:b] for a, b in pairwise(edges)]
-  return "".join(f"<td>{picture_tag(tile, '', 96)}</td>" for tile in tiles)
+  return "".join(f"<td>{image_tag(tile, '', 96)}</td>" for tile in tiles)
 
 
 def _losses(metrics: Sequence[Mapping[str, Any]], trouble: str) -> str:
   charts = loss_charts(metrics)
   if not charts:
     trouble = trouble or "metrics.jsonl holds no loss."
-  note = (
-    "Validation uses pictures held out of training. Bin 0 is the least noisy." if charts else ""
-  )
+  note = "Validation uses images held out of training. Bin 0 is the least noisy." if charts else ""
   body = f'<div class="charts">{"".join(charts)}</div>'
   return section("Loss", note, body + (missing(trouble) if trouble else ""))
 
 
-def _judged(score: Score, pictures: Sequence[Sample]) -> str:
+def _judged(score: Score, images: Sequence[Sample]) -> str:
   parts = []
   for cell in score.cells:
-    shown = [s for s in pictures if (s.category, s.heldout) == (cell.category, cell.heldout)]
+    shown = [s for s in images if (s.category, s.heldout) == (cell.category, cell.heldout)]
     if shown:
       title = f"{cell.category}, {compositions(cell.heldout)} compositions"
       parts.append(f"<h3>{escape(title)}</h3>")
-      parts.append(card_grid([(s.caption, s.picture, _verdict(s)) for s in shown]))
-  note = "The first pictures of each category, not chosen, with what the judge read in the pixels."
-  return section("Samples", note, "".join(parts) or missing("No pictures were kept."))
+      parts.append(card_grid([(s.caption, s.image, _verdict(s)) for s in shown]))
+  note = "The first images of each category, not chosen, with what the judge read in the pixels."
+  return section("Samples", note, "".join(parts) or missing("No images were kept."))
 
 
 def _verdict(sample: Sample) -> str:

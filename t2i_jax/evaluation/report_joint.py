@@ -5,23 +5,23 @@ from html import escape
 
 from t2i_jax.evaluation.caption_judge import CaptionScore
 from t2i_jax.evaluation.edit_judge import EditSample, EditScore
-from t2i_jax.evaluation.page import card_grid, picture_tag, section
+from t2i_jax.evaluation.page import card_grid, image_tag, section
 from t2i_jax.evaluation.score import compositions
 from t2i_jax.evaluation.stats import Rate
 
 
 def captions_section(score: CaptionScore) -> str:
-  """Of each cell its rates beside the baselines, and what was said of the first pictures."""
+  """Of each cell its rates beside the baselines, and what was said of the first images."""
   rows, cards = [], []
   for cell in score.cells:
     rates = (cell.model, cell.objects, cell.shuffled, cell.majority)
     rows.append([cell.category, compositions(cell.heldout), *map(_rate, rates)])
-    cards += [(text, picture, _mark(right)) for picture, text, right in cell.samples[:4]]
+    cards += [(text, image, _mark(right)) for image, text, right in cell.samples[:4]]
   head = ("", "compositions", "correct", "objects right", "shuffled", "commonest caption")
   note = (
     "Exact drawings, captioned. A caption is correct when it lists exactly the objects of the "
-    "picture and the relation it states holds. Shuffled: the same captions judged against other "
-    "pictures. Brackets are 95% Wilson intervals."
+    "image and the relation it states holds. Shuffled: the same captions judged against other "
+    "images. Brackets are 95% Wilson intervals."
   )
   return section("Captions", note, _table(head, rows) + card_grid(cards))
 
@@ -35,7 +35,7 @@ def edits_section(score: EditScore) -> str:
       [cell.kind, compositions(cell.heldout), *map(_rate, (*rates, cell.ceiling.correct))]
     )
     shown += cell.samples[:2]
-  head = ("", "compositions", "correct", "done", "kept", "picture unchanged", "ceiling")
+  head = ("", "compositions", "correct", "done", "kept", "image unchanged", "ceiling")
   note = (
     "Exact drawings, edited by instruction. Done: what was asked is there. Kept: all else is as "
     "it was. Correct: both. Shown: before, after, and as it should be."
@@ -45,8 +45,8 @@ def edits_section(score: EditScore) -> str:
 
 
 def _edit(sample: EditSample) -> str:
-  pictures = (sample.before, sample.after, sample.truth)
-  tags = "".join(picture_tag(picture, sample.instruction, 96) for picture in pictures)
+  images = (sample.before, sample.after, sample.truth)
+  tags = "".join(image_tag(image, sample.instruction, 96) for image in images)
   failed = "; ".join(sample.verdict.failed)
   said = f"{escape(sample.instruction)}{_mark(sample.verdict.correct, failed)}"
   return f"<figure>{tags}<figcaption>{said}</figcaption></figure>"

@@ -1,7 +1,7 @@
 """Scores drawings of scenes against their captions, beside two baselines.
 
 A cell is one category of a level, on compositions seen in training or held out from it. Three
-rates a cell: the model's pictures judged against their own captions; the same pictures against
+rates a cell: the model's images judged against their own captions; the same images against
 the captions of other scenes of the cell (what chance and a lenient judge would give); and exact
 renders of the scenes (the most the judge can give).
 """
@@ -22,17 +22,17 @@ from t2i_jax.evaluation.phrases import fact_phrase, object_phrase
 from t2i_jax.evaluation.stats import CONFIDENCE, Rate
 
 Draw = Callable[[list[str], int], np.ndarray]
-KEPT = 12  # pictures a cell keeps for the report: the first ones, not chosen
+KEPT = 12  # images a cell keeps for the report: the first ones, not chosen
 
 
 @dataclass(frozen=True)
 class Sample:
-  """One judged picture: what was asked, what was drawn, what the judge found in it."""
+  """One judged image: what was asked, what was drawn, what the judge found in it."""
 
   category: str
   heldout: bool
   caption: str
-  picture: np.ndarray  # uint8 [H, W, 3]
+  image: np.ndarray  # uint8 [H, W, 3]
   correct: bool
   failed: tuple[str, ...]  # the facts of the caption that do not hold, in words
   seen: tuple[str, ...]  # the objects found, in words
@@ -135,7 +135,7 @@ class Score(Cells[Cell]):
 
   category, heldout         which cell
   model, shuffled, ceiling  {successes, n, rate, lower, upper}; rate is null when n is 0
-  details                   {attribute: the same five}, of the model's pictures
+  details                   {attribute: the same five}, of the model's images
   samples                   [{caption, correct, failed: [words], seen: [words]}]
   """
 
@@ -196,7 +196,7 @@ def score(
   size        pixels, at least the level's floor
   per_cell    prompts a cell
   categories  those to score; by default all of the level
-  progress    called with (pictures judged, pictures to judge)
+  progress    called with (images judged, images to judge)
   Raises ConfigError for a level, category or size that cannot be scored, and ValueError when
   draw returns something else than it should.
   """
@@ -207,14 +207,14 @@ def score(
     for heldout in (False, True)
   }
   captions = [scene.caption for scenes in groups.values() for scene in scenes]
-  pictures = np.asarray(draw(captions, seed))  # [n, size, size, 3]
+  images = np.asarray(draw(captions, seed))  # [n, size, size, 3]
   expected = (len(captions), size, size, 3)
-  if pictures.shape != expected or pictures.dtype != np.uint8:
-    raise ValueError(f"draw gave {pictures.dtype} {pictures.shape}, not uint8 {expected}")
+  if images.shape != expected or images.dtype != np.uint8:
+    raise ValueError(f"draw gave {images.dtype} {images.shape}, not uint8 {expected}")
   rng = np.random.default_rng(seed)
   cells, start = [], 0
   for (category, heldout), scenes in groups.items():
-    mine = pictures[start : start + len(scenes)]
+    mine = images[start : start + len(scenes)]
     cells.append(_cell(category, heldout, scenes, mine, rng))
     start += len(scenes)
     if progress is not None:
@@ -290,7 +290,7 @@ def _chosen(
   known = find_level(level)
   if size < known.floor:
     raise ConfigError(
-      f"pictures of {size} px are below the {known.floor} px that level {level!r} needs to be "
+      f"images of {size} px are below the {known.floor} px that level {level!r} needs to be "
       f"judged. Score a level with a lower floor, or sample at {known.floor} px or more."
     )
   if per_cell < 1:
@@ -307,30 +307,30 @@ def _cell(
   category: str,
   heldout: bool,
   scenes: Sequence[Scene],
-  pictures: np.ndarray,
+  images: np.ndarray,
   rng: np.random.Generator,
 ) -> Cell:
-  verdicts = [judge(p, s.facts) for p, s in zip(pictures, scenes, strict=True)]
+  verdicts = [judge(p, s.facts) for p, s in zip(images, scenes, strict=True)]
   keys = [_key(scene) for scene in scenes]
   others = derange(keys, rng)
   swapped = [
-    judge(pictures[i], scenes[j].facts).correct
+    judge(images[i], scenes[j].facts).correct
     for i, j in enumerate(others)
     if keys[i] != keys[j]  # a scene that no other scene of the cell differs from has no partner
   ]
-  exact = [judge(render(s, pictures.shape[1]), s.facts).correct for s in scenes]
+  exact = [judge(render(s, images.shape[1]), s.facts).correct for s in scenes]
   sizes = find_level(scenes[0].level).sizes  # where sizes have no name, a reader's guess is noise
   samples = tuple(
     Sample(
       category=category,
       heldout=heldout,
       caption=scene.caption,
-      picture=picture,
+      image=image,
       correct=verdict.correct,
       failed=tuple(fact_phrase(fact) for fact in verdict.failed),
       seen=tuple(object_phrase(o, sizes) for o in verdict.seen),
     )
-    for scene, picture, verdict in zip(scenes[:KEPT], pictures, verdicts, strict=False)
+    for scene, image, verdict in zip(scenes[:KEPT], images, verdicts, strict=False)
   )
   return Cell(
     category=category,

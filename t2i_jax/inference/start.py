@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from t2i_jax.data.images import decode, is_latent, read_latent
-from t2i_jax.data.transforms import fit, fit_picture
+from t2i_jax.data.transforms import fit, fit_image
 from t2i_jax.errors import DataError
 
 HALF = 128  # grey from which a mask is white
@@ -30,7 +30,7 @@ class SourceImage:
   def fitted(self, image_size: tuple[int, int]) -> np.ndarray:
     """Scaled and cropped to a model's size: uint8 [H, W, 3], or latents. Raises DataError."""
     try:
-      return fit_picture(self.data, image_size)
+      return fit_image(self.data, image_size)
     except DataError as error:
       raise DataError(f"{self.path}: {error}") from error
 

@@ -202,7 +202,7 @@ def show_prompts(draw, params, c: ConfigDict, workdir: Path, step: int, log: Log
   """Samples the fixed prompts as one row, for samples/ and TensorBoard."""
   prompts = list(c.sampling.prompts)
   images = draw(params, prompts, range(len(prompts)))
-  if images.shape[-1] != 3 or not log.writes:  # latents have no picture without a decoder
+  if images.shape[-1] != 3 or not log.writes:  # latents have no image without a decoder
     return
   strip = grid([images])
   strip.save(workdir / "samples" / f"step_{step:08d}.png")

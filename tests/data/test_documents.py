@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image as Picture
+from PIL import Image as PILImage
 
 from t2i_jax.data.documents import (
   NO_DOCUMENT,
@@ -33,7 +33,7 @@ def layout(length=40, images=3, rule="grid"):
   return Layout(length, images, ROWS, COLS, rule, Markers(PAD, BOS, EOS, BOI, EOI))
 
 
-def picture(value=0, **how):
+def make_image(value=0, **how):
   return Image(np.full(SHAPE, value, np.uint8), **how)
 
 
@@ -42,9 +42,9 @@ words = st.builds(
     np.array(ids, np.int32), predict, np.array(ids) % 2 == 0 if hidden else None),
   st.lists(st.integers(3, 299), min_size=1, max_size=6), st.booleans(), st.booleans(),
 )  # fmt: skip
-pictures = st.builds(picture, st.integers(0, 255), max_t=st.sampled_from([0.0, 0.5, 1.0]),
+images = st.builds(make_image, st.integers(0, 255), max_t=st.sampled_from([0.0, 0.5, 1.0]),
                      predict=st.booleans())  # fmt: skip
-documents = st.lists(st.lists(st.one_of(words, pictures), min_size=1, max_size=4), max_size=6)
+documents = st.lists(st.lists(st.one_of(words, images), min_size=1, max_size=4), max_size=6)
 
 
 def reference(documents, layout):
@@ -100,8 +100,8 @@ def test_a_row_is_the_reference_entry_by_entry(documents):
     learns = after is not None and after[0] == entries[i][0] and after[1] == "token" and after[3]
     assert bool(made.text_weight[i]) == bool(learns)
     for j in range(len(entries)):
-      same_picture = kind == "patch" == entries[j][1] and what[0] == entries[j][2][0]
-      sees = entries[i][0] == entries[j][0] and (j <= i or same_picture)
+      same_image = kind == "patch" == entries[j][1] and what[0] == entries[j][2][0]
+      sees = entries[i][0] == entries[j][0] and (j <= i or same_image)
       assert sees == (row.doc[i] == row.doc[j] and j <= row.end[i])
   kept = len({entry[0] for entry in entries})
   assert row.left_out == len(documents) - kept
@@ -117,8 +117,8 @@ def test_where_patches_stand(rule, where, after):
   assert positions.tolist() == where and distance == after
 
 
-def test_places_restart_with_each_document_and_go_on_after_a_picture():
-  row = layout().pack([[Text(np.array([5, 6]))], [Text(np.array([7])), picture()]], SHAPE)
+def test_places_restart_with_each_document_and_go_on_after_an_image():
+  row = layout().pack([[Text(np.array([5, 6]))], [Text(np.array([7])), make_image()]], SHAPE)
   places = row.rows.positions
   assert places[:4].tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]  # BOS 5 6 EOS
   assert places[4:7].tolist() == [[0, 0], [1, 1], [2, 2]]  # BOS 7 BOI
@@ -127,7 +127,7 @@ def test_places_restart_with_each_document_and_go_on_after_a_picture():
 
 
 def record(key, *turns, color=(200, 10, 10)):
-  png = encode(Picture.new("RGB", (6, 4), color), format="PNG")
+  png = encode(PILImage.new("RGB", (6, 4), color), format="PNG")
   return Record(png, (f"caption {key}",), key, {}, tuple((text, png) for text in turns))
 
 
@@ -158,7 +158,7 @@ def test_documents_by_kind(shares, expected):
   assert kinds(made) == expected
 
 
-def test_edited_documents_have_some_of_the_turns_and_learn_the_last_picture_at_every_t():
+def test_edited_documents_have_some_of_the_turns_and_learn_the_last_image_at_every_t():
   made, rng = packing(image_first=0.0, edited=1.0, drop=0.0, max_t=0.3), np.random.default_rng(0)
   found = [made.documents(RECORDS[1:2], rng)[0] for _ in range(200)]
   assert set(kinds(found)) == {"wPiP", "wPiPiP", "PiP", "PiPiP"}
@@ -174,14 +174,14 @@ def test_edited_documents_have_some_of_the_turns_and_learn_the_last_picture_at_e
   ({"image_first": 0.0, "edited": 1.0}, {"iP", "iPiP", "iPiPiP", "PiP", "PiPiP"}),
   ({"image_first": 0.5, "text_only": 0.5}, {"Pw", "w"}),  # nothing is drawn from these
 ])  # fmt: skip
-def test_what_a_picture_is_drawn_from_need_not_be_written(shares, expected):
-  """The BOI after it is, and what is said of a picture or alone."""
+def test_what_an_image_is_drawn_from_need_not_be_written(shares, expected):
+  """The BOI after it is, and what is said of an image or alone."""
   made, rng = packing(drop=0.0, prompt_loss=False, **shares), np.random.default_rng(0)
   found = [k for _ in range(100) for k in kinds(made.documents(RECORDS, rng))]
   assert set(found) == expected
 
 
-def test_a_picture_that_comes_first_is_mixed_with_less_noise():
+def test_an_image_that_comes_first_is_mixed_with_less_noise():
   made = packing(image_first=1.0, max_t=0.3)(RECORDS, np.random.default_rng(0))
   assert made.max_t[:4].tolist() == [np.float32(0.3)] * 4
   assert packing(image_first=0.0)(RECORDS, np.random.default_rng(0)).max_t.tolist() == [1.0] * 6
@@ -189,8 +189,8 @@ def test_a_picture_that_comes_first_is_mixed_with_less_noise():
   assert not shown.image_weight.any() and (shown.rows.starts > 0).sum() == 4
 
 
-def test_words_are_dropped_after_a_picture_and_nowhere_else():
-  """Instructions and captions that come before their picture are what it is drawn from."""
+def test_words_are_dropped_after_an_image_and_nowhere_else():
+  """Instructions and captions that come before their image are what it is drawn from."""
   made, rng = packing(image_first=0.5, edited=0.25, word_dropout=0.3), np.random.default_rng(0)
   found = [document for _ in range(200) for document in made.documents(RECORDS, rng)]
   after = [p[1] for p in found if kinds([p]) == ["Pw"]]
@@ -229,6 +229,6 @@ def test_bad_rows_are_refused(packed, words):
 
 
 @pytest.mark.parametrize("marker", [BOI, EOI])
-def test_a_marker_of_pictures_among_words_is_refused(marker):
+def test_a_marker_of_images_among_words_is_refused(marker):
   with pytest.raises(DataError, match=rf"BOI \({BOI}\) or EOI \({EOI}\)"):
-    layout().pack([[picture(), Text(np.array([5, marker], np.int32))]], SHAPE)
+    layout().pack([[make_image(), Text(np.array([5, marker], np.int32))]], SHAPE)

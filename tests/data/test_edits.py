@@ -32,7 +32,7 @@ from t2i_jax.data.scenes.geometry import box_of
 from t2i_jax.data.scenes.heldout import (
   HELDOUT_COLORS,
   heldout_in_facts,
-  heldout_in_picture,
+  heldout_in_objects,
 )
 from t2i_jax.data.source import ShardSource, read_manifest
 from t2i_jax.errors import ConfigError
@@ -218,7 +218,7 @@ def test_train_and_val_never_contain_a_heldout_composition(level):
     assert not turn.edit.heldout and not heldout_in_facts(turn.edit.facts)
     assert not HELDOUT_WORDS.search(turn.edit.instruction)
     for scene in (turn.before, turn.after):
-      assert not scene.heldout and not heldout_in_picture(scene.objects)
+      assert not scene.heldout and not heldout_in_objects(scene.objects)
       assert not any(HELDOUT_WORDS.search(text) for text in scene.captions)
 
 
@@ -232,7 +232,7 @@ def test_every_heldout_edit_is_of_a_heldout_composition(level):
       assert HELDOUT_WORDS.search(edit.instruction)
     else:
       facts = [f for f in edit.facts if f.kind != "absent"]
-      assert heldout_in_facts(facts) and heldout_in_picture(turn.after.objects)
+      assert heldout_in_facts(facts) and heldout_in_objects(turn.after.objects)
     kinds[edit.kind] += 1
   assert set(kinds) == set(edit_kinds(level))
 

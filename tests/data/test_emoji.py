@@ -65,10 +65,10 @@ def test_splits_share_no_concept_they_should_not(built):
 
 @installed
 @pytest.mark.parametrize(
-  "options, pictures", [({}, 3846), ({"skins": True}, 7906), ({"flags": False}, 3306)]
+  "options, images", [({}, 3846), ({"skins": True}, 7906), ({"flags": False}, 3306)]
 )
-def test_options_change_the_counts(options, pictures):
-  assert Emoji(**options).total() == pictures
+def test_options_change_the_counts(options, images):
+  assert Emoji(**options).total() == images
 
 
 @installed
@@ -97,7 +97,7 @@ def test_groups_join_looks_not_things():
 
 
 @installed
-def test_a_picture_that_is_not_square_is_centred():
+def test_an_image_that_is_not_square_is_centred():
   for w, h in ((40, 20), (20, 40)):
     box = f'<rect width="{w}" height="{h}"/>'
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}">{box}</svg>'

@@ -120,15 +120,15 @@ def test_max_size_shrinks_the_longer_side_only_if_larger(noise, saved):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_truncated_pictures(noise, saved, kind):
+def test_truncated_images(noise, saved, kind):
   data = saved(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), kind)
   with pytest.raises(DataError, match="cannot be decoded"):
     decode(data[: len(data) // 2])
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 30])
-def test_bytes_that_are_no_picture(data):
-  with pytest.raises(DataError, match="cannot be decoded: no picture format"):
+def test_bytes_that_are_no_image(data):
+  with pytest.raises(DataError, match="cannot be decoded: no image format"):
     decode(data)
 
 
@@ -177,7 +177,7 @@ def row(image, size, captions=("a",), length=16, seed=0):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_a_picture_of_the_size_asked_is_left_alone(kind, saved):
+def test_an_image_of_the_size_asked_is_left_alone(kind, saved):
   x = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
   np.testing.assert_array_equal(row(saved(x, kind, lossless=True), (12, 8)).images[0], x)
 

@@ -16,7 +16,7 @@ from t2i_jax.errors import DataError
 
 
 class Numbers:
-  """A source of n records whose picture's first byte is the index."""
+  """A source of n records whose image's first byte is the index."""
 
   def __init__(self, n):
     self.n = n

@@ -16,7 +16,7 @@ def test_there_and_back(record):
   assert unpack(record.pack()) == record
 
 
-def test_pictures_and_texts_in_order():
+def test_images_and_texts_in_order():
   assert EDITED.images == (b"one", b"two", b"three")
   assert EDITED.texts == ("a red circle", "make it blue", "and big")
 

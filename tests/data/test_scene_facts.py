@@ -108,7 +108,7 @@ def test_relation_of_every_arrangement():
 # -- rendering ------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_the_objects_on_the_background():
+def test_an_image_is_the_objects_on_the_background():
   scene = make_scene(0, "easy", "train")
   image = render(scene, 64)
   assert image.shape == (64, 64, 3) and image.dtype == np.uint8

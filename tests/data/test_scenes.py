@@ -1,4 +1,4 @@
-"""Scenes: what captions claim is in the picture, and held-out compositions stay out."""
+"""Scenes: what captions claim is in the image, and held-out compositions stay out."""
 
 import hashlib
 import itertools
@@ -30,7 +30,7 @@ from t2i_jax.data.scenes.geometry import (
 from t2i_jax.data.scenes.heldout import (
   HELDOUT_COLORS,
   heldout_in_facts,
-  heldout_in_picture,
+  heldout_in_objects,
   heldout_triple,
 )
 from t2i_jax.data.scenes.render import draw
@@ -45,7 +45,7 @@ def scenes(level: str, split: str, n: int, seed: int = 0) -> list[Scene]:
 
 
 def mask_of(o: Object, side: int = 256) -> np.ndarray:
-  """Where one object alone changes the picture."""
+  """Where one object alone changes the image."""
   return np.any(draw((o,), side) != BACKGROUND, -1)
 
 
@@ -71,17 +71,17 @@ def test_captions_are_the_same_on_every_python():
   assert hashlib.sha256(text.encode()).hexdigest()[:16] == "77008adccea33af4"
 
 
-# -- captions against pictures --------------------------------------------------------------------
+# -- captions against images --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("split", ["train", "heldout"])
-def test_every_fact_is_true_of_the_picture(level, split):
+def test_every_fact_is_true_of_the_image(level, split):
   for scene in scenes(level, split, 300):
     assert all(holds(fact, scene.objects) for fact in scene.facts), scene.caption
 
 
-def test_easy_captions_parsed_from_their_words_describe_the_picture():
+def test_easy_captions_parsed_from_their_words_describe_the_image():
   for scene in scenes("easy", "train", 400):
     named = re.findall(EASY_WORDS, scene.caption)
     assert sorted(named) == sorted((o.color, o.shape) for o in scene.objects)
@@ -121,7 +121,7 @@ def test_every_category_of_a_level_is_drawn_about_equally():
   assert LEVELS["full"].categories == CATEGORIES
 
 
-def test_a_caption_that_describes_the_whole_picture_says_how_many_there_are():
+def test_a_caption_that_describes_the_whole_image_says_how_many_there_are():
   for scene in scenes("full", "train", 300):
     totals = [f for f in scene.facts if f.kind == "total"]
     whole = scene.category != "negation" or not any(f.kind == "exists" for f in scene.facts)
@@ -206,7 +206,7 @@ def test_train_and_val_never_contain_a_heldout_composition(level, n):
   for scene in scenes(level, "train", n) + scenes(level, "val", n // 4):
     assert not scene.heldout
     assert not any(HELDOUT_COLORS[o.shape] == o.color for o in scene.objects)
-    assert not heldout_in_picture(scene.objects) and not heldout_in_facts(scene.facts)
+    assert not heldout_in_objects(scene.objects) and not heldout_in_facts(scene.facts)
     assert not any(pairs.search(text) for text in scene.captions)
 
 
@@ -215,7 +215,7 @@ def test_heldout_scenes_name_a_heldout_composition(level, n):
   pairs = re.compile("|".join(f"{c} {s}" for s, c in HELDOUT_COLORS.items()))
   kinds = Counter()
   for scene in scenes(level, "heldout", n):
-    assert scene.heldout and heldout_in_facts(scene.facts) and heldout_in_picture(scene.objects)
+    assert scene.heldout and heldout_in_facts(scene.facts) and heldout_in_objects(scene.objects)
     named = all(pairs.search(text) for text in scene.captions)
     triples = [f for f in scene.facts if f.rel and heldout_triple(f.a, f.rel, f.b)]
     assert named or triples

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from t2i_jax.data.contact_sheet import contact_sheet, picture
+from t2i_jax.data.contact_sheet import contact_sheet, record_image
 from t2i_jax.data.sheet import GAP, LINE, MAX_LINES, TILE, Band, captioned, fitted, grid, wrap
 from t2i_jax.errors import DataError
 
@@ -43,13 +43,13 @@ def test_captions_beside_their_images():
   assert len(pixels) - top >= LINE * len(wrap("word " * 99, ImageFont.load_default(13), TILE))
 
 
-def test_a_contact_sheet_has_the_pictures_in_their_tiles(scenes_dir):
+def test_a_contact_sheet_has_the_images_in_their_tiles(scenes_dir):
   sheet = contact_sheet(scenes_dir, "val", n=7, columns=3)
   assert sheet.width == 10 + 3 * (TILE + 10)
   pixels = np.asarray(sheet)
   paper = (pixels == 255).all(-1)
   assert 0.3 < paper.mean() < 0.7
-  tile = np.asarray(fitted(picture(first_image(scenes_dir))))  # 32 pixels, five times enlarged
+  tile = np.asarray(fitted(record_image(first_image(scenes_dir))))  # 32 pixels, five times enlarged
   assert tile.shape == (TILE, TILE, 3)
   top = next(
     y for y in range(LINE, 60) if np.array_equal(pixels[y : y + TILE, 10 : 10 + TILE], tile)
@@ -86,12 +86,12 @@ def test_latents_are_shown(channels):
 
   buffer = io.BytesIO()
   np.save(buffer, np.random.default_rng(0).normal(size=(4, 4, channels)))
-  assert picture(buffer.getvalue()).size == (4, 4)
+  assert record_image(buffer.getvalue()).size == (4, 4)
 
 
-def test_pictures_are_scaled_into_the_tile(saved, noise):
-  assert fitted(picture(saved(noise(400, 200)))).size == (80, 160)
-  assert fitted(picture(saved(noise(50, 70)))).size == (140, 100)
+def test_images_are_scaled_into_the_tile(saved, noise):
+  assert fitted(record_image(saved(noise(400, 200)))).size == (80, 160)
+  assert fitted(record_image(saved(noise(50, 70)))).size == (140, 100)
 
 
 def test_a_split_is_spread_evenly(scenes_dir):

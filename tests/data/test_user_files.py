@@ -14,7 +14,7 @@ from t2i_jax.data.from_folder import Folder
 from t2i_jax.data.from_webdataset import WebDataset
 from t2i_jax.data.images import read_latent
 from t2i_jax.data.source import ShardSource, read_manifest
-from t2i_jax.data.user_pictures import split_of
+from t2i_jax.data.user_images import split_of
 from t2i_jax.errors import DataError
 
 
@@ -45,8 +45,8 @@ def png(noise, saved):
 
 @pytest.fixture
 def folder(tmp_path, png):
-  """write(name, bytes or text) under a folder that already has two good pictures."""
-  root = tmp_path / "pictures"
+  """write(name, bytes or text) under a folder that already has two good images."""
+  root = tmp_path / "images"
 
   def write(name, data):
     path = root / name
@@ -65,7 +65,7 @@ def state(root):
   return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def test_captions_beside_pictures(folder, tmp_path, png):
+def test_captions_beside_images(folder, tmp_path, png):
   before = state(folder.root)
   manifest = quick(Folder(str(folder.root), licence="CC0", attribution="A. Lab"), tmp_path / "out")
   found = records(tmp_path / "out")
@@ -89,7 +89,7 @@ def test_what_cannot_be_used_is_named_with_its_reason(folder, tmp_path, png):
   manifest = quick(Folder(str(folder.root)), tmp_path / "out")
   reasons = skipped(tmp_path / "out")
   assert set(reasons) == {"broken.png", "cut.png", "empty.png", "latin.png", "none.png"}
-  assert reasons["broken.png"].startswith("cannot be decoded: no picture format")
+  assert reasons["broken.png"].startswith("cannot be decoded: no image format")
   assert reasons["cut.png"].startswith("cannot be decoded:")
   assert reasons["empty.png"] == "empty caption"
   assert reasons["none.png"] == "no caption"
@@ -257,7 +257,7 @@ def test_tars_are_grouped_by_key(tmp_path, png, noise, saved, suffix, mode):
   assert found["part-0/x/0002"].captions == ("one", "two")
   assert found["part-0/x/0002"].image == jpeg
   assert set(found) == {"part-0/x/0001", "part-0/x/0002"}
-  assert reasons["part-0/0003"] == "no picture"
+  assert reasons["part-0/0003"] == "no image"
   assert reasons["part-0/0004"].startswith("json cannot be read")
   assert reasons["part-0/0005"] == "no caption"
   assert reasons["part-0/0006"].startswith("cannot be decoded")
@@ -282,7 +282,7 @@ def test_a_tar_that_breaks_off_keeps_what_came_before(tmp_path, png):
   ]
   tar(tmp_path / "t.tar", members)
   data = (tmp_path / "t.tar").read_bytes()
-  cut = data.index(b"3.png") + 512 + 20  # inside the fourth picture
+  cut = data.index(b"3.png") + 512 + 20  # inside the fourth image
   (tmp_path / "t.tar").write_bytes(data[:cut])
   (tmp_path / "u.tar").write_bytes(b"no tar at all" * 100)
   quick(WebDataset(str(tmp_path / "*.tar")), tmp_path / "out")

@@ -56,14 +56,14 @@ def test_what_is_missing_made_up_or_the_wrong_way_round():
 
 
 def test_scores_of_the_truth_of_one_caption_and_of_noise():
-  def of_truth(pictures, seed):
+  def of_truth(images, seed):
     drawn = {
       render(scene, 32).tobytes(): scene.caption
       for category in ("single", "binding", "relation")
       for heldout in (False, True)
       for scene in prompts("easy", category, heldout, 20, seed)
     }
-    return [drawn[picture.tobytes()] for picture in pictures]
+    return [drawn[image.tobytes()] for image in images]
 
   for cell in score_captions(of_truth, "easy", size=32, per_cell=20).cells:
     assert cell.model.rate == 1 and cell.shuffled.rate <= 0.1

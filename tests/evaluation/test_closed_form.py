@@ -113,7 +113,7 @@ def test_the_flow_map_keeps_marginals_and_composes(name):
   np.testing.assert_allclose(after, before - jnp.linalg.slogdet(jacobian)[1], rtol=1e-9)
 
 
-def test_pictures_are_flattened_and_scalars_broadcast():
+def test_images_are_flattened_and_scalars_broadcast():
   data = known.gaussian(np.zeros(12), 0.5)
   x = jnp.asarray(RNG.normal(size=(3, 2, 2, 3)))
   time = MADE["vp"].at(jnp.full(3, 0.4))

@@ -1,4 +1,4 @@
-"""The judge of edits, on pictures whose verdict is known: exact, unchanged, spoilt in one way."""
+"""The judge of edits, on images whose verdict is known: exact, unchanged, spoilt in one way."""
 
 import dataclasses
 import io
@@ -50,7 +50,7 @@ def verdict(turn, objects, size):
 
 
 def apart(objects):
-  """Whether the boxes lie inside the picture, two pixels of 32 from each other."""
+  """Whether the boxes lie inside the image, two pixels of 32 from each other."""
   boxes = [box_of(o) for o in objects]
   inside = all(min(a, b, 1 - c, 1 - d) > 0.02 for a, b, c, d in boxes)
   return inside and all(
@@ -59,11 +59,11 @@ def apart(objects):
   )
 
 
-# -- exact pictures -------------------------------------------------------------------------------
+# -- exact images -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("level", ["easy", "full"])
-def test_exact_renders_are_correct_and_unchanged_pictures_are_not_done(level):
+def test_exact_renders_are_correct_and_unchanged_images_are_not_done(level):
   size = LEVELS[level].floor
   turns = turns_of(level, 40)
   exact = [verdict(turn, turn.after.objects, size) for turn in turns]
@@ -84,7 +84,7 @@ def test_the_tolerances_are_far_above_the_error_of_reading():
   assert place < PLACE_TOLERANCE / 10 and radius < RADIUS_TOLERANCE / 10
 
 
-# -- spoilt pictures ------------------------------------------------------------------------------
+# -- spoilt images ------------------------------------------------------------------------------
 
 
 def moved(o, others, rng):
@@ -189,13 +189,13 @@ def test_half_a_swap_is_not_done():
       assert not found.done and found.kept
 
 
-def test_an_empty_picture_is_neither():
+def test_an_empty_image_is_neither():
   for turn in turns_of("easy", 2):
     found = verdict(turn, (), 32)
     assert not found.kept and found.done == (turn.edit.kind == "remove")
 
 
-def test_pictures_of_two_sizes_are_refused():
+def test_images_of_two_sizes_are_refused():
   (turn,) = edit_prompts("easy", "recolor", False, 1)
   with pytest.raises(DataError, match=r"\[48, 48, 3\], the one before \[32, 32, 3\]"):
     judge_edit(render(turn.before, 32), render(turn.after, 48), turn.edit)
@@ -212,8 +212,8 @@ def exact_drawer(level, n):
     for turn in edit_prompts(level, kind, heldout, n)
   }
 
-  def edit(pictures, instructions, seed):
-    asked = zip(pictures, instructions, strict=True)
+  def edit(images, instructions, seed):
+    asked = zip(images, instructions, strict=True)
     return np.stack([render(known[p.tobytes(), text], p.shape[0]) for p, text in asked])
 
   return edit
@@ -290,7 +290,7 @@ def test_console_table_names_every_rate(exact):
   ],
 )
 def test_what_cannot_be_scored_is_refused_before_drawing(options, message):
-  def edit(pictures, instructions, seed):
+  def edit(images, instructions, seed):
     raise AssertionError("drew")
 
   arguments = {"level": "easy", "size": 32, "per_cell": 1, **options}
@@ -301,6 +301,6 @@ def test_what_cannot_be_scored_is_refused_before_drawing(options, message):
 @pytest.mark.parametrize(
   "shape, dtype", [((9, 32, 32, 3), np.uint8), ((10, 32, 32, 3), np.float32)]
 )
-def test_wrong_pictures_are_refused(shape, dtype):
+def test_wrong_images_are_refused(shape, dtype):
   with pytest.raises(ValueError, match=r"not uint8 \(10, 32, 32, 3\)"):
     score_edits(lambda p, texts, seed: np.zeros(shape, dtype), "easy", size=32, per_cell=1)

@@ -27,7 +27,7 @@ RED = COLORS["red"]
 
 
 def drawn(paint, size=32, fine=8):
-  """A picture painted by PIL, not by our renderer; `paint(draw, scale)`."""
+  """An image painted by PIL, not by our renderer; `paint(draw, scale)`."""
   image = Image.new("RGB", (size * fine, size * fine), BACKGROUND)
   paint(ImageDraw.Draw(image), size * fine)
   return np.asarray(image.resize((size, size), Image.Resampling.BOX))
@@ -76,7 +76,7 @@ def test_captions_with_one_false_fact_are_refused(level):
   assert all(rate.rate < 0.01 for rate in rates.values())
 
 
-def test_pictures_do_not_pass_for_other_captions():
+def test_images_do_not_pass_for_other_captions():
   scenes = prompts("full", "binding", False, 60)
   wrong = [judge(render(a, 64), b.facts).correct for a, b in itertools.pairwise(scenes)]
   assert sum(wrong) <= 1
@@ -108,7 +108,7 @@ def test_each_color_in_each_other(inner, outer):
   assert not judge(image, [Fact("relation", a, "below", b)]).correct
 
 
-def test_a_mirrored_picture_swaps_left_and_right_and_keeps_above():
+def test_a_mirrored_image_swaps_left_and_right_and_keeps_above():
   for scene in prompts("easy", "relation", False, 40):
     (fact,) = (f for f in scene.facts if f.kind == "relation")
     verdict = judge(np.ascontiguousarray(render(scene, 32)[:, ::-1]), scene.facts)
@@ -128,7 +128,7 @@ def test_colors_may_drift():
   assert wrong == 0
 
 
-# -- on pictures that no scene makes --------------------------------------------------------------
+# -- on images that no scene makes --------------------------------------------------------------
 
 
 def test_reads_what_another_renderer_draws():
@@ -138,7 +138,7 @@ def test_reads_what_another_renderer_draws():
   assert judge(image, facts).correct
 
 
-def test_an_empty_picture_holds_nothing():
+def test_an_empty_image_holds_nothing():
   blank = np.full((32, 32, 3), BACKGROUND, np.uint8)
   assert read(blank) == ()
   for scene in judge_proof.sample_scenes("full", 100):
@@ -200,7 +200,7 @@ def test_an_object_in_two_colors_is_two_objects():
   assert names(image) == [("blue", UNKNOWN), ("red", UNKNOWN)]
 
 
-def test_a_wide_picture_is_read_in_units_of_its_shorter_side():
+def test_a_wide_image_is_read_in_units_of_its_shorter_side():
   square = draw((Object("star", "green", "medium", 0.5, 0.5, 0.13),), 64)
   wide = np.concatenate([square, np.full((64, 32, 3), BACKGROUND, np.uint8)], 1)
   (seen,) = read(wide)
@@ -212,7 +212,7 @@ def test_a_wide_picture_is_read_in_units_of_its_shorter_side():
   "shape, dtype", [((32, 32, 3), np.float32), ((32, 32), np.uint8), ((3, 9, 9), np.uint8)]
 )
 def test_other_arrays_are_refused_with_their_shape(shape, dtype):
-  with pytest.raises(DataError, match=r"reads uint8 \[H, W, 3\]; this picture is \w+ \["):
+  with pytest.raises(DataError, match=r"reads uint8 \[H, W, 3\]; this image is \w+ \["):
     read(np.zeros(shape, dtype))
 
 

@@ -180,7 +180,7 @@ def test_empty_workdir_says_what_is_missing(tmp_path, score):
   assert "metrics.jsonl is missing" in text
   assert "prompts.json is missing" in text
   assert "commands were not recorded" in text
-  assert "No pictures were kept" in text
+  assert "No images were kept" in text
 
 
 def test_damaged_samples_and_metrics_are_named(workdir, score):
@@ -223,6 +223,6 @@ def test_gallery_shares_the_page(workdir):
   page = Page(write_gallery_report(workdir, sections, {"attribution": "OpenMoji, CC BY-SA 4.0"}))
   assert [pixels(image).shape[0] for image in page.images] == [32, 32, 32, 32, 32, 256]
   assert page.images[-1]["width"] == "128" and "class" not in page.images[-1]
-  for part in ("Trained prompts", "seen in training", "No pictures were drawn", "OpenMoji"):
+  for part in ("Trained prompts", "seen in training", "No images were drawn", "OpenMoji"):
     assert part in page.text
   assert not (workdir / "eval/score.json").exists()

@@ -60,7 +60,7 @@ def test_exact_drawings_reach_the_ceiling_and_their_shuffles_do_not(exact):
     assert all(rate.rate >= 0.95 for rate in cell.details.values())
 
 
-def test_blank_pictures_score_nothing():
+def test_blank_images_score_nothing():
   blank = score(
     lambda captions, seed: np.full((len(captions), 32, 32, 3), 240, np.uint8),
     "easy",
@@ -72,7 +72,7 @@ def test_blank_pictures_score_nothing():
     assert cell.ceiling.rate == 1
     assert cell.samples[0].seen == () and cell.samples[0].failed
   relation = blank.cell("relation", False).details["relation right where objects are"]
-  assert relation.n == 0  # no picture had the objects
+  assert relation.n == 0  # no image had the objects
 
 
 def test_mirrored_objects_fail_the_relation_alone():
@@ -132,13 +132,13 @@ def test_draws_once_in_cell_order_with_the_seed():
   assert ticks == [(n, 18) for n in (3, 6, 9, 12, 15, 18)]
 
 
-def test_keeps_the_first_pictures_of_each_cell(exact):
+def test_keeps_the_first_images_of_each_cell(exact):
   draw = drawer()
   for cell in exact.cells:
     scenes = prompts("easy", cell.category, cell.heldout, PER_CELL)
     assert [s.caption for s in cell.samples] == [s.caption for s in scenes[:KEPT]]
     for sample, scene in zip(cell.samples, scenes, strict=False):
-      assert np.array_equal(sample.picture, draw([scene.caption], 0)[0])
+      assert np.array_equal(sample.image, draw([scene.caption], 0)[0])
       if sample.correct:
         assert len(sample.seen) == len(scene.objects) and not sample.failed
   assert len(exact.samples) == KEPT * len(exact.cells)
@@ -191,7 +191,7 @@ def test_what_cannot_be_scored_is_refused_before_drawing(options, message):
 
 
 @pytest.mark.parametrize("shape, dtype", [((5, 32, 32, 3), np.uint8), ((6, 32, 32, 3), np.float32)])
-def test_wrong_pictures_are_refused(shape, dtype):
+def test_wrong_images_are_refused(shape, dtype):
   with pytest.raises(ValueError, match=r"not uint8 \(6, 32, 32, 3\)"):
     score(lambda captions, seed: np.zeros(shape, dtype), "easy", size=32, per_cell=1)
 

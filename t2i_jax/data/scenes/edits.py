@@ -8,7 +8,7 @@ Kinds
   swap     "swap the red circle and the blue square": each takes the other's place
   resize   "make the red circle large"; only where the level names sizes
 
-An instruction names an object by words that fit no other in the picture, and no edit makes an
+An instruction names an object by words that fit no other in the image, and no edit makes an
 object look like another. What an edit does not touch is equal in both scenes, to the last digit;
 what it recolours, reshapes or resizes keeps its centre. Levels without sizes have one wording a
 kind, of at most 9 words; the others have three, and name objects by fewer words where that will do.
@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from t2i_jax.data.scenes import captions as say
 from t2i_jax.data.scenes.facts import Fact, Object, Scene, Spec
 from t2i_jax.data.scenes.geometry import box_of, relation_between
-from t2i_jax.data.scenes.heldout import heldout_in_facts, heldout_in_picture, heldout_pair
+from t2i_jax.data.scenes.heldout import heldout_in_facts, heldout_in_objects, heldout_pair
 from t2i_jax.data.scenes.layout import clear, radii_of
 from t2i_jax.data.scenes.recipes import DIRECTIONS, RECIPES, Draw
 from t2i_jax.data.scenes.vocabulary import COLORS, SIZES, SPLITS, Level, find_level, size_name
@@ -40,7 +40,7 @@ _TRIES = 20  # draws of an edit before another scene is drawn, of a place before
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-  """An object that must be in the picture after an edit.
+  """An object that must be in the image after an edit.
 
   spec  its colour and shape, and its size where the instruction names one
   x, y  its centroid in [0, 1], y down; None where only the edit's facts say where
@@ -55,10 +55,10 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-  """What is asked of a picture, and what must be true of it afterwards.
+  """What is asked of an image, and what must be true of it afterwards.
 
   kind     a name in EDITS
-  facts    true of the picture afterwards, of what was asked and of the number of objects; at least
+  facts    true of the image afterwards, of what was asked and of the number of objects; at least
            one is false before
   touched  the objects to change, move or remove, as they were before
   kept     the other objects; they must stay as they were
@@ -244,7 +244,7 @@ def _allows(d: _Sketch, kind: str) -> bool:
   """Whether the scene has the objects, or the room, for an edit of a kind."""
   if kind == "add" and len(d.objects) == d.level.max_objects:
     return False
-  if kind == "remove" and len(d.objects) == 1:  # an empty picture has no caption
+  if kind == "remove" and len(d.objects) == 1:  # an empty image has no caption
     return False
   return len(d.alone) >= (2 if kind == "swap" else 1)
 
@@ -287,7 +287,7 @@ def _allowed(objects: tuple[Object, ...], plan: _Plan, level: Level, heldout: bo
   number = Counter(map(_looks, objects))
   if any(number[_looks(o)] > 1 for o in plan.new) or not _fits(objects, level):
     return False
-  return heldout or not heldout_in_picture(objects)
+  return heldout or not heldout_in_objects(objects)
 
 
 def _edit(d: _Sketch, kind: str, plan: _Plan, total: int, heldout: bool) -> Edit:

@@ -25,7 +25,7 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-  """A coloured shape in a picture.
+  """A coloured shape in an image.
 
   shape, color, size  names in SHAPES, COLORS, SIZES; a reader puts "unknown" where none fits
   x, y                centroid in [0, 1], y down
@@ -46,7 +46,7 @@ class Fact:
 
   exists    some object fits a
   count     exactly n objects fit a
-  total     the picture has exactly n objects
+  total     the image has exactly n objects
   relation  some object that fits a stands in `rel` to another that fits b
   absent    no object fits a
   """
@@ -60,7 +60,7 @@ class Fact:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """A picture's content and what its captions say of it.
+  """An image's content and what its captions say of it.
 
   objects   in painting order: what surrounds comes before what it surrounds
   facts     all that the caption states

@@ -1,6 +1,6 @@
 """Outlines of the shapes, their coverage of pixels, and the relation of one object to another.
 
-Coordinates: x to the right, y down, the picture is [0, 1] x [0, 1]. Every outline has its centroid
+Coordinates: x to the right, y down, the image is [0, 1] x [0, 1]. Every outline has its centroid
 at the origin and radius 1.
 """
 

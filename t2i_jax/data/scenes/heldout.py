@@ -53,7 +53,7 @@ def heldout_in_facts(facts: Sequence[Fact]) -> bool:
   return False
 
 
-def heldout_in_picture(objects: Sequence[Object]) -> bool:
+def heldout_in_objects(objects: Sequence[Object]) -> bool:
   """Whether any object or any relation of two objects, stated or not, is held out."""
   if any(heldout_pair(o.color, o.shape) for o in objects):
     return True

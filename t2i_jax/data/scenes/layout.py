@@ -1,4 +1,4 @@
-"""Where objects are put: apart, inside the picture, and clearly in the relations asked for."""
+"""Where objects are put: apart, inside the image, and clearly in the relations asked for."""
 
 import random
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The words a scene is made of, and the levels of difficulty.
 
-Lengths are fractions of the picture's side; the floors of a level are pixels at its smallest
+Lengths are fractions of the image's side; the floors of a level are pixels at its smallest
 resolution. `r` is an object's radius: a circle's radius, and about half the width of the others.
 """
 
@@ -52,11 +52,11 @@ class Level:
   floor        smallest resolution, pixels
   categories   subset of CATEGORIES; a scene of the level is of each with equal chance
   shapes       shapes drawn; every level draws all of COLORS
-  max_objects  most objects in a picture
+  max_objects  most objects in an image
   radii        radii drawn where no size is named: of one or two objects, of three or more
   sizes        whether objects have named sizes (then `radii` is not used)
   gap_px       least distance between the bounding boxes of two objects, pixels at the floor
-  border_px    least distance from the picture's border, pixels at the floor
+  border_px    least distance from the image's border, pixels at the floor
   margin_px    lead of a stated relation, pixels at the floor: for "left of", dx - |dy| of centres
   """
 

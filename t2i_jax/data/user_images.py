@@ -1,4 +1,4 @@
-"""What the sources of a user's own pictures share: their arguments, captions, keys, splits."""
+"""What the sources of a user's own images share: their arguments, captions, keys, splits."""
 
 import dataclasses
 import hashlib
@@ -16,13 +16,13 @@ CAPTION_KEYS = ("text", "caption", "captions")
 
 
 @dataclasses.dataclass(frozen=True)
-class UserPictures:
+class UserImages:
   """A source whose items have a `key` and a `problem` (the reason to skip it, or "").
 
-  path                  of the pictures; only read
+  path                  of the images; only read
   max_size              pixels that the longer side may have; None leaves sizes alone
   val_fraction          share of the items held out as "val", by hash of the key; at least one
-  licence, attribution  of the pictures, for the manifest
+  licence, attribution  of the images, for the manifest
   """
 
   path: str
@@ -36,7 +36,7 @@ class UserPictures:
   holds_out: ClassVar = True
 
   def open_item(self, item: Any) -> tuple[bytes, list[str] | None]:
-    """The picture's file and its captions. Raises DataError or OSError: the item is skipped."""
+    """The image's file and its captions. Raises DataError or OSError: the item is skipped."""
     raise NotImplementedError
 
   def check_val_fraction(self) -> None:
@@ -105,7 +105,7 @@ def printable(name: str) -> str:
 def user_item(
   key: str, image: bytes, captions: list[str] | None, max_size: int | None, val_fraction: float
 ) -> Made:
-  """A user's picture or latents with captions. Raises DataError with the reason to skip it."""
+  """A user's image or latents with captions. Raises DataError with the reason to skip it."""
   kept = clean_captions(captions)
   if is_latent(image):
     read_latent(image)
