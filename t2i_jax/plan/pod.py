@@ -89,14 +89,15 @@ def compile_train_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any, Any]:
   Raises MeshError where the mesh does not divide the batch or a weight, and ConfigError with both
   sizes where the step needs more memory than a chip has.
   """
-  with overridden(config.mesh.rules), jax.set_mesh(mesh):
+  with overridden(config.mesh.rules):
     owned_rows(mesh, config.train.batch)
     system = system_of(config)
     optimizers = make_optimizers(config.train, system)
     state = abstract_state(system, optimizers, mesh)
     batch = abstract_batch(system, config.train.batch, mesh)
     step = jit_train_step(system, optimizers, config, mesh, state)
-    lowered = step.lower(state, batch)
+    with jax.set_mesh(mesh):
+      lowered = step.lower(state, batch)
     try:
       return lowered.compile(), state, batch
     except jax.errors.JaxRuntimeError as error:

@@ -122,7 +122,7 @@ def controlled(name, config, control):
   return jax.jit(run)
 
 
-@each
+@some
 def test_controls_replace_reweight_and_record_where_they_are_told(name):
   """Of four equal rows only the perturbed change; a map is recorded of every layer and site."""
   config = config_of(name)
@@ -272,7 +272,7 @@ def test_flops_grow_by_a_block_and_do_not_depend_on_the_scan(name):
 
 
 @pytest.mark.newest
-@each
+@some
 def test_a_mesh_of_eight_gives_what_one_device_gives(name):
   """data 2 x fsdp 2 x tensor 2: the loss, and the gradient of every weight."""
   config = config_of(name)

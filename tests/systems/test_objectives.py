@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import make_batch
+from cases import here
 from weights import random_weights
 
 from t2i_jax.config import leaves, load_config
@@ -71,7 +72,7 @@ def batch():
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", here(CHOICES, ("learned variance", "all at once", "classifier")))
 def test_two_steps_are_finite_and_move_every_weight(name):
   config, system, optimizer, state = setup(CHOICES[name])
   step = jax.jit(make_train_step(system, optimizer, config))

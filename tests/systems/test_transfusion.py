@@ -286,7 +286,12 @@ def test_bad_configs_name_the_fix(change, words):
 @pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
 @pytest.mark.parametrize(
-  "sizes", [(2, 2, 2), (1, 8, 1), pytest.param((4, 1, 2), marks=pytest.mark.proof)]
+  "sizes",
+  [
+    (2, 2, 2),
+    pytest.param((1, 8, 1), marks=pytest.mark.proof),
+    pytest.param((4, 1, 2), marks=pytest.mark.proof),
+  ],
 )
 def test_a_mesh_of_eight_gives_the_losses_of_one_device(sizes):
   found = [losses_on(mesh) for mesh in ((1, 1, 1), sizes)]

@@ -22,10 +22,10 @@ pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 # Data alone is also the mesh of tests/cli and of test_processes.
 MESHES = [
-  (1, 8, 1),
   (2, 2, 2),
-  (1, 1, 8),
   (2, 2, 1, 2),
+  pytest.param((1, 8, 1), marks=pytest.mark.proof),
+  pytest.param((1, 1, 8), marks=pytest.mark.proof),
   pytest.param((8, 1, 1), marks=pytest.mark.proof),
   pytest.param((1, 4, 2), marks=pytest.mark.proof),
 ]

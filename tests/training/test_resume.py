@@ -232,6 +232,7 @@ def test_the_way_out_of_a_damaged_checkpoint_works(start, reference, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("compiled", COMPILED)
 def test_a_joint_model_resumes_bit_for_bit_with_its_rows_packed(
   start_t2i, joint_args, tmp_path, compiled
