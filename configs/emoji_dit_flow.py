@@ -15,7 +15,7 @@ from configs import scenes_dit_flow
 
 
 def get_config() -> ConfigDict:
-  c = scenes_dit_flow.first_recipe()
+  c = scenes_dit_flow.get_config()
   c.name = "emoji_dit_flow"
   c.data.update(dir="runs/data/emoji", val_split="val_concept")
   c.text.update(vocab=4096, length=40)  # the longest caption has 36 tokens

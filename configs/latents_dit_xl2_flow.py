@@ -17,7 +17,7 @@ from configs import scenes_dit_flow
 
 
 def get_config() -> ConfigDict:
-  c = scenes_dit_flow.first_recipe()
+  c = scenes_dit_flow.get_config()
   c.name = "latents_dit_xl2_flow"
   c.data.dir = "runs/data/latents"
   c.data.workers = 8

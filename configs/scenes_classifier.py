@@ -18,7 +18,7 @@ from configs import scenes_dit_flow
 
 
 def get_config() -> ConfigDict:
-  c = scenes_dit_flow.first_recipe()
+  c = scenes_dit_flow.get_config()
   c.name = "scenes_classifier"
   c.model.update(kind="classifier", width=128, depth=3)
   c.process.update(timesteps="uniform")

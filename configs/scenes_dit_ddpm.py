@@ -13,7 +13,7 @@ from configs import scenes_dit_flow
 
 
 def get_config() -> ConfigDict:
-  c = scenes_dit_flow.first_recipe()
+  c = scenes_dit_flow.get_config()
   c.name = "scenes_dit_ddpm"
   # Schedule: [2112.10752, its code]; eps with its plain squared error: [2006.11239 eq. 14].
   c.process.update(

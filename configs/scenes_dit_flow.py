@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
     "depth": 4,
     "heads": 4,
     "text": "cross",  # or "joint"
-    "absolute": True,  # fixed positions added to the patches, besides the rotary ones
     "dtype": "float32",  # of activations; weights are float32
     # Or "full", "dots", "attention", "qkv", "offload": what backward keeps. "full, blocks=qkv": qkv
     # for the stack of that name.
@@ -51,15 +50,14 @@ def get_config() -> ConfigDict:
     # seeds had not told left from right by the last step; of mean 1.0, both that were tried had.
     "timesteps": "logit_normal(mean=1.0, std=1.2)",
     "shift": "static(factor=1.0)",
-    "t_sampling": ("stratified",),  # over a batch; or "importance", or nothing
+    "t_sampling": (),  # over a batch: "stratified", "importance"
     "noise": "gaussian",  # or "gaussian(offset=0.1, perturbation=0.1)"
   }
   c.train = {
-    # A step of 64 with "polar" and one of 96 with Muon's five steps: docs/speedrun.md.
-    "steps": 2200,
-    "batch": 64,
+    "steps": 1400,
+    "batch": 96,
     "accumulate": 1,
-    "optimizer": "muon(b2=0.99, iteration='polar')",
+    "optimizer": "muon(b2=0.99)",
     "lr": 2e-2,  # hidden matrices
     "vector_lr": 4e-3,  # everything else
     "schedule": "cosine(warmup=50)",
@@ -91,13 +89,4 @@ def get_config() -> ConfigDict:
     ),
   }
   c.score = {"level": "easy"}  # of the judge; "" for pictures that are no scenes
-  return c
-
-
-def first_recipe() -> ConfigDict:
-  """What the quickstart was before docs/speedrun.md, and what configs made from it still are."""
-  c = get_config()
-  del c.model["absolute"]
-  c.process.t_sampling = ()
-  c.train.update(steps=1400, batch=96, optimizer="muon(b2=0.99)")
   return c

@@ -15,7 +15,7 @@ from configs import scenes_dit_flow
 
 
 def get_config() -> ConfigDict:
-  c = scenes_dit_flow.first_recipe()
+  c = scenes_dit_flow.get_config()
   c.name = "transfusion_scenes"
   c.data.dir = "runs/data/edits_easy"
   # Captions with their pictures, pictures with their captions, pictures with their edits. After
