@@ -2,11 +2,11 @@
 
 python -m benchmarks.objectives --data=runs/data/scenes_quickstart --runs=runs/objectives
 
-Trains the quickstart's model by its first recipe (docs/speedrun.md), with patches of 4 pixels
-instead of 8, on each objective (or goes on where it stopped), scores every combination with the
-judge, and compares what the models know by the error of x0_hat at the same noise. Patches of 8 hold
-192 numbers, as many as a token of this model: noise does not fit through, so that whatever predicts
-noise fails there and x0 alone does not [2511.13720 sec. 4]. About an hour on two cores.
+Trains the quickstart's model, with patches of 4 pixels instead of 8, on each objective (or goes on
+where it stopped), scores every combination with the judge, and compares what the models know by the
+error of x0_hat at the same noise. Patches of 8 hold 192 numbers, as many as a token of this model:
+noise does not fit through, so that whatever predicts noise fails there and x0 alone does not
+[2511.13720 sec. 4]. About an hour on two cores.
 """
 
 import argparse
@@ -21,8 +21,6 @@ from PIL import Image
 
 from benchmarks.pages import run_of, table, write
 from benchmarks.quickstart import t2i
-from benchmarks.speedrun import BEFORE
-from benchmarks.speedrun import flags as recipe_flags
 from t2i_jax.config import apply_overrides
 from t2i_jax.data.loader import validation_batches
 from t2i_jax.data.sheet import grid
@@ -70,7 +68,7 @@ def train_all(data: str, runs: Path, steps: int) -> dict[str, Path]:
     flags = [f"--config.process.{key}={value}" for key, value in process.items()]
     if process.get("kind") == "edm":  # a grid for its sigmas, which t does not space well
       flags.append("--config.sampling.grid=karras")
-    flags += recipe_flags(BEFORE | {"model.patch": str(PATCH), "train.steps": str(steps)})
+    flags += [f"--config.model.patch={PATCH}", f"--config.train.steps={steps}"]
     flags += ["--config.checkpoint.every=0", "--config.sampling.every=0"]
     common = [f"--workdir={workdir}", f"--config.data.dir={data}"]
     t2i("train", "--config=configs/scenes_dit_flow.py", *common, *flags)

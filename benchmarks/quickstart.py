@@ -143,16 +143,14 @@ def measure_judge(level: str, size: int) -> float:
   return (time.perf_counter() - began) / len(scenes)
 
 
-def measure_training(
-  config: str, data: Path, workdir: Path, flags: list[str], **extra: str
-) -> tuple[float, float]:
+def measure_training(config: str, data: Path, workdir: Path, **extra: str) -> tuple[float, float]:
   """(start, step) of `Seconds`, by a training run that is ended after some log lines.
 
-  flags  config keys besides; extra: environment variables
+  extra  environment variables
   """
-  own = [f"--workdir={workdir}", f"--config.data.dir={data}", f"--config.log.every={LOGGED}"]
+  flags = [f"--workdir={workdir}", f"--config.data.dir={data}", f"--config.log.every={LOGGED}"]
   began = time.perf_counter()
-  command, quiet = verb("train", f"--config={config}", *own, *flags), subprocess.DEVNULL
+  command, quiet = verb("train", f"--config={config}", *flags), subprocess.DEVNULL
   run = subprocess.Popen(command, env=KEEP_MEMORY | extra | os.environ, stdout=quiet)
   first, lines, log = 0.0, [], workdir / "metrics.jsonl"
   while len(lines) < LINES:
@@ -229,7 +227,7 @@ def main() -> None:
         seconds["data"] = build()
       if c.score.level:
         judging = measure_judge(c.score.level, c.data.image_size[0])
-      start, step = measure_training(config, small, folder / "run", [], **compiled)
+      start, step = measure_training(config, small, folder / "run", **compiled)
     machine = Seconds(needed, start, step, judging)
     steps = c.train.steps
     if args.minutes:

@@ -16,7 +16,7 @@ from configs import sections
 
 
 def get_config() -> ConfigDict:
-  c = parent.first_recipe()
+  c = parent.get_config()
   c.name = "emoji_dit_flow"
   c.data.update(dir="runs/data/emoji", val_split="val_concept")
   c.text.update(vocab=4096, length=40)  # the longest caption has 36 tokens

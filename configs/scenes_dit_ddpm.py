@@ -14,7 +14,7 @@ from configs import sections
 
 
 def get_config() -> ConfigDict:
-  c = parent.first_recipe()
+  c = parent.get_config()
   c.name = "scenes_dit_ddpm"
   c.process = sections.ddpm("ddpm_scaled_linear")  # [2112.10752, its code]
   # A patch of side 8 has as many values as a token is wide, too narrow for noise:

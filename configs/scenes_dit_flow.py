@@ -33,7 +33,6 @@ def get_config() -> ConfigDict:
     "depth": 4,
     "heads": 4,
     "text": "cross",  # or "joint"
-    "absolute": True,  # fixed positions added to the patches, besides the rotary ones
     "dtype": "float32",  # of activations; weights are float32
     # What the backward pass keeps: or "full", "dots", "attention", "qkv", "offload"; "full,
     # blocks=qkv" is qkv for the stack of that name.
@@ -47,13 +46,11 @@ def get_config() -> ConfigDict:
     # Mean of logit(t) > 0: the layout is decided at high noise. With mean 0.6, two of three seeds
     # did not separate left from right by the last step; with mean 1.0, both seeds tried did.
     "timesteps": "logit_normal(mean=1.0, std=1.2)",
-    "t_sampling": ("stratified",),  # over a batch; or "importance", or nothing
   }
   c.train = {
-    # A step of 64 with "polar" and one of 96 with Muon's five steps: docs/speedrun.md.
-    "steps": 2200,
-    "batch": 64,
-    "optimizer": "muon(b2=0.99, iteration='polar')",
+    "steps": 1400,
+    "batch": 96,
+    "optimizer": "muon(b2=0.99)",
     "lr": 2e-2,  # hidden matrices
     "vector_lr": 4e-3,  # everything else
     "schedule": "cosine(warmup=50)",
@@ -75,13 +72,4 @@ def get_config() -> ConfigDict:
     "prompts": sections.SCENES_PROMPTS,
   }
   c.score = {"level": "easy"}  # of the judge; "" where images are no scenes
-  return c
-
-
-def first_recipe() -> ConfigDict:
-  """What the quickstart was before docs/speedrun.md, and what configs made from it still are."""
-  c = get_config()
-  c.model.absolute = False
-  c.process.t_sampling = ()
-  c.train.update(steps=1400, batch=96, optimizer="muon(b2=0.99)")
   return c

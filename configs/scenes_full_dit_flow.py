@@ -14,7 +14,7 @@ from configs import scenes_dit_flow as parent
 
 
 def get_config() -> ConfigDict:
-  c = parent.first_recipe()
+  c = parent.get_config()
   c.name = "scenes_full_dit_flow"
   c.data.update(dir="runs/data/scenes_full", image_size=(48, 48))
   # Measured on the 60,000 captions of 20,000 scenes: 500 BPE tokens in all, the longest 143.

@@ -19,7 +19,7 @@ VARIANTS = ("cross", "pooled", *DOUBLE_SINGLE, "bag_of_words")
 
 
 def get_config(variant: str = "cross") -> ConfigDict:
-  c = parent.first_recipe()
+  c = parent.get_config()
   c.name = f"text_conditioning_{variant}"
   if variant == "pooled":
     c.model.update(text="pooled", depth=5)
