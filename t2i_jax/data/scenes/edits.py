@@ -283,7 +283,7 @@ def _described(objects: tuple[Object, ...], level: Level) -> Scene:
 
 
 def _allowed(objects: tuple[Object, ...], plan: _Plan, level: Level, heldout: bool) -> bool:
-  """Whether a picture of these objects, the result of a plan, may be shown."""
+  """Whether these objects, the result of a plan, are allowed."""
   number = Counter(map(_looks, objects))
   if any(number[_looks(o)] > 1 for o in plan.new) or not _fits(objects, level):
     return False
