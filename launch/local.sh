@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# N processes on one machine, as one run: to try out many hosts on a laptop, or one process a GPU.
+# N processes on one machine as one run: to test multiple hosts on a laptop, or one process per GPU.
 #
 #   launch/local.sh 2 --config=configs/scenes_dit_flow.py --workdir=runs/two
 #
-# On CPU each process brings DEVICES virtual devices (default 1); on GPUs, process i takes GPU i.
+# On CPU each process has DEVICES virtual devices (default 1); on GPUs, process i uses GPU i.
 set -euo pipefail
 
 processes=$1
@@ -15,7 +15,7 @@ if [ "${JAX_PLATFORMS:-}" = cpu ]; then
 fi
 
 pids=()
-# However this script ends, SIGTERM reaches every process: each saves, then leaves.
+# However this script ends, every process receives SIGTERM, saves and exits.
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true; wait' EXIT
 trap exit TERM INT
 for ((i = 0; i < processes; i++)); do

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# GPUs under Slurm, one process a GPU: jax reads rank, size and coordinator from Slurm's variables.
+# GPUs under Slurm, one process per GPU: jax reads rank, size and coordinator from Slurm's variables.
 #
 #   sbatch --nodes=32 launch/slurm.sh configs/latents_dit_xl2_flow.py /mnt/runs/xl2
 #
-# --workdir and data.dir lie on a file system that every node sees. The mesh of the config must
-# multiply to the number of GPUs: 32 nodes x 8 = 256. Submit the same line again to go on.
+# --workdir and data.dir must be on a shared file system. The product of the config's mesh must be
+# the number of GPUs: 32 nodes x 8 = 256. Submit the same command again to continue.
 #SBATCH --job-name=t2i
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
@@ -13,13 +13,13 @@
 #SBATCH --requeue
 #SBATCH --signal=TERM@300
 #SBATCH --output=%x-%j.log
-# --signal: five minutes before the end every process gets SIGTERM, saves and leaves.
-# Not --gpus-per-task: it hides the other GPUs, and jax picks its own by SLURM_LOCALID.
+# --signal: five minutes before the end every process receives SIGTERM, saves and exits.
+# Not --gpus-per-task: it hides the other GPUs, and jax selects one by SLURM_LOCALID.
 set -euo pipefail
 
 config=$1 workdir=$2
 shift 2
 export T2I_COORDINATOR=auto
 export XLA_PYTHON_CLIENT_MEM_FRACTION=0.92
-# --kill-on-bad-exit: a process that fails would leave the others waiting in a collective.
+# --kill-on-bad-exit: otherwise the others would wait in a collective when one process fails.
 exec srun --kill-on-bad-exit=1 t2i train --config="$config" --workdir="$workdir" "$@"

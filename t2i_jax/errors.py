@@ -1,15 +1,15 @@
-"""Errors meant for a person: what failed, where it was set, both numbers, the way out.
+"""Errors of users: what is wrong, the value found, the value to write.
 
-The command line prints the message alone and exits with 2; a library caller catches the class.
+The command line prints only the message and exits with 2; callers of the library catch the class.
 """
 
 
 class T2IError(Exception):
-  """Base of every error a user can cause and mend."""
+  """Base of every error that a user can cause and correct."""
 
 
 class ConfigError(T2IError):
-  """A config file, key or value that cannot be used."""
+  """An invalid config file, key or value."""
 
 
 class MeshError(T2IError):
@@ -21,7 +21,7 @@ class DataError(T2IError):
 
 
 class PromptError(T2IError):
-  """A prompt the text tower cannot take."""
+  """A prompt that a text encoder cannot encode."""
 
 
 class RestoreError(T2IError):

@@ -1,4 +1,4 @@
-"""Captioned images: built-in sets, a user's own, shards, their one global order, and batches.
+"""Captioned images: built-in data sets, a user's own, shards, the global order, and batches.
 
-`build` writes a folder of shards; `ShardSource`, `Transform` and `Loader` read it back.
+`build` writes a folder of shards; `ShardSource`, `Transform` and `Loader` read it.
 """

@@ -1,4 +1,4 @@
-"""A batch: what the data give and the train step takes, with a name for every array."""
+"""The batch: output of the data pipeline and input of the train step, with named arrays."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,9 +7,9 @@ import numpy as np
 
 
 class Tokens(NamedTuple):
-  """Captions as one text encoder reads them.
+  """Captions tokenized for one text encoder.
 
-  ids [B, T] int32;   mask [B, T] bool, True where there is a token
+  ids [B, T] int32;   mask [B, T] bool, True at tokens, False at padding
   """
 
   ids: Any
@@ -17,15 +17,15 @@ class Tokens(NamedTuple):
 
 
 class Rows(NamedTuple):
-  """Packed documents (data.documents): what stands at each of L positions, as integers.
+  """Packed documents (data.documents): the content of each of L positions.
 
-  tokens     [B, L] int32, pad where a patch or nothing stands
-  hidden     [B, L] bool, where the model is given pad in place of the token
-  patch      [B, L] int32, number of the patch among the row's images x patches; -1 at tokens
+  tokens     [B, L] int32, pad at patches and at padding
+  hidden     [B, L] bool, where the input of the model is pad instead of the token
+  patch      [B, L] int32, index of the patch among the row's images x patches; -1 at tokens
   doc, end   [B, L] int32: models.attention
-  positions  [B, L, 2] float32, (row, column); of a token twice its place in its document
+  positions  [B, L, 2] float32, (row, column); both equal for a token
   starts     [B, N] int32, position of each image's first patch
-  left_out   [B] float32, documents that did not fit
+  left_out   [B] float32, number of documents that did not fit
   """
 
   tokens: Any
@@ -43,11 +43,11 @@ class Batch(NamedTuple):
 
   images        [B, N, H, W, 3] uint8 pixels, or [B, N, h, w, C] float32 latents
   image_weight  [B, N] float32, weight of an image in the mean loss: 0 or 1
-  max_t         [B, N] float32, the largest t an image is mixed with noise at; 0 = clean
+  max_t         [B, N] float32, the largest t at which noise is added to an image; 0 = clean
   text          captions by text encoder
-  rows          of packed documents, or None
-  text_weight   [B, L] float32, 1 where the token after this position counts in the loss, or None
-  As a row maker gives it, one row without the leading axis B.
+  rows          packed documents, or None
+  text_weight   [B, L] float32, 1 where the next token counts in the loss, or None
+  A row maker returns one row, without the leading axis B.
   """
 
   images: Any
@@ -71,6 +71,6 @@ def stack(items: Sequence[Any]) -> Any:
 
 
 def without_weight(item: Batch) -> Batch:
-  """A row that counts for nothing."""
+  """The row with all loss weights 0."""
   weight = None if item.text_weight is None else item.text_weight * 0
   return item._replace(image_weight=item.image_weight * 0, text_weight=weight)

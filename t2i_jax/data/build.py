@@ -1,4 +1,4 @@
-"""Building a data folder: shards, manifest, tokenizer, and a list of what could not be used."""
+"""Building a data folder: shards, manifest, tokenizer, and a list of skipped items."""
 
 import dataclasses
 import json
@@ -34,21 +34,23 @@ def build(
   overwrite: bool = False,
   progress: bool = True,
 ) -> dict[str, Any]:
-  """Writes a source into the folder `out`; all of it, or nothing.
+  """Writes a source into the folder `out`, completely or not at all.
 
-  A build that is killed leaves `out.partial-PID` beside it, which nothing reads.
+  A build that is killed leaves `out.partial-PID` beside it, which is never read.
 
-  workers        processes; None takes one a core. Their number changes no byte of the result
-  shard_records  records a shard
-  vocab          tokens of the BPE trained on the train captions; None takes the source's own
-  overwrite      replaces `out` if it was built by this function
-  progress       shows a bar, or lines where stdout is no terminal
-  Returns the manifest. Raises DataError; then `out` is as it was.
+  workers        processes; None: one per core. The result does not depend on their number
+  shard_records  records per shard
+  vocab          size of the BPE trained on the training captions; None: the source's default
+  overwrite      replaces `out` if this function built it
+  progress       shows a bar, or lines where stdout is not a terminal
+  Returns the manifest. Raises DataError and leaves `out` unchanged.
   """
   out = Path(out).resolve()
   workers = (os.cpu_count() or 1) if workers is None else workers
   if shard_records < 1 or workers < 1:
-    raise DataError(f"--shard-records={shard_records} and --workers={workers} must be at least 1.")
+    raise DataError(
+      f"--shard-records={shard_records} and --workers={workers} must both be at least 1."
+    )
   check_target(out, overwrite)
   total = source.total()
   partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
@@ -73,7 +75,7 @@ def check_target(out: Path, overwrite: bool) -> None:
   if not out.exists():
     return
   if not out.is_dir():
-    raise DataError(f"{out} is a file. Give --to a folder.")
+    raise DataError(f"--to={out} is a file. Use a folder that does not exist yet.")
   if not any(out.iterdir()):
     return
   if not overwrite:
@@ -85,12 +87,13 @@ def check_target(out: Path, overwrite: bool) -> None:
   foreign = sorted(p.name for p in out.iterdir() if not any(p.match(own) for own in OWN_FILES))
   if foreign:
     raise DataError(
-      f"--overwrite would delete {foreign[0]} in {out}, which no build wrote. Move it away first."
+      f"--overwrite would delete {foreign[0]} in {out}, which `t2i data build` did not write. "
+      "Move it elsewhere first."
     )
 
 
 def put_in_place(partial: Path, out: Path) -> None:
-  """Renames the finished folder; an old one is moved aside first and then deleted."""
+  """Renames the finished folder; an old one is renamed first and then deleted."""
   old = out.with_name(f"{out.name}.old-{os.getpid()}")
   if out.exists() and any(out.iterdir()):
     out.rename(old)
@@ -106,7 +109,7 @@ def metered(chunks: Iterable[list[Made | Skipped]], meter: Meter) -> Iterator[Ma
 
 
 def keep_one_for_val(items: Iterable[Made | Skipped]) -> Iterator[Made | Skipped]:
-  """Makes the last training record a validation record where there would be none."""
+  """Uses the last training record for validation if no other is."""
   held, has_val = None, False
   for item in items:
     if isinstance(item, Made) and item.split == "train":
@@ -130,7 +133,7 @@ def write_folder(
   spool = folder / "captions.part"  # on disk: a large set's captions do not fit in memory
   reasons: Counter[str] = Counter()
   with (
-    # Half a surrogate pair in a user's JSON is written as the escape it came from.
+    # Half of a surrogate pair in a user's JSON is written as an escape sequence.
     (folder / SKIPPED).open("w", encoding="utf-8", errors="backslashreplace") as skipped,
     spool.open("w", encoding="utf-8") as captions,
   ):
@@ -173,15 +176,15 @@ def write_folder(
 
 
 def check_not_empty(source: BuildSource, splits: dict[str, Any], reasons: Counter[str]) -> None:
-  """Raises DataError where nothing is left to train on."""
+  """Raises DataError where no training record is left."""
   usable = sum(entry["records"] for entry in splits.values())
   if splits[source.splits[0]]["records"]:
     return
   why = f"; skipped: {skip_summary(dict(reasons))}" if reasons else ""
-  need = "training and validation take one each" if usable else "there is nothing to train on"
+  need = "training and validation need one each" if usable else "there is nothing to train on"
   raise DataError(f"{usable} of {usable + reasons.total()} items can be used: {need}{why}.")
 
 
 def skip_summary(reasons: dict[str, int]) -> str:
-  """Counts by reason, in words."""
+  """Counts by reason as text."""
   return ", ".join(f"{count} {reason}" for reason, count in reasons.items())

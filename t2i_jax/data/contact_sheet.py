@@ -1,4 +1,4 @@
-"""A contact sheet: images of a built folder with their captions under them."""
+"""A contact sheet: images of a built folder with their captions."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ def contact_sheet(
 ) -> Image.Image:
   """n records spread over a split, each with its first caption; captions are wrapped.
 
-  split  None takes the manifest's first
-  Latents are shown as their first three channels, stretched to the full range.
+  split  None: the manifest's first
+  Latents are shown as their first three channels, scaled to the full range.
   Raises DataError.
   """
   manifest = read_manifest(folder)
@@ -28,7 +28,7 @@ def contact_sheet(
 
 
 def record_image(data: bytes) -> Image.Image:
-  """A record's image at its own size."""
+  """A record's image at its original size."""
   if not is_latent(data):
     return decode(data)
   x = read_latent(data)

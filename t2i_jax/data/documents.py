@@ -1,12 +1,12 @@
-"""Documents of text and images, packed into rows of one length for a model over both.
+"""Documents of text and images, packed into rows of one length for a joint model.
 
-A row is a sequence of positions. At each stands a token or one patch of an image:
+A row is a sequence of positions, each a token or one patch of an image:
 
     BOS a red circle BOI p p p p EOI make it blue BOI p p p p EOI EOS | BOS BOI p p p p EOI ...
 
-BOI and EOI are the two ids after the tokenizer's own. Two integers a position are the attention
-mask (models.attention): tokens attend to what comes before them in their document, patches of an
-image also to each other.
+BOI and EOI are the two ids after the tokenizer's vocabulary. Two integers per position define the
+attention mask (models.attention): causal within a document, and bidirectional among the patches of
+an image [2408.11039].
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Text(NamedTuple):
   """Tokens [n].
 
   predict  counted in the loss; False = prompt
-  hidden   bool [n], tokens that later positions cannot read; None = none
+  hidden   bool [n], tokens replaced by pad in the model's input; None = none
   """
 
   ids: np.ndarray
@@ -40,7 +40,7 @@ class Text(NamedTuple):
 class Image(NamedTuple):
   """An image [H, W, C].
 
-  max_t    the largest t it is mixed with noise at; 0 = clean conditioning image, not in the loss
+  max_t    the largest t at which noise is added; 0 = clean conditioning image, not in the loss
   predict  whether the BOI before it counts in the loss
   """
 
@@ -68,13 +68,13 @@ class Markers(NamedTuple):
 
 
 def patch_positions(rule: str, rows: int, cols: int) -> tuple[np.ndarray, int]:
-  """Positions of patches from where the image begins, and the distance to the text after it.
+  """Positions of patches relative to the start of the image, and the offset of the text after it.
 
-  grid      (i, j); the text goes on after the longer side [2409.12191 sec. 2.1]
-  centred   (i, j) around the middle of the positions of the image in the sequence
+  grid      (i, j); the text continues after the longer side [2409.12191 sec. 2.1]
+  centred   (i, j) around the middle of the image's positions in the sequence
             [github.com/Tencent-Hunyuan/HunyuanImage-3.0]
-  sequence  one after the other, as tokens [2408.11039]
-  Returns (row, column) float32 [rows cols, 2] and the distance.
+  sequence  consecutive, as tokens [2408.11039]
+  Returns (row, column) float32 [rows cols, 2] and the offset.
   """
   count = rows * cols
   if rule == "sequence":
@@ -90,11 +90,11 @@ def patch_positions(rule: str, rows: int, cols: int) -> tuple[np.ndarray, int]:
 class Layout:
   """The shape of a row.
 
-  length       positions
-  images       most images
+  length       number of positions
+  images       maximum number of images
   rows, cols   patches of an image
   positions    a rule of `patch_positions`
-  ids          of markers
+  ids          ids of the special tokens
   """
 
   length: int
@@ -109,14 +109,14 @@ class Layout:
     return self.rows * self.cols
 
   def size(self, document: Document) -> int:
-    """Positions that a document takes."""
+    """Number of positions of a document."""
     inner = (len(p.ids) if isinstance(p, Text) else self.patches + 2 for p in document)
     return 2 + sum(inner)
 
   def pack(self, documents: Sequence[Document], image_shape: tuple[int, ...]) -> Batch:
-    """The row of the documents that fit, in their order; one that does not is left out.
+    """The row of the documents that fit, in their order; others are left out.
 
-    Raises DataError for a BOI or EOI in a text: it would have no image, or no other end.
+    Raises DataError for a BOI or EOI in a text.
     """
     row = _Row(self, image_shape)
     left_out = sum(not row.add(document) for document in documents)
@@ -125,7 +125,7 @@ class Layout:
 
 
 class _Row:
-  """A row while it is filled."""
+  """A row under construction."""
 
   def __init__(self, layout: Layout, image_shape: tuple[int, ...]):
     length, n = layout.length, layout.images
@@ -147,7 +147,7 @@ class _Row:
     self.text_weight = np.zeros(length, np.float32)
 
   def add(self, document: Document) -> bool:
-    """Appends a document; False where there is no space for it."""
+    """Appends a document and returns True; returns False where it does not fit."""
     images = [part for part in document if isinstance(part, Image)]
     space = self.layout.length - self.used, self.layout.images - self.count
     if self.layout.size(document) > space[0] or len(images) > space[1]:
@@ -156,8 +156,8 @@ class _Row:
     for text in document:
       if isinstance(text, Text) and np.isin(text.ids, (ids.boi, ids.eoi)).any():
         raise DataError(
-          f"the text {text.ids.tolist()} holds BOI ({ids.boi}) or EOI ({ids.eoi}), which stand "
-          "around images only. Give the image as a part of the document."
+          f"the text {text.ids.tolist()} contains BOI ({ids.boi}) or EOI ({ids.eoi}), which are "
+          "reserved for images. Give the image as a part of the document."
         )
     self.position = 0
     self._token(ids.bos, predict=False)
@@ -196,23 +196,23 @@ class _Row:
 
 
 class Packed(NamedTuple):
-  """config.rows: how records become rows of documents.
+  """config.rows: how rows of documents are made from records.
 
-  length       positions of a row
-  images       most images of a row
-  window       records that a row is made of, consecutive in the global order
-  positions    of patches: `patch_positions`
-  image_first  share of documents that are an image and then its caption
-  text_only    share that is a caption alone
+  length       positions per row
+  images       maximum number of images per row
+  window       records per row, consecutive in the global order
+  positions    rule of patch positions: `patch_positions`
+  image_first  share of documents with the image before its caption
+  text_only    share with a caption only
   interleaved  share that joins two records
-  edited       share that continues with a random number of a record's edit turns; half of these
-               begin with the image. The rest is captions with their images after them
-  drop         share of documents that lose their texts, for classifier-free guidance
-  max_t        largest t of an image that text or another image follows [2408.11039 sec. 3.3];
+  edited       share with a random number of a record's edit turns; half of these begin with the
+               image. The remaining documents are a caption followed by its image
+  drop         share of documents without their texts, for classifier-free guidance
+  max_t        largest t of an image followed by text or another image [2408.11039 sec. 3.3];
                0: a clean conditioning image, which is not in the loss [2505.14683]
-  prompt_loss  whether captions before their images count in the loss as well
-  word_dropout share of the tokens of a caption after its image that later positions cannot read, so
-               that these are predicted from the image [1511.06349 sec. 3.1]
+  prompt_loss  whether captions before their images count in the loss
+  word_dropout share of the tokens of a caption after its image that are replaced by pad in the
+               input, so that later ones are predicted from the image [1511.06349 sec. 3.1]
   """
 
   length: int = 256
@@ -232,7 +232,7 @@ class Packed(NamedTuple):
 def layout_of(
   packed: Packed, image_size: tuple[int, int], patch: int, tokenizer: Tokenizer
 ) -> Layout:
-  """Raises ConfigError where a row cannot hold one image."""
+  """The layout of config.rows. Raises ConfigError where a row cannot contain an image."""
   rows, cols = image_size[0] // patch, image_size[1] // patch
   if packed.positions not in POSITIONS:
     raise ConfigError(
@@ -240,13 +240,14 @@ def layout_of(
     )
   if packed.length < rows * cols + 4:
     raise ConfigError(
-      f"rows.length = {packed.length} holds no image of {rows} x {cols} patches with its markers. "
-      f"Use {rows * cols + 4} or more."
+      f"rows.length = {packed.length} is too short for an image of {rows} x {cols} patches and 4 "
+      f"special tokens. Use {rows * cols + 4} or more."
     )
   shares = (packed.image_first, packed.text_only, packed.interleaved, packed.edited)
   if min(shares) < 0 or sum(shares) > 1:
     raise ConfigError(
-      f"rows: image_first, text_only, interleaved and edited = {shares} are not parts of 1."
+      f"rows: image_first, text_only, interleaved and edited = {shares} must be at least 0 and sum "
+      "to at most 1."
     )
   return Layout(packed.length, packed.images, rows, cols, packed.positions, Markers.of(tokenizer))
 
@@ -255,7 +256,7 @@ class Packing:
   """(records, rng) -> a row of `Layout.pack`; can be pickled.
 
   image_shape  [H, W, C] in pixels or latent cells
-  length       tokens a text may have, its begin and end counted
+  length       maximum number of tokens of a text, including BOS and EOS
   Raises DataError naming the record, as transforms.Transform does.
   """
 
@@ -275,7 +276,7 @@ class Packing:
     return self.layout.pack(list(self.documents(records, rng)), self.image_shape)
 
   def documents(self, records: Sequence[Record], rng: np.random.Generator) -> list[Document]:
-    """The documents of a window."""
+    """The documents of the records of a window."""
     c, left = self.packed, list(records)
     ends = np.cumsum([c.image_first, c.text_only, c.interleaved, c.edited])
     found: list[Document] = []
@@ -304,7 +305,7 @@ class Packing:
   def _edited(
     self, record: Record, rng: np.random.Generator, texts: list[Text]
   ) -> list[Text | Image]:
-    """An image and some of the turns after it: instructions, which are prompts, and images."""
+    """An image and some of its edit turns: instructions (prompts) and images."""
     turns = record.then[: rng.integers(1, len(record.then) + 1)]
     parts: list[Text | Image] = [*texts, self._image(record, record.image)]
     for text, image in turns:
@@ -334,9 +335,9 @@ class Packing:
 
 
 def _without_texts(document: Document) -> Document:
-  """The images alone, if there are any: the null of guidance.
+  """The document without texts, if it has images: the null of guidance.
 
-  A BOI that follows no text counts in the loss only where a document begins.
+  Only the first BOI counts in the loss.
   """
   images = [part for part in document if isinstance(part, Image)]
   return [p._replace(predict=i == 0) for i, p in enumerate(images)] or document

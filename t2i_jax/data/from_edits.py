@@ -1,4 +1,4 @@
-"""Edits of scenes: an image, what is asked of it, the image that answers, once or twice."""
+"""Edits of scenes: an image, an instruction and the edited image, once or twice."""
 
 import dataclasses
 
@@ -6,14 +6,14 @@ from t2i_jax.data.from_scenes import Scenes
 from t2i_jax.data.record import Record
 from t2i_jax.data.scenes import facts_to_json, make_edits
 
-TURNS = (1, 2)  # edits a record has, in turn: half of the records have two
+TURNS = (1, 2)  # edits of consecutive records: half of the records have two
 
 
 @dataclasses.dataclass(frozen=True)
 class Edits(Scenes):
-  """Procedural images with edits by instruction and ground truth; the fields are those of Scenes.
+  """Procedural images with edits by instruction and ground truth; fields as of Scenes.
 
-  A record's captions, and in its meta the facts and category, are those of the first image;
+  A record's captions, and the facts and category in its meta, are those of the first image;
   meta["turns"] has each edit's kind and the facts of the image after it.
   """
 

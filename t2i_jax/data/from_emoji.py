@@ -1,4 +1,4 @@
-"""Emoji: real images with real names, in two artists' styles, from packages on PyPI alone."""
+"""Emoji: real images with real names, in the styles of two artists, from packages on PyPI."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ SKIN = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 GENDER = {"200d", "2640", "2642"}
 KEYWORDS = 4  # in a caption
 FLAGS = "Flags"
-DPI = 96.0  # resvg takes sizes in mm or pt as zero at its default
+DPI = 96.0  # at resvg's default, sizes in mm or pt are read as zero
 
 ATTRIBUTION = """\
 OpenMoji: All emojis designed by OpenMoji - the open-source emoji and icon project.
@@ -38,7 +38,7 @@ Names: Unicode CLDR (Unicode License) through the package emoji (BSD). Keywords:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-  """One SVG to draw, and the record's other fields. `key` is the emoji's code points."""
+  """One SVG to render, and the record's other fields.   key: the emoji's code points"""
 
   svg: str
   key: str
@@ -51,11 +51,11 @@ class Drawing:
 class Emoji:
   """3,846 images at the defaults: 1,923 concepts in the styles of OpenMoji and Twemoji.
 
-  Splits: `val_concept` has concepts that are in no other split, and `val_style` concepts that are
-  trained in the other style only. Both go by groups of look-alikes: people of any gender and skin
+  Splits: `val_concept` has concepts of no other split, `val_style` concepts that are trained in
+  the other style only. Both are split by groups of similar images: people of any gender and skin
   tone are one group.
 
-  size   pixels a side
+  size   side in pixels
   skins  with skin tones, 7,906 images
   flags  with flags, 14% of the images
   """
@@ -85,7 +85,7 @@ class Emoji:
     return in_chunks(self._images())
 
   def _images(self) -> list[Drawing]:
-    """In hashed order, so that the first few of a split are of all kinds."""
+    """In hashed order, so that the first ones of a split are a mixture."""
     table = names()
     found = []
     for style in STYLES:
@@ -115,7 +115,7 @@ class Emoji:
 
 
 def draw_svg(svg: str, size: int) -> Image.Image:
-  """An SVG on a white square of `size` pixels, centred."""
+  """An SVG rendered on a white square of `size` pixels, centred."""
   import resvg_py
 
   png = resvg_py.svg_to_bytes(
@@ -124,7 +124,7 @@ def draw_svg(svg: str, size: int) -> Image.Image:
   image = Image.open(io.BytesIO(bytes(png))).convert("RGB")
   if image.size == (size, size):
     return image
-  image.thumbnail((size, size), Image.Resampling.LANCZOS)  # width was given: one may be too tall
+  image.thumbnail((size, size), Image.Resampling.LANCZOS)  # the width is given: it may be too tall
   square = Image.new("RGB", (size, size), "white")
   square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
   return square
@@ -136,7 +136,7 @@ def key_of(text: str) -> str:
 
 
 def package_folder(package: str) -> Path:
-  """Where a package's files are, without importing it."""
+  """The folder of a package, without importing it."""
   spec = importlib.util.find_spec(package)
   if spec is None or not spec.submodule_search_locations:
     raise DataError(f"package {package} is not installed: pip install t2i_jax[emoji]")
@@ -195,7 +195,7 @@ def has_skin_tone(key: str) -> bool:
 
 
 def without_skin_tone(key: str) -> str:
-  """The key of the emoji that a skin tone was applied to."""
+  """The key of the emoji without its skin tone."""
   return "-".join(c for c in key.split("-") if c not in SKIN) or key
 
 
@@ -207,24 +207,24 @@ def category(key: str) -> str:
 
 
 def _is_country(key: str) -> bool:
-  """Flags of countries are two regional letters, those of their parts a flag and tags."""
+  """Flags of countries are two regional indicators, those of their regions a flag and tags."""
   return (key.startswith("1f1") and "-" in key) or key.startswith("1f3f4-e0067")
 
 
 def group(key: str) -> str:
-  """What is split as one: the key without skin tone and gender, men and women as persons."""
+  """The group that is split as one: the key without skin tone and gender."""
   points = [c for c in key.split("-") if c not in SKIN | GENDER] or key.split("-")
   person = {"1f468", "1f469"} if len(points) > 1 else set()
   return "-".join("1f9d1" if c in person else c for c in points)
 
 
 def bucket(text: str, n: int) -> int:
-  """A number in [0, n) by hash of the text."""
+  """A hash of the text, in [0, n)."""
   return int(hashlib.sha256(text.encode("utf-8")).hexdigest(), 16) % n
 
 
 def split_of(key: str, style: str) -> str:
-  """A tenth of the groups is val_concept; of another tenth one style is val_style."""
+  """One tenth of the groups is val_concept; of another tenth one style is val_style."""
   g = group(key)
   if bucket(g, 10) == 0:
     return "val_concept"
@@ -243,7 +243,7 @@ def captions_of(key: str, style: str) -> tuple[str, ...]:
   if kind:
     found.append(f"{name}, {kind}, {style} style")
   found += [f"{a}, {style} style" for a in aliases[:1] if a.lower() != name.lower()]
-  # The list's first word is the emoji itself; the others are loose, so they only follow the name.
+  # The first keyword is the emoji itself; the others are less exact, so they follow the name.
   words = dict.fromkeys(word.replace("_", " ") for word in _keywords().get(key, ())[1:])
   loose = [word for word in words if word.lower() != name.lower()][:KEYWORDS]
   if loose:

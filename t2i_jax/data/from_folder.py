@@ -16,9 +16,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """An image found: its path under the root, and captions if a metadata.jsonl gives them.
+  """An image file: its path under the root, and captions if a metadata.jsonl gives them.
 
-  problem  the reason to skip it, known without opening it
+  problem  a reason to skip it that is found without opening it
   """
 
   name: str
@@ -32,7 +32,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Folder(UserImages):
-  """Images of a folder and the folders in it; names that begin with a dot are passed over.
+  """Images of a folder and its subfolders; names that begin with a dot are ignored.
 
   Captions of `a/b.jpg` are the lines of `a/b.txt`, or rows of a `metadata.jsonl` in any folder:
   {"file_name": "b.jpg", "text" | "caption" | "captions": ...}, names relative to that folder.
@@ -43,7 +43,7 @@ class Folder(UserImages):
   def total(self) -> int:
     self.check_val_fraction()
     if not Path(self.path).is_dir():
-      raise DataError(f"--path={self.path} is no folder.")
+      raise DataError(f"--path={self.path} is not a folder.")
     return sum(1 for _ in self._items())
 
   def tasks(self) -> Iterator[list[Item]]:
@@ -52,16 +52,16 @@ class Folder(UserImages):
   def _items(self) -> Iterator[Item]:
     """In the order of sorted paths, the same on every file system."""
     seen = set()
-    given: set[str] = set()  # images that a metadata.jsonl further up names
-    closed: list[Item] = []
+    given: set[str] = set()  # images that a metadata.jsonl of a parent folder lists
+    unreadable: list[Item] = []
 
     def note(error: OSError) -> None:
       name = os.path.relpath(error.filename, self.path)
-      closed.append(Item(name, problem=f"cannot be read: {error.strerror}"))
+      unreadable.append(Item(name, problem=f"cannot be read: {error.strerror}"))
 
     for folder, folders, files in os.walk(self.path, onerror=note, followlinks=True):
       real = os.path.realpath(folder)
-      if real in seen:  # a link back up
+      if real in seen:  # a link to a parent folder
         folders.clear()
         continue
       seen.add(real)
@@ -79,7 +79,7 @@ class Folder(UserImages):
       for name in sorted((here | set(listed)) - given):
         yield Item(name, listed.get(name))
       given |= set(listed) - here
-    yield from closed
+    yield from unreadable
 
   def open_item(self, item: Item) -> tuple[bytes, list[str] | None]:
     path = Path(self.path) / item.name
@@ -99,7 +99,7 @@ def _beside(path: Path) -> list[str] | None:
 
 
 def _read_metadata(root: str, name: str) -> tuple[dict[str, tuple[str, ...]], list[Item]]:
-  """Captions by path under the root, and what is wrong with rows of one metadata.jsonl."""
+  """Captions by path under the root, and the invalid rows of one metadata.jsonl."""
   captions: dict[str, tuple[str, ...]] = {}
   problems = []
   under = os.path.dirname(name)

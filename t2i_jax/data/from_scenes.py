@@ -1,4 +1,4 @@
-"""Scenes: drawn images whose captions are exactly true, as many as are asked for."""
+"""Scenes: procedural images whose captions are exactly true."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class Scenes:
   """Procedural images with ground truth.
 
   level                             difficulty, a name in scenes.LEVELS
-  size                              pixels a side; None takes the level's least
+  size                              side in pixels; None: the level's minimum
   count, val_count, heldout_count   records of splits train, val, heldout
   seed                              another seed gives other scenes
   """
@@ -43,9 +43,13 @@ class Scenes:
   def total(self) -> int:
     floor = find_level(self.level).floor
     if self.size is not None and self.size < floor:
-      raise DataError(f"--size={self.size} is below {floor} pixels, the least of {self.level!r}.")
+      raise DataError(
+        f"--size={self.size} is below {floor} pixels, the minimum of level {self.level!r}."
+      )
     if self.count < 1 or min(self._counts().values()) < 0:
-      raise DataError(f"counts are {self._counts()}; train needs at least 1, the others 0.")
+      raise DataError(
+        f"counts are {self._counts()}; train must be at least 1, the others at least 0."
+      )
     return sum(self._counts().values())
 
   def tasks(self) -> Iterator[tuple[str, int, int]]:

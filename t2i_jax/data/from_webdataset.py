@@ -1,4 +1,4 @@
-"""Tars of the WebDataset kind: neighbouring members of one key make an item."""
+"""Tars in the WebDataset format: consecutive members with one key are an item."""
 
 import dataclasses
 import glob
@@ -31,7 +31,7 @@ class Item:
 class WebDataset(UserImages):
   """Tars with KEY.jpg (jpeg, png, webp, or npy: encoded latents) beside KEY.txt or KEY.json.
 
-  A txt holds one caption a line, a json has "text", "caption" or "captions".
+  A txt has one caption per line, a json has "text", "caption" or "captions".
 
   path  a tar, a folder of tars or a glob; tars are only read
   """
@@ -45,10 +45,10 @@ class WebDataset(UserImages):
   def total(self) -> None:
     self.check_val_fraction()
     if not self._tars():
-      raise DataError(f"--path={self.path}: no tar there. Give a tar, a folder or a quoted glob.")
+      raise DataError(f"--path={self.path}: no tar found. Use a tar, a folder or a quoted glob.")
 
   def tasks(self) -> Iterator[list[Item]]:
-    """Members are read here, in order, since a tar is a tape; decoding is the workers' part."""
+    """Members are read here, sequentially, as a tar requires; workers decode them."""
     return in_chunks(item for tar in self._tars() for item in _read_tar(tar))
 
   def open_item(self, item: Item) -> tuple[bytes, list[str] | None]:
@@ -70,7 +70,7 @@ def _captions(item: Item) -> list[str] | None:
 
 
 def _read_tar(path: str) -> Iterator[Item]:
-  """Items in the order of the tar; one that breaks off is named and what came before is kept."""
+  """Items in the order of the tar; a truncated tar is reported and its earlier items kept."""
   stem = Path(path).name.split(".")[0]
   item = None
   try:
@@ -89,8 +89,8 @@ def _read_tar(path: str) -> Iterator[Item]:
         assert stream is not None  # a regular file
         item.fields[field.lower()] = stream.read()
   except (tarfile.TarError, OSError, EOFError) as error:
-    # The item that was being read may lack a member: it is not used.
-    yield Item(printable(path), problem=f"tar breaks off: {error}")
+    # The current item may lack a member: it is not used.
+    yield Item(printable(path), problem=f"tar is truncated: {error}")
     return
   if item is not None:
     yield item

@@ -1,4 +1,4 @@
-"""Image files to upright 8-bit RGB, the one way that building and training share."""
+"""Image files to upright 8-bit RGB, for building and training alike."""
 
 import io
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from t2i_jax.errors import DataError
 
 NPY_MAGIC = b"\x93NUMPY"
-KEPT_FORMATS = ("PNG", "JPEG", "MPO", "WEBP")  # MPO: a phone's JPEG with more images behind it
+KEPT_FORMATS = ("PNG", "JPEG", "MPO", "WEBP")  # MPO: a JPEG with further images appended
 LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
 JPEG_QUALITY = 95
 ORIENTATION = 0x0112  # EXIF tag
@@ -27,32 +27,32 @@ def read_latent(data: bytes) -> np.ndarray:
   except (ValueError, EOFError, OSError) as error:
     raise DataError(f"cannot be decoded: {error}") from error
   if x.ndim != 3 or x.dtype.kind != "f":
-    raise DataError(f"not latents: {x.dtype} {list(x.shape)}, not float [H, W, C]")
+    raise DataError(f"not latents: {x.dtype} {list(x.shape)} instead of float [H, W, C]")
   if not np.isfinite(x).all():
     raise DataError("not latents: NaN or infinite values")
   return x.astype(np.float32)
 
 
 def open_image(data: bytes) -> Image.Image:
-  """Reads all of an image file. Raises DataError on what PIL cannot decode, or will not (size)."""
+  """Decodes an image file. Raises DataError where PIL cannot decode it or it is too large."""
   try:
     image = Image.open(io.BytesIO(data))
     image.load()
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-    raise DataError(f"absurd dimensions: {error}") from error
+    raise DataError(f"too many pixels: {error}") from error
   except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError) as error:
-    text = "no image format that PIL knows" if "cannot identify" in str(error) else error
+    text = "not an image format that PIL supports" if "cannot identify" in str(error) else error
     raise DataError(f"cannot be decoded: {text}") from error
   return image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-  """EXIF orientation applied, alpha laid on white, 16 bits scaled to 8, any mode to RGB."""
+  """EXIF orientation applied, alpha composited on white, 16 bits scaled to 8, any mode to RGB."""
   image = ImageOps.exif_transpose(image)
   if image.mode in _SIXTEEN_BIT:
     return _from_sixteen_bit(image)
   if image.mode == "F":
-    raise DataError("float pixels: their range is unknown")
+    raise DataError("float pixels, whose range is unknown")
   if image.has_transparency_data:
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
@@ -73,13 +73,13 @@ def decode(data: bytes) -> Image.Image:
 
 
 def normalize(data: bytes, max_size: int | None = None) -> bytes:
-  """An image file that any reader shows alike: upright, 8 bits, RGB.
+  """An image file as upright 8-bit RGB.
 
-  Bytes that are that already (PNG, JPEG, WEBP) come back as they are. Others are written anew, as
-  JPEG of quality 95 without chroma subsampling if the original was lossy, as PNG if not: nothing
-  is lost from what was lossless, and a photograph does not grow tenfold.
+  Files that already are (PNG, JPEG, WEBP) are returned unchanged. Others are encoded again, as JPEG
+  of quality 95 without chroma subsampling if the original was lossy, else as PNG: lossless images
+  stay lossless, and photographs stay small.
 
-  max_size  pixels that the longer side may have; a larger image is shrunk
+  max_size  maximum of the longer side in pixels; a larger image is downscaled
   Raises DataError.
   """
   image = open_image(data)
@@ -99,8 +99,8 @@ def normalize(data: bytes, max_size: int | None = None) -> bytes:
 
 
 def encode(image: Image.Image, **options) -> bytes:
-  """An image as a file's bytes; the options are those of PIL's save."""
+  """An image as the bytes of a file;   options: of PIL's save"""
   buffer = io.BytesIO()
-  image.info = {}  # or PIL writes the original's comment and profile again
+  image.info = {}  # otherwise PIL copies the original's comment and profile
   image.save(buffer, **options)
   return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What a source of `t2i data build` gives the builder."""
+"""The interface between sources of `t2i data build` and the builder."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 from t2i_jax.data.record import Record
 
-CHUNK = 64  # items a task holds, enough to hide what handing over a task costs
+CHUNK = 64  # items per task, enough to hide the cost of passing a task to a process
 
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-  """A record ready to write: split, packed bytes, captions and instructions."""
+  """A packed record: split, bytes, captions and instructions."""
 
   split: str
   data: bytes
@@ -20,18 +20,18 @@ class Made:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-  """An item that cannot be used. `reason` is "kind" or "kind: detail"; kinds are counted."""
+  """An item that cannot be used.   reason: "kind" or "kind: detail"; kinds are counted"""
 
   item: str
   reason: str
 
 
 class BuildSource(Protocol):
-  """A frozen dataclass whose fields are the source's arguments; it travels to worker processes.
+  """A frozen dataclass whose fields are the source's arguments; it is pickled for worker processes.
 
-  splits  names of splits in order, the training split first
-  vocab   tokens of the BPE unless the caller asks for another number
-  holds_out  whether "val" is split off by hash, so that it may come out empty on few items
+  splits     names of splits in order, the training split first
+  vocab      default size of the BPE
+  holds_out  whether "val" is split off by hash, so that it may be empty for few items
   """
 
   splits: Any
@@ -45,17 +45,17 @@ class BuildSource(Protocol):
   def attribution(self) -> str: ...
 
   def total(self) -> int | None:
-    """Number of items, None where counting would cost a pass. Raises DataError on bad arguments."""
+    """Number of items, None where counting needs a pass. Raises DataError on invalid arguments."""
 
   def tasks(self) -> Iterator[Any]:
-    """Work for `make`, in a fixed order."""
+    """Arguments of `make`, in a fixed order."""
 
   def make(self, task: Any) -> list[Made | Skipped]:
     """A task's items in a fixed order; runs in a worker process."""
 
 
 def made(split: str, record: Record) -> Made:
-  """A record as the builder takes it."""
+  """A record, packed for the builder."""
   return Made(split, record.pack(), record.texts)
 
 

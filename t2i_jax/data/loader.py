@@ -1,4 +1,4 @@
-"""Batches in the global order, decoded by grain's threads or processes and read ahead."""
+"""Batches in the global order, decoded by grain's threads or processes and prefetched."""
 
 import atexit
 from collections.abc import Iterator, Sequence
@@ -15,16 +15,16 @@ from t2i_jax.data.parallel_map import end_with_parent
 from t2i_jax.data.record import Record
 from t2i_jax.data.source import Source
 
-ENDLESS = 2**48  # rows; grain wants a length
-THREADS = 4  # a PIL decode holds the interpreter's lock about half of its time
-LEAST_SHARED = 2**20  # bytes of an array that workers hand over in shared memory, not by a pipe
+ENDLESS = 2**48  # rows; grain requires a length
+THREADS = 4  # PIL holds the interpreter's lock for about half of a decode
+LEAST_SHARED = 2**20  # bytes from which workers pass an array in shared memory, not by a pipe
 VALIDATION_SEED = 0
 
 
 class RowMaker(Protocol):
-  """Records to a row of a batch: transforms.Transform, documents.Packing.
+  """Records -> a row of a batch: transforms.Transform, documents.Packing.
 
-  window  records a row is made of
+  window  records per row
   """
 
   window: int
@@ -33,7 +33,7 @@ class RowMaker(Protocol):
 
 
 class _Rows:
-  """The rows one process reads, in order, from a step on. Random access for grain."""
+  """The rows of one process, in order, from a step on; random access for grain."""
 
   def __init__(self, source: Source, transform: RowMaker, seed: int, batch: int, rows, start: int):
     self.source, self.transform = source, transform
@@ -46,19 +46,19 @@ class _Rows:
     step, row = divmod(i, len(self.rows))
     position = (self.start + step) * self.batch + int(self.rows[row])
     window = self.transform.window
-    places = range(position * window, (position + 1) * window)
-    found = [self.source[index_at(p, len(self.source), self.seed)[1]] for p in places]
+    positions = range(position * window, (position + 1) * window)
+    found = [self.source[index_at(p, len(self.source), self.seed)[1]] for p in positions]
     return self.transform(found, rng_at(position, self.seed))
 
 
 class Loader:
-  """The rows of each global batch that this process owns.
+  """The rows of each global batch that belong to this process.
 
   seed          of the order and of the choice of captions
-  global_batch  rows of a step over all processes
-  rows          [n] row numbers in [0, global_batch) that this process reads
-  workers       processes that decode; 0 decodes in threads of this one
-  prefetch      batches read ahead
+  global_batch  rows per step over all processes
+  rows          [n] row indices in [0, global_batch) that this process reads
+  workers       processes that decode; 0: threads of this process
+  prefetch      batches prefetched
   """
 
   def __init__(
@@ -79,14 +79,14 @@ class Loader:
   def batches(self, start_step: int) -> Iterator[Batch]:
     """Batches of steps start_step, start_step + 1, ... without end.
 
-    Row r of step s is p = s * global_batch + r: of the global order, the records in places
-    p * window to (p + 1) * window. Yields what the transform gives, with a leading axis [n].
+    Row r of step s is p = s * global_batch + r, made of the records at positions p * window to
+    (p + 1) * window of the global order. Yields rows of the transform with a leading axis [n].
     Raises DataError.
     """
     rows = _Rows(self.source, self.transform, self.seed, self.global_batch, self.rows, start_step)
     dataset = grain.MapDataset.source(rows).batch(len(self.rows), batch_fn=stack)
     iterator = iter(self._in_processes(dataset) if self.workers else self._in_threads(dataset))
-    atexit.register(iterator.close)  # workers must go before the interpreter takes modules apart
+    atexit.register(iterator.close)  # workers must end before the interpreter unloads modules
     try:
       yield from iterator
     finally:
@@ -99,7 +99,7 @@ class Loader:
 
   def _in_processes(self, dataset: grain.MapDataset) -> grain.IterDataset:
     if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()  # grain reads absl flags; without absl.app nobody parses them
+      flags.FLAGS.mark_as_parsed()  # grain reads absl flags, which only absl.app parses
     ahead = max(1, self.prefetch // self.workers)
     options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ahead)
     read = dataset.to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
@@ -113,8 +113,8 @@ def validation_batches(
 ) -> Iterator[Batch]:
   """The rows of the first records by index, at most `count` rows, the same at every call.
 
-  batch  rows of a global batch; the last one is filled up with rows of weight 0
-  rows   [n] row numbers in [0, batch) that this process reads
+  batch  rows of a global batch; the last one is padded with rows of weight 0
+  rows   [n] row indices in [0, batch) that this process reads
   Yields batches as `Loader` does.
   """
   window = transform.window

@@ -1,7 +1,7 @@
-"""The one global order of the data, a pure function of (seed, epoch, position).
+"""The global order of the data, a pure function of (seed, epoch, position).
 
-Position p is the p-th row ever consumed, counted over all processes and epochs. Whoever knows it
-knows the record and the caption, so the whole state of the input is one integer.
+Position p is the p-th row consumed, counted over all processes and epochs. It determines the record
+and the caption, so the state of the input pipeline is one integer.
 """
 
 from functools import lru_cache
@@ -9,9 +9,9 @@ from functools import lru_cache
 import grain.experimental
 import numpy as np
 
-ROUNDS = 4  # of the cipher in index_shuffle; grain's own default
-# index_shuffle looks for an index below `size` among the 2^16 values of its smallest cipher: 23 us
-# for 1,000 records, 6 ms for 2 (measured, November 2026, one x86-64 core).
+ROUNDS = 4  # of the cipher in index_shuffle; grain's default
+# index_shuffle searches for an index below `size` among the 2^16 values of its smallest cipher:
+# 23 us for 1,000 records, 6 ms for 2 (measured, November 2026, one x86-64 core).
 SMALL = 1024
 
 
@@ -30,10 +30,10 @@ def _small_order(size: int, seed: int, epoch: int) -> np.ndarray:
 def index_at(position: int, size: int, seed: int) -> tuple[int, int]:
   """The epoch and record index of a position, in O(1) memory.
 
-  position  row number from 0, over all epochs
+  position  index of the row from 0, over all epochs
   size      records of the source, at least 1
   seed      of the run, at least 0
-  Within an epoch every index comes once, in an order of its own.
+  Within an epoch every index occurs once; every epoch has another order.
   """
   epoch, i = divmod(int(position), size)
   if size <= SMALL:
@@ -42,5 +42,5 @@ def index_at(position: int, size: int, seed: int) -> tuple[int, int]:
 
 
 def rng_at(position: int, seed: int) -> np.random.Generator:
-  """The random numbers of a position, whoever reads it: choice of a caption, augmentation."""
+  """The random numbers of a position (choice of a caption, augmentation), in any process."""
   return np.random.default_rng((seed, int(position)))

@@ -11,15 +11,15 @@ from typing import Any
 
 from t2i_jax.errors import DataError
 
-AHEAD = 4  # tasks in flight a worker: results wait in memory for their turn
+AHEAD = 4  # tasks in flight per worker; their results are kept in memory
 
 
 def ordered_map(function: Callable, tasks: Iterable[Any], workers: int) -> Iterator[Any]:
   """function(task) for each task, in order. One worker means this process.
 
-  Processes are spawned, not forked: the caller may hold threads. A script that calls this with
-  more than one worker does so under `if __name__ == "__main__"`.
-  Raises DataError where a worker was killed; errors of `function` come through.
+  Processes are spawned, not forked: the caller may have threads. A script that calls this with
+  more than one worker must do so under `if __name__ == "__main__"`.
+  Raises DataError where a worker was killed; errors of `function` are raised unchanged.
   """
   if workers == 1:
     yield from map(function, tasks)
@@ -36,7 +36,7 @@ def ordered_map(function: Callable, tasks: Iterable[Any], workers: int) -> Itera
       yield pending.popleft().result()
   except BrokenProcessPool as error:
     raise DataError(
-      f"one of {workers} worker processes was killed, by the system for memory perhaps. "
+      f"one of {workers} worker processes was killed, possibly for lack of memory. "
       "Use fewer --workers."
     ) from error
   finally:
@@ -44,7 +44,7 @@ def ordered_map(function: Callable, tasks: Iterable[Any], workers: int) -> Itera
 
 
 def end_with_parent() -> None:
-  """In a worker: ends it when the parent is gone, which a killed parent cannot ask for."""
+  """In a worker: ends it when its parent has ended, also if the parent was killed."""
 
   def watch() -> None:
     parent = multiprocessing.parent_process()

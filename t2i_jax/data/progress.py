@@ -1,4 +1,4 @@
-"""How far a long pass is: a bar on a terminal, elsewhere a line every few seconds."""
+"""Progress of a long pass: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ LINE_SECONDS = 5.0
 
 
 class Meter:
-  """Context manager; `advance(n)` after n more items. `enabled=False` says nothing.
+  """Context manager; call `advance(n)` after n more items.   enabled: False prints nothing
 
   total  items in all, None if unknown
   """

@@ -1,6 +1,6 @@
-"""A captioned image as it is stored: the bytes of its file, its captions, a key, and notes.
+"""The stored form of a captioned image: the bytes of its file, captions, a key, and metadata.
 
-An edited image has turns besides: what is asked of the image before, and the one that answers.
+A record of edits also has turns: an instruction, and the edited image.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ from t2i_jax.errors import DataError
 
 SCHEMA = {
   "image": "bytes of a PNG, JPEG or WEBP file; or of a .npy file, encoded latents float [H, W, C]",
-  "captions": "list of strings, at least one; training draws one of them",
+  "captions": "list of strings, at least one; training samples one of them",
   "key": "string that names the item in its source",
-  "meta": "map of what else the source knows, as JSON would hold it",
-  "then": "list of [string, bytes]: an instruction and the image after it; may be left out",
+  "meta": "map of further data of the source, of JSON types",
+  "then": "list of [string, bytes]: an instruction and the image after it; optional",
 }
 
 
@@ -36,7 +36,7 @@ class Record:
 
   @property
   def texts(self) -> tuple[str, ...]:
-    """All that is written of them: captions, then instructions."""
+    """All texts: captions, then instructions."""
     return (*self.captions, *(text for text, _ in self.then))
 
   def pack(self) -> bytes:
@@ -53,14 +53,14 @@ class Record:
 
 
 def unpack(data: bytes) -> Record:
-  """The inverse of `Record.pack`. Raises DataError on bytes that are no record."""
+  """The inverse of `Record.pack`. Raises DataError on bytes that are not a record."""
   try:
     fields = msgpack.unpackb(data)
     then = tuple((text, image) for text, image in fields.get("then", ()))
     captions = tuple(fields["captions"])
     record = Record(fields["image"], captions, fields["key"], fields["meta"], then)
   except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
-    raise DataError(f"is no record of this format ({type(error).__name__}: {error})") from error
+    raise DataError(f"is not a record of this format ({type(error).__name__}: {error})") from error
   wrong = schema_problem(record)
   if wrong:
     raise DataError(wrong)
@@ -68,7 +68,7 @@ def unpack(data: bytes) -> Record:
 
 
 def schema_problem(record: Record) -> str | None:
-  """What in a record is not as SCHEMA says, or None."""
+  """How a record differs from SCHEMA, or None."""
   if not all(isinstance(image, bytes) and image for image in record.images):
     return "has no image bytes"
   if not record.captions:

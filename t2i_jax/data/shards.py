@@ -1,4 +1,4 @@
-"""Writing a split's shards: ArrayRecord files of a set number of records."""
+"""Writing a split's shards: ArrayRecord files with a fixed number of records."""
 
 import hashlib
 from pathlib import Path
@@ -8,12 +8,12 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from t2i_jax.errors import DataError
 
-# One record a group: random access reads no neighbours.
+# One record per group: random access reads no other records.
 OPTIONS = "group_size:1"
 
 
 class SplitWriter:
-  """Writes records of one split; the number of shards is in their names, so `close` names them."""
+  """Writes records of one split; `close` renames the shards, whose names have their number."""
 
   def __init__(self, folder: Path, split: str, shard_records: int):
     self.folder, self.split, self.shard_records = folder, split, shard_records
@@ -65,7 +65,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _guarded(path: Path, action, *args) -> Any:
-  """Runs a writer's call; its RuntimeError on a full or unwritable disk becomes a DataError."""
+  """Calls a writer; its RuntimeError on a full or unwritable disk becomes a DataError."""
   try:
     return action(*args)
   except RuntimeError as error:

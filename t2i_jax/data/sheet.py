@@ -1,4 +1,4 @@
-"""Sheets of images: a grid of equal ones, and tiles with captions under or beside them."""
+"""Sheets of images: a grid of images of one size, and tiles with captions below or beside them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,11 +15,11 @@ INK, GREY, PAPER = "#202020", "#707070", "white"
 def grid(
   rows: Sequence[Sequence[np.ndarray]], scale: int = 1, edge: int = 1, block: int = 0, band: int = 0
 ) -> Image.Image:
-  """Rows of images as one, enlarged `scale` times in whole pixels.
+  """Rows of images as one image, enlarged by the integer `scale`.
 
-  rows   of uint8 [H, W, 3], all of one size; a shorter row ends in white
+  rows   of uint8 [H, W, 3], all of one size; a shorter row is filled with white
   edge   white pixels around each image
-  block  a wider gap follows after so many columns, 0 = none;   band  after so many rows
+  block  number of columns between wider gaps, 0 = none;   band  the same for rows
   """
   height, width = np.shape(rows[0][0])[:2]
   wider = lambda i, group: 4 * (i // group) if group else 0
@@ -34,9 +34,9 @@ def grid(
 
 
 class Band(NamedTuple):
-  """Images with their captions below a heading.
+  """Images with captions, below a heading.
 
-  beside  captions stand right of the images, one a row as wide as `columns` tiles
+  beside  captions right of the images, one image per row of `columns` tiles
   """
 
   heading: str
@@ -46,7 +46,7 @@ class Band(NamedTuple):
 
 
 def captioned(bands: Sequence[Band], footer: str = "") -> Image.Image:
-  """Bands of images in tiles of TILE pixels with wrapped captions, and the footer's lines."""
+  """Bands of images in tiles of TILE pixels with wrapped captions, and a footer."""
   font = ImageFont.load_default(FONT_SIZE)
   columns = lambda b: max(1, b.columns if b.beside else min(b.columns, len(b.tiles)))
   width = GAP + max(map(columns, bands)) * (TILE + GAP)
@@ -80,7 +80,7 @@ def captioned(bands: Sequence[Band], footer: str = "") -> Image.Image:
 
 
 def fitted(image: Image.Image) -> Image.Image:
-  """An image that fits into a tile; small ones are enlarged in whole pixels."""
+  """The image scaled to fit a tile; small images are enlarged by an integer."""
   factor = TILE // max(image.size)
   if factor >= 1:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
@@ -90,7 +90,7 @@ def fitted(image: Image.Image) -> Image.Image:
 
 
 def wrap(text: str, font, width: int) -> list[str]:
-  """Lines of text no wider than `width` pixels; what is past MAX_LINES ends in "..."."""
+  """Lines of text no wider than `width` pixels, at most MAX_LINES, the last then "..."."""
   lines, line = [], ""
   for word in text.split():
     longer = f"{line} {word}" if line else word

@@ -15,12 +15,12 @@ from t2i_jax.errors import DataError
 
 FORMAT = "t2i_jax/1"
 MANIFEST = "manifest.json"
-OPEN_READERS = 128  # files held open at once by a process; the usual limit is 1024
+OPEN_READERS = 128  # files open at once in a process; the usual limit is 1024
 RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Source(Protocol):
-  """What the loader reads from."""
+  """Random access to records, as the loader uses it."""
 
   def __len__(self) -> int: ...
 
@@ -48,10 +48,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 class ShardSource:
   """One split of a built folder.
 
-  folder  what `t2i data build --to` wrote
-  split   a name of its manifest
+  folder  written by `t2i data build --to`
+  split   a name in its manifest
   Raises DataError where the split is unknown or empty, or a shard is missing or has another size
-  than the manifest says. Shards are opened at their first record; the object can be pickled.
+  than in the manifest. Shards are opened when first read; the object can be pickled.
   """
 
   def __init__(self, folder: str | Path, split: str):
@@ -84,7 +84,7 @@ class ShardSource:
     return self._ends[-1] if self._ends else 0
 
   def __getitem__(self, index: int) -> Record:
-    """Record `index` in [0, len). Raises DataError naming shard and record if it is corrupt."""
+    """Record `index` in [0, len). Raises DataError naming shard and record where it is corrupt."""
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {len(self)}")
     number = bisect_right(self._ends, index)
@@ -99,12 +99,12 @@ class ShardSource:
       ) from error
 
   def spread(self, n: int) -> list[Record]:
-    """At most n records, evenly over the split: like records often lie side by side."""
+    """At most n records, evenly spaced over the split: similar records are often neighbours."""
     n = min(n, len(self))
     return [self[i * len(self) // n] for i in range(n)]
 
   def _reader(self, number: int) -> Any:
-    """The shard's reader; the least used is closed where too many are open."""
+    """The shard's reader; the least recently used one is closed where too many are open."""
     with self._lock:
       if number in self._readers:
         self._readers.move_to_end(number)
@@ -112,24 +112,24 @@ class ShardSource:
       reader = open_shard(self.folder / self._shards[number]["file"])
       self._readers[number] = reader
       if len(self._readers) > OPEN_READERS:
-        self._readers.popitem(last=False)  # closed once no thread reads from it
+        self._readers.popitem(last=False)  # closed when no thread reads from it any more
       return reader
 
 
 def open_shard(path: Path) -> Any:
-  """An ArrayRecordReader for random access. Raises DataError on a file that is none."""
+  """An ArrayRecordReader for random access. Raises DataError on another kind of file."""
   reader = ArrayRecordReader(str(path), RANDOM_ACCESS)
   if not reader.ok():
     try:
-      reader.close()  # says why
+      reader.close()  # raises with the reason
     except RuntimeError as error:
-      raise DataError(f"is no readable ArrayRecord file ({error})") from error
-    raise DataError("is no readable ArrayRecord file")
+      raise DataError(f"is not a readable ArrayRecord file ({error})") from error
+    raise DataError("is not a readable ArrayRecord file")
   return reader
 
 
 def size_problem(folder: Path, shard: dict[str, Any]) -> str | None:
-  """What the file system alone tells of a shard: None if it has the manifest's size."""
+  """A problem of a shard's existence or size, or None."""
   path = folder / shard["file"]
   try:
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""The sources that `t2i data build --from` knows, by name."""
+"""The sources of `t2i data build --from`, by name."""
 
 from t2i_jax.data.from_edits import Edits
 from t2i_jax.data.from_emoji import Emoji

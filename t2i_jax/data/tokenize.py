@@ -20,10 +20,10 @@ KINDS = ("bpe", "bytes", "labels:N", "folder:PATH")
 
 
 class Tokenizer:
-  """Text to ids: BOS, the text, EOS, then PAD. Any Unicode string has ids; none is unknown.
+  """Text to ids: BOS, the text, EOS, then PAD. Every Unicode string can be encoded.
 
   vocab          number of ids
-  pad, bos, eos  ids of the special tokens: 0, 1, 2 but for a language model's
+  pad, bos, eos  ids of the special tokens: 0, 1, 2 except for a language model's
   Made by `bpe`, `bytes`, `load` or `from_json`; can be pickled.
   """
 
@@ -41,7 +41,7 @@ class Tokenizer:
 
   @classmethod
   def bpe(cls, text: str) -> "Tokenizer":
-    """From the text of a tokenizer.json. Raises DataError if it is none."""
+    """From the text of a tokenizer.json. Raises DataError where it is invalid."""
     return cls("bpe", text)
 
   @classmethod
@@ -51,14 +51,14 @@ class Tokenizer:
 
   @classmethod
   def labels(cls, classes: int) -> "Tokenizer":
-    """Captions that are numbers below `classes`: one token, the label + 1; 0 is the caption ""."""
+    """Captions that are class indices below `classes`: one token, the label + 1; 0 for ""."""
     return cls("labels", str(classes))
 
   @classmethod
   def folder(cls, path: str | Path) -> "Tokenizer":
-    """Of a language model's folder: tokenizer.json and tokenizer_config.json.
+    """From a language model's folder: tokenizer.json and tokenizer_config.json.
 
-    A text begins with the BOS token, or where there is none with the one that ends texts.
+    A text begins with the BOS token, or with EOS where there is none.
     Raises DataError naming the file, or the token that is missing.
     """
     texts = []
@@ -71,7 +71,9 @@ class Tokenizer:
     of = lambda token: ids.token_to_id(token["content"] if isinstance(token, dict) else str(token))
     eos = of(named.get("eos_token"))
     if eos is None:
-      raise DataError(f"{path} has no token that ends a text: eos_token in tokenizer_config.json.")
+      raise DataError(
+        f"{path}: eos_token in tokenizer_config.json is missing or not in the vocabulary. Set it."
+      )
     bos, pad = of(named.get("bos_token")), of(named.get("pad_token"))
     special = [eos if pad is None else pad, eos if bos is None else bos, eos]
     return cls("folder", json.dumps({"tokenizer": texts[0], "special": special}))
@@ -94,7 +96,7 @@ class Tokenizer:
     return cls.bpe((Path(folder) / read_manifest(folder)["tokenizer"]["file"]).read_text("utf-8"))
 
   def to_json(self) -> str:
-    """All of the tokenizer as one string, for a checkpoint to carry."""
+    """The whole tokenizer as one string, for checkpoints."""
     return json.dumps({"kind": self.kind, "model": self._model})
 
   @classmethod
@@ -123,7 +125,7 @@ class Tokenizer:
   def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of n texts, padded to `length` tokens.
 
-    Returns ids int32 [n, length] and mask bool [n, length], True where there is a token.
+    Returns ids int32 [n, length] and mask bool [n, length], True at tokens.
     Raises PromptError where a text with its BOS and EOS does not fit.
     """
     if self.kind == "labels":
@@ -134,9 +136,8 @@ class Tokenizer:
       tokens = [self.bos, *found, self.eos]
       if len(tokens) > length:
         raise PromptError(
-          f"{_shorten(text)!r} takes {len(tokens)} tokens with begin and end, "
-          f"text.length = {length} are allowed. Shorten it, or train with text.length="
-          f"{len(tokens)} or more."
+          f"{_shorten(text)!r} has {len(tokens)} tokens with BOS and EOS, more than "
+          f"text.length = {length}. Shorten it, or train with text.length={len(tokens)} or more."
         )
       ids[row, : len(tokens)] = tokens
       mask[row, : len(tokens)] = True
@@ -146,12 +147,14 @@ class Tokenizer:
     ids = np.zeros((len(texts), length), np.int32)
     for row, text in enumerate(texts):
       if text and not (text.isdecimal() and int(text) < self.vocab - 1):
-        raise PromptError(f"{_shorten(text)!r} is no label: write a number below {self.vocab - 1}.")
+        raise PromptError(
+          f"{_shorten(text)!r} is not a label: write a number below {self.vocab - 1}."
+        )
       ids[row, 0] = int(text) + 1 if text else 0
     return ids, np.ones(ids.shape, bool)
 
   def decode(self, ids: Sequence[int]) -> str:
-    """The text of ids; special tokens are left out."""
+    """The text of ids, without special tokens."""
     if self.kind == "labels":
       return str(ids[0] - 1) if ids[0] else ""
     special = (self.pad, self.bos, self.eos)
@@ -169,8 +172,8 @@ def _opened(model: str) -> tokenizers.Tokenizer:
   try:
     bpe = tokenizers.Tokenizer.from_str(model)
   except Exception as error:  # the library raises bare Exception
-    raise DataError(f"tokenizer.json is no tokenizer: {error}") from error
-  bpe.encode_special_tokens = True  # "[EOS]" in a caption is five characters, not the end
+    raise DataError(f"tokenizer.json is not a tokenizer: {error}") from error
+  bpe.encode_special_tokens = True  # "[EOS]" in a caption is encoded as five characters
   return bpe
 
 
@@ -178,20 +181,24 @@ def _parse(model: str) -> tokenizers.Tokenizer:
   bpe = _opened(model)
   found = tuple(bpe.id_to_token(i) for i in range(len(SPECIAL)))
   if found != SPECIAL:
-    raise DataError(f"tokenizer.json begins with tokens {found}, not {SPECIAL}. Build it again.")
+    raise DataError(
+      f"tokenizer.json begins with tokens {found} instead of {SPECIAL}. Build it again."
+    )
   return bpe
 
 
 def train_bpe(captions: Iterable[str], vocab: int) -> str:
   """Byte-level BPE of at most `vocab` tokens, as the text of a tokenizer.json.
 
-  A space is put before the first word, so that a word is the same token wherever it stands.
+  A space is added before the first word, so that a word has the same tokens at every position.
   Raises DataError where vocab is too small for the 256 bytes and the special tokens.
   """
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
   least = len(alphabet) + len(SPECIAL)
   if vocab < least:
-    raise DataError(f"--vocab={vocab} is too small: bytes and special tokens alone are {least}.")
+    raise DataError(
+      f"--vocab={vocab} is smaller than the {least} bytes and special tokens. Use {least} or more."
+    )
   bpe = tokenizers.Tokenizer(models.BPE())
   bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
   bpe.decoder = decoders.ByteLevel()
@@ -206,7 +213,7 @@ def train_bpe(captions: Iterable[str], vocab: int) -> str:
 
 
 def file_problem(folder: str | Path) -> str | None:
-  """What is wrong with a built folder's tokenizer file, or None."""
+  """A problem of a built folder's tokenizer file, or None."""
   entry = read_manifest(folder)["tokenizer"]
   path = Path(folder) / entry["file"]
   try:
@@ -214,5 +221,5 @@ def file_problem(folder: str | Path) -> str | None:
   except OSError as error:
     return f"{path} cannot be read ({error.strerror})"
   if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-    return f"{path} is not the file that the manifest names (another sha256)"
+    return f"{path} has another sha256 than in the manifest"
   return None

@@ -1,4 +1,4 @@
-"""A record to one row of a batch: decode, fit to the size, choose a caption, tokenize."""
+"""A record to one row of a batch: decode, resize and crop, choose a caption, tokenize."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from t2i_jax.errors import DataError, PromptError
 
 
 class Caption(NamedTuple):
-  """How a text encoder reads a caption: its tokenizer, and the tokens that one may have."""
+  """The tokenizer of a text encoder, and its maximum number of tokens."""
 
   tokenizer: Tokenizer
   length: int
@@ -24,12 +24,12 @@ class Transform:
   """([record], rng) -> a row of `Batch` with one image; can be pickled.
 
   image_size  height, width in pixels, or in latent cells for records of latents
-  captions    by text encoder; all of them read the same caption, BOS and EOS counted
-  Raises DataError naming the record, on an image that cannot be decoded, latents of another size,
-  or a caption that does not fit.
+  captions    by text encoder; all of them encode the same caption
+  Raises DataError naming the record for an image that cannot be decoded, latents of another size,
+  or a caption that is too long.
   """
 
-  window = 1  # records a row is made of
+  window = 1  # records per row
 
   def __init__(self, image_size: Sequence[int], captions: Mapping[str, Caption]):
     height, width = image_size
@@ -63,8 +63,9 @@ def fit_image(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
   latent = read_latent(data)
   if latent.shape[:2] != image_size:
     raise DataError(
-      f"its latents are {latent.shape[0]} x {latent.shape[1]}, data.image_size asks for "
-      f"{image_size[0]} x {image_size[1]}. Set data.image_size to the first."
+      f"its latents are {latent.shape[0]} x {latent.shape[1]}, data.image_size is "
+      f"{image_size[0]} x {image_size[1]}. Use data.image_size="
+      f"({latent.shape[0]}, {latent.shape[1]})."
     )
   return latent
 
@@ -72,13 +73,13 @@ def fit_image(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
 def fit(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:
   """Scales to cover (height, width) and crops the centre, in one antialiased Lanczos pass.
 
-  An image of that size comes back as it is, bit for bit.
+  An image of that size is returned unchanged.
   """
   height, width = image_size
   if image.size == (width, height):
     return image
   scale = max(width / image.width, height / image.height)
-  w, h = width / scale, height / scale  # of the crop, in the image's own pixels
+  w, h = width / scale, height / scale  # of the crop, in pixels of the original
   left, top = (image.width - w) / 2, (image.height - h) / 2
   box = (max(left, 0.0), max(top, 0.0), min(left + w, image.width), min(top + h, image.height))
   return image.resize((width, height), Image.Resampling.LANCZOS, box=box)

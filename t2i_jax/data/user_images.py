@@ -1,4 +1,4 @@
-"""What the sources of a user's own images share: their arguments, captions, keys, splits."""
+"""The base of sources of a user's images: arguments, captions, keys, splits."""
 
 import dataclasses
 import hashlib
@@ -19,9 +19,9 @@ CAPTION_KEYS = ("text", "caption", "captions")
 class UserImages:
   """A source whose items have a `key` and a `problem` (the reason to skip it, or "").
 
-  path                  of the images; only read
-  max_size              pixels that the longer side may have; None leaves sizes alone
-  val_fraction          share of the items held out as "val", by hash of the key; at least one
+  path                  of the images; it is only read
+  max_size              maximum of the longer side in pixels; None: no limit
+  val_fraction          share of the items held out as "val", by hash of the key; at least one item
   licence, attribution  of the images, for the manifest
   """
 
@@ -60,7 +60,7 @@ class UserImages:
 
 
 def caption_lines(data: bytes) -> list[str]:
-  """A text file's captions, one a line. UTF-8 whatever the locale; a byte order mark is dropped."""
+  """A text file's captions, one per line, UTF-8; a byte order mark is dropped."""
   try:
     return data.decode("utf-8-sig").splitlines()
   except UnicodeDecodeError as error:
@@ -77,7 +77,7 @@ def caption_fields(fields: Any) -> list[str] | None:
 
 
 def clean_captions(captions: list[str] | None) -> tuple[str, ...]:
-  """Without white space around, empty ones and repetitions. Raises DataError if none is left."""
+  """Captions stripped, without empty ones and repetitions. Raises DataError if none is left."""
   if captions is None:
     raise DataError("no caption")
   kept = tuple(dict.fromkeys(c.strip() for c in captions if c.strip()))
@@ -92,13 +92,13 @@ def clean_captions(captions: list[str] | None) -> tuple[str, ...]:
 
 
 def split_of(key: str, val_fraction: float) -> str:
-  """ "val" for a share of all keys, "train" for the others; by hash, so that order is no matter."""
+  """ "val" for a share of all keys, "train" for the others, by hash, independent of the order."""
   value = int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big")
   return "val" if value < val_fraction * 2**64 else "train"
 
 
 def printable(name: str) -> str:
-  """A file name as UTF-8 text; bytes that are none are written out as \\udcxx."""
+  """A file name as UTF-8 text; invalid bytes are written as \\udcxx."""
   return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -18,7 +18,7 @@ from t2i_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """Something wrong: in which file, at which record of it (None: the file as a whole), and what."""
+  """A problem of a file, or of one record of it."""
 
   file: str
   record: int | None
@@ -32,12 +32,12 @@ class Problem:
 def verify(
   folder: str | Path, *, workers: int | None = None, progress: bool = True
 ) -> list[Problem]:
-  """Reads and decodes every record of a built folder. Returns what is wrong; empty means sound.
+  """Reads and decodes every record of a built folder. Returns its problems.
 
-  Checked: each shard's size, hash and number of records; that each record has the schema, a
-  image that decodes and captions that are not empty; sums of records and captions by split; the
-  tokenizer's hash; and that no shard lies there that the manifest does not name.
-  Raises DataError where there is no manifest to check against.
+  Checked: each shard's size, hash and number of records; that each record has the schema, an image
+  that decodes and captions that are not empty; sums of records and captions by split; the
+  tokenizer's hash; and that the manifest lists all shards.
+  Raises DataError where there is no manifest.
   """
   folder = Path(folder)
   manifest = read_manifest(folder)
@@ -94,7 +94,7 @@ def _check_sums(name: str, split: dict[str, Any], captions: dict[str, int]) -> l
 
 
 def check_shard(folder: Path, shard: dict[str, Any]) -> tuple[list[Problem], int]:
-  """What is wrong with one shard, and the captions counted in it."""
+  """The problems of one shard, and its number of captions."""
   name = shard["file"]
   problem = size_problem(folder, shard)
   found = [Problem(name, None, problem)] if problem else []

@@ -1,4 +1,4 @@
-"""What a model is worth: an exact judge of scenes, scores with intervals and baselines, reports.
+"""Evaluation: an exact judge of scenes, scores with intervals and baselines, reports.
 
-Knows images and captions, no model: a drawing function is handed in.
+It depends on images and captions only: a model is an argument, a function from captions to images.
 """

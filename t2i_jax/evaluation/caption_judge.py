@@ -1,7 +1,7 @@
-"""Judges captions of scenes: whether what they say is what the image shows, all of it.
+"""Judges captions of scenes: whether they describe the whole image correctly.
 
-A caption is read back into facts by the words that scenes are captioned with
-(data.scenes.captions); words that it does not know make it wrong.
+A caption is parsed into facts with the vocabulary of scene captions (data.scenes.captions); a
+caption with other words is wrong.
 """
 
 import re
@@ -42,9 +42,9 @@ _BETWEEN = re.compile(rf" ({'|'.join(sorted(_RELATIONS, key=len, reverse=True))}
 
 
 def read_caption(text: str) -> tuple[Fact, ...] | None:
-  """The facts of a caption that lists an image's objects, or None where it cannot be read.
+  """The facts of a caption that lists an image's objects, or None where it cannot be parsed.
 
-  Whatever it lists is taken to be all there is: the last fact is the number of objects.
+  The list is taken as complete: the last fact is the number of objects.
   """
   text = re.sub(r"^(there is|there are|a picture of) ", "", text.strip().lower().rstrip("."))
   specs: list[Spec] = []
@@ -77,14 +77,14 @@ def read_caption(text: str) -> tuple[Fact, ...] | None:
 
 @dataclass(frozen=True)
 class CaptionVerdict:
-  """objects: it lists what is there, all of it. correct: and the relations it states hold."""
+  """objects: all objects are listed correctly; correct: and the stated relations hold"""
 
   objects: bool
   correct: bool
 
 
 def judge_caption(text: str, objects: Sequence[Object]) -> CaptionVerdict:
-  """Whether a caption is exactly true of objects: none is missing, none is made up."""
+  """Whether a caption is exactly true of objects: none is missing, none is added."""
   facts = read_caption(text)
   if facts is None:
     return CaptionVerdict(False, False)
@@ -103,9 +103,9 @@ def judge_caption(text: str, objects: Sequence[Object]) -> CaptionVerdict:
 class CaptionCell:
   """Rates of one category of scenes, on compositions seen in training or held out from it.
 
-  model     captions that are exactly true of their image; objects: that list its objects
-  shuffled  the same captions against other images of the cell
-  majority  the commonest caption of the cell given to every image
+  model     captions that are exactly true of their image; objects: that list its objects correctly
+  shuffled  the same captions judged against other images of the cell
+  majority  the most frequent caption of the cell for every image
   samples   (image, caption, whether it is correct), the first ones
   """
 
@@ -127,7 +127,7 @@ class CaptionCell:
 
 
 class CaptionScore(Cells[CaptionCell]):
-  """Captions of a level; as plain data, each of its cells is
+  """Captions of a level; as JSON, each of its cells is
 
   category, heldout                   which cell
   model, objects, shuffled, majority  {successes, n, rate, lower, upper}
@@ -137,7 +137,7 @@ class CaptionScore(Cells[CaptionCell]):
   NAME = "category"
 
   def table(self) -> Table:
-    """The score for a console: rates, of correct captions with 95% interval, a row a cell."""
+    """The score as a console table, one row per cell."""
     n = max(cell.model.n for cell in self.cells)
     table = Table(
       title=f"Correct captions, level {self.level}, {self.size} px, n = {n} a cell, 95% intervals"
@@ -166,7 +166,7 @@ def score_captions(
   seed: int = 0,
   categories: Sequence[str] | None = None,
 ) -> CaptionScore:
-  """Captions images of every cell of a level and judges them beside the baselines.
+  """Scores captions for images of every cell of a level, and the baselines.
 
   describe  (images uint8 [n, size, size, 3], seed) -> n captions
   """

@@ -1,7 +1,7 @@
-"""Line charts as SVG elements: no script, no font, no style from elsewhere.
+"""Line charts as self-contained SVG elements, without scripts and external fonts or styles.
 
-An element carries its own style sheet and follows the reader's light or dark scheme, so it can
-stand inside a page or be saved as an .svg file for the documentation.
+An element has its own style sheet and follows the viewer's light or dark scheme, so it can be
+embedded in a page or saved as an .svg file for the documentation.
 """
 
 import re
@@ -16,8 +16,8 @@ import numpy as np
 # Mid-tones that keep a contrast of about 3:1 on both white and near-black.
 PALETTE = ("#2a78d6", "#e0662b", "#1f9e78", "#a855c8", "#b07d00", "#d0487a", "#5b8f2e", "#6b7280")
 _RAMP = ("#3b7ddd", "#8a5cd0", "#c8478f", "#dd6038", "#bf8a0e")
-_MAX_POINTS = 300  # a line of more is averaged down; the chart is about 500 pixels wide
-_MAX_MARKERS = 24  # a line of fewer points shows each of them
+_MAX_POINTS = 300  # lines of more points are averaged; the chart is about 500 pixels wide
+_MAX_MARKERS = 24  # lines of fewer points have markers
 _STYLE = (
   ".chart{font:12px system-ui,sans-serif;max-width:100%;height:auto}"
   ".chart text{fill:#4a4f57}.chart .title{font-weight:600;font-size:13px;fill:#1c1f24}"
@@ -153,7 +153,7 @@ def line_chart(
 
 
 def panels(charts: Sequence[str], columns: int) -> str:
-  """Charts in rows of so many columns, each as wide as its widest. Returns an <svg>."""
+  """Charts in a grid with this number of columns. Returns an <svg>."""
   sizes = np.array([re.findall(r'(?:width|height)="(\d+)"', chart)[:2] for chart in charts], int)
   at = np.arange(len(charts))
   widths = [sizes[at % columns == i, 0].max() for i in range(min(columns, len(charts)))]
@@ -243,7 +243,7 @@ def _line(
 
 
 def _window(inner: str, left: int, right: int, top: int, bottom: int) -> str:
-  """What lies inside the axes and 4 pixels around: an inner <svg> cuts the rest off."""
+  """The content within the axes and a margin of 4 pixels: an inner <svg> clips the rest."""
   box = f"{left - 4} {top - 4} {right - left + 8} {bottom - top + 8}"
   x, y, width, height = box.split()
   place = f'x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}"'

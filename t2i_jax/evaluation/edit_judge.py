@@ -1,12 +1,11 @@
-"""Judges edits of scenes in pixels, and scores an editor beside two baselines.
+"""Judges edits of scenes in pixels, and scores a model beside two baselines.
 
-An edit is done when what was asked is there: the edit's facts hold, and each object that it wants
-is in its place. It is kept when nothing else changed: every other object is there as it was, and
-no object came or went beyond what was asked. Places are held against those of the true scene.
+An edit is "done" when its facts hold and each changed object is at its position. It is "kept" when
+nothing else changed: every other object is unchanged, and no object was added or removed beyond the
+instruction. Positions are compared with those of the true scene.
 
 A cell is one kind of edit of a level, on compositions seen in training or held out from it. The
-baselines are the image before, returned as it is, and exact renders of the scene afterwards (the
-most the judge can give).
+baselines are the unchanged image and exact renders of the edited scene (the judge's maximum).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -37,15 +36,16 @@ from t2i_jax.evaluation.stats import Rate
 
 EditDraw = Callable[[np.ndarray, list[str], int], np.ndarray]
 
-# In sides. Of 1,860 objects on exact renders at 32 px the judge read the centre to 0.0025 (0.08 px)
-# and the radius to 0.0012 at worst; with blur 1.0 and noise 8, or 0.6 and 12, to 0.0045 and 0.0058.
-PLACE_TOLERANCE = 0.05  # 1.6 px at 32: a model may be a pixel off both ways
-RADIUS_TOLERANCE = 0.02  # less than from one named size to the next
+# In sides. For 1,860 objects on exact renders at 32 px the judge's largest error was 0.0025 (0.08
+# px) of the centre and 0.0012 of the radius; with blur 1.0 and noise 8, or 0.6 and 12, 0.0045 and
+# 0.0058.
+POSITION_TOLERANCE = 0.05  # 1.6 px at 32: a model may be off by a pixel in x and y
+RADIUS_TOLERANCE = 0.02  # less than the distance between named sizes
 
 
 @dataclass(frozen=True)
 class EditVerdict:
-  """done: what was asked is there. kept: all else is as it was. `failed` says in words what not."""
+  """done: the instruction was followed; kept: all else is unchanged; failed: the reasons."""
 
   done: bool
   kept: bool
@@ -58,15 +58,15 @@ class EditVerdict:
 
 
 def judge_edit(before: np.ndarray, after: np.ndarray, edit: Edit) -> EditVerdict:
-  """Whether an image is what an edit asks for.
+  """Whether an image is the correct result of an edit.
 
-  before, after  uint8 [H, W, 3]: the image that was edited and the one that came of it
-  Raises DataError where they are not images of one size.
+  before, after  uint8 [H, W, 3]: the image and the edited image
+  Raises DataError where their sizes differ.
   """
   if before.shape != after.shape:
     raise DataError(
-      f"The edited image is {list(after.shape)}, the one before {list(before.shape)}: an edit "
-      "keeps the size. Give both at one size."
+      f"the edited image is {list(after.shape)}, the one before {list(before.shape)}. "
+      "Use images of one size."
     )
   seen = read(after)
   undone = _undone(edit, seen)
@@ -75,7 +75,7 @@ def judge_edit(before: np.ndarray, after: np.ndarray, edit: Edit) -> EditVerdict
 
 
 def _undone(edit: Edit, seen: Sequence[Object]) -> list[str]:
-  """What was asked and is not there, in words."""
+  """Required facts and objects that are missing, as text."""
   failed = [fact_phrase(f) for f in edit.facts if f.kind != "total" and not holds(f, seen)]
   for wanted in edit.changed:
     phrase = fact_phrase(Fact("exists", wanted.spec))
@@ -85,10 +85,10 @@ def _undone(edit: Edit, seen: Sequence[Object]) -> list[str]:
 
 
 def _lost(edit: Edit, seen: Sequence[Object], done: bool) -> list[str]:
-  """What should have stayed and did not, in words.
+  """Objects that should be unchanged and are not, as text.
 
   The number of objects must be that after the edit; where the edit was not done, that before it is
-  no loss either.
+  accepted, too.
   """
   failed = []
   for o in edit.kept:
@@ -107,16 +107,16 @@ def _found(wanted: Wanted, seen: Sequence[Object]) -> bool:
 
 
 def _in_place(wanted: Wanted, o: Object) -> bool:
-  """Whether an object is where it should be and as large, as far as that is given."""
+  """Whether an object has the wanted position and radius, where these are given."""
   x = o.x if wanted.x is None else wanted.x
   y = o.y if wanted.y is None else wanted.y
   r = o.r if wanted.r is None else wanted.r
-  return hypot(o.x - x, o.y - y) <= PLACE_TOLERANCE and abs(o.r - r) <= RADIUS_TOLERANCE
+  return hypot(o.x - x, o.y - y) <= POSITION_TOLERANCE and abs(o.r - r) <= RADIUS_TOLERANCE
 
 
 @dataclass(frozen=True)
 class EditRates:
-  """How many edits were done, how many left all else as it was, how many both."""
+  """Rates of edits that were done, that kept all else unchanged, and both."""
 
   done: Rate
   kept: Rate
@@ -137,7 +137,7 @@ class EditRates:
 
 @dataclass(frozen=True)
 class EditSample:
-  """One judged edit: the images, uint8 [H, W, 3], before, after and as it should be."""
+  """One judged edit: images uint8 [H, W, 3] before, after, and of the true scene."""
 
   kind: str
   heldout: bool
@@ -180,7 +180,7 @@ class EditCell:
 
 
 class EditScore(Cells[EditCell]):
-  """Edits of a level; as plain data, each of its cells is
+  """Edits of a level; as JSON, each of its cells is
 
   kind, heldout              which cell
   model, unchanged, ceiling  {done, kept, correct}, each {successes, n, rate, lower, upper}
@@ -190,7 +190,7 @@ class EditScore(Cells[EditCell]):
   NAME = "kind"
 
   def table(self) -> Table:
-    """The score for a console: rates, of correct edits with 95% interval, a row a cell."""
+    """The score as a console table, one row per cell."""
     n = max(cell.model.correct.n for cell in self.cells)
     table = Table(
       title=f"Correct edits, level {self.level}, {self.size} px, n = {n} a cell, 95% intervals"
@@ -224,18 +224,18 @@ def score_edits(
   kinds: Sequence[str] | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> EditScore:
-  """Edits images of every cell of a level in one call, judges them and both baselines.
+  """Scores edits of every cell of a level, all in one call of `draw`, and both baselines.
 
   draw      (images uint8 [n, size, size, 3], instructions, seed) -> uint8 [n, size, size, 3]
   size      pixels, at least the level's floor
-  per_cell  edits a cell
+  per_cell  edits per cell
   kinds     those to score; by default all of the level
   progress  called with (images judged, images to judge)
-  Raises ConfigError for a level, kind or size that cannot be scored, and ValueError when draw
-  returns something else than it should.
+  Raises ConfigError for a level, kind or size that cannot be scored, and ValueError for another
+  shape or dtype from `draw`.
   """
   if per_cell < 1:
-    raise ConfigError(f"{per_cell} edits a cell leave nothing to score; use 250 or more.")
+    raise ConfigError(f"per_cell = {per_cell} edits: must be at least 1; use 250 or more.")
   groups = {
     (kind, heldout): edit_prompts(level, kind, heldout, per_cell, seed)
     for kind in kinds or edit_kinds(level)
@@ -245,7 +245,7 @@ def score_edits(
   before = np.stack([render(turn.before, size) for turn in turns])
   after = np.asarray(draw(before.copy(), [turn.edit.instruction for turn in turns], seed))
   if after.shape != before.shape or after.dtype != np.uint8:
-    raise ValueError(f"draw gave {after.dtype} {after.shape}, not uint8 {before.shape}")
+    raise ValueError(f"draw returned {after.dtype} {after.shape} instead of uint8 {before.shape}")
   cells, start = [], 0
   for (kind, heldout), group in groups.items():
     mine = slice(start, start + len(group))

@@ -1,19 +1,19 @@
-"""The exact judge: reads objects back from pixels and holds a caption's facts against them.
+"""The exact judge: detects objects in pixels and checks a caption's facts against them.
 
-It knows the palette, the background and the outlines of the shapes, nothing of the scene. Steps:
+It uses the palette, the background and the outlines of the shapes, not the scene. Steps:
 
 1. An image of 128 pixels or more is averaged down to 64 to 127.
-2. Each pixel is explained as a blend of the background and one colour of the palette, the one that
-   leaves the least error; it belongs to that colour where it has more than half of it. A blend
-   keeps its colour's name, so anti-aliasing and blur do not change it.
-3. Objects are the connected regions of a colour that are more than a speck (MIN_AREA) and nowhere
-   only a thin ring, as the blend of two colours is where one object lies in another. So are regions
-   that no colour explains to one half but that stand out from the background (VISIBLE).
-4. The object's coverage of the pixels around it gives its centroid and area. Each shape is drawn at
-   that place and area; the best overlap names the shape (analysis by synthesis).
+2. Each pixel is fitted as a blend of the background and one colour of the palette, the one of least
+   error, and assigned to that colour where its share is more than one half. A blend keeps its
+   colour, so anti-aliasing and blur do not change it.
+3. Objects are the connected regions of one colour that are large enough (MIN_AREA) and not merely a
+   thin ring, as the blend of two colours is where one object is inside another. Regions that fit no
+   colour but differ visibly from the background (VISIBLE) are objects, too.
+4. The object's coverage of the pixels around it gives its centroid and area. Each shape is rendered
+   there with that area; the best overlap determines the shape (analysis by synthesis).
 
-A region whose colour is far from all of the palette, or whose outline is unlike all shapes, is an
-object of "unknown" colour or shape: it counts as an object but fits no description that names one.
+A region whose colour is far from the palette, or whose outline fits no shape, is an object of
+"unknown" colour or shape: it counts as an object but matches no description with that attribute.
 """
 
 import dataclasses
@@ -29,14 +29,16 @@ from t2i_jax.data.scenes.geometry import AREAS, coverage
 from t2i_jax.data.scenes.vocabulary import size_name
 from t2i_jax.errors import DataError
 
-MIN_AREA = 0.009  # share of the image below which a region is a speck; the least object has 0.017
+MIN_AREA = (
+  0.009  # share of the image below which a region is ignored; the smallest object has 0.017
+)
 MIN_CORE = 0.15  # share of a region's pixels that have all four neighbours in it
 MAX_COLOR_ERROR = (
   80.0  # RGB distance of a region's median from its colour; colours are 90 or more apart
 )
-VISIBLE = 70.0  # RGB distance from the background at which a pale or foreign colour is seen
+VISIBLE = 70.0  # RGB distance from the background above which an unknown colour is an object
 MIN_OVERLAP = 0.80  # intersection over union with the best shape
-SHARP_OVERLAP = 0.92  # below it the shapes are also tried with soft edges, blurred by
+SHARP_OVERLAP = 0.92  # below it the shapes are also compared with soft edges, blurred by
 BLURS = (0.6, 1.1)  # pixels (sigma)
 UNKNOWN = "unknown"
 _REACH = 2  # pixels beyond a region in which its anti-aliased edge may lie
@@ -52,7 +54,7 @@ _DISK = ndimage.generate_binary_structure(2, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """correct where no fact failed; `seen` are the objects that the judge read."""
+  """correct: no fact failed;   seen: the objects that the judge detected"""
 
   correct: bool
   failed: tuple[Fact, ...]
@@ -60,21 +62,21 @@ class Verdict:
 
 
 def judge(image: np.ndarray, facts: Sequence[Fact]) -> Verdict:
-  """Whether an image, uint8 [H, W, 3], obeys all facts of its caption."""
+  """Whether all facts of a caption hold in an image, uint8 [H, W, 3]."""
   seen = read(image)
   failed = tuple(fact for fact in facts if not holds(fact, seen))
   return Verdict(not failed, failed, seen)
 
 
 def read(image: np.ndarray) -> tuple[Object, ...]:
-  """The objects in an image, larger before smaller.
+  """The objects in an image, in order of decreasing size.
 
-  image  uint8 [H, W, 3]; lengths are read as fractions of the shorter side
-  Raises DataError on another shape or type.
+  image  uint8 [H, W, 3]; lengths are fractions of the shorter side
+  Raises DataError on another shape or dtype.
   """
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise DataError(
-      f"The judge reads uint8 [H, W, 3]; this image is {image.dtype} {list(image.shape)}."
+      f"the image is {image.dtype} {list(image.shape)}; the judge takes uint8 [H, W, 3]."
     )
   pixels = _averaged(image)
   label = _classify(pixels)

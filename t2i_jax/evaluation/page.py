@@ -1,4 +1,4 @@
-"""Pieces of a report's page: HTML with its style and its images inside."""
+"""Elements of a report's page: HTML with embedded style and images."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-EMBEDDED = 256  # pixels; larger images are reduced before they are embedded
+EMBEDDED = 256  # pixels; larger images are downscaled before they are embedded
 
 CSS = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1c1f24;--soft:#5d6470;
@@ -66,7 +66,7 @@ def section(title: str, note: str, body: str) -> str:
 
 
 def card_grid(cards: Sequence[tuple[str, np.ndarray, str]]) -> str:
-  """A grid of (caption, image, HTML below the caption); long captions stand beside it."""
+  """A grid of (caption, image, HTML below the caption); long captions are beside the image."""
   long = any(len(caption) > 160 for caption, _, _ in cards)
   figures = "".join(
     f"<figure>{image_tag(image, caption, 128)}"
@@ -77,7 +77,7 @@ def card_grid(cards: Sequence[tuple[str, np.ndarray, str]]) -> str:
 
 
 def image_tag(pixels: np.ndarray, alt: str, width: int) -> str:
-  """An <img> shown `width` wide with its pixels inside, sharp where it is a whole multiple."""
+  """An <img> of `width` CSS pixels with embedded data, pixelated at integer multiples."""
   image = Image.fromarray(np.asarray(pixels, np.uint8))
   if max(image.size) > EMBEDDED:
     image.thumbnail((EMBEDDED, EMBEDDED))

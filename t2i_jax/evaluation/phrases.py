@@ -22,7 +22,7 @@ def fact_phrase(fact: Fact) -> str:
 
 
 def object_phrase(o: Object, sizes: bool) -> str:
-  """An object that the judge found, "a red circle of unknown shape".   sizes: with its size"""
+  """A detected object, "a red circle of unknown shape".   sizes: with its size"""
   unknown = [word for word, name in (("colour", o.color), ("shape", o.shape)) if name == UNKNOWN]
   phrase = _phrase(
     Spec(

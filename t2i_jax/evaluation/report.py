@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file that needs nothing beside it.
+"""The report of a run: one self-contained HTML file.
 
 Sections, in order: what was trained and where, the fixed prompts over training time, the loss
-curves, judged samples, the score table, the commands. A section whose source is missing says so.
+curves, judged samples, the score table, the commands. A section without its source says so.
 """
 
 import json
@@ -29,10 +29,10 @@ from t2i_jax.evaluation.stats import Rate
 Section = tuple[str, str, Sequence[tuple[str, np.ndarray]]]  # title, note, (caption, image)s
 
 _STRIP_ROWS = 10
-# Keys of the context in the heading's order, and what it calls those that do not name themselves.
+# Keys of the context in the order of the heading, and their labels where these differ.
 _KEYS = ("config", "data", "parameters", "steps", "images", "minutes", "sampling", "machine", "jax")
 _LABELS = {"images": "images seen", "minutes": "minutes of training"}
-_SEPARATE = {"run", "commands", "attribution"}  # keys of the context with a place of their own
+_SEPARATE = {"run", "commands", "attribution"}  # keys of the context that are shown elsewhere
 
 
 def write_report(
@@ -45,13 +45,13 @@ def write_report(
 ) -> Path:
   """Writes eval/report.html and eval/score.json for a run on scenes.
 
-  images  the judged images to show, usually score.samples
-  context   what the work directory does not say, every key optional: run (name), config, data,
-            parameters, steps, images, minutes, sampling, machine (processor and cores), jax,
-            commands (list of lines), attribution. Another key is shown under its own name.
-            steps default to the last of metrics.jsonl, minutes to those it notes at steps.
-  captions, edits  of a joint model, with a section and a file of JSON each
-  Returns the path of report.html.  Raises WorkdirError when the folder cannot be written.
+  images    the judged images to show, usually score.samples
+  context   facts that the work directory does not contain, every key optional: run (name), config,
+            data, parameters, steps, images, minutes, sampling, machine (processor and cores), jax,
+            commands (list of lines), attribution. Another key is shown under its name. Defaults of
+            steps and minutes are from metrics.jsonl.
+  captions, edits  of a joint model, with a section and a JSON file each
+  Returns the path of report.html.  Raises WorkdirError where the folder cannot be written.
   """
   folder = Path(workdir)
   metrics, trouble = read_metrics(folder / "metrics.jsonl")
@@ -75,11 +75,11 @@ def write_report(
 def write_gallery_report(
   workdir: str | Path, sections: Sequence[Section], context: Mapping[str, Any]
 ) -> Path:
-  """Writes eval/report.html for a run that has images to look at but no exact judge.
+  """Writes eval/report.html for a run on images without an exact judge.
 
-  sections  (title, note, [(caption, uint8 image [H, W, 3])]), shown in this order
-  context   as in write_report; attribution stands in the footer
-  Returns the path of report.html.  Raises WorkdirError when the folder cannot be written.
+  sections  (title, note, [(caption, uint8 image [H, W, 3])]), in this order
+  context   as in write_report; attribution is in the footer
+  Returns the path of report.html.  Raises WorkdirError where the folder cannot be written.
   """
   folder = Path(workdir)
   metrics, trouble = read_metrics(folder / "metrics.jsonl")
@@ -92,10 +92,10 @@ def write_gallery_report(
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
-  """Reads metrics.jsonl as far as it can be read.
+  """The valid lines of metrics.jsonl.
 
-  Returns the lines that are JSON objects with a step, and a sentence on what was left out or
-  missing ("" when nothing was): a run that was killed may end in half a line.
+  Returns the lines that are JSON objects with a step, and a sentence on invalid lines or a missing
+  file ("" if none): the log of a run that was killed may end in a truncated line.
   """
   try:
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -179,7 +179,7 @@ def _strip(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> str:
   )
   shown = "" if len(chosen) == len(steps) else f"; {len(chosen)} of {len(steps)} are shown"
   note = f"Each row is one moment of training, the earliest on top{shown}."
-  least = 100 + 108 * len(captions)  # pixels, so that the images never overlap
+  least = 100 + 108 * len(captions)  # pixels, so that images do not overlap
   table = (
     f'<table class="strip" style="min-width:{least}px"><tr><th></th>{head}</tr>'
     f"{''.join(rows)}</table>"
@@ -202,7 +202,9 @@ def _losses(metrics: Sequence[Mapping[str, Any]], trouble: str) -> str:
   charts = loss_charts(metrics)
   if not charts:
     trouble = trouble or "metrics.jsonl holds no loss."
-  note = "Validation uses images held out of training. Bin 0 is the least noisy." if charts else ""
+  note = (
+    "Validation uses images held out from training. Bin 0 is the least noisy." if charts else ""
+  )
   body = f'<div class="charts">{"".join(charts)}</div>'
   return section("Loss", note, body + (missing(trouble) if trouble else ""))
 
@@ -215,7 +217,7 @@ def _judged(score: Score, images: Sequence[Sample]) -> str:
       title = f"{cell.category}, {compositions(cell.heldout)} compositions"
       parts.append(f"<h3>{escape(title)}</h3>")
       parts.append(card_grid([(s.caption, s.image, _verdict(s)) for s in shown]))
-  note = "The first images of each category, not chosen, with what the judge read in the pixels."
+  note = "The first images of each category, not selected, with the objects that the judge found."
   return section("Samples", note, "".join(parts) or missing("No images were kept."))
 
 
@@ -245,9 +247,9 @@ def _score_table(score: Score) -> str:
       for name, rate in seen.details.items()
     ]
   note = (
-    f"Level {score.level} at {score.size} pixels. A drawing is correct when every fact of its "
+    f"Level {score.level} at {score.size} pixels. An image is correct when every fact of its "
     "caption holds in the pixels. Held-out compositions never occur in training. "
-    "Shuffled: the same drawings judged against the captions of other scenes (grey tick). "
+    "Shuffled: the same images judged against the captions of other scenes (grey tick). "
     "Ceiling: exact renders, judged. Brackets and the thin line are 95% Wilson intervals."
   )
   table = f'<table class="score"><tr>{head}</tr>{"".join(rows)}</table>'
@@ -300,11 +302,11 @@ def _write_page(folder: Path, body: Sequence[str], context: Mapping[str, Any]) -
 def _write(path: Path, text: str) -> Path:
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(path.name + ".part")  # a full disk leaves the old file as it is
+    whole = path.with_name(path.name + ".part")  # on a full disk the old file is unchanged
     whole.write_text(text, encoding="utf-8")
     whole.replace(path)
   except OSError as error:
-    raise WorkdirError(f"cannot write {path}: {error.strerror}") from error
+    raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
   return path
 
 

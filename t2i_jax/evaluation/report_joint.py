@@ -1,4 +1,4 @@
-"""What a report says of a joint model besides its drawings: the captions it gives, the edits."""
+"""Sections of a report of a joint model: captions and edits."""
 
 from collections.abc import Sequence
 from html import escape
@@ -11,7 +11,7 @@ from t2i_jax.evaluation.stats import Rate
 
 
 def captions_section(score: CaptionScore) -> str:
-  """Of each cell its rates beside the baselines, and what was said of the first images."""
+  """The rates of each cell beside the baselines, and the first images with their captions."""
   rows, cards = [], []
   for cell in score.cells:
     rates = (cell.model, cell.objects, cell.shuffled, cell.majority)
@@ -19,15 +19,15 @@ def captions_section(score: CaptionScore) -> str:
     cards += [(text, image, _mark(right)) for image, text, right in cell.samples[:4]]
   head = ("", "compositions", "correct", "objects right", "shuffled", "commonest caption")
   note = (
-    "Exact drawings, captioned. A caption is correct when it lists exactly the objects of the "
-    "image and the relation it states holds. Shuffled: the same captions judged against other "
+    "Captions of exact renders. A caption is correct when it lists exactly the objects of the "
+    "image and its stated relation holds. Shuffled: the same captions judged against other "
     "images. Brackets are 95% Wilson intervals."
   )
   return section("Captions", note, _table(head, rows) + card_grid(cards))
 
 
 def edits_section(score: EditScore) -> str:
-  """Of each kind its rates beside the baselines, and the first edits: before, after, truth."""
+  """The rates of each kind beside the baselines, and the first edits: before, after, truth."""
   rows, shown = [], list[EditSample]()
   for cell in score.cells:
     rates = (cell.model.correct, cell.model.done, cell.model.kept, cell.unchanged.correct)
@@ -37,8 +37,8 @@ def edits_section(score: EditScore) -> str:
     shown += cell.samples[:2]
   head = ("", "compositions", "correct", "done", "kept", "image unchanged", "ceiling")
   note = (
-    "Exact drawings, edited by instruction. Done: what was asked is there. Kept: all else is as "
-    "it was. Correct: both. Shown: before, after, and as it should be."
+    "Edits of exact renders by instruction. Done: the instruction was followed. Kept: all else is "
+    "unchanged. Correct: both. Shown: before, after, and the true scene."
   )
   figures = "".join(map(_edit, shown))
   return section("Edits", note, _table(head, rows) + f'<div class="cards long">{figures}</div>')
@@ -48,8 +48,8 @@ def _edit(sample: EditSample) -> str:
   images = (sample.before, sample.after, sample.truth)
   tags = "".join(image_tag(image, sample.instruction, 96) for image in images)
   failed = "; ".join(sample.verdict.failed)
-  said = f"{escape(sample.instruction)}{_mark(sample.verdict.correct, failed)}"
-  return f"<figure>{tags}<figcaption>{said}</figcaption></figure>"
+  text = f"{escape(sample.instruction)}{_mark(sample.verdict.correct, failed)}"
+  return f"<figure>{tags}<figcaption>{text}</figcaption></figure>"
 
 
 def _mark(right: bool, failed: str = "") -> str:

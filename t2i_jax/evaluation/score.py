@@ -1,9 +1,9 @@
-"""Scores drawings of scenes against their captions, beside two baselines.
+"""Scores images of scenes against their captions, beside two baselines.
 
-A cell is one category of a level, on compositions seen in training or held out from it. Three
-rates a cell: the model's images judged against their own captions; the same images against
-the captions of other scenes of the cell (what chance and a lenient judge would give); and exact
-renders of the scenes (the most the judge can give).
+A cell is one category of a level, on compositions seen in training or held out from it. Each cell
+has three rates: the model's images judged against their captions; the same images against the
+captions of other scenes of the cell (chance level); and exact renders of the scenes (the judge's
+maximum).
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -22,20 +22,20 @@ from t2i_jax.evaluation.phrases import fact_phrase, object_phrase
 from t2i_jax.evaluation.stats import CONFIDENCE, Rate
 
 Draw = Callable[[list[str], int], np.ndarray]
-KEPT = 12  # images a cell keeps for the report: the first ones, not chosen
+KEPT = 12  # images per cell for the report: the first ones, not selected
 
 
 @dataclass(frozen=True)
 class Sample:
-  """One judged image: what was asked, what was drawn, what the judge found in it."""
+  """One judged image: its caption, its pixels, and the judge's result."""
 
   category: str
   heldout: bool
   caption: str
   image: np.ndarray  # uint8 [H, W, 3]
   correct: bool
-  failed: tuple[str, ...]  # the facts of the caption that do not hold, in words
-  seen: tuple[str, ...]  # the objects found, in words
+  failed: tuple[str, ...]  # the facts of the caption that do not hold, as text
+  seen: tuple[str, ...]  # the detected objects, as text
 
   def to_json(self) -> dict[str, Any]:
     """Everything but the pixels."""
@@ -72,7 +72,7 @@ class Cell:
 
 
 class AnyCell(Protocol):
-  """What is common to cells, whatever they score."""
+  """The common interface of cells."""
 
   @property
   def heldout(self) -> bool: ...
@@ -82,7 +82,7 @@ class AnyCell(Protocol):
 
 
 def compositions(heldout: bool) -> str:
-  """What tables call them."""
+  """Their name in tables."""
   return "held-out" if heldout else "seen"
 
 
@@ -109,11 +109,11 @@ class Cells(Generic[C]):
 
   @property
   def samples(self) -> tuple[Any, ...]:
-    """What all cells keep to be shown."""
+    """The samples of all cells."""
     return tuple(sample for cell in self.cells for sample in cell.samples)
 
   def cell(self, name: str, heldout: bool) -> C:
-    """The one cell of that name and compositions; KeyError where it was not scored."""
+    """The cell of that name and compositions. Raises KeyError where it was not scored."""
     for cell in self.cells:
       if (getattr(cell, self.NAME), cell.heldout) == (name, heldout):
         return cell
@@ -131,7 +131,7 @@ class Cells(Generic[C]):
 
 
 class Score(Cells[Cell]):
-  """Drawings of a level; as score.json, each of its cells is
+  """Images of a level; as score.json, each of its cells is
 
   category, heldout         which cell
   model, shuffled, ceiling  {successes, n, rate, lower, upper}; rate is null when n is 0
@@ -151,10 +151,10 @@ class Score(Cells[Cell]):
     return Rate(sum(rate.successes for rate in both), sum(rate.n for rate in both))
 
   def table(self) -> Table:
-    """The score for a console: rate and 95% interval, one row a category."""
+    """The score as a console table: rate and 95% interval, one row per category."""
     n = max(cell.model.n for cell in self.cells)
     table = Table(
-      title=f"Correct drawings, level {self.level}, {self.size} px, n = {n} a cell, 95% intervals"
+      title=f"Correct images, level {self.level}, {self.size} px, n = {n} a cell, 95% intervals"
     )
     table.add_column("category")
     for name in ("seen", "held-out", "shuffled", "ceiling"):
@@ -190,15 +190,15 @@ def score(
   categories: Sequence[str] | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> Score:
-  """Draws prompts of every cell of a level in one call, judges them and both baselines.
+  """Scores samples for the prompts of every cell of a level, and both baselines.
 
   draw        (captions, seed) -> uint8 [n, size, size, 3], in the order of the captions
   size        pixels, at least the level's floor
-  per_cell    prompts a cell
+  per_cell    prompts per cell
   categories  those to score; by default all of the level
   progress    called with (images judged, images to judge)
-  Raises ConfigError for a level, category or size that cannot be scored, and ValueError when
-  draw returns something else than it should.
+  Raises ConfigError for a level, category or size that cannot be scored, and ValueError for
+  another shape or dtype from `draw`.
   """
   chosen = _chosen(level, size, per_cell, categories)
   groups = {
@@ -210,7 +210,7 @@ def score(
   images = np.asarray(draw(captions, seed))  # [n, size, size, 3]
   expected = (len(captions), size, size, 3)
   if images.shape != expected or images.dtype != np.uint8:
-    raise ValueError(f"draw gave {images.dtype} {images.shape}, not uint8 {expected}")
+    raise ValueError(f"draw returned {images.dtype} {images.shape} instead of uint8 {expected}")
   rng = np.random.default_rng(seed)
   cells, start = [], 0
   for (category, heldout), scenes in groups.items():
@@ -223,10 +223,10 @@ def score(
 
 
 def score_curve(points: Sequence[tuple[float, Score]], heldout: bool = False) -> str:
-  """Draws score against minutes of training, a line a category with its 95% band, as SVG.
+  """Score against minutes of training, one line per category with its 95% band, as SVG.
 
   points   (minutes, score) of one run at several times, in any order
-  heldout  draws the held-out compositions instead of the seen ones
+  heldout  held-out compositions instead of the seen ones
   """
   ordered = sorted(points, key=lambda point: point[0])
   minutes = [at for at, _ in ordered]
@@ -244,7 +244,7 @@ def score_curve(points: Sequence[tuple[float, Score]], heldout: bool = False) ->
     )
   return line_chart(
     lines,
-    title=f"Correct drawings, {'held-out' if heldout else 'seen'} compositions",
+    title=f"Correct images, {'held-out' if heldout else 'seen'} compositions",
     x_label="minutes of training",
     y_label="correct",
     percent=True,
@@ -253,13 +253,13 @@ def score_curve(points: Sequence[tuple[float, Score]], heldout: bool = False) ->
 
 
 def derange(keys: Sequence[Hashable], rng: np.random.Generator) -> np.ndarray:
-  """A random permutation that gives no place an item with the place's own key.
+  """A random permutation in which no item has the key of its index.
 
-  Equal keys are laid next to each other, groups and members in random order, and the line is
-  rotated by the size of the largest group: no group then overlaps itself, as long as no key has
-  more than half of the places. Where one has, the places that cannot be served keep their key.
+  Items are sorted into groups of equal keys, groups and members in random order, and rotated by the
+  size of the largest group: no group then overlaps itself, unless one key has more than half of the
+  items; the rest of these keep their key.
 
-  Returns int [n]: place i is given item result[i].
+  Returns int [n]: index i has item result[i].
   """
   order = rng.permutation(len(keys))
   groups: dict[Hashable, list[int]] = {}
@@ -273,7 +273,7 @@ def derange(keys: Sequence[Hashable], rng: np.random.Generator) -> np.ndarray:
 
 
 def _key(scene: Scene) -> Hashable:
-  """Equal for scenes whose captions mean the same: "a above b" is "b below a"."""
+  """A key that is equal for equivalent captions: "a above b" is "b below a"."""
 
   def canonical(fact: Fact) -> Fact:
     inverse = INVERSE.get(fact.rel or "")
@@ -290,11 +290,11 @@ def _chosen(
   known = find_level(level)
   if size < known.floor:
     raise ConfigError(
-      f"images of {size} px are below the {known.floor} px that level {level!r} needs to be "
-      f"judged. Score a level with a lower floor, or sample at {known.floor} px or more."
+      f"images of {size} px are below {known.floor} px, the minimum of level {level!r} for the "
+      f"judge. Score a level with a lower minimum, or sample at {known.floor} px or more."
     )
   if per_cell < 1:
-    raise ConfigError(f"{per_cell} prompts a cell leave nothing to score; use 250 or more.")
+    raise ConfigError(f"per_cell = {per_cell} prompts: must be at least 1; use 250 or more.")
   unknown = [name for name in categories or () if name not in known.categories]
   if unknown:
     raise ConfigError(
@@ -316,10 +316,10 @@ def _cell(
   swapped = [
     judge(images[i], scenes[j].facts).correct
     for i, j in enumerate(others)
-    if keys[i] != keys[j]  # a scene that no other scene of the cell differs from has no partner
+    if keys[i] != keys[j]  # where all scenes of the cell are equivalent, there is no other caption
   ]
   exact = [judge(render(s, images.shape[1]), s.facts).correct for s in scenes]
-  sizes = find_level(scenes[0].level).sizes  # where sizes have no name, a reader's guess is noise
+  sizes = find_level(scenes[0].level).sizes  # without named sizes, detected ones mean nothing
   samples = tuple(
     Sample(
       category=category,
@@ -367,7 +367,7 @@ def _details(
 
 
 def _objects_right(facts: Sequence[Fact], verdict: Verdict) -> bool:
-  """Whether all that a caption says holds, but for where the objects stand."""
+  """Whether all facts of a caption hold except its relation."""
   named = [spec for f in facts if f.kind == "relation" for spec in (f.a, f.b) if spec is not None]
   return all(f.kind == "relation" for f in verdict.failed) and all(
     any(spec.fits(o) for o in verdict.seen) for spec in named

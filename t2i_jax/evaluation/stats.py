@@ -13,16 +13,16 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[floa
 
       (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),   p = successes / n
 
-  It stays inside [0, 1] and keeps its coverage at rates near 0 and 1 and at small n, where the
-  normal interval does not.
+  It is within [0, 1] and keeps its coverage at rates near 0 and 1 and at small n, unlike the normal
+  interval.
 
-  successes, n  counts, 0 <= successes <= n; n = 0 gives (0, 1), since nothing is known
+  successes, n  counts, 0 <= successes <= n; n = 0 gives (0, 1)
   confidence    two-sided coverage, in (0, 1)
   Returns (lower, upper).      Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212.
   Raises ValueError when the counts are not those of a proportion.
   """
   if not 0 <= successes <= n:
-    raise ValueError(f"{successes} successes of {n}: needs 0 <= successes <= n")
+    raise ValueError(f"{successes} successes of {n}: must be 0 <= successes <= n")
   if not 0 < confidence < 1:
     raise ValueError(f"confidence {confidence} is not between 0 and 1")
   if n == 0:
@@ -53,12 +53,12 @@ class Rate:
 
   @property
   def rate(self) -> float:
-    """successes / n; nan when nothing was tried."""
+    """successes / n; nan where n = 0."""
     return self.successes / self.n if self.n else nan
 
   @property
   def lower(self) -> float:
-    """Lower 95% bound: what a claim "at least" is held against."""
+    """Lower 95% bound, for claims of "at least"."""
     return wilson(self.successes, self.n)[0]
 
   @property
@@ -67,7 +67,7 @@ class Rate:
     return wilson(self.successes, self.n)[1]
 
   def percent(self) -> str:
-    """The rate alone, "91.2%", or "none" when nothing was tried."""
+    """The rate, "91.2%", or "none" where n = 0."""
     return f"{100 * self.rate:.1f}%" if self.n else "none"
 
   def interval(self) -> str:

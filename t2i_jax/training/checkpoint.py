@@ -1,6 +1,7 @@
 """Checkpoints by Orbax: params, frozen, ema, opt, meta as separate items, written asynchronously.
 
-Orbax writes beside and renames, so a kill at any instant leaves the last complete step usable.
+Orbax writes to a temporary folder and renames it, so that a kill at any time leaves the last
+complete step usable.
 """
 
 import json
@@ -19,7 +20,7 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import RestoreError, WorkdirError
 from t2i_jax.training.state import TrainState
 
-# What a run is: a checkpoint restores only where these are the same.
+# Keys that identify a run: a checkpoint is restored only where these are equal.
 IDENTITY: tuple[str, ...] = (
   "seed",
   "text.",
@@ -37,11 +38,11 @@ FORMAT = 2  # of the items and of the config in them
 
 
 class Meta(NamedTuple):
-  """The non-array part of a checkpoint: enough to sample with nothing else.
+  """The part of a checkpoint that is not arrays; with these it suffices for sampling.
 
   position  rows of the global order consumed
   frozen    hash of the frozen weights by part (training.restore.fingerprint)
-  copied    the frozen parts that are stored as weights; others are stored as start and hash
+  copied    the frozen parts that are stored as weights; the others are stored as start and hash
   """
 
   config: ConfigDict
@@ -52,7 +53,7 @@ class Meta(NamedTuple):
 
 
 def check_workdir(workdir: Path, state: Any, keep: int) -> None:
-  """Raises WorkdirError where the run could not be saved: unwritable, or too little space."""
+  """Raises WorkdirError where the folder cannot be written or has too little space."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     probe = workdir / f".probe-{jax.process_index()}"
@@ -65,12 +66,12 @@ def check_workdir(workdir: Path, state: Any, keep: int) -> None:
   if free < 1.2 * size:
     raise WorkdirError(
       f"--workdir={workdir} has {free / 1e9:.3f} GB free, one checkpoint takes {size / 1e9:.3f} GB "
-      f"and checkpoint.keep = {keep} are kept. Free some space or choose another --workdir."
+      f"and checkpoint.keep = {keep} are kept. Free some space or use another --workdir."
     )
 
 
 def check_same_run(saved: ConfigDict, config: ConfigDict, step: int) -> dict[str, tuple]:
-  """Raises RestoreError where the checkpoint is of another model; returns harmless differences."""
+  """Raises RestoreError where the checkpoint is of another run; returns allowed differences."""
   different = configs.differences(saved, config)
   fatal = {
     key: pair
@@ -87,10 +88,10 @@ def check_same_run(saved: ConfigDict, config: ConfigDict, step: int) -> dict[str
 
 
 class Checkpoints:
-  """The checkpoints of a work directory.   keep: how many; None opens them for reading only."""
+  """The checkpoints of a work directory.   keep: maximum number; None: read-only"""
 
   def __init__(self, workdir: str | Path, keep: int | None = None):
-    # Orbax narrates each save, and its failures too; what concerns a user is raised.
+    # Orbax logs every save and its failures; errors of users are raised here.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     self.root = Path(workdir).resolve() / "checkpoints"
     options = ocp.CheckpointManagerOptions(read_only=True)
@@ -104,11 +105,11 @@ class Checkpoints:
     return self.manager.latest_step()
 
   def on_disk(self) -> int | None:
-    """The newest step that is whole on disk, whatever is being written now."""
+    """The newest step that is complete on disk; one may be being written."""
     return max(self.manager.all_steps(read=True), default=None)
 
   def save(self, state: TrainState, meta: Meta) -> None:
-    """Starts writing; returns once the arrays are copied. A full disk raises WorkdirError."""
+    """Starts writing; returns when the arrays are copied. Raises WorkdirError on a full disk."""
     step = int(state.step)
     if step == self.latest():
       return
@@ -136,7 +137,7 @@ class Checkpoints:
       action()
     except (OSError, ValueError) as error:
       raise WorkdirError(
-        f"saving to {self.root} failed: {error}. Step {self.on_disk()} is still there and usable."
+        f"saving to {self.root} failed: {error}. Step {self.on_disk()} is complete and usable."
       ) from error
 
   def meta(self, step: int) -> Meta:
@@ -157,18 +158,18 @@ class Checkpoints:
     )
 
   def arrays(self, step: int, **abstract: Any) -> dict[str, Any]:
-    """Items of arrays onto the shardings of abstract trees: any mesh, any process count."""
+    """Items of arrays, with the shardings of abstract trees, for any mesh and process count."""
     args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
     return dict(self.restore(step, **args).items()) if args else {}
 
   def restore(self, step: int, **items: Any) -> Any:
     try:
       return self.manager.restore(step, args=ocp.args.Composite(**items))
-    except Exception as error:  # Orbax raises bare Exception on a file cut short
+    except Exception as error:  # Orbax raises Exception on a truncated file
       why = str(error.__cause__ or error)[:500]
       raise RestoreError(
         f"{self.root}/{step} cannot be restored: {why}. It is damaged or of another "
-        "model; remove that folder to fall back to the step before."
+        "model; remove that folder to use the previous step."
       ) from error
 
   def wait(self) -> None:
@@ -179,9 +180,9 @@ class Checkpoints:
 
 
 def read_latest(workdir: str | Path) -> tuple[Checkpoints, int, Meta]:
-  """For readers: the newest complete checkpoint of a work directory. Raises RestoreError."""
+  """The newest complete checkpoint of a work directory, read-only. Raises RestoreError."""
   if not (Path(workdir) / "checkpoints").is_dir():
-    raise RestoreError(f"--workdir={workdir} has no checkpoints. Train there first: t2i train.")
+    raise RestoreError(f"--workdir={workdir} has no checkpoints. Train first: t2i train.")
   checkpoints = Checkpoints(workdir)
   step = checkpoints.latest()
   if step is None:
@@ -195,7 +196,7 @@ def state_size(state: Any) -> int:
 
 
 def dump(path: Path, content: Any) -> None:
-  """Writes JSON so that a kill leaves the old file or the new one."""
+  """Writes JSON atomically."""
   part = path.with_suffix(".part")
   part.write_text(json.dumps(content, indent=2))
   part.replace(path)

@@ -1,7 +1,7 @@
 """The log of a run: a line on the console, a line in metrics.jsonl, TensorBoard events.
 
-Only process 0 writes. Figures that depend on the clock stand under "perf", apart from the
-metrics, which a resumed run repeats bit for bit.
+Only process 0 writes. Values that depend on time are under "perf", separate from the metrics, which
+a resumed run reproduces bit for bit.
 """
 
 import io
@@ -33,7 +33,7 @@ PEAK_FLOPS = {
 
 
 def memory_bytes() -> int:
-  """Peak memory of the fullest local device; of the process where a device gives none (CPU)."""
+  """Largest peak memory of a local device; of the process where devices report none (CPU)."""
   stats = [d.memory_stats() for d in jax.local_devices()]
   known = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
   return max(known) if known else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -47,11 +47,11 @@ def duration(seconds: float) -> str:
 
 
 class Log:
-  """Logs of a run, cut back to `start` on resuming.
+  """Logs of a run, truncated to step `start` on resuming.
 
   steps  optimiser steps of the whole run
-  batch  rows a step: images, unless the metrics have "images", the number that a row holds
-  flops  FLOPs a step, over all devices
+  batch  rows per step; images per step is this times the metric "images" (default 1)
+  flops  FLOPs per step, over all devices
   """
 
   def __init__(self, workdir: Path, start: int, *, steps: int, batch: int, flops: float):
@@ -69,7 +69,7 @@ class Log:
       for line in self.path.read_text().splitlines():
         try:
           entry = json.loads(line)
-        except ValueError:  # the line a kill cut short
+        except ValueError:  # a line truncated when the process was killed
           continue
         if entry["step"] <= start:
           kept.append(line)
@@ -81,7 +81,7 @@ class Log:
       self.events.add_event(Event(session_log=session, step=start + 1, wall_time=time.time()))
 
   def elapsed(self) -> float:
-    """Seconds of this run so far, all sessions together, compilation and evaluation included."""
+    """Seconds of this run in all its sessions, including compilation and evaluation."""
     return self.before + time.perf_counter() - self.began
 
   def pause(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""The one training loop, for every system. It reads like the log of a run.
+"""The training loop of every system.
 
-The order is a contract: evaluate, draw, log, then save; save before the next batch is taken.
-The state of the data is the step, so a restored run takes the batch that a kill lost.
+The order matters: log, evaluate, sample, then save; save before the next batch is taken. The state
+of the data is the step, so a restored run continues with the batch that was lost.
 """
 
 import signal
@@ -44,12 +44,12 @@ class NotFinite(T2IError):
 
 
 def every(interval: int, step: int) -> bool:
-  """True each `interval` steps; never for 0."""
+  """True every `interval` steps; never for 0."""
   return interval > 0 and step % interval == 0
 
 
 class StopRequest:
-  """Becomes true after SIGTERM. Processes agree at logging steps, so that all save the same."""
+  """Records SIGTERM. Processes agree at logging steps, so that all save the same step."""
 
   def __init__(self):
     self.received = False
@@ -58,10 +58,11 @@ class StopRequest:
   def _receive(self, *_):
     self.received = True
 
-  def agreed(self, meeting: bool) -> bool:
+  def agreed(self, exchange: bool) -> bool:
+    """Whether any process was stopped; across processes only where `exchange`."""
     if jax.process_count() == 1:
       return self.received
-    if not meeting:
+    if not exchange:
       return False
     return bool(np.any(multihost_utils.process_allgather(np.array(self.received))))
 
@@ -70,7 +71,7 @@ class StopRequest:
 
 
 def on_devices(batches: Iterator[Batch], mesh, batch: int, ahead: int = 2) -> Iterator[Batch]:
-  """Local batches as global arrays, laid on the mesh `ahead` of their use."""
+  """Local batches as global arrays on the mesh, placed `ahead` batches before their use."""
   sharding = batch_sharding(mesh)
   place = lambda rows: jax.make_array_from_process_local_data(
     sharding, rows, (batch, *rows.shape[1:])
@@ -86,7 +87,7 @@ def on_devices(batches: Iterator[Batch], mesh, batch: int, ahead: int = 2) -> It
 def train(config: ConfigDict, workdir: str | Path) -> None:
   """Trains, or continues training, until train.steps or SIGTERM.
 
-  Everything a user can get wrong is checked before anything is compiled or allocated.
+  Errors of users are found before anything is compiled or allocated.
   Raises ConfigError, MeshError, DataError, PromptError, RestoreError, WorkdirError, NotFinite.
   """
   with overridden(config.mesh.rules):
@@ -155,7 +156,7 @@ def _train(c: ConfigDict, workdir: Path) -> None:
       paused = time.perf_counter()
       if last or stopping or every(c.log.every, step):
         metrics = {name: float(value) for name, value in metrics.items()}  # waits for the step
-        if last or every(c.log.every, step):  # a run that was never stopped has no line there
+        if last or every(c.log.every, step):  # not where only SIGTERM led here
           log.train(step, metrics)
         paused = time.perf_counter()
         if not np.isfinite(metrics["loss"]):
@@ -171,15 +172,15 @@ def _train(c: ConfigDict, workdir: Path) -> None:
         checkpoints.save(state, Meta(c, tokenizer, step * c.train.batch, frozen, copied))
       log.pause(time.perf_counter() - paused)
       if stopping:
-        log.say(f"SIGTERM: saving step {step} and leaving; the same command goes on from here")
+        log.say(f"SIGTERM: saving step {step} and ending; the same command continues from here")
         break
 
 
 def make_validation(system, c: ConfigDict, mesh, source, transform):
-  """A function from parameters to {"loss", "loss_bin_k"} over the first eval.rows records."""
+  """params -> {"loss", "loss_bin_k"} over the first eval.rows records."""
   step = mesh.shape["data"] * mesh.shape["fsdp"]
-  fits = c.train.batch // c.train.accumulate  # rows at once, as in training
-  batch = -(-min(fits, c.eval.rows) // step) * step
+  at_once = c.train.batch // c.train.accumulate  # rows, as in training
+  batch = -(-min(at_once, c.eval.rows) // step) * step
   owned = owned_rows(mesh, batch)
   step_fn = jax.jit(make_validation_step(system, c), out_shardings=jax.NamedSharding(mesh, jax.P()))
 
@@ -199,10 +200,10 @@ def make_validation(system, c: ConfigDict, mesh, source, transform):
 
 
 def show_prompts(draw, params, c: ConfigDict, workdir: Path, step: int, log: Log) -> None:
-  """Samples the fixed prompts as one row, for samples/ and TensorBoard."""
+  """Samples of the fixed prompts in one row, for samples/ and TensorBoard."""
   prompts = list(c.sampling.prompts)
   images = draw(params, prompts, range(len(prompts)))
-  if images.shape[-1] != 3 or not log.writes:  # latents have no image without a decoder
+  if images.shape[-1] != 3 or not log.writes:  # latents of a model without an autoencoder
     return
   strip = grid([images])
   strip.save(workdir / "samples" / f"step_{step:08d}.png")

@@ -1,4 +1,4 @@
-"""Averages that a run keeps from step to step: the loss by t, and how noisy gradients are.
+"""Running averages of a run: the loss by t, and the gradient noise scale.
 
 All are sums over the global batch, so that a mesh changes them by rounding only.
 """
@@ -6,9 +6,9 @@ All are sums over the global batch, so that a mesh changes them by rounding only
 import jax
 import jax.numpy as jnp
 
-BINS = 8  # of t, and of the quantiles of its law
-KEEP = 0.95  # of the average, a step
-FLOOR = 1e-3  # share of the uniform law in importance sampling [2102.09672, its code]
+BINS = 8  # of t, and of the quantiles of its distribution
+KEEP = 0.95  # decay of the average per step
+FLOOR = 1e-3  # share of the uniform distribution in importance sampling [2102.09672, its code]
 
 Running = dict[str, jax.Array]
 
@@ -16,7 +16,7 @@ Running = dict[str, jax.Array]
 def new_running() -> Running:
   """loss [BINS] by bin of t; square [BINS] by bin of u, of the squared loss; noise [2].
 
-  0 in a bin means that no row has fallen into it.
+  0 in a bin means that no row has been in it yet.
   """
   return {"loss": jnp.zeros(BINS), "square": jnp.zeros(BINS), "noise": jnp.zeros(2)}
 
@@ -29,7 +29,7 @@ def by_bin(values: jax.Array, where: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def averaged(old: jax.Array, sums: jax.Array) -> jax.Array:
-  """The running mean of each bin after a batch; a bin's first batch is taken whole."""
+  """The running mean of each bin after a batch; that of a bin's first batch is its mean."""
   total, count = sums
   mean = total / jnp.maximum(count, 1)
   moved = jnp.where(old == 0, mean, KEEP * old + (1 - KEEP) * mean)
@@ -37,10 +37,10 @@ def averaged(old: jax.Array, sums: jax.Array) -> jax.Array:
 
 
 def importance(u: jax.Array, square: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """u redrawn in proportion to the root mean squared loss of its bin, and 1 / (bins p).
+  """u resampled in proportion to the root mean squared loss of its bin, and 1 / (bins p).
 
-  u [B] uniform in (0, 1); uniform until every bin has been seen.
-  Source: [2102.09672 eq. 18], over bins of the law's quantiles instead of single steps
+  u [B] uniform in (0, 1); the result is uniform until every bin has had a row.
+  Source: [2102.09672 eq. 18], over bins of quantiles of the distribution instead of single steps
   """
   bins = len(square)
   p = jnp.sqrt(square) / jnp.maximum(jnp.sum(jnp.sqrt(square)), 1e-30)

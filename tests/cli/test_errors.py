@@ -191,7 +191,7 @@ def test_full_disk_while_saving(saved, tiny_config):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
   try:
-    with pytest.raises(WorkdirError, match="Step 2 is still there and usable"):
+    with pytest.raises(WorkdirError, match="Step 2 is complete and usable"):
       checkpoints.save(state, meta)
       checkpoints.wait()
   finally:

@@ -139,7 +139,7 @@ def test_keeping_one_keeps_the_order_of_each_split():
   "source, said",
   [
     (Stub(n=2, bad=2), r"0 of 4 items.*nothing to train on; skipped: 2 cannot be decoded, 2 no"),
-    (Stub(n=1), "1 of 1 items can be used: training and validation take one each"),
+    (Stub(n=1), "1 of 1 items can be used: training and validation need one each"),
     (Stub(n=0), "0 of 0 items"),
   ],
 )
@@ -255,10 +255,10 @@ def test_overwrite_never_replaces_what_was_not_built(tmp_path):
   [
     (Scenes("eazy"), {}, ConfigError, "'eazy'.*Nearest: 'easy'"),
     (Scenes("full", size=9), {}, DataError, f"--size=9 is below {LEVELS['full'].floor} pixels"),
-    (Scenes(count=0), {}, DataError, "train needs at least 1"),
+    (Scenes(count=0), {}, DataError, "train must be at least 1"),
     (Scenes(val_count=-1), {}, DataError, "others 0"),
     (Stub(), {"shard_records": 0}, DataError, "--shard-records=0"),
-    (Stub(), {"vocab": 10}, DataError, "--vocab=10 is too small"),
+    (Stub(), {"vocab": 10}, DataError, "--vocab=10 is smaller than"),
   ],
 )
 def test_arguments_that_cannot_be(tmp_path, source, options, error, said):

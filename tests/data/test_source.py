@@ -112,7 +112,7 @@ def test_a_corrupt_record_is_named_and_its_neighbours_are_read(scenes_copy):
 def test_a_shard_that_is_garbage_of_the_right_size(scenes_copy):
   path = scenes_copy / SECOND
   path.write_bytes(b"x" * path.stat().st_size)
-  with pytest.raises(DataError, match=rf"{SECOND}, record 5: is no readable ArrayRecord"):
+  with pytest.raises(DataError, match=rf"{SECOND}, record 5: is not a readable ArrayRecord"):
     ShardSource(scenes_copy, "train")[45]
 
 
@@ -138,5 +138,5 @@ def test_a_record_against_its_schema(record, said):
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x01", b"\x81\xa1a\x01"])
 def test_bytes_that_are_no_record(data):
-  with pytest.raises(DataError, match="no record of this format"):
+  with pytest.raises(DataError, match="is not a record of this format"):
     unpack(data)

@@ -71,7 +71,7 @@ def test_training_is_repeatable_and_stays_within_the_size():
 
 
 def test_a_size_below_the_bytes():
-  with pytest.raises(DataError, match=r"--vocab=100 is too small.* 259"):
+  with pytest.raises(DataError, match=r"--vocab=100 is smaller than the 259"):
     train_bpe(CAPTIONS, 100)
 
 
@@ -96,7 +96,7 @@ def test_a_changed_or_missing_tokenizer_file(scenes_copy):
 
 
 def test_files_that_are_no_tokenizer_of_ours():
-  with pytest.raises(DataError, match="is no tokenizer"):
+  with pytest.raises(DataError, match="is not a tokenizer"):
     Tokenizer.bpe("{}")
   other = json.loads(train_bpe(CAPTIONS, 300))
   other["added_tokens"][0]["content"] = "<s>"
@@ -145,5 +145,5 @@ def test_a_language_model_s_tokenizer_without_an_end_or_a_file_is_named(tmp_path
   with pytest.raises(DataError, match=r"tokenizer\.json cannot be read"):
     Tokenizer.load("", f"folder:{tmp_path}")
   language_model_tokenizer(tmp_path, {"bos_token": "<begin>"})
-  with pytest.raises(DataError, match="no token that ends a text: eos_token"):
+  with pytest.raises(DataError, match=r"eos_token in tokenizer_config\.json is missing"):
     Tokenizer.load("", f"folder:{tmp_path}")

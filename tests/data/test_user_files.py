@@ -89,7 +89,7 @@ def test_what_cannot_be_used_is_named_with_its_reason(folder, tmp_path, png):
   manifest = quick(Folder(str(folder.root)), tmp_path / "out")
   reasons = skipped(tmp_path / "out")
   assert set(reasons) == {"broken.png", "cut.png", "empty.png", "latin.png", "none.png"}
-  assert reasons["broken.png"].startswith("cannot be decoded: no image format")
+  assert reasons["broken.png"].startswith("cannot be decoded: not an image format")
   assert reasons["cut.png"].startswith("cannot be decoded:")
   assert reasons["empty.png"] == "empty caption"
   assert reasons["none.png"] == "no caption"
@@ -113,7 +113,7 @@ def test_a_bomb_is_skipped_at_the_size_pil_warns_of(folder, tmp_path, png, monke
   folder("a.png", tiny(8, 8))
   folder("sub/b.png", tiny(8, 8))
   quick(Folder(str(folder.root)), tmp_path / "out")
-  assert skipped(tmp_path / "out")["bomb.png"].startswith("absurd dimensions: ")
+  assert skipped(tmp_path / "out")["bomb.png"].startswith("too many pixels: ")
 
 
 def tiny(height, width):
@@ -289,7 +289,7 @@ def test_a_tar_that_breaks_off_keeps_what_came_before(tmp_path, png):
   assert set(records(tmp_path / "out")) == {"t/0", "t/1", "t/2"}
   reasons = skipped(tmp_path / "out")
   assert {os.path.basename(k) for k in reasons} == {"t.tar", "u.tar"}
-  assert all(reason.startswith("tar breaks off: ") for reason in reasons.values())
+  assert all(reason.startswith("tar is truncated: ") for reason in reasons.values())
 
 
 def test_latents_are_stored_as_they_are(tmp_path):

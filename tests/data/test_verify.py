@@ -40,7 +40,7 @@ def test_missing_truncated_and_stray_shards(scenes_copy):
   said = "\n".join(map(str, check(scenes_copy)))
   assert "train-00000-of-00003.arrayrecord is missing" in said
   assert f"{SECOND} is cut short or changed: it has 70000 bytes" in said
-  assert f"{SECOND}: is no readable ArrayRecord file" in said
+  assert f"{SECOND}: is not a readable ArrayRecord file" in said
   assert "old.arrayrecord: is not in the manifest" in said
 
 
@@ -91,7 +91,7 @@ def test_a_changed_tokenizer(scenes_copy):
   manifest = json.loads((scenes_copy / "manifest.json").read_text())
   manifest["tokenizer"]["sha256"] = sha256_of(scenes_copy / "tokenizer.json")
   (scenes_copy / "manifest.json").write_text(json.dumps(manifest))
-  assert "is no tokenizer" in check(scenes_copy)[0].what
+  assert "is not a tokenizer" in check(scenes_copy)[0].what
 
 
 def test_without_a_manifest(tmp_path):

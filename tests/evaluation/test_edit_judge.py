@@ -24,7 +24,7 @@ from t2i_jax.data.scenes.geometry import box_of
 from t2i_jax.data.scenes.render import draw
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.evaluation.edit_judge import (
-  PLACE_TOLERANCE,
+  POSITION_TOLERANCE,
   RADIUS_TOLERANCE,
   judge_edit,
   score_edits,
@@ -81,7 +81,7 @@ def test_the_tolerances_are_far_above_the_error_of_reading():
       if (o.color, o.shape) == (seen.color, seen.shape):
         errors.append((hypot(o.x - seen.x, o.y - seen.y), abs(o.r - seen.r)))
   place, radius = np.max(errors, 0)
-  assert place < PLACE_TOLERANCE / 10 and radius < RADIUS_TOLERANCE / 10
+  assert place < POSITION_TOLERANCE / 10 and radius < RADIUS_TOLERANCE / 10
 
 
 # -- spoilt images ------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_the_tolerances_are_far_above_the_error_of_reading():
 
 def moved(o, others, rng):
   angle = rng.uniform(0, 6.283)
-  step = 1.3 * PLACE_TOLERANCE
+  step = 1.3 * POSITION_TOLERANCE
   return dataclasses.replace(o, x=o.x + step * np.cos(angle), y=o.y + step * np.sin(angle))
 
 
@@ -154,7 +154,7 @@ def test_a_lost_or_an_added_object_is_not_kept(level):
 
 def test_a_shift_within_the_tolerance_is_kept():
   for turn in turns_of("easy", 6):
-    shift = 0.6 * PLACE_TOLERANCE
+    shift = 0.6 * POSITION_TOLERANCE
     objects = [
       dataclasses.replace(o, x=o.x + (shift if o.x < 0.5 else -shift)) for o in turn.after.objects
     ]
@@ -184,7 +184,7 @@ def test_half_a_swap_is_not_done():
     a, b = turn.edit.touched
     far = dataclasses.replace(a, x=1 - b.x, y=1 - b.y)
     other = dataclasses.replace(b, x=a.x, y=a.y)
-    if hypot(far.x - b.x, far.y - b.y) > PLACE_TOLERANCE * 1.2 and apart([far, other]):
+    if hypot(far.x - b.x, far.y - b.y) > POSITION_TOLERANCE * 1.2 and apart([far, other]):
       found = verdict(turn, [far, other], 32)
       assert not found.done and found.kept
 

@@ -176,7 +176,7 @@ def test_curve_has_a_line_a_category(exact):
   "options, message",
   [
     ({"level": "esay"}, "Nearest: 'easy'"),
-    ({"size": 16}, "16 px are below the 32 px"),
+    ({"size": 16}, "16 px are below 32 px"),
     ({"categories": ["long"]}, "no category 'long'; it has single"),
     ({"per_cell": 0}, "0 prompts a cell"),
   ],

@@ -275,7 +275,7 @@ def test_a_picture_that_is_only_shown_is_no_part_of_the_loss():
   ({"model.kv_heads": "3"}, "does not divide into model.kv_heads"),
   ({"model.unet": "8", "model.patch": "6", "data.image_size": "(6, 12)"}, "not a power of two"),
   ({"model.time": "told"}, "model.time = 'told' is not one of added, adaln"),
-  ({"rows.length": "5"}, "holds no image"),
+  ({"rows.length": "5"}, "too short for an image"),
   ({"rows.lenght": "5"}, "rows.lenght is not a key of .*Nearest: rows.length"),
 ])  # fmt: skip
 def test_bad_configs_name_the_fix(change, words):

@@ -86,7 +86,7 @@ def two(start_t2i, train_args, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("two")
   program = ("-c", ONE_IS_TOLD)
   outs = finish(*start_two(start_t2i, train_args(workdir), program=program))
-  assert "SIGTERM: saving step 10 and leaving" in outs[0]  # they agree at the next line
+  assert "SIGTERM: saving step 10 and ending" in outs[0]  # they agree at the next line
   assert "8 x cpu" in outs[0] and "step 2/24" not in outs[1]
   return workdir
 

@@ -165,7 +165,7 @@ def test_killed_in_the_middle_of_a_save(start, reference, tmp_path, event, patte
 def test_sigterm_saves_the_step_and_leaves(start, reference, tmp_path):
   """The step is one at which an undisturbed run writes no line: 9, of every 2."""
   out = finish(start(tmp_path, program=("-c", AFTER_LINE, signal.SIGTERM.value, 8, 0)))
-  assert "SIGTERM: saving step 9 and leaving" in out
+  assert "SIGTERM: saving step 9 and ending" in out
   assert newest(tmp_path) == 9
   assert "from step 9\n" in finish(start(tmp_path))
   assert_same(tmp_path, reference)
@@ -217,7 +217,7 @@ def test_damaged_checkpoint_is_named_and_the_others_left(
   assert main(train_args(workdir)) == 2
   error = capsys.readouterr().err
   assert f"RestoreError: {workdir}/checkpoints/24 cannot be restored" in error
-  assert "remove that folder to fall back to the step before" in error
+  assert "remove that folder to use the previous step" in error
   assert contents(workdir) == before
   assert time.monotonic() - began < 60
 

@@ -1,4 +1,4 @@
-"""How captions word objects, relations and counts."""
+"""Wording of objects, relations and counts in captions."""
 
 import random
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def listed(phrases: Sequence[str]) -> str:
 
 
 def related(a: Spec, relation: str, b: Spec, tail: str = "") -> tuple[str, ...]:
-  """Three wordings of one relation; the last states its inverse, which says the same."""
+  """Three wordings of one relation; the last states the equivalent inverse relation."""
   plain, other, _ = WORDINGS[relation]
   inverse = WORDINGS[INVERSE[relation]][1]
   return (
@@ -73,9 +73,9 @@ def _relation_sentence(fact: Fact, rng: random.Random) -> str:
 
 
 def long_text(facts: Sequence[Fact], rng: random.Random, style: int) -> str:
-  """Several sentences that state facts of every kind, one sentence a fact.
+  """Several sentences that state facts of every kind, one sentence per fact.
 
-  style  0 or 1: two ways of opening and of naming the objects
+  style  0 or 1: two wordings of the opening and of the objects
   """
   by_kind: dict[str, list[Fact]] = {}
   for fact in facts:

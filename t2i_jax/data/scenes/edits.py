@@ -1,21 +1,21 @@
-"""Edits of scenes by instruction: what is asked, what must be true afterwards, what must stay.
+"""Edits of scenes: the instruction, the facts that hold afterwards, and what must not change.
 
 Kinds
   recolor  "make the red circle blue"
   reshape  "turn the red circle into a square"
   add      "add a blue square left of the red circle"
   remove   "remove the red circle"
-  swap     "swap the red circle and the blue square": each takes the other's place
-  resize   "make the red circle large"; only where the level names sizes
+  swap     "swap the red circle and the blue square": exchanges their positions
+  resize   "make the red circle large"; only in levels with sizes
 
-An instruction names an object by words that fit no other in the image, and no edit makes an
-object look like another. What an edit does not touch is equal in both scenes, to the last digit;
-what it recolours, reshapes or resizes keeps its centre. Levels without sizes have one wording a
-kind, of at most 9 words; the others have three, and name objects by fewer words where that will do.
+An instruction identifies its objects uniquely, and no edit makes two objects equal in colour and
+shape. Other objects are identical in both scenes; an object that is recoloured, reshaped or resized
+keeps its centre. Levels without sizes have one wording per kind, of at most 9 words; the others
+have three, and shorter names of objects where these are unique.
 
-Scenes before and after obey the level's rules of layout. In train and val neither of them, nor the
-instruction, has a held-out composition. Every edit of split heldout has one in its facts: in what
-must be there afterwards, or as what is removed.
+Scenes before and after obey the level's layout rules. In train and val neither of them, nor the
+instruction, has a held-out composition. Every edit of split heldout has one in its facts: among
+what must be there afterwards, or as what is removed.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from t2i_jax.errors import ConfigError
 
 EDITS = ("recolor", "reshape", "add", "remove", "swap", "resize")
 FIRST = ("single", "binding", "count", "relation")  # categories of scenes that are edited
-_TRIES = 20  # draws of an edit before another scene is drawn, of a place before another edit is
+_TRIES = 20  # draws of an edit before another scene is drawn, of a position before another edit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Wanted:
   """An object that must be in the image after an edit.
 
   spec  its colour and shape, and its size where the instruction names one
-  x, y  its centroid in [0, 1], y down; None where only the edit's facts say where
-  r     its radius, a fraction of the side; None where the instruction leaves it open
+  x, y  its centroid in [0, 1], y down; None where only the edit's facts constrain it
+  r     its radius, a fraction of the side; None where the instruction does not determine it
   """
 
   spec: Spec
@@ -55,15 +55,15 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-  """What is asked of an image, and what must be true of it afterwards.
+  """An instruction, and what must be true of the image afterwards.
 
   kind     a name in EDITS
-  facts    true of the image afterwards, of what was asked and of the number of objects; at least
+  facts    facts of the image afterwards, on the instruction and on the number of objects; at least
            one is false before
-  touched  the objects to change, move or remove, as they were before
-  kept     the other objects; they must stay as they were
-  changed  what must be there instead of `touched`
-  heldout  whether what must be there afterwards, or is removed, names a composition that train and
+  touched  the objects to change, move or remove, as they are before
+  kept     the other objects, which must not change
+  changed  the objects that must replace `touched`
+  heldout  whether what must be there afterwards, or is removed, has a composition that train and
            val never contain
   """
 
@@ -78,7 +78,7 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-  """A scene, an edit of it, and the scene that the edit asks for."""
+  """A scene, an edit of it, and the edited scene."""
 
   before: Scene
   edit: Edit
@@ -87,7 +87,7 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-  """A drawn edit: objects as they were and as they become, and how the change is put in words."""
+  """A sampled edit: objects before and after, and the wordings of the instruction."""
 
   old: tuple[Object, ...]
   new: tuple[Object, ...]
@@ -98,7 +98,7 @@ class _Plan:
 
 @dataclasses.dataclass(frozen=True)
 class _Sketch:
-  """The state of one draw of an edit; `alone` are the objects that no other looks like."""
+  """The state of one draw of an edit;   alone: objects that are unique in colour and shape"""
 
   rng: random.Random
   level: Level
@@ -110,7 +110,7 @@ class _Sketch:
     return [o for o in self.objects if number[_looks(o)] == 1]
 
   def the(self, o: Object) -> str:
-    """The object's name with its article, which fits no other object."""
+    """A description of the object with its article, which fits no other object."""
     looks = _looks(o)
     full = not self.level.sizes or heldout_pair(o.color, o.shape) or self.rng.random() < 0.5
     options = [looks] if full else [Spec(shape=o.shape), Spec(o.color), looks]
@@ -182,7 +182,7 @@ def _add(d: _Sketch) -> _Plan | None:
 
 
 def _beside(d: _Sketch, spec: Spec, relation: str, anchor: Object) -> Object | None:
-  """A new object in a plain relation to one that is there, or None where no place is found."""
+  """A new object in a clear relation to an existing one, or None where no position is found."""
   assert spec.color and spec.shape
   band = radii_of(spec, d.level, len(d.objects) + 1)
   for _ in range(_TRIES):
@@ -241,7 +241,7 @@ def _fits(objects: Sequence[Object], level: Level) -> bool:
 
 
 def _allows(d: _Sketch, kind: str) -> bool:
-  """Whether the scene has the objects, or the room, for an edit of a kind."""
+  """Whether the scene allows an edit of a kind."""
   if kind == "add" and len(d.objects) == d.level.max_objects:
     return False
   if kind == "remove" and len(d.objects) == 1:  # an empty image has no caption
@@ -252,20 +252,20 @@ def _allows(d: _Sketch, kind: str) -> bool:
 def _replaced(
   objects: Sequence[Object], old: Sequence[Object], new: Sequence[Object]
 ) -> tuple[Object, ...]:
-  """The objects with the old ones replaced or left out; what replaces none comes last."""
+  """The objects with the old ones replaced or removed; added objects come last."""
   becomes = dict(zip(old, new, strict=False))
   rest = [becomes.get(o, o) for o in objects if o in becomes or o not in old]
   return (*rest, *new[len(old) :])
 
 
 def _asks_heldout(plan: _Plan) -> bool:
-  """Whether what must be true afterwards names a held-out composition; of remove, what was."""
+  """Whether the facts afterwards (of remove: before) have a held-out composition."""
   facts = [f for f in plan.facts if f.kind != "absent" or not plan.new]
   return heldout_in_facts(facts)
 
 
 def _described(objects: tuple[Object, ...], level: Level) -> Scene:
-  """A scene whose captions list its objects, with their sizes where the level names them."""
+  """A scene whose captions list its objects, with sizes in levels that have them."""
   groups = Counter(Spec(o.color, o.shape, o.size if level.sizes else None) for o in objects)
   phrases = [say.one(s) if n == 1 else say.several(s, n) for s, n in groups.items()]
   facts = [Fact("exists", s) if n == 1 else Fact("count", s, n=n) for s, n in groups.items()]
@@ -283,7 +283,7 @@ def _described(objects: tuple[Object, ...], level: Level) -> Scene:
 
 
 def _allowed(objects: tuple[Object, ...], plan: _Plan, level: Level, heldout: bool) -> bool:
-  """Whether a picture of these objects, the result of a plan, may be shown."""
+  """Whether these objects, the result of a plan, are allowed."""
   number = Counter(map(_looks, objects))
   if any(number[_looks(o)] > 1 for o in plan.new) or not _fits(objects, level):
     return False
@@ -303,7 +303,7 @@ def _edit(d: _Sketch, kind: str, plan: _Plan, total: int, heldout: bool) -> Edit
 
 
 def _turn(rng: random.Random, scene: Scene, kind: str, heldout: bool) -> Turn | None:
-  """An edit of a kind, or None where none is found."""
+  """An edit of a kind, or None where no draw succeeds."""
   level = find_level(scene.level)
   sketch = _Sketch(rng, level, scene.objects)
   if not _allows(sketch, kind):
@@ -322,7 +322,7 @@ def _turn(rng: random.Random, scene: Scene, kind: str, heldout: bool) -> Turn | 
 def _chain(
   rng: random.Random, level: Level, kinds: Sequence[str], heldout: bool
 ) -> tuple[Turn, ...] | None:
-  """Edits of these kinds of one scene, or None where they do not work out."""
+  """Consecutive edits of these kinds of one scene, or None where a draw fails."""
   category = rng.choice([c for c in FIRST if c in level.categories])
   pair = heldout and rng.random() < 0.5
   scene = RECIPES[category](Draw(rng, level, category, pair=pair))
@@ -337,20 +337,20 @@ def _chain(
 
 
 def edit_kinds(level: str) -> tuple[str, ...]:
-  """The kinds of edits that a level has. Raises ConfigError on an unknown level."""
+  """The kinds of edits of a level. Raises ConfigError on an unknown level."""
   return EDITS if find_level(level).sizes else tuple(k for k in EDITS if k != "resize")
 
 
 def make_edits(
   index: int, level: str, split: str, seed: int = 0, turns: int = 1
 ) -> tuple[Turn, ...]:
-  """Successive edits of one scene: each begins with the scene that the one before it made.
+  """Consecutive edits of one scene, each of the result of the one before.
 
-  The same on every machine, whatever was drawn before.
+  A function of the arguments alone, the same on every machine.
 
-  index  any integer of at least 0; there is no last one
-  level  a name in LEVELS; the first edit is of each of its kinds with equal chance
-  split  "train", "val" (compositions as in train, other scenes) or "heldout" (each edit is of a
+  index  any integer of at least 0
+  level  a name in LEVELS; the kind of the first edit is uniform over its kinds
+  split  "train", "val" (compositions as in train, other scenes) or "heldout" (each edit has a
          composition that train and val never show nor mention)
   turns  edits, at least 1
   Raises ConfigError on an unknown level or split, and on no turns.
@@ -375,9 +375,9 @@ def make_edit(index: int, level: str, split: str, seed: int = 0) -> Turn:
 
 
 def edit_prompts(level: str, kind: str, heldout: bool, n: int, seed: int = 0) -> list[Turn]:
-  """n edits of one kind to score a model with, in a fixed order.
+  """n edits of one kind for evaluation, in a fixed order.
 
-  The random streams are none of `make_edits`'s, for any index, so that no scene comes twice; an
+  The random streams differ from those of `make_edits` at every index, so that no scene repeats; an
   instruction may. Raises ConfigError on an unknown level, or a kind that the level does not have.
   """
   found, kinds = find_level(level), edit_kinds(level)

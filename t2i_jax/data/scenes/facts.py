@@ -1,4 +1,4 @@
-"""Objects, and the checkable statements that a caption makes about them."""
+"""Objects, and the statements of captions about them."""
 
 import dataclasses
 from typing import Any
@@ -8,14 +8,14 @@ KINDS = ("exists", "count", "total", "relation", "absent")
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """A description of objects, as a caption gives it; None leaves an attribute open."""
+  """A description of objects in a caption; None: any value of the attribute."""
 
   color: str | None = None
   shape: str | None = None
   size: str | None = None
 
   def fits(self, o: "Object") -> bool:
-    """Whether the description is true of an object."""
+    """Whether an object matches the description."""
     return (
       self.color in (None, o.color)
       and self.shape in (None, o.shape)
@@ -27,7 +27,7 @@ class Spec:
 class Object:
   """A coloured shape in an image.
 
-  shape, color, size  names in SHAPES, COLORS, SIZES; a reader puts "unknown" where none fits
+  shape, color, size  names in SHAPES, COLORS, SIZES; "unknown" where the judge finds no match
   x, y                centroid in [0, 1], y down
   r                   radius, a fraction of the side
   """
@@ -44,11 +44,11 @@ class Object:
 class Fact:
   """One statement of a caption.
 
-  exists    some object fits a
-  count     exactly n objects fit a
+  exists    at least one object matches a
+  count     exactly n objects match a
   total     the image has exactly n objects
-  relation  some object that fits a stands in `rel` to another that fits b
-  absent    no object fits a
+  relation  an object that matches a is in relation `rel` to another that matches b
+  absent    no object matches a
   """
 
   kind: str
@@ -60,12 +60,12 @@ class Fact:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """An image's content and what its captions say of it.
+  """The content of an image and its captions.
 
-  objects   in painting order: what surrounds comes before what it surrounds
-  facts     all that the caption states
+  objects   in painting order: a surrounding object comes before those inside it
+  facts     all statements of the caption
   captions  1 to 3 wordings of the same facts; `caption` is the first
-  heldout   whether a composition that train and val never contain is in the caption
+  heldout   whether the caption has a composition that train and val never contain
   """
 
   objects: tuple[Object, ...]
@@ -82,7 +82,7 @@ class Scene:
 
 
 def facts_to_json(facts: tuple[Fact, ...]) -> list[dict[str, Any]]:
-  """Facts as dictionaries of strings, numbers and dictionaries; what is None is left out."""
+  """Facts as dictionaries of JSON types; fields that are None are left out."""
 
   def bare(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {k: v for k, v in items if v is not None}

@@ -1,4 +1,4 @@
-"""Scenes by index, and the prompts that models are scored with."""
+"""Scenes by index, and the prompts for evaluation."""
 
 import random
 
@@ -13,7 +13,7 @@ _TRIPLES = ("relation", "surrounding", "long")  # categories whose captions stat
 
 
 def _scene(rng: random.Random, level: Level, category: str, heldout: bool) -> Scene:
-  """Draws until a recipe works out."""
+  """Draws until a recipe succeeds."""
   triple = heldout and category in _TRIPLES and rng.random() < 0.5
   while True:
     draw = Draw(rng, level, category, pair=heldout and not triple, triple=triple)
@@ -23,9 +23,9 @@ def _scene(rng: random.Random, level: Level, category: str, heldout: bool) -> Sc
 
 
 def make_scene(index: int, level: str, split: str, seed: int = 0) -> Scene:
-  """The scene of an index: the same on every machine, whatever was drawn before.
+  """The scene of an index, a function of the arguments alone, the same on every machine.
 
-  index  any integer of at least 0; there is no last one
+  index  any integer of at least 0
   level  a name in LEVELS
   split  "train", "val" (compositions as in train, other scenes) or "heldout" (each caption names
          a composition that train and val never show nor mention)
@@ -34,17 +34,17 @@ def make_scene(index: int, level: str, split: str, seed: int = 0) -> Scene:
   found = find_level(level)
   if split not in SPLITS:
     raise ConfigError(f"{split!r} is not a split of scenes. Use one of {list(SPLITS)}.")
-  # A string seeds Python's generator by SHA-512, alike in all versions.
+  # A string seeds Python's generator by SHA-512, equal in all versions.
   rng = random.Random(f"{seed}/{level}/{split}/{index}")
   return _scene(rng, found, rng.choice(found.categories), split == "heldout")
 
 
 def prompts(level: str, category: str, heldout: bool, n: int, seed: int = 0) -> list[Scene]:
-  """n scenes of one category to score a model with, in a fixed order.
+  """n scenes of one category for evaluation, in a fixed order.
 
-  No caption comes twice before the level's captions of the category run short (a level of 3 shapes
-  has 21 single objects that are not held out). The random streams are none of `make_scene`'s, for
-  any index; captions may be those of training scenes unless `heldout`.
+  Captions repeat only where the category has too few (a level of 3 shapes has 21 single objects
+  that are not held out). The random streams differ from those of `make_scene` at every index;
+  captions may be those of training scenes unless `heldout`.
   Raises ConfigError on an unknown level, or a category that the level does not have.
   """
   found = find_level(level)

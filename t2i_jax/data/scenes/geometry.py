@@ -25,8 +25,8 @@ def _cross(length: float, width: float) -> np.ndarray:
   return np.array(right + [(-x, -y) for x, y in right])
 
 
-# Vertices [V, 2] in order round the outline; a circle has none. The radii make the shapes look
-# alike in size: areas between 2.2 (triangle) and 3.2 (square) where the circle has 3.14.
+# Vertices [V, 2] in order along the outline; a circle has none. The radii give the shapes similar
+# sizes: areas between 2.2 (triangle) and 3.2 (square), where the circle has 3.14.
 OUTLINES: dict[str, np.ndarray] = {
   "square": np.array([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]),
   "triangle": _regular(3, (1.3,)),
@@ -101,12 +101,12 @@ def _rim(shape: str) -> np.ndarray:
     return _regular(16, (1.0,))
   start = OUTLINES[shape]
   edge = np.roll(start, -1, 0) - start
-  # Corners do not do: an edge may touch a notch of the outer outline that no corner comes near.
+  # Corners are not enough: an edge may touch a notch of the outer outline far from all corners.
   return np.concatenate([start + t * edge for t in (0.0, 0.25, 0.5, 0.75)])
 
 
 def clearance(inner: Object, outer: Object) -> float:
-  """Least distance from inner's outline to outer's, in sides; negative where it sticks out.
+  """Minimum distance from inner's outline to outer's, in sides; negative where it is outside.
 
   Measured at points along inner's outline: 16 of a circle, 4 of each edge.
   """
@@ -118,14 +118,14 @@ def _within(inner: Object, outer: Object) -> bool:
   if inner.r >= outer.r or inner.shape not in BOXES or outer.shape not in BOXES:
     return False
   (l0, t0, r0, b0), (l1, t1, r1, b1) = box_of(inner), box_of(outer)
-  slack = 0.02  # half a pixel at 32, a reader's error
+  slack = 0.02  # half a pixel at 32, the error of the judge
   if l0 < l1 - slack or t0 < t1 - slack or r0 > r1 + slack or b0 > b1 + slack:
     return False
   return clearance(inner, outer) > -slack
 
 
 def lead(a: Object, b: Object, relation: str) -> float:
-  """By how much the centre of a lies in that direction of b, beyond the other axis, in sides.
+  """Distance of the centres along the relation's direction minus that across it, in sides.
 
   For "left of": dx - |dy| with dx = b.x - a.x. Positive for one of the four directions only.
   """
@@ -135,9 +135,9 @@ def lead(a: Object, b: Object, relation: str) -> float:
 
 
 def relation_between(a: Object, b: Object) -> str:
-  """The one relation of RELATIONS in which a stands to b.
+  """The relation in RELATIONS of a to b.
 
-  inside or surrounding where one outline lies in the other (to 0.02 of the side), otherwise the
+  inside or surrounding where one outline is within the other (to 0.02 of the side), otherwise the
   direction in which the centres are farther apart.
   """
   if _within(a, b):

@@ -1,9 +1,9 @@
-"""Which compositions train and val never contain.
+"""The compositions that train and val never contain.
 
 Two rules, the same for every seed and level:
-- a shape is never seen in the colour that HELDOUT_COLORS gives it;
+- each shape in the colour of HELDOUT_COLORS;
 - a tenth of the triples (coloured shape, relation, coloured shape), chosen by a hash. A triple and
-  its inverse ("a left of b", "b right of a") are one. Sizes play no part.
+  its inverse ("a left of b", "b right of a") are equivalent. Sizes are not considered.
 """
 
 import functools
@@ -44,7 +44,7 @@ def heldout_triple(a: Spec | Object, relation: str, b: Spec | Object) -> bool:
 
 
 def heldout_in_facts(facts: Sequence[Fact]) -> bool:
-  """Whether any statement, negated or not, names a held-out composition."""
+  """Whether any statement, negated or not, has a held-out composition."""
   for fact in facts:
     if any(s is not None and heldout_pair(s.color, s.shape) for s in (fact.a, fact.b)):
       return True

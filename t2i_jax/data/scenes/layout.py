@@ -1,4 +1,4 @@
-"""Where objects are put: apart, inside the image, and clearly in the relations asked for."""
+"""Layout of objects: apart, inside the image, and clearly in the required relations."""
 
 import random
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from t2i_jax.data.scenes.geometry import BOXES, box_of, clearance, lead, relatio
 from t2i_jax.data.scenes.heldout import heldout_triple
 from t2i_jax.data.scenes.vocabulary import OUTER_RADII, SIZES, Level, size_name
 
-Link = tuple[int, str, int]  # (object, relation, object), by their places in the list
+Link = tuple[int, str, int]  # (object, relation, object), by index
 _TRIES = 120
 _INNER_CLEARANCE = 0.047  # sides: 3 pixels at 64
 
 
 def radii_of(spec: Spec, level: Level, n: int) -> tuple[float, float]:
-  """The band of radii for one of n objects: its named size's, or the level's."""
+  """The range of radii for one of n objects: of its named size, or of the level."""
   return SIZES[spec.size] if spec.size else level.radii[n > 2]
 
 
@@ -38,7 +38,7 @@ def _apart(a: Object, b: Object, gap: float) -> bool:
 
 
 def clear(a: Object, relation: str, b: Object, level: Level) -> bool:
-  """Whether the relation is plain enough to be stated: the level's margin, or true nesting."""
+  """Whether the relation is clear enough to be stated: the level's margin, or true nesting."""
   if relation in ("inside", "surrounding"):
     return relation_between(a, b) == relation
   return (
@@ -55,12 +55,12 @@ def place(
   nested: tuple[int, int] | None = None,
   seen_only: bool = True,
 ) -> tuple[Object, ...] | None:
-  """Draws positions and radii until all constraints are met, or gives up with None.
+  """Positions and radii that meet all constraints, by rejection sampling; None after _TRIES draws.
 
-  specs      colour, shape and perhaps size of each object, in painting order
+  specs      colour, shape and optionally size of each object, in painting order
   links      relations (left of, right of, above, below) that must hold by the level's margin
-  nested     (outer, inner): the places of an object and of a later one to lie inside it
-  seen_only  whether a held-out relation between any two objects is avoided
+  nested     (outer, inner): indices of an object and of a later one inside it
+  seen_only  whether held-out relations between any two objects are excluded
   """
   stated = [*links, *([(nested[1], "inside", nested[0])] if nested else [])]
   if seen_only and any(heldout_triple(specs[a], rel, specs[b]) for a, rel, b in stated):

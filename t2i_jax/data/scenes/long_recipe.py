@@ -16,7 +16,7 @@ MORE_WORDS_THAN = 90
 
 
 def _plain_relations(objects: Sequence[Object], level: Level) -> list[Fact]:
-  """Every relation of two objects that is plain enough to be stated, in one direction each."""
+  """Every relation of two objects that is clear enough to be stated, in one direction each."""
   facts = []
   for i, a in enumerate(objects):
     for b in objects[i + 1 :]:
@@ -39,7 +39,7 @@ def _flipped(fact: Fact, rng: random.Random) -> Fact:
 
 
 def _counted(objects: Sequence[Object], rng: random.Random) -> Fact:
-  """A count of a shape or a colour, of two or more where there are."""
+  """A count of a shape or a colour, of two or more if possible."""
   specs = {Spec(shape=o.shape): 0 for o in objects} | {Spec(color=o.color): 0 for o in objects}
   counts = {s: sum(s.fits(o) for o in objects) for s in specs}
   several = [s for s in specs if counts[s] > 1]
@@ -69,7 +69,7 @@ def long(d: Draw) -> Scene | None:
     return None
   relations = _plain_relations(objects, d.level)
   d.rng.shuffle(relations)
-  # What must be said comes first: the held-out triple, then the nesting.
+  # Required statements come first: the held-out triple, then the nesting.
   relations.sort(key=lambda f: (not (d.triple and _is_heldout(f)), f.rel != "surrounding"))
   if d.triple and not (relations and _is_heldout(relations[0])):
     return None

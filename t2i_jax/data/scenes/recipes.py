@@ -1,6 +1,6 @@
-"""One recipe a category: draws objects, a layout, the caption and its facts.
+"""One recipe per category: draws objects, a layout, the caption and its facts.
 
-A recipe returns None where its draw does not work out; the caller draws again.
+A recipe returns None where its draw fails; the caller draws again.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ _PALETTE = tuple(COLORS)
 class Draw:
   """The state of one draw.
 
-  pair    whether the caption must name a held-out colour of a shape
-  triple  whether it must name a held-out relation of shapes in colours that are not held out
+  pair    whether the caption must have a held-out colour of a shape
+  triple  whether it must have a held-out relation of shapes in colours that are not held out
   """
 
   rng: random.Random
@@ -36,10 +36,10 @@ class Draw:
     return self.pair or self.triple
 
   def specs(self, n: int, *, apart: bool = False, colors_apart: bool = False) -> list[Spec]:
-    """n coloured shapes, no two equal; one of them held out where the caption needs it.
+    """n different coloured shapes; one of them is held out where `pair` requires it.
 
-    apart         no shape and no colour twice
-    colors_apart  no colour twice
+    apart         all shapes and all colours different
+    colors_apart  all colours different
     """
     while True:
       shapes = (
@@ -62,14 +62,14 @@ class Draw:
         return [Spec(c, s) for c, s in zip(colors, shapes, strict=True)]
 
   def seen(self, *, color: str | None = None, shape: str | None = None) -> Spec:
-    """A coloured shape that is not held out, with the attributes given."""
+    """A coloured shape that is not held out, with the given attributes."""
     while True:
       spec = Spec(color or self.rng.choice(_PALETTE), shape or self.rng.choice(self.level.shapes))
       if not heldout_pair(spec.color, spec.shape):
         return spec
 
   def sized(self, specs: Sequence[Spec]) -> list[Spec]:
-    """The same with sizes, where the level names them; at most one is large among many."""
+    """The same with sizes, in levels that have them; among many at most one is large."""
     if not self.level.sizes:
       return list(specs)
     few = len(specs) <= 2
@@ -79,13 +79,13 @@ class Draw:
     return [dataclasses.replace(s, size=n) for s, n in zip(specs, names, strict=True)]
 
   def stated(self, specs: Sequence[Spec]) -> list[Spec]:
-    """What the caption says of them: with their sizes, or (as often) without."""
+    """The descriptions in the caption: with sizes, or (equally often) without."""
     if self.rng.random() < 0.5:
       return list(specs)
     return [dataclasses.replace(s, size=None) for s in specs]
 
   def wordings(self, *captions: str) -> tuple[str, ...]:
-    """The captions kept: all three where the level has varied wording, the plain one elsewhere."""
+    """All wordings in levels with varied wording, otherwise the first."""
     return tuple(dict.fromkeys(captions)) if self.level.sizes else captions[:1]
 
   def scene(

@@ -19,8 +19,8 @@ def render(scene: Scene, size: int) -> np.ndarray:
   floor = find_level(scene.level).floor
   if size < floor:
     raise ConfigError(
-      f"Scenes of level {scene.level!r} are readable from {floor} pixels on; {size} were asked for."
-      f" Use a size of at least {floor}, or an easier level."
+      f"size = {size} is below {floor} pixels, the minimum of level {scene.level!r}. "
+      f"Use a size of at least {floor}, or an easier level."
     )
   return draw(scene.objects, size)
 

@@ -1,4 +1,4 @@
-"""Whether a statement is true of objects, and false statements to test a judge with."""
+"""Whether a statement is true of objects, and false statements for tests of the judge."""
 
 import dataclasses
 import random
@@ -32,7 +32,7 @@ def _respecified(spec: Spec, shapes: Sequence[str]) -> Iterator[tuple[str, Spec]
 
 
 def _variants(fact: Fact, scene: Scene) -> Iterator[tuple[str, Fact]]:
-  """Statements of the same kind that differ in one thing, with the name of that thing."""
+  """Statements of the same kind that differ in one attribute, with its name."""
   shapes = find_level(scene.level).shapes
   if fact.kind == "absent":
     assert fact.a is not None
@@ -57,8 +57,8 @@ def _variants(fact: Fact, scene: Scene) -> Iterator[tuple[str, Fact]]:
 def false_facts(scene: Scene) -> list[tuple[str, int, Fact]]:
   """All single changes to the caption's facts that make one of them false.
 
-  Returns (what was changed, one of CHANGES; which fact; the false fact). Each is false of
-  `scene.objects` itself, which leaves no doubt where a changed statement happens to be true.
+  Returns (the change, one of CHANGES; index of the fact; the false fact). Each is false of
+  `scene.objects`: changed statements that happen to be true are left out.
   """
   return [
     (change, i, variant)
@@ -71,8 +71,8 @@ def false_facts(scene: Scene) -> list[tuple[str, int, Fact]]:
 def falsify(scene: Scene, rng: random.Random, change: str | None = None) -> tuple[Fact, ...]:
   """The scene's facts with one replaced by a false one.
 
-  change  what to change, one of CHANGES (see `false_facts`); None draws among those possible.
-  Raises ValueError where the caption states nothing of the kind.
+  change  one of CHANGES (see `false_facts`); None draws among the possible ones.
+  Raises ValueError where the caption has no such fact.
   """
   options = false_facts(scene)
   names = [c for c in CHANGES if any(c == o[0] for o in options) and change in (None, c)]

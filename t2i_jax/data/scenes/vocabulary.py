@@ -1,7 +1,7 @@
-"""The words a scene is made of, and the levels of difficulty.
+"""Colours, shapes, sizes and relations of scenes, and the levels of difficulty.
 
-Lengths are fractions of the image's side; the floors of a level are pixels at its smallest
-resolution. `r` is an object's radius: a circle's radius, and about half the width of the others.
+Lengths are fractions of the image's side; lengths in pixels are at the level's smallest resolution.
+`r` is an object's radius: a circle's radius, and about half the width of the others.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ from t2i_jax.errors import ConfigError
 
 BACKGROUND = (240, 240, 240)
 
-# Any two differ by at least 90 in RGB, and by more than 19 degrees as directions seen from the
-# background, so that an anti-aliased edge, a blend with the background, keeps its colour's name.
+# Any two differ by at least 90 in RGB, and by more than 19 degrees as directions from the
+# background, so that a blend with the background at an anti-aliased edge is still identified.
 COLORS: dict[str, tuple[int, int, int]] = {
   "red": (215, 25, 35),
   "orange": (250, 125, 0),
@@ -29,9 +29,9 @@ SIZES: dict[str, tuple[float, float]] = {  # name -> lowest and highest radius d
   "medium": (0.124, 0.138),
   "large": (0.172, 0.200),
 }
-SIZE_EDGES = (0.112, 0.155)  # radii where small ends and large begins, for whoever reads a size
-OUTER_RADII = (0.26, 0.33)  # of an object that holds another
-OUTER_SHAPES = ("circle", "square", "triangle", "diamond", "star")  # a cross has no room
+SIZE_EDGES = (0.112, 0.155)  # radii where small ends and large begins, for the judge
+OUTER_RADII = (0.26, 0.33)  # of an object that surrounds another
+OUTER_SHAPES = ("circle", "square", "triangle", "diamond", "star")  # a cross is too narrow
 RELATIONS = ("left of", "right of", "above", "below", "inside", "surrounding")
 INVERSE = {
   "left of": "right of",
@@ -50,13 +50,13 @@ class Level:
   """One level of difficulty.
 
   floor        smallest resolution, pixels
-  categories   subset of CATEGORIES; a scene of the level is of each with equal chance
-  shapes       shapes drawn; every level draws all of COLORS
-  max_objects  most objects in an image
-  radii        radii drawn where no size is named: of one or two objects, of three or more
+  categories   subset of CATEGORIES, with equal probabilities
+  shapes       shapes of the level; every level has all of COLORS
+  max_objects  maximum number of objects in an image
+  radii        ranges of radii without named sizes: of one or two objects, of three or more
   sizes        whether objects have named sizes (then `radii` is not used)
-  gap_px       least distance between the bounding boxes of two objects, pixels at the floor
-  border_px    least distance from the image's border, pixels at the floor
+  gap_px       minimum distance between the bounding boxes of two objects, pixels at the floor
+  border_px    minimum distance from the image's border, pixels at the floor
   margin_px    lead of a stated relation, pixels at the floor: for "left of", dx - |dy| of centres
   """
 
@@ -105,7 +105,7 @@ LEVELS: dict[str, Level] = {
 
 
 def find_level(name: str) -> Level:
-  """LEVELS[name], or a ConfigError that names the nearest level."""
+  """LEVELS[name]. Raises ConfigError, with the nearest name, for an unknown level."""
   if name not in LEVELS:
     near = difflib.get_close_matches(name, LEVELS, n=1, cutoff=0.0)[0]
     raise ConfigError(f"{name!r} is not a level of scenes. Nearest: {near!r}; all: {list(LEVELS)}.")
@@ -113,5 +113,5 @@ def find_level(name: str) -> Level:
 
 
 def size_name(r: float) -> str:
-  """The name in SIZES of radius r (a fraction of the side)."""
+  """The name in SIZES of a radius r (a fraction of the side)."""
   return "small" if r < SIZE_EDGES[0] else "medium" if r < SIZE_EDGES[1] else "large"
