@@ -1,7 +1,7 @@
 """t2i_jax: text-to-image pretraining in JAX.
 
-Rooms, in the order a batch walks through them: data, parallel, towers, autoencoders, process,
-models, training; and back: sampling, evaluation. `cli` is the door.
+Packages, in the order in which a batch passes through them: data, parallel, towers, autoencoders,
+process, models, systems, training. Sampling: sampling, inference, evaluation. `cli` has the verbs.
 """
 
 __version__ = "0.1.0"

@@ -227,7 +227,7 @@ class Transfusion(nnx.Module):
     moved = cache._replace(used=cache.used + count, position=cache.position + count)
     return rms_norm(x, self.gain, self.config.norm_eps), moved
 
-  def read_picture(
+  def prefill_image(
     self, x_t: jax.Array, model_time: jax.Array, cache: Cache, places: tuple[Any, int]
   ) -> tuple[jax.Array, Cache]:
     """An image [B, H, W, C] after its BOI in the cache: the prediction, and the cache.

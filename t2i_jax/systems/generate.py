@@ -130,7 +130,7 @@ class Generator:
     system, model = self.system, self.system.model(params)
     x0 = system.encode(params, images)
     clean = system.process.at(system.process.on_grid(jnp.zeros(len(x0))))
-    _, cache = model.read_picture(x0.astype(system.dtype), clean.model_time, cache, self.places)
+    _, cache = model.prefill_image(x0.astype(system.dtype), clean.model_time, cache, self.places)
     one = jnp.ones(len(x0), jnp.int32)
     return self._prefill(params, cache, one[:, None] * system.layout.ids.eoi, one)
 
@@ -145,7 +145,7 @@ class Generator:
 
     def plain(x_t: jax.Array, time: Time, _: Any) -> Prediction:
       model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
-      network = lambda x: model.read_picture(
+      network = lambda x: model.prefill_image(
         x.astype(system.dtype), model_time, prefix, self.places
       )[0]
       return predicted(system.output, network, x_t, time)

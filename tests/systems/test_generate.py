@@ -68,7 +68,7 @@ def test_reading_piece_by_piece_gives_what_the_whole_row_gives(rule, time, unet)
   after_picture, cache = generator.prefill_image(params, cache, seen)
   padded = np.array([[9, boi, PAD, PAD, PAD], [5, 6, 7, 8, boi]], np.int32)
   _, cache = generator.prefill(params, cache, padded, np.array([2, 5], np.int32))
-  answer, _ = model.read_picture(noisy, at, cache, generator.places)
+  answer, _ = model.prefill_image(noisy, at, cache, generator.places)
 
   for i, (first, second) in enumerate(texts):
     document = [words(*first), Image(seen[i]), words(*second), Image(noisy[i])]
