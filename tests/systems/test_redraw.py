@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -141,7 +142,7 @@ def test_the_verb_has_the_likelihood_of_the_function(system, params, images):
   c = config_of(batch=1)
   ode = Ode(3, 2)
   found = make_likelihood(system, c.sampling, mesh_of(c.mesh))(params, images, PROMPTS, SEEDS, ode)
-  keys = np.stack([jax.random.split(jax.random.key(seed)) for seed in SEEDS])
+  keys = jnp.stack([jax.random.split(jax.random.key(seed)) for seed in SEEDS])
   x0 = dequantised(unit_range(images), keys[:, 0])
   text = {name: encoder.encode(PROMPTS) for name, encoder in system.text.items()}
   cond = system.encode_text(params, text)
