@@ -3,8 +3,9 @@
   t2i train --config=configs/compare/speedrun.py:candidate --workdir=runs/speedrun/candidate_0
 
 `first` is the recipe of docs/quickstart.md. `candidate` makes smaller steps, and more of them: it
-spends half the time on Muon's iteration, and its patches have absolute positions. Not yet run to
-its end.
+spends half the time on Muon's iteration, and its patches have absolute positions.
+
+Result: docs/speedrun.md; `candidate` has not been run to its end.
 """
 
 from ml_collections import ConfigDict

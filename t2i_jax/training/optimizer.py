@@ -56,7 +56,7 @@ def adamw(
 
 # Newton-Schulz iterations by name: coefficients of x, x x^T x and (x x^T)^2 x, a triple for all
 # steps or one a step.
-NEWTON_SCHULZ: dict[str, tuple] = {
+NEWTON_SCHULZ: dict[str, tuple[Any, ...]] = {
   "keller": (3.4445, -4.7750, 2.0315),  # 5 steps; singular values end in [0.68, 1.15]
   # Minimax on [0.01, 1], 3 steps of [2505.16932 alg. 1]: they end in [0.73, 1.27].
   "polar": (
