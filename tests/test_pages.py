@@ -8,9 +8,18 @@ from benchmarks import pages
 
 MADE = "Made by"  # what a page says that a program writes
 COMPARED = {"equations.md"}  # tests/test_equations.py compares every line of it
+# Compiled programs: minutes to hours each, and of nearly the whole package.
+COMPILED = {"attention_memory.md", "joint_on_tpu.md", "pod.md", "tpu_programs.md"}
 
 
-@pytest.mark.parametrize("page", pages.held(), ids=lambda page: page.path.name)
+@pytest.mark.parametrize(
+  "page",
+  [
+    pytest.param(page, marks=pytest.mark.proof) if page.path.name in COMPILED else page
+    for page in pages.held()
+  ],
+  ids=lambda page: page.path.name,
+)
 def test_a_page_is_as_its_sources_make_it(page):
   assert not page.stale, pages.complaint(page)
 
