@@ -178,7 +178,7 @@ def test_curve_has_a_line_a_category(exact):
     ({"level": "esay"}, "Nearest: 'easy'"),
     ({"size": 16}, "16 px are below 32 px"),
     ({"categories": ["long"]}, "no category 'long'; it has single"),
-    ({"per_cell": 0}, "0 prompts a cell"),
+    ({"per_cell": 0}, "per_cell = 0 prompts"),
   ],
 )
 def test_what_cannot_be_scored_is_refused_before_drawing(options, message):
