@@ -302,5 +302,5 @@ def test_what_cannot_be_scored_is_refused_before_drawing(options, message):
   "shape, dtype", [((9, 32, 32, 3), np.uint8), ((10, 32, 32, 3), np.float32)]
 )
 def test_wrong_images_are_refused(shape, dtype):
-  with pytest.raises(ValueError, match=r"not uint8 \(10, 32, 32, 3\)"):
+  with pytest.raises(ValueError, match=r"instead of uint8 \(10, 32, 32, 3\)"):
     score_edits(lambda p, texts, seed: np.zeros(shape, dtype), "easy", size=32, per_cell=1)
