@@ -256,7 +256,7 @@ def test_overwrite_never_replaces_what_was_not_built(tmp_path):
     (Scenes("eazy"), {}, ConfigError, "'eazy'.*Nearest: 'easy'"),
     (Scenes("full", size=9), {}, DataError, f"--size=9 is below {LEVELS['full'].floor} pixels"),
     (Scenes(count=0), {}, DataError, "train must be at least 1"),
-    (Scenes(val_count=-1), {}, DataError, "others 0"),
+    (Scenes(val_count=-1), {}, DataError, "others at least 0"),
     (Stub(), {"shard_records": 0}, DataError, "--shard-records=0"),
     (Stub(), {"vocab": 10}, DataError, "--vocab=10 is smaller than"),
   ],

@@ -30,7 +30,7 @@ def test_a_record_without_turns_is_stored_as_before_there_were_any():
   [
     (("", b"two"), "empty instruction"),
     (("more", b""), "no image bytes"),
-    (("more",), "no record"),
+    (("more",), "is not a record"),
   ],
 )
 def test_bad_turns_are_refused(turn, words):

@@ -126,7 +126,7 @@ def test_resolutions_agree(level):
 
 
 def test_below_the_floor_is_refused_with_both_numbers():
-  with pytest.raises(ConfigError, match=r"from 48 pixels on; 32 were asked"):
+  with pytest.raises(ConfigError, match="size = 32 is below 48 pixels"):
     render(make_scene(0, "full", "train"), 32)
 
 

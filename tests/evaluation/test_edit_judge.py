@@ -284,9 +284,9 @@ def test_console_table_names_every_rate(exact):
   "options, message",
   [
     ({"level": "esay"}, "Nearest: 'easy'"),
-    ({"size": 16}, "from 32 pixels on; 16 were asked"),
+    ({"size": 16}, "size = 16 is below 32 pixels"),
     ({"kinds": ["resize"]}, r"'resize' is a kind of edit of other levels"),
-    ({"per_cell": 0}, "0 edits a cell"),
+    ({"per_cell": 0}, "per_cell = 0 edits"),
   ],
 )
 def test_what_cannot_be_scored_is_refused_before_drawing(options, message):
@@ -302,5 +302,5 @@ def test_what_cannot_be_scored_is_refused_before_drawing(options, message):
   "shape, dtype", [((9, 32, 32, 3), np.uint8), ((10, 32, 32, 3), np.float32)]
 )
 def test_wrong_images_are_refused(shape, dtype):
-  with pytest.raises(ValueError, match=r"not uint8 \(10, 32, 32, 3\)"):
+  with pytest.raises(ValueError, match=r"instead of uint8 \(10, 32, 32, 3\)"):
     score_edits(lambda p, texts, seed: np.zeros(shape, dtype), "easy", size=32, per_cell=1)

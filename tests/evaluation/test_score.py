@@ -178,7 +178,7 @@ def test_curve_has_a_line_a_category(exact):
     ({"level": "esay"}, "Nearest: 'easy'"),
     ({"size": 16}, "16 px are below 32 px"),
     ({"categories": ["long"]}, "no category 'long'; it has single"),
-    ({"per_cell": 0}, "0 prompts a cell"),
+    ({"per_cell": 0}, "per_cell = 0 prompts"),
   ],
 )
 def test_what_cannot_be_scored_is_refused_before_drawing(options, message):
@@ -192,7 +192,7 @@ def test_what_cannot_be_scored_is_refused_before_drawing(options, message):
 
 @pytest.mark.parametrize("shape, dtype", [((5, 32, 32, 3), np.uint8), ((6, 32, 32, 3), np.float32)])
 def test_wrong_images_are_refused(shape, dtype):
-  with pytest.raises(ValueError, match=r"not uint8 \(6, 32, 32, 3\)"):
+  with pytest.raises(ValueError, match=r"instead of uint8 \(6, 32, 32, 3\)"):
     score(lambda captions, seed: np.zeros(shape, dtype), "easy", size=32, per_cell=1)
 
 
