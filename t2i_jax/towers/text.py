@@ -55,7 +55,7 @@ class TextTower(nnx.Module):
     c = self.config = config
     self.embedding = weight(rngs, (c.vocab, c.width), ("vocab", "embed"), fan_in(1))
     # Rotary angles encode relative positions; learned embeddings encode absolute ones.
-    self.position = weight(rngs, (c.length, c.width), ("sequence", "embed"), fan_in(1))
+    self.place = weight(rngs, (c.length, c.width), ("sequence", "embed"), fan_in(1))
     block = BlockConfig(c.width, c.heads)
     self.blocks = stack_blocks(lambda r: PreNormBlock(block, r), c.depth, rngs)
     if c.tokens:
@@ -66,8 +66,8 @@ class TextTower(nnx.Module):
   def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
     c = self.config
     # Replicated on every device: otherwise the compiler gathers the rows of the batch instead.
-    table, position = (constrain(w[...], None, None) for w in (self.embedding, self.position))
-    x = (table[ids] + position[: ids.shape[1]]).astype(dtype)  # [B, T, D]
+    table, place = (constrain(w[...], None, None) for w in (self.embedding, self.place))
+    x = (table[ids] + place[: ids.shape[1]]).astype(dtype)  # [B, T, D]
     x = constrain(x, "batch", "sequence", None)
     rope = rope_angles(jnp.arange(ids.shape[1])[:, None], c.width // c.heads, ROPE_THETA)
     allowed = padding_mask(mask, mask)
