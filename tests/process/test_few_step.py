@@ -23,7 +23,7 @@ from t2i_jax.process.few_step import (
   pseudo_huber,
   squared_distance,
 )
-from t2i_jax.process.timesteps import TIMESTEP_LAWS
+from t2i_jax.process.timesteps import TIMESTEP_DISTRIBUTIONS
 from t2i_jax.process.weightings import WEIGHTINGS
 from t2i_jax.sampling import GUIDANCE, SOLVERS, Guided, guide, make_plan, sample
 from t2i_jax.sampling.grids import at_times
@@ -197,8 +197,8 @@ def test_levels_and_their_weights():
   draws = np.exp(-1.1 + 2 * np.random.default_rng(0).standard_normal(400_000))
   counts, _ = np.histogram(draws[(draws > s[0]) & (draws < s[-1])], s)
   for name, law in (
-    ("edm", TIMESTEP_LAWS["edm"](mean=-1.1, std=2.0)),
-    ("flow", TIMESTEP_LAWS["logit_normal"](mean=-1.1, std=2.0)),
+    ("edm", TIMESTEP_DISTRIBUTIONS["edm"](mean=-1.1, std=2.0)),
+    ("flow", TIMESTEP_DISTRIBUTIONS["logit_normal"](mean=-1.1, std=2.0)),
   ):
     t = law(jnp.linspace(0, 1, 400_002)[1:-1])
     found, _ = np.histogram(t, levels(PROCESSES[name](), 11).t)

@@ -110,7 +110,7 @@ def test_images_are_encoded_before_a_joint_model_reads_them(alone):
   _, before = generator.prefill(params, generator.empty(2), first, np.full(2, 2, np.int32))
   latents = system.encode(params, jnp.asarray(images))
   clean = system.process.at(system.process.on_grid(jnp.zeros(2))).model_time
-  _, expected = jax.jit(lambda c: model.read_picture(latents, clean, c, generator.places))(before)
+  _, expected = jax.jit(lambda c: model.prefill_image(latents, clean, c, generator.places))(before)
   patches = slice(2, 2 + system.layout.patches)  # after BOS and BOI
   np.testing.assert_allclose(cache.k[:, :, patches], expected.k[:, :, patches], atol=1e-5)
 
