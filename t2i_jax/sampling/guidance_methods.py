@@ -284,7 +284,7 @@ def compose(weights: tuple[Scale, ...] = (1.0, 1.0)) -> Combine:
 
   null + scale sum_i weights_i (prompt_i - null)        [2206.01714 eq. 11; eq. 12 for NOT]
   """
-  if not isinstance(weights, tuple) or len(weights) < 2:
+  if not isinstance(weights, tuple) or not weights:
     raise ConfigError(f"compose: weights = {weights!r}. Write one a prompt: weights=(1.0, -0.5).")
 
   def combine(views: Views, scale: Scale) -> Prediction:
