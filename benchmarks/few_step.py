@@ -8,6 +8,7 @@ configs/scenes_dit_flow.py to start from instead. About 40 minutes of one core.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from benchmarks.quickstart import t2i
 from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.score import Score, score
 from t2i_jax.evaluation.stats import Rate
-from t2i_jax.inference import Model, open_model
+from t2i_jax.inference import Model, kept_steps, open_model
 
 CATEGORIES = ("single", "binding", "relation")
 PER_CELL = 100
@@ -60,6 +61,14 @@ class Found(NamedTuple):
   calls: int
 
 
+def finished(workdir: Path) -> bool:
+  """Whether a run has made all steps of its config."""
+  if not (workdir / "config.json").is_file():
+    return False
+  steps = json.loads((workdir / "config.json").read_text())["train"]["steps"]
+  return kept_steps(workdir)[-1] == steps
+
+
 def train(args: argparse.Namespace) -> dict[str, Path]:
   """The work directories by model; what is trained already is left as it is."""
   runs, data = Path(args.runs), f"--config.data.dir={args.data}"
@@ -70,6 +79,8 @@ def train(args: argparse.Namespace) -> dict[str, Path]:
     t2i("train", "--config=configs/scenes_dit_flow.py", *flags)
   for name, config in STUDENTS.items():
     dirs[name] = runs / name
+    if finished(dirs[name]):
+      continue
     starts = [f"--config.parts.{part}.start=run:{dirs['teacher']}" for part in ("backbone", "text")]
     t2i("train", f"--config={config}", f"--workdir={dirs[name]}", data, *starts, *few)
   return dirs
