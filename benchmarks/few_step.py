@@ -82,7 +82,9 @@ def train(args: argparse.Namespace) -> dict[str, Path]:
     if finished(dirs[name]):
       continue
     starts = [f"--config.parts.{part}.start=run:{dirs['teacher']}" for part in ("backbone", "text")]
-    t2i("train", f"--config={config}", f"--workdir={dirs[name]}", data, *starts, *few)
+    model = json.loads((dirs["teacher"] / "config.json").read_text())["model"]
+    same = [f"--config.model.absolute={model['absolute']}"] if "absolute" in model else []
+    t2i("train", f"--config={config}", f"--workdir={dirs[name]}", data, *starts, *same, *few)
   return dirs
 
 

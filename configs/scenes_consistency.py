@@ -16,9 +16,9 @@ from configs import scenes_dit_flow as parent
 def get_config() -> ConfigDict:
   c = parent.get_config()
   c.name = "scenes_consistency"
-  c.train.steps = 300
+  c.train.steps, c.train.batch = 200, 64
   # Few levels: each doubling needs steps that a short training has not.
-  c.train.objective = "consistency(steps=300, first=10, last=40)"
+  c.train.objective = "consistency(steps=200, first=10, last=40)"
   c.train.lr, c.train.vector_lr = 1e-2, 2e-3
   c.sampling.update(solver="consistency", steps=2, cfg=1.5)
   return c
