@@ -38,8 +38,10 @@ the same recipe on the same prompts.
 
 ## What is known of the candidate
 
-No run of it has been finished. What was measured, on one core shared with other work, so that only
-figures at equal steps, data and noise are held against each other:
+One seed was trained, at equal FLOPs, on two cores shared with other work: its minutes say nothing,
+and the times of a step are not measured in turns. It is not the quickstart's recipe before a second
+seed and those times. The rest was measured on one shared core, so that only figures at equal steps,
+data and noise are compared:
 
 - Muon's iteration is a third of the first recipe's FLOPs (12 of 36 GFLOP a step). The update of all
   weights took 0.208 s with five Newton-Schulz steps and 0.099 s with three minimax ones, which
@@ -133,7 +135,7 @@ def made_by() -> list[str]:
   """The commands of a row."""
   score = f"--per-cell={PER_CELL} --seed={PROMPT_SEED}"
   return [
-    "`python benchmarks/speedrun.py` makes all rows and this page. A row by hand, one seed:",
+    "`python -m benchmarks.speedrun` makes all rows and this page. A row by hand, one seed:",
     "",
     "```sh",
     f"t2i train --config={CONFIG}:ROW --workdir=runs/speedrun/ROW_SEED "
