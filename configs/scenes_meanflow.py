@@ -7,7 +7,8 @@
 
 Guidance is learned, so that a step is one call of the network.
 
-Result: docs/few_step.md, once `python -m benchmarks.few_step` was run.
+Result: after 200 steps single objects 26, 19 and 33% right in 1, 2 and 4 steps, where the teacher
+has 0.5, 28 and 95%: docs/few_step.md.
 """
 
 from ml_collections import ConfigDict

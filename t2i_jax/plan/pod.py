@@ -59,6 +59,7 @@ def topology_devices(name: str) -> list:
     raise ConfigError("the TPU compiler is not installed: pip install 't2i_jax[tpu]'")
   os.environ.update(ENVIRONMENT)
   jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_enable_compilation_cache", False)  # its entries need a device to be read
   try:
     return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
   except jax.errors.JaxRuntimeError as error:

@@ -162,7 +162,7 @@ DISTRIBUTIONS = {
 @pytest.mark.parametrize("factor", [1.0, 3.0])
 def test_densities_are_those_of_the_distributions(factor):
   with jax.enable_x64(True):
-    found = training.law_densities(factor, "t")
+    found = training.densities(factor, "t")
   for name, pdf in DISTRIBUTIONS.items():
     at, value = found[name]
     before = at / (factor - (factor - 1) * at)

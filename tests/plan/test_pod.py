@@ -74,7 +74,8 @@ def test_a_small_step_is_compiled_and_read(compiled):
   assert (code, err) == (0, "")
   said = {name.strip(): value for name, value in (line.split("  ", 1) for line in out.splitlines())}
   said = {name: value.strip() for name, value in said.items()}
-  assert said["chips"] == "4 x TPU v5 lite, mesh {'data': 2, 'fsdp': 2, 'tensor': 1}"
+  mesh = {"data": 2, "fsdp": 2, "tensor": 1, "context": 1, "expert": 1}
+  assert said["chips"] == f"4 x TPU v5 lite, mesh {mesh}"
   config = load_config(ROOT / "configs/dit.py:S/8", SMALL)
   assert said["parameters"] == f"{sum(parameters(system_of(config)).values()):,}"
   gib = {name.removesuffix(", GiB"): float(v) for name, v in said.items() if name.endswith(", GiB")}
@@ -95,7 +96,7 @@ def test_a_small_step_is_compiled_and_read(compiled):
     ("no such form", ["'v5p-8' does not exist", "v5e:16x16", "v5p:8x8x4"]),
     ("no such slice", ["'v5p:3x3x3' does not exist", "not divisible", "v5p:8x8x4"]),
     ("no such generation", ["'v9:2x2' does not exist", "Write the generation and the sides"]),
-    ("other mesh", ["data 2 x fsdp 2 x tensor 1 needs 4 devices", "16"]),
+    ("other mesh", ["data 2 x fsdp 2 x tensor 1 x context 1 x expert 1 needs 4 devices", "16"]),
     ("other batch", ["batch 15 is not a multiple of data x fsdp = 2 x 2 = 4. Use 16."]),
   ],
 )

@@ -27,7 +27,7 @@ def unsaid(config):
 def tensors_of_file(config, params):
   original = original_of(config)
   tensors = in_the_authors_layout(original, config, params)
-  return tensors | {name: b.whole() for name, b in original.spec.buffers(config).items()}
+  return tensors | {name: b.full() for name, b in original.spec.buffers(config).items()}
 
 
 @pytest.mark.newest

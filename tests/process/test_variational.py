@@ -258,5 +258,5 @@ def test_bound_refuses():
     variational_bound(denoise, flow, x0, noise)
   with pytest.raises(ConfigError, match="'tiny'"):
     variational_bound(denoise, flow, x0, noise, times=_even(flow, 4), variance="tiny")
-  with pytest.raises(ConfigError, match=r"not 2 from sigma = 0.5"):
+  with pytest.raises(ConfigError, match=r"found 2, from sigma = 0.5"):
     variational_bound(denoise, flow, x0, noise, times=flow.at(np.array([0.5, 1.0])))
