@@ -5,8 +5,8 @@
     --config.parts.backbone.start=run:runs/scenes_dit_flow \\
     --config.parts.text.start=run:runs/scenes_dit_flow
 
-Result: it diverged within the 200 steps, at this rate: docs/few_step.md. The objective is held to its
-formulas by tests; its rate is still to be found.
+Result: diverged within the 200 steps at this rate: docs/few_step.md. Tests hold the objective to its
+formulas; a rate that works is not found yet.
 """
 
 from ml_collections import ConfigDict
