@@ -5,8 +5,8 @@
     --config.parts.backbone.start=run:runs/scenes_dit_flow \\
     --config.parts.text.start=run:runs/scenes_dit_flow
 
-Result: diverged within the 200 steps at this rate: docs/few_step.md. Tests hold the objective to its
-formulas; a rate that works is not found yet.
+Result: diverged within the 200 steps at this rate: docs/few_step.md. Tests hold the objective to
+its formulas; a rate that works is not found yet.
 """
 
 from ml_collections import ConfigDict
