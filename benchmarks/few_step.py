@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.pages import run_of, table, write
 from benchmarks.quickstart import t2i
+from configs.sections import SCENES_PROMPTS as SHOWN
 from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.score import Score, score
 from t2i_jax.evaluation.stats import Rate
@@ -24,14 +25,6 @@ from t2i_jax.inference import Model, kept_steps, open_model
 CATEGORIES = ("single", "binding", "relation")
 PER_CELL = 100
 PROMPT_SEED = 40_000  # prompts that no choice was made on
-SHOWN = (
-  "a red circle",
-  "a blue square",
-  "a green triangle",
-  "a yellow circle and a purple square",
-  "a red circle left of a blue square",
-  "a green square above a red triangle",
-)
 SCALE = 2
 STUDENTS = {
   "consistency": "configs/scenes_consistency.py",
