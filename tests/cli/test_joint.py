@@ -43,7 +43,7 @@ def test_it_draws_and_says_what_it_sees(trained, picture, tmp_path, capsys):
 def test_eval_scores_what_it_draws_says_and_changes(trained, capsys):
   assert main(["eval", f"--workdir={trained}", "--per-cell=2"]) == 0
   out = capsys.readouterr().out
-  for what in ("drawings", "captions", "edits"):
+  for what in ("images", "captions", "edits"):
     assert f"Correct {what}, level easy, 32 px, n = 2 a cell" in out
   for name, key in (("score", "category"), ("captions", "category"), ("edits", "kind")):
     cells = json.loads((trained / f"eval/{name}.json").read_text())["cells"]
