@@ -12,8 +12,6 @@ from typing import Any
 
 from t2i_jax.errors import ConfigError, MeshError, PromptError
 
-MESH_AXES = ("data", "fsdp", "tensor", "context", "expert")
-
 SAMPLING_FLAGS = {
   "solver": "as in config.sampling: euler, heun, ddim(eta=1.0), dpmpp(order=3), ...",
   "grid": "of times: trailing, leading, karras(rho=7), shifted(factor=3), ...",
@@ -84,6 +82,8 @@ def opened_with(args: argparse.Namespace, keys: Sequence[str] = ()) -> dict[str,
 
 def parse_mesh(text: str) -> dict[str, str]:
   """ "fsdp=8,tensor=2" by axis. Raises MeshError for an axis that does not exist."""
+  from t2i_jax.parallel import MESH_AXES
+
   found = dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
   wrong = [axis for axis, size in found.items() if axis not in MESH_AXES or not size]
   if wrong:

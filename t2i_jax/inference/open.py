@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from t2i_jax.config import apply_overrides, build
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.models.params import Params
-from t2i_jax.parallel import bound, mesh_of, overridden
+from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
 from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
 from t2i_jax.systems import System, Tasks, make_system
 from t2i_jax.systems.guides import Guide, Guides, Weak
@@ -93,8 +93,7 @@ def open_model(
   Parameters are read onto the mesh, each device its own shards; no optimiser is built.
   Raises RestoreError, ConfigError, MeshError.
   """
-  given = {"mesh.data": "-1", "mesh.fsdp": "1", "mesh.tensor": "1"}
-  given |= {"mesh.context": "1", "mesh.expert": "1"} | (overrides or {})
+  given = {f"mesh.{axis}": "1" for axis in MESH_AXES} | {"mesh.data": "-1"} | (overrides or {})
   checkpoints, latest, meta = read_latest(workdir)
   with closing(checkpoints):
     step = latest if step is None else step

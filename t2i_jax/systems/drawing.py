@@ -15,9 +15,8 @@ from t2i_jax.models.conditioning import drop_towers
 from t2i_jax.models.control import Control
 from t2i_jax.models.params import Params
 from t2i_jax.models.stack import Answer
-from t2i_jax.process import Prediction, Time, denoising_loss
+from t2i_jax.process import Prediction, Time
 from t2i_jax.process.losses import Penalty
-from t2i_jax.process.variational import variance_loss
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.systems.draw import Drawing
 from t2i_jax.systems.few_step import Consistency, MeanFlow
@@ -30,6 +29,7 @@ from t2i_jax.systems.system import (
   Term,
   flat_images,
   image_counts,
+  image_losses,
   predicted,
 )
 from t2i_jax.systems.tasks import Tasks
@@ -154,10 +154,7 @@ def denoising(
   m = system.mix(x0, draws)
   cond = system.conditioning(params, batch, draws)
   prediction, inner = system.network(params, m.seen, m.time, cond)
-  losses = denoising_loss(prediction, m.x0, m.eps, m.time, system.weighting, system.penalty)
-  if system.output.learned_variance:
-    losses = losses + variance_loss(system.process, prediction, m.x0, m.x_t, m.time)
-  return {"image": losses} | inner
+  return {"image": image_losses(system, prediction, m)} | inner
 
 
 # By the name in config.train.objective.

@@ -19,9 +19,7 @@ from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.models.params import Params
 from t2i_jax.models.transfusion import Rows, Transfusion, TransfusionConfig
-from t2i_jax.process import denoising_loss
 from t2i_jax.process.losses import Penalty
-from t2i_jax.process.variational import variance_loss
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.systems.chat import Chat
 from t2i_jax.systems.generate import Generator
@@ -33,6 +31,7 @@ from t2i_jax.systems.system import (
   Term,
   flat_images,
   image_counts,
+  image_losses,
   predicted,
   text_counts,
 )
@@ -88,11 +87,8 @@ class JointSystem(System):
       return outputs.reshape(-1, *outputs.shape[2:])
 
     prediction = predicted(self.output, network, m.seen, m.time)
-    losses = denoising_loss(prediction, m.x0, m.eps, m.time, self.weighting, self.penalty)
-    if self.output.learned_variance:
-      losses = losses + variance_loss(self.process, prediction, m.x0, m.x_t, m.time)
     text = model.token_losses(hidden[0], jnp.roll(_rows(batch).tokens, -1, axis=1))
-    return {"image": losses, "text": text}
+    return {"image": image_losses(self, prediction, m), "text": text}
 
   def forward(self, params: Params, batch: Batch) -> Any:
     shape = batch.image_weight.shape

@@ -22,10 +22,11 @@ from t2i_jax.models import (
   with_params,
 )
 from t2i_jax.models.params import Params
-from t2i_jax.process import Prediction, Process, Time, mix
+from t2i_jax.process import Prediction, Process, Time, denoising_loss, mix
 from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.preconditioning import preconditioned
 from t2i_jax.process.timesteps import TimestepDistribution, inside, shift
+from t2i_jax.process.variational import variance_loss
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.parts import Part
 from t2i_jax.systems.tasks import Tasks
@@ -270,6 +271,17 @@ def predicted(
     return Prediction(network(x_t), kind, None)
   value, variance = jnp.split(network(x_t), 2, axis=-1)
   return Prediction(value, kind, variance)
+
+
+def image_losses(system: Any, prediction: Prediction, m: Mixture) -> jax.Array:
+  """The weighted error of each image, with the variational term of a learned variance.   # [R]
+
+  system  has output, weighting and penalty
+  """
+  losses = denoising_loss(prediction, m.x0, m.eps, m.time, system.weighting, system.penalty)
+  if system.output.learned_variance:
+    losses = losses + variance_loss(system.process, prediction, m.x0, m.x_t, m.time)
+  return losses
 
 
 def flat_images(batch: Batch) -> jax.Array:
