@@ -29,7 +29,7 @@ WAYS = {
 
 
 def measure(workdir: str, classifier: str, scale: float, weight: float | None):
-  """Rates by category and the shown pictures, at one setting."""
+  """Rates by category and the shown images, at one setting."""
   guiding = {} if weight is None else {"guide": classifier, "guide_weight": weight}
   at = open_model(workdir, {"sampling.cfg": str(scale)}, **guiding)
   result = score(
@@ -68,11 +68,11 @@ def main() -> None:
   for label, setting in WAYS.items():
     row = []
     for w in WEIGHTS:
-      rates, pictures = measure(args.workdir, args.classifier, *setting(w))
+      rates, images = measure(args.workdir, args.classifier, *setting(w))
       cells = [f"{rate.percent()} {rate.interval()}" for rate in rates]
       measured.append([label, f"{w:g}", *cells])
       print(*measured[-1], flush=True)
-      row += list(pictures)
+      row += list(images)
     shown.append(row)
   block = 2 * len(SHOWN)
   grid(shown, SCALE, block=block).save(Path(args.to) / "classifier_guidance.png")

@@ -33,7 +33,7 @@ class Case(NamedTuple):
   shape       channels, height and width of the latent
   said        what is odd about it
   words       of each row, filled up to the longest
-  references  (height, width) of each picture that is shown to the model
+  references  (height, width) of each image that is shown to the model
   """
 
   theirs: str
@@ -130,7 +130,7 @@ CASES = {
   "sd3_all_dual": Case(
     "SD3Transformer2DModel",
     SD3 | {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1), "pos_embed_max_size": 12},
-    (4, 20, 4), "norm of q and k; all blocks but the last dual; a narrow picture",
+    (4, 20, 4), "norm of q and k; all blocks but the last dual; a narrow image",
   ),
   "flux": Case(
     "FluxTransformer2DModel", FLUX | {"num_layers": 2, "num_single_layers": 3}, (4, 8, 12),
@@ -139,7 +139,7 @@ CASES = {
   "flux_guided": Case(
     "FluxTransformer2DModel",
     FLUX | {"num_layers": 1, "num_single_layers": 1, "guidance_embeds": True}, (4, 4, 14),
-    "told guidance; a wide picture",
+    "told guidance; a wide image",
   ),
   "flux2": Case("Flux2Transformer2DModel", FLUX2, (16, 4, 6), "told guidance; not square"),
   "flux2_unguided": Case(
@@ -147,7 +147,7 @@ CASES = {
     "no guidance; odd sides",
   ),
   "flux2_references": Case(
-    "Flux2Transformer2DModel", FLUX2, (16, 4, 6), "two reference pictures of other sizes",
+    "Flux2Transformer2DModel", FLUX2, (16, 4, 6), "two reference images of other sizes",
     references=((3, 5), (4, 2)),
   ),
   "qwen_image": Case(
@@ -158,7 +158,7 @@ CASES = {
     "words", (1, 7),
   ),
   "qwen_image_references": Case(
-    "QwenImageTransformer2DModel", QWEN, (4, 8, 6), "two reference pictures, one of them larger",
+    "QwenImageTransformer2DModel", QWEN, (4, 8, 6), "two reference images, one of them larger",
     references=((4, 4), (6, 18)),
   ),
   "z_image": Case(
@@ -298,13 +298,13 @@ GOLDEN = (
 
 def as_arrays(g: Given) -> dict[str, np.ndarray]:
   """The inputs by name, for a file."""
-  pictures = {f"reference_{i}": picture for i, picture in enumerate(g.references)}
-  return {key: leaf for key, leaf in g._asdict().items() if key != "references"} | pictures
+  images = {f"reference_{i}": image for i, image in enumerate(g.references)}
+  return {key: leaf for key, leaf in g._asdict().items() if key != "references"} | images
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Given:
   """The inverse of as_arrays; what else there is is left."""
   count = sum(key.startswith("reference_") for key in arrays)
-  pictures = tuple(arrays[f"reference_{i}"] for i in range(count))
+  images = tuple(arrays[f"reference_{i}"] for i in range(count))
   own = {key: arrays[key] for key in Given._fields if key != "references"}
-  return Given(**own, references=pictures)
+  return Given(**own, references=images)

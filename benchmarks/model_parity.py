@@ -50,14 +50,14 @@ def pack(x: torch.Tensor, patch: int) -> torch.Tensor:
 
 
 def unpack(tokens: torch.Tensor, patch: int, like: torch.Tensor) -> torch.Tensor:
-  """The first tokens, as many as `like` has, as a picture."""
+  """The first tokens, as many as `like` has, as an image."""
   rows, cols = like.shape[2] // patch, like.shape[3] // patch
   own, pattern = tokens[:, : rows * cols], "b (h w) (c p q) -> b c (h p) (w q)"
   return rearrange(own, pattern, h=rows, p=patch, q=patch)
 
 
 def grid_ids(x: torch.Tensor, patch: int, axes: int, first: int = 0) -> torch.Tensor:
-  """(first, row, column, 0 ...) of every patch of a picture."""
+  """(first, row, column, 0 ...) of every patch of an image."""
   rows, cols = x.shape[2] // patch, x.shape[3] // patch
   ids = torch.zeros(rows, cols, axes)
   ids[..., 0] = first
@@ -94,17 +94,17 @@ def flux2(model: Any, g: Given) -> torch.Tensor:
   """Reference i is 10 (i + 1) away on the first axis, as Flux2Pipeline has it."""
   words = torch.zeros(g.text.shape[1], 4)
   words[:, 3] = torch.arange(len(words))
-  pictures = (g.x, *g.references)
-  tokens = torch.cat([pack(picture, 1) for picture in pictures], dim=1)
-  ids = torch.cat([grid_ids(picture, 1, 4, 10 * i) for i, picture in enumerate(pictures)])
+  images = (g.x, *g.references)
+  tokens = torch.cat([pack(image, 1) for image in images], dim=1)
+  ids = torch.cat([grid_ids(image, 1, 4, 10 * i) for i, image in enumerate(images)])
   guidance = g.guidance if model.config.guidance_embeds else None
   return unpack(model(tokens, g.text, g.times / 1000, ids, words, guidance).sample, 1, g.x)
 
 
 def qwen_image(model: Any, g: Given) -> torch.Tensor:
-  pictures = (g.x, *g.references)
-  tokens = torch.cat([pack(picture, 2) for picture in pictures], dim=1)
-  shapes = [[(1, picture.shape[2] // 2, picture.shape[3] // 2) for picture in pictures]] * len(g.x)
+  images = (g.x, *g.references)
+  tokens = torch.cat([pack(image, 2) for image in images], dim=1)
+  shapes = [[(1, image.shape[2] // 2, image.shape[3] // 2) for image in images]] * len(g.x)
   return unpack(model(tokens, g.text, g.mask, g.times / 1000, shapes).sample, 2, g.x)
 
 
@@ -135,9 +135,9 @@ def tensors(g: Given, dtype: torch.dtype) -> Given:
   """As torch's, those in this dtype that pipelines hand over so: times and sizes are not."""
   made = jax.tree.map(lambda leaf: torch.tensor(np.asarray(leaf)), g)
   cast = lambda leaf: leaf.to(dtype)
-  pictures = tuple(cast(r) for r in made.references)
+  images = tuple(cast(r) for r in made.references)
   return made._replace(
-    x=cast(made.x), text=cast(made.text), pooled=cast(made.pooled), references=pictures
+    x=cast(made.x), text=cast(made.text), pooled=cast(made.pooled), references=images
   )
 
 
@@ -292,7 +292,7 @@ side to it, `tests/parity/test_pretrained.py` theirs, with the name and shape of
 NOTES = """
 ## What is not compared
 
-1. **DiT on pictures that are not square.** Theirs takes the square root of the number of patches.
+1. **DiT on images that are not square.** Theirs takes the square root of the number of patches.
 2. **Masked text in SD3 and FLUX.** Theirs take no mask; ours do (`attend_padding=False`), and
    `tests/models/test_families.py` says what that means.
 3. **Rows of different sizes in one batch**, which Z-Image's class takes as a list. Our batches are

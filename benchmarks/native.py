@@ -3,7 +3,7 @@
 python -m benchmarks.native [--runs runs] [--to docs]
 
 Builds the data, trains configs/transfusion_scenes.py as a user would, scores it and holds two
-conversations. Then the quickstart's model, which only draws, is trained on as many pictures and
+conversations. Then the quickstart's model, which only draws, is trained on as many images and
 scored beside it. Started again, it goes on from where it stopped.
 """
 
@@ -57,7 +57,7 @@ def run(
 
 
 def equal_steps(runs: str) -> int:
-  """Steps in which the model that only draws sees as many pictures as the joint one has."""
+  """Steps in which the model that only draws sees as many images as the joint one has."""
   from t2i_jax.cli.evaluate import images_seen
   from t2i_jax.config import load_config
 
@@ -68,7 +68,7 @@ def equal_steps(runs: str) -> int:
 
 
 def measure(workdir: Path) -> dict[str, Any]:
-  """What the page is made of besides the scores; its pictures go into the work directory."""
+  """What the page is made of besides the scores; its images go into the work directory."""
   import jax
 
   from t2i_jax.cli.evaluate import images_seen, seeds_from
@@ -116,11 +116,11 @@ def minutes(workdir: Path) -> float:
 
 
 def converse(at: Any, lines: Sequence[str], path: Path) -> list[tuple[str, str]]:
-  """What is said, and what the model says of the picture that it drew then."""
+  """What is said, and what the model says of the image that it drew then."""
   chat = at.chat()
-  pictures = [chat.draw(line) for line in lines]
-  grid([pictures], SCALE).save(path)
-  return [(line, chat.describe(p)) for line, p in zip(lines, pictures, strict=True)]
+  images = [chat.draw(line) for line in lines]
+  grid([images], SCALE).save(path)
+  return [(line, chat.describe(p)) for line, p in zip(lines, images, strict=True)]
 
 
 def rate(found: dict[str, Any]) -> str:
@@ -155,26 +155,26 @@ def page(m: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
     "```",
     "",
     f"`{CONFIG}`: {m['parameters'] / 1e6:.2f} M parameters, {m['steps']} steps,",
-    f"{m['images']:,.0f} pictures seen in {m['minutes']:.1f} minutes on two cores. Of a row's",
+    f"{m['images']:,.0f} images seen in {m['minutes']:.1f} minutes on two cores. Of a row's",
     f"positions {m['padding']:.1%} are padding; {m['left_out']:.3f} documents a row did not fit.",
     "",
     "## Drawing captions",
     "",
     "Percent correct by the exact judge, with 95% intervals, beside the quickstart's model after",
-    f"as many pictures: all of those it learns to draw, of the joint model's {m['drawn']:.0%}.",
+    f"as many images: all of those it learns to draw, of the joint model's {m['drawn']:.0%}.",
     "",
     table(["category", "compositions", "correct", "only draws", "shuffled captions"], drawn),
     "",
     "## Reading drawings",
     "",
-    "A caption is correct where it lists exactly the objects of the picture and the relation it",
-    "states holds. Baselines: captions of other pictures, and the commonest caption.",
+    "A caption is correct where it lists exactly the objects of the image and the relation it",
+    "states holds. Baselines: captions of other images, and the commonest caption.",
     "",
     table(["category", "compositions", "correct", "objects right", "shuffled", "commonest"], read),
     "",
     "## Editing by instruction",
     "",
-    "Done: what was asked is there. Kept: all else is as it was. The picture before is an exact",
+    "Done: what was asked is there. Kept: all else is as it was. The image before is an exact",
     "drawing that the model is shown, without a caption.",
     "",
     table(["kind", "compositions", "correct", "done", "kept", "ceiling"], edited),

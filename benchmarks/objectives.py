@@ -55,7 +55,7 @@ SHOWN = (
   "a yellow circle and a purple square",
   "a green square above a red triangle",
 )
-ROWS = 256  # validation pictures
+ROWS = 256  # validation images
 PATCH = 4
 SCALE = 2
 
@@ -77,7 +77,7 @@ def train_all(data: str, runs: Path, steps: int) -> dict[str, Path]:
 
 
 def x0_errors(at: Model) -> list[float]:
-  """Mean squared error of x0_hat on validation pictures, at each of RATIOS."""
+  """Mean squared error of x0_hat on validation images, at each of RATIOS."""
   c, system = at.config, at.system
   source = ShardSource(c.data.dir, c.data.val_split)
   (rows,) = validation_batches(source, system.row_maker(), ROWS, ROWS, np.arange(ROWS))
@@ -98,9 +98,9 @@ def x0_errors(at: Model) -> list[float]:
 
 
 def measure(workdir: Path) -> dict[str, Any]:
-  """Scores and pictures of one model under every solver and step count."""
+  """Scores and images of one model under every solver and step count."""
   at = open_model(workdir)
-  cells, pictures = {}, {}
+  cells, images = {}, {}
   for label, solver in SOLVERS.items():
     for steps in STEPS:
       sampling = at.config.sampling.copy_and_resolve_references()
@@ -118,13 +118,13 @@ def measure(workdir: Path) -> dict[str, Any]:
       )
       rates = [result.pooled(category).rate for category in CATEGORIES]
       cells[f"{label}|{steps}"] = rates
-      pictures[f"{label}|{steps}"] = draw(at.params, SHOWN, range(len(SHOWN)))
+      images[f"{label}|{steps}"] = draw(at.params, SHOWN, range(len(SHOWN)))
       print(workdir.name, label, steps, [f"{r:.0%}" for r in rates], flush=True)
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   last = [line for line in lines if line["kind"] == "val"][-1]
   return {
     "cells": cells,
-    "pictures": pictures,
+    "images": images,
     "x0": x0_errors(at),
     "val": last["loss"],
     "steps": at.step,
@@ -132,9 +132,9 @@ def measure(workdir: Path) -> dict[str, Any]:
 
 
 def sheet(found: dict[str, dict[str, Any]]) -> Image.Image:
-  """A row an objective, a block of three pictures a step count, a band a solver."""
+  """A row an objective, a block of three images a step count, a band a solver."""
   rows = [
-    [picture for steps in STEPS for picture in of["pictures"][f"{label}|{steps}"]]
+    [image for steps in STEPS for image in of["images"][f"{label}|{steps}"]]
     for label in SOLVERS
     for of in found.values()
   ]
@@ -151,13 +151,13 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
     f"    {command}",
     "",
     f"The quickstart's model, data and optimiser, with patches of {PATCH} pixels;",
-    f"{any_of['steps']} steps of 96 pictures each, one seed. Only `config.process` differs",
+    f"{any_of['steps']} steps of 96 images each, one seed. Only `config.process` differs",
     "(`OBJECTIVES` in the script), and EDM's grid, which is Karras's.",
     "",
     "## What they learned",
     "",
     "The validation loss is each objective's own and says nothing across rows. The error of x0_hat",
-    f"does: mean square over {ROWS} validation pictures in [-1, 1], at the same sigma / alpha.",
+    f"does: mean square over {ROWS} validation images in [-1, 1], at the same sigma / alpha.",
     "",
   ]
   head = ["objective", "validation loss", *(f"x0 error at {r:g}" for r in RATIOS)]

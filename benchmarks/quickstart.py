@@ -1,7 +1,7 @@
 """From nothing to a scored model: builds data, trains, samples, scores, prints the report's path.
 
   make quickstart               scenes: an exact judge scores the samples (about 10 minutes)
-  make quickstart DATA=emoji    real pictures in two artists' styles (about 30 minutes)
+  make quickstart DATA=emoji    real images in two artists' styles (about 30 minutes)
   make quickstart MINUTES=5     as many training steps as fit into 5 minutes in all
 
 Times are of two cores without a GPU. On any machine it measures some training steps first, then
@@ -137,9 +137,9 @@ def measure_judge(level: str, size: int) -> float:
   scenes = [s for name in LEVELS[level].categories for s in prompts(level, name, False, 8, 0)]
   began = time.perf_counter()
   for scene in scenes:
-    picture = render(scene, size)
+    image = render(scene, size)
     for _ in range(3):
-      judge(picture, scene.facts)
+      judge(image, scene.facts)
   return (time.perf_counter() - began) / len(scenes)
 
 

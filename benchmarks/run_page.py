@@ -2,8 +2,8 @@
 
 python -m benchmarks.run_page --workdir=runs/scenes_dit_flow --out=docs/quickstart
 
-After `t2i eval --curve` the page has the score against minutes as well. A run on pictures that are
-no scenes has no score: its page has sheets of drawings beside the real pictures, split by split,
+After `t2i eval --curve` the page has the score against minutes as well. A run on images that are
+no scenes has no score: its page has sheets of drawings beside the real images, split by split,
 and what a joint model says of these.
 """
 
@@ -81,13 +81,13 @@ def section_of_scores(evaluated: Path, out: Path) -> list[str]:
 
 
 def pair(drawn: np.ndarray, data: bytes) -> Image.Image:
-  """A drawing and, right of it, the record's picture at the same size."""
+  """A drawing and, right of it, the record's image at the same size."""
   return grid([[drawn, np.asarray(fit(record_image(data), drawn.shape[:2]))]])
 
 
 def section_of_pairs(workdir: Path, out: Path) -> list[str]:
-  """A sheet a split: what the model draws for a caption, left, and the real picture, right. Of a
-  joint model another one, of what it says of the real pictures.
+  """A sheet a split: what the model draws for a caption, left, and the real image, right. Of a
+  joint model another one, of what it says of the real images.
   """
   trained = open_model(workdir)
   folder = trained.config.data.dir
@@ -134,7 +134,7 @@ def command(workdir: Path, out: Path) -> str:
 
 
 def page(workdir: Path, out: Path) -> str:
-  """The page's text; its pictures are saved beside it."""
+  """The page's text; its images are saved beside it."""
   config = json.loads((workdir / "config.json").read_text())
   metrics, _ = read_metrics(workdir / "metrics.jsonl")
   prompts = json.loads((workdir / "samples" / "prompts.json").read_text())
@@ -146,7 +146,7 @@ def page(workdir: Path, out: Path) -> str:
   lines = [
     f"# {config['name']}",
     "",
-    f"`configs/{config['name']}.py`: {steps} steps, {images:,} pictures. At the run's "
+    f"`configs/{config['name']}.py`: {steps} steps, {images:,} images. At the run's "
     f"median of {speed:.0f} images/s that is {images / speed / 60:.1f} minutes of steps. Made by:",
     "",
     "```sh",

@@ -40,7 +40,7 @@ CATEGORIES = ("single", "binding", "relation")
 PER_CELL = 250
 PAIRS = 200
 PROMPT_SEED = 30_000  # prompts that no choice was made on
-SHOWN = 6  # pairs of the picture
+SHOWN = 6  # pairs of the image
 SCALE = 2
 
 
@@ -84,10 +84,7 @@ def measure(workdir: Path) -> dict[str, Any]:
   drawn = [at.draw([pair[way].caption for pair in pairs], noise) for way in (0, 1)]
   right = np.array(
     [
-      [
-        judge(picture, pair[way].facts).correct
-        for pair, picture in zip(pairs, drawn[way], strict=True)
-      ]
+      [judge(image, pair[way].facts).correct for pair, image in zip(pairs, drawn[way], strict=True)]
       for way in (0, 1)
     ]
   )
@@ -199,7 +196,7 @@ def page(found: dict[str, Any], command: str) -> str:
       f"    {command}",
       "",
       "The quickstart's data (scenes of level easy), objective, optimiser and learning rates;",
-      f"width 192, {images:,} pictures a run, {len(SEEDS)} seeds. The number of blocks makes the",
+      f"width 192, {images:,} images a run, {len(SEEDS)} seeds. The number of blocks makes the",
       "FLOPs of a forward pass equal, to 4%; parameters are what follows.",
       f"Percent correct by the exact judge with 95% intervals, over all seeds: {n} drawings a",
       "category, seen and held-out compositions together. The intervals are of drawings; what a",
@@ -221,7 +218,7 @@ def page(found: dict[str, Any], command: str) -> str:
       "",
       *tables(found, TOWERS, "tower"),
       "",
-      *pictures(found),
+      *rows_of_images(found),
       "",
       *LIMITS,
       "",
@@ -229,8 +226,8 @@ def page(found: dict[str, Any], command: str) -> str:
   )
 
 
-def pictures(found: dict[str, Any]) -> list[str]:
-  """One row of pictures a variant: captions above, the same turned round below."""
+def rows_of_images(found: dict[str, Any]) -> list[str]:
+  """One row of images a variant: captions above, the same turned round below."""
   shown = [pair[0].caption for pair in reversed_pairs(SHOWN)]
   lines = [
     "## Drawings",
@@ -262,7 +259,7 @@ def result(found: dict[str, Any]) -> list[str]:
     {PAIRS * len(SEEDS)} for each, they draw {pairs("pooled", "bag_of_words")} right both ways, and
     their relations are right as often as a guess among the four ways to arrange two colours and
     two shapes ({of("pooled", "relation")} and {of("bag_of_words", "relation")}%). Tokens that the
-    picture attends to, from a tower that knows order, tell the pairs apart.
+    image attends to, from a tower that knows order, tell the pairs apart.
 
     Of the forms, cross-attention and the double stream are even on relations
     ({of("cross", "relation")} and {of("double", "relation")}%). On binding cross-attention is ahead
@@ -281,7 +278,7 @@ LIMITS = [
   "",
   "One small size, one budget, one optimiser tuned on the cross-attention model: a form that wants",
   "other rates is at a disadvantage. Captions of at most twelve tokens and sixteen image tokens do",
-  "not show what the forms cost, or give, at the lengths of real pictures. The stream forms have",
+  "not show what the forms cost, or give, at the lengths of real images. The stream forms have",
   "fewer and wider blocks at equal FLOPs, as their text tokens cost too.",
 ]
 

@@ -178,8 +178,8 @@ def test_full_size_is_traced_without_allocating(path):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-  out = tmp_path_factory.mktemp("data") / "pictures"
+def images(tmp_path_factory):
+  out = tmp_path_factory.mktemp("data") / "images"
   build(Scenes("easy", None, 32, 8, 0), out, workers=1, progress=False)
   return out
 
@@ -241,14 +241,14 @@ RUN = [*map(str, CONFIGS), COMPARED[0].partition(":")[0] + ":double_single"]
   ids=below_configs,
 )
 def test_two_shrunk_steps_are_finite_and_leave_no_key_unread(
-  path, pictures, latents, tmp_path, monkeypatch
+  path, images, latents, tmp_path, monkeypatch
 ):
   whole = load_config(path)
   of_latents = whole.model.channels != 3
   has = leaves(whole)
   shrunk = SHRUNK | OF_KIND.get(whole.model.kind, {}) | (OF_LATENTS if of_latents else {})
   shrunk = {key: value for key, value in shrunk.items() if key in has}
-  data = {"data.dir": str(latents if of_latents else pictures)}
+  data = {"data.dir": str(latents if of_latents else images)}
   config = load_config(path, shrunk | data | {"mesh.data": "1", "mesh.fsdp": "1"})
   # The mesh of each config is that of the test above; meshes of eight are those of tests/models.
   monkeypatch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
@@ -336,9 +336,9 @@ def test_captions_of_emoji_fit_and_its_prompts_are_trained():
   from t2i_jax.data.from_emoji import Emoji
 
   config = load_config(Path(__file__).parents[1] / "configs/emoji_dit_flow.py")
-  found = [picture for task in Emoji(32).tasks() for picture in task]
-  captions = [c for picture in found for c in picture.captions]
+  found = [image for task in Emoji(32).tasks() for image in task]
+  captions = [c for image in found for c in image.captions]
   tokens, vocab = longest(captions, Emoji.vocab)
   assert tokens <= config.text.length and vocab <= config.text.vocab
-  trained = {c for picture in found if picture.split == "train" for c in picture.captions}
+  trained = {c for image in found if image.split == "train" for c in image.captions}
   assert set(config.sampling.prompts) <= trained

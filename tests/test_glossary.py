@@ -27,6 +27,7 @@ FORBIDDEN = (
   r"sittings?",
   r"laws? of t",
   r"drawing models?",
+  r"pictures",
   r"\w+_pictures?",
   r"pictures?_\w+",
 )

@@ -1,4 +1,4 @@
-"""What to choose, measured with exact denoisers: writes docs/choosing.md and its pictures.
+"""What to choose, measured with exact denoisers: writes docs/choosing.md and its figures.
 
     python -m benchmarks.proofs.choosing [--to docs]
 
@@ -25,10 +25,10 @@ FEW, MANY = 8, 32  # network calls of the table of noise
 
 PAGE = """# What to choose
 
-Made by `python -m benchmarks.proofs.choosing`, which also draws the pictures. The data are
+Made by `python -m benchmarks.proofs.choosing`, which also draws the figures. The data are
 two-dimensional Gaussian mixtures, whose perfect denoiser is a formula: what is wrong here is the
-solver's or the method's own. A trained network adds its own error, and pictures have more
-dimensions: take from this page how methods differ, and not how many steps a picture needs.
+solver's or the method's own. A trained network adds its own error, and images have more
+dimensions: take from this page how methods differ, and not how many steps an image needs.
 Choices are written as in a config.
 
 ## Solvers of the ODE: error against network calls
@@ -49,7 +49,7 @@ a step and one at the last. Network calls until the error stays below 0.01:
   that: on DDPM with trailing steps all lie within a factor of two of Euler, and with karras all
   stop at the error of the jump from the first training step.
 - The shift by 3 spends steps in the noise, where these data have little to decide, and its last
-  jump is longer: it costs accuracy here. It is made for large pictures, whose neighbouring pixels
+  jump is longer: it costs accuracy here. It is made for large images, whose neighbouring pixels
   show the layout through much more noise (arXiv 2403.03206).
 - `ddim` is `euler`. `edm` without churn is Heun on sigma / alpha and `heun` is Heun on the flow's
   t, which stands few karras steps where `edm` does not. `pndm` extrapolates what the network
@@ -69,7 +69,7 @@ the ODE stand beside for comparison. Distances at {few} and at {many} network ca
 - With an exact denoiser noise buys next to nothing: `unipc`, without any, is the first at the
   floor on three of the grids. On DDPM with trailing steps, whose last jump to a mean is long, some
   solvers with noise are a little ahead. What noise is for, errors that a network made on the way,
-  is not in this picture.
+  is not in this figure.
 - `ddpm` with its small variance is worse than `euler` at few steps, and with the large one better.
   `ddpm_learned` (here with the exactly right variance) is near the better of the two on every grid:
   learned variances pay at few steps.
@@ -223,8 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   with jax.enable_x64(True):  # the errors of the ODE's solvers reach 1e-4, the densities the ends
     ode = solvers.ode_curves()
-    pictures = {
-      "solvers": solvers.picture(ode),
+    figures = {
+      "solvers": solvers.figure(ode),
       "timesteps": training.timesteps_figure(),
       "weights": training.weights_picture(),
       "emphasis": training.emphasis_picture(),
@@ -232,9 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     timesteps, weights = timesteps_table(), weights_table()
   floor = solvers.exact_floor(solvers.Sliced(solvers.DATA, solvers.DRAWS), solvers.DRAWS)
   sde = solvers.sde_curves()
-  pictures["noise"] = solvers.picture(sde, floor)
-  for name, picture in pictures.items():
-    (folder / f"choosing_{name}.svg").write_text(picture, encoding="utf-8")
+  figures["noise"] = solvers.figure(sde, floor)
+  for name, figure in figures.items():
+    (folder / f"choosing_{name}.svg").write_text(figure, encoding="utf-8")
   panels, guidance_table = guidance_parts()
   image = sheet(panels, guidance.FLAT, HEADING)
   image.quantize(256).save(folder / "choosing_guidance.png", optimize=True)

@@ -1,7 +1,7 @@
 """Guidance methods side by side, on two-dimensional data with exact denoisers.
 
 The plane lies in four dimensions as (x, y, -x, -y) / sqrt(2): lengths stay, and every row has mean
-zero, so that methods which take the mean or deviation of a row see its length, as in pictures.
+zero, so that methods which take the mean or deviation of a row see its length, as in images.
 """
 
 from collections.abc import Callable

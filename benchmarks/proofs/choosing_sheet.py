@@ -56,14 +56,12 @@ def _log_p(log_density_of: Callable[..., object]) -> np.ndarray:
 
 def backdrop(data: Mixture) -> np.ndarray:
   """The classes as tints: their densest 30, 60 and 90 percent.   # float64 [fine, fine, 3]"""
-  picture = np.full((SIDE * FINE, SIDE * FINE, 3), 255.0)
+  pixels = np.full((SIDE * FINE, SIDE * FINE, 3), 255.0)
   for label, color in enumerate(COLORS):
     log_p = _log_p(lambda x, k=label: log_density(data, x, label=jnp.full(len(x), k)))
     for level in _levels(log_p, (0.3, 0.6, 0.9)):
-      picture = np.where(
-        (log_p > level)[..., None], picture * 0.93 + np.array(color) * 0.07, picture
-      )
-  return picture
+      pixels = np.where((log_p > level)[..., None], pixels * 0.93 + np.array(color) * 0.07, pixels)
+  return pixels
 
 
 def outline(log_p: np.ndarray, level: float, width: float) -> np.ndarray:
@@ -74,13 +72,13 @@ def outline(log_p: np.ndarray, level: float, width: float) -> np.ndarray:
 
 def _panel(panel: Panel, ground: np.ndarray) -> Image.Image:
   side = len(ground)
-  picture = ground
+  pixels = ground
   if panel.meant is not None:
     log_p = _log_p(panel.meant)
     for level in _levels(log_p, (0.5, 0.9)):
       line = 0.75 * outline(log_p, level, FINE * 1.6)[..., None]
-      picture = picture * (1 - line) + np.array(INK) * line
-  image = Image.fromarray(picture.astype(np.uint8))
+      pixels = pixels * (1 - line) + np.array(INK) * line
+  image = Image.fromarray(pixels.astype(np.uint8))
   dots = Image.new("RGBA", image.size, (255, 255, 255, 0))
   draw = ImageDraw.Draw(dots)
   r = RADIUS * FINE

@@ -265,7 +265,7 @@ def error_at(curve: Curve, calls: float) -> float:
   return float(np.exp(np.interp(np.log(calls), np.log(curve.calls), np.log(curve.errors))))
 
 
-def picture(curves: list[Curve], floor: tuple[float, float] | None = None) -> str:
+def figure(curves: list[Curve], floor: tuple[float, float] | None = None) -> str:
   """A chart a case, log-log. `floor`: the band of exact samples, where noise is compared."""
   names = list(dict.fromkeys(c.solver for c in curves))
   colors = (*PALETTE[:-1], "#0e8fa8")  # grey is kept for what stands beside

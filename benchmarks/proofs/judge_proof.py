@@ -31,7 +31,7 @@ PAGE = """# The judge of scenes
 Made by `python -m benchmarks.proofs.judge_proof`, which also draws `judge.png`.
 
 `t2i_jax.evaluation.judge` reads objects (shape, colour, size, place) from pixels alone and holds
-the facts of a caption against them. A picture is correct when all facts hold.
+the facts of a caption against them. An image is correct when all facts hold.
 
 ![Scenes of each category with their captions](judge.png)
 
@@ -61,7 +61,7 @@ false. Each scene gives one false caption of every kind that it allows. Percent 
 - Inside, surrounding: no point of the inner outline lies outside the outer one by more than 0.02 of
   the side. A pair that is nested has no direction.
 - Small, medium and large end at radii of 0.112 and 0.155 of the side; those drawn keep 0.012 away.
-- A patch of less than {speck:.1%} of the picture, or nowhere three pixels thick, is a speck and is
+- A patch of less than {speck:.1%} of the image, or nowhere three pixels thick, is a speck and is
   ignored; at 32 pixels that is {speck32:.0f} pixels.
 - A colour farther than 80 (RGB distance) from all eight, or an outline that overlaps every shape by
   less than 80%, is "unknown": an object that counts, and fits no description that names one.
@@ -72,7 +72,7 @@ false. Each scene gives one false caption of every kind that it allows. Percent 
 
 
 def degrade(image: np.ndarray, blur: float, noise: float, rng: np.random.Generator) -> np.ndarray:
-  """A picture blurred (sigma in pixels), then with noise added (sigma of 255); uint8."""
+  """An image blurred (sigma in pixels), then with noise added (sigma of 255); uint8."""
   pixels = image.astype(np.float32)
   if blur:
     pixels = ndimage.gaussian_filter(pixels, (blur, blur, 0.0))

@@ -1,4 +1,4 @@
-"""Build, show or verify a folder of captioned pictures in shards: t2i data build | show | verify"""
+"""Build, show or verify a folder of captioned images in shards: t2i data build | show | verify"""
 
 import argparse
 import dataclasses
@@ -23,8 +23,8 @@ SOURCE_FLAGS: dict[str, dict[str, Any]] = {
   "path": {"help": "folder: its path. webdataset: a tar, a folder of tars or a quoted glob"},
   "max_size": {"type": int, "help": "folder, webdataset: shrink longer sides to these pixels"},
   "val_fraction": {"type": float, "help": "folder, webdataset: share held out, by hash (0.02)"},
-  "licence": {"help": "folder, webdataset: of the pictures, for the manifest"},
-  "attribution": {"help": "folder, webdataset: of the pictures, for the manifest"},
+  "licence": {"help": "folder, webdataset: of the images, for the manifest"},
+  "attribution": {"help": "folder, webdataset: of the images, for the manifest"},
 }
 
 
@@ -39,8 +39,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   show = verbs.add_parser("show", help="draw a contact sheet with captions")
   show.add_argument("dir", help="a built folder")
   show.add_argument("--split", help="the first one unless given")
-  show.add_argument("--count", type=int, default=24, help="pictures (24)")
-  show.add_argument("--columns", type=int, default=6, help="pictures a row (6)")
+  show.add_argument("--count", type=int, default=24, help="images (24)")
+  show.add_argument("--columns", type=int, default=6, help="images a row (6)")
   show.add_argument("--out", help="the PNG to write (DIR/sheet-SPLIT.png)")
   show.set_defaults(act=run_show)
   verify = verbs.add_parser("verify", help="check every record against the manifest")

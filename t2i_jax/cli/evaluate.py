@@ -1,7 +1,7 @@
 """Draw, judge and report, as eval/score.json and eval/report.html: t2i eval --workdir=D
 
 A model of scenes is scored by the exact judge, a joint one also by its captions and its edits; a
-model of other pictures gets a report to look at, split by split of its data. --curve scores every
+model of other images gets a report to look at, split by split of its data. --curve scores every
 kept checkpoint against its minutes.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from t2i_jax.cli.sample import SAMPLING_FLAGS, add_sampling_flags, opened_with
 
-GALLERY = 24  # pictures a split in a report without a judge
+GALLERY = 24  # images a split in a report without a judge
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def score_scenes(args: argparse.Namespace, trained):
     starts = range(0, len(prompts), step)
     parts = [
       trained.draw(prompts[i : i + step], seeds[i : i + step])
-      for i in track(starts, f"drawing {len(prompts)} pictures")
+      for i in track(starts, f"drawing {len(prompts)} images")
     ]
     return np.concatenate(parts)
 
@@ -125,7 +125,7 @@ def curve(args: argparse.Namespace, trained) -> None:
 
 def gallery(args: argparse.Namespace, trained) -> Path:
   """A report without a judge: captions of every split of the data, drawn, and what a joint model
-  says of the pictures.
+  says of the images.
   """
   from t2i_jax.data.source import ShardSource, read_manifest
   from t2i_jax.evaluation.report import write_gallery_report
@@ -137,19 +137,19 @@ def gallery(args: argparse.Namespace, trained) -> Path:
     source = ShardSource(folder, split)
     records = source.spread(GALLERY)
     captions = [record.captions[0] for record in records]
-    pictures = trained.draw(captions, range(args.seed, args.seed + len(captions)))
+    images = trained.draw(captions, range(args.seed, args.seed + len(captions)))
     note = f"{len(source)} records; the first caption of {len(captions)}, drawn once."
-    sections.append((split, note, list(zip(captions, pictures, strict=True))))
+    sections.append((split, note, list(zip(captions, images, strict=True))))
     if "captions" in trained.tasks.measures:
       shown, said, right = readings(trained, records, args.seed)
-      note = f"What is said of real pictures; {right} of {len(said)} are a caption of theirs."
+      note = f"What is said of real images; {right} of {len(said)} are a caption of theirs."
       sections.append((f"{split}, read", note, list(zip(said, shown, strict=True))))
   about = context(args, trained) | {"attribution": manifest["attribution"]}
   return write_gallery_report(args.workdir, sections, about)
 
 
 def readings(trained, records, seed: int):
-  """Pictures of records, what a joint model says of them, and how often it is their caption."""
+  """Images of records, what a joint model says of them, and how often it is their caption."""
   import numpy as np
 
   from t2i_jax.data.transforms import fit_image

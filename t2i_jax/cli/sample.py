@@ -28,8 +28,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, help="of a training run")
   parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
   parser.add_argument("--prompts", help="a UTF-8 file with one prompt a line")
-  parser.add_argument("--seed", type=int, default=0, help="seed of the first picture of a prompt")
-  parser.add_argument("--num", type=int, default=1, help="pictures a prompt: seed, seed + 1, ...")
+  parser.add_argument("--seed", type=int, default=0, help="seed of the first image of a prompt")
+  parser.add_argument("--num", type=int, default=1, help="images a prompt: seed, seed + 1, ...")
   parser.add_argument(
     "--out", help="folder for the PNGs, or .npy of latents; default WORKDIR/drawn"
   )
@@ -104,7 +104,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     prompts += [line.strip() for line in text.splitlines() if line.strip()]
   if args.num < 1 or not 0 <= args.seed <= 2**32 - args.num:
     raise PromptError(
-      f"--num={args.num} --seed={args.seed}: at least 1 picture is needed, with seeds from 0 to "
+      f"--num={args.num} --seed={args.seed}: at least 1 image is needed, with seeds from 0 to "
       "4294967295."
     )
   if not prompts:

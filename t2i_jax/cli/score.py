@@ -76,7 +76,7 @@ def check(args: argparse.Namespace) -> None:
 
 def summary(bits, eight_bit: bool) -> dict:
   """bits [n] -> their mean, its standard error, the unit, and the bits of each image."""
-  n = len(bits)
+  bits, n = bits.astype(float), len(bits)
   error = float(bits.std(ddof=1) / n**0.5) if n > 1 else None
   unit = (
     "bits a dimension of 8-bit pixels, dequantised evenly (an upper bound)"

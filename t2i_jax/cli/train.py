@@ -8,7 +8,7 @@ from t2i_jax.config import changed_lines, compared_with, load_config
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--config", required=True, help="a file with get_config()")
-  parser.add_argument("--workdir", required=True, help="logs, pictures and checkpoints")
+  parser.add_argument("--workdir", required=True, help="logs, images and checkpoints")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """What all backbones of `BACKBONES` are: one call, one answer."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -8,7 +9,27 @@ from flax import nnx
 
 from t2i_jax.models.conditioning import Conditioning
 from t2i_jax.models.control import Control
-from t2i_jax.models.stack import Answer, Stacks
+from t2i_jax.models.stack import Answer, Runs, Stacks
+
+
+@dataclass(frozen=True)
+class PatchConfig(Runs):
+  """What configs of transformers over patches of one image have.
+
+  width     of tokens
+  depth     blocks, of all stacks or of the main one
+  patch     of a side, in latents or pixels
+  channels  of x_t
+  out       channels of the prediction; twice those of x_t where a variance is learned
+            [2212.09748, its code]
+  """
+
+  width: int
+  depth: int
+  heads: int
+  patch: int
+  channels: int
+  out: int
 
 
 class Backbone(nnx.Module):

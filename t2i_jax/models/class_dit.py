@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.models.adaln_block import AdaLNBlock
-from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.backbone import Backbone, PatchConfig
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
@@ -20,25 +20,18 @@ from t2i_jax.models.layers import (
   patchify,
 )
 from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
-from t2i_jax.models.positions import check_heads, sincos_grid
-from t2i_jax.models.stack import Runs
+from t2i_jax.models.positions import check_heads, interpolated_grid
 from t2i_jax.parallel import constrain
 
 
 @dataclass(frozen=True)
-class ClassDiTConfig(Runs):
+class ClassDiTConfig(PatchConfig):
   """side is that of the latent whose positions lie 1 apart; out counts value and variance.
 
   mlp_eps  of the norm before the MLP: 1e-5 in diffusers, 1e-6 in the paper's code
   less     of timestep_embedding: 1 in diffusers, 0 in the paper's code
   """
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
   classes: int
   side: int
   mlp_eps: float = 1e-5
@@ -71,8 +64,8 @@ class ClassDiT(Backbone):
     height, width = x_t.shape[1:3]
     rows, cols = height // c.patch, width // c.patch
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
-    base = c.side // c.patch  # other sizes are interpolated to this one
-    x = x + sincos_grid(rows, cols, (base / rows, base / cols), c.width).astype(x.dtype)
+    base = c.side // c.patch
+    x = x + interpolated_grid(rows, cols, base, c.width).astype(x.dtype)
     label = cond.towers["label"].tokens[:, 0, 0].astype(jnp.int32)
     table = constrain(self.label_in[...], None, None)
     vector = self.time_in(model_time, x.dtype) + table[label].astype(x.dtype)

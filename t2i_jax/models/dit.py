@@ -16,7 +16,7 @@ from flax import nnx
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.adaln_block import AdaLNBlock
 from t2i_jax.models.attention import Mask, padding_mask
-from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.backbone import Backbone, PatchConfig
 from t2i_jax.models.conditioning import Tower
 from t2i_jax.models.layers import (
   BlockConfig,
@@ -29,7 +29,6 @@ from t2i_jax.models.layers import (
 )
 from t2i_jax.models.params import stack_blocks, zeros
 from t2i_jax.models.positions import grid_positions, rope_angles, sincos_grid
-from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import joined, joint_mask
 from t2i_jax.parallel import constrain
 
@@ -38,21 +37,14 @@ ROPE_THETA = 100.0  # axial positions of small grids [2403.13298 sec. 4]
 
 
 @dataclass(frozen=True)
-class DiTConfig(Runs):
-  """width is of tokens, patch of a side in pixels or latents, channels of x_t.
+class DiTConfig(PatchConfig):
+  """text is one of TEXT_MODES, text_width the width of its tower.
 
-  out       twice channels where a variance is learned [2212.09748, its code]
   absolute  adds fixed sin-cos positions to the patches [2212.09748 sec. 3.2]; rotary angles alone
             tell distances, not where in the image a patch of noise is
   times     2: the network also takes the time at which a step ends [2505.13447 sec. 4.3]
   """
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
   text: str
   text_width: int
   absolute: bool = False

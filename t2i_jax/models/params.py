@@ -148,6 +148,7 @@ def _add(x: Any, residual: Any) -> Any:
   return jax.tree.map(added, residual, x, is_leaf=lambda leaf: leaf is None)
 
 
+@lru_cache(maxsize=64)  # for its axes, its matrices and each of its traces; never changed
 def _abstract(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
   return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from t2i_jax.models.adaln_block import AdaLNBlock
 from t2i_jax.models.attention import padding_mask
-from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.backbone import Backbone, PatchConfig
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
@@ -22,15 +22,14 @@ from t2i_jax.models.layers import (
   patchify,
 )
 from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
-from t2i_jax.models.positions import check_heads, sincos_grid
-from t2i_jax.models.stack import Runs
+from t2i_jax.models.positions import check_heads, interpolated_grid
 from t2i_jax.parallel import constrain
 
 PIXELS = 8  # along a side of one latent
 
 
 @dataclass(frozen=True)
-class PixArtConfig(Runs):
+class PixArtConfig(PatchConfig):
   """side is that of the latent the positions were made for; out of value and variance.
 
   interpolation  how much denser than 1 a patch the positions lie at that side
@@ -38,12 +37,6 @@ class PixArtConfig(Runs):
                  extras["aspect"] [B, 1] (height over width), or else those of x_t
   """
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
   text_width: int
   side: int
   interpolation: float = 1.0
@@ -84,8 +77,8 @@ class PixArt(Backbone):
     height, width = x_t.shape[1:3]
     rows, cols = height // c.patch, width // c.patch
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
-    base = c.side / c.patch / c.interpolation  # other sizes are interpolated to this one
-    x = x + sincos_grid(rows, cols, (base / rows, base / cols), c.width).astype(x.dtype)
+    base = c.side / c.patch / c.interpolation
+    x = x + interpolated_grid(rows, cols, base, c.width).astype(x.dtype)
     tokens = self.text_second(gelu(self.text_in(text.tokens.astype(x.dtype))))  # [B, T, D]
     size = jnp.full((len(x), 2), jnp.array([height, width]) * PIXELS, jnp.float32)
     vector = self.condition_vector(model_time, cond.extras, size, x.dtype)  # [B, D]

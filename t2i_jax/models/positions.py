@@ -40,6 +40,11 @@ def sincos_grid(
   return jnp.asarray(sincos_positions(cols_first, width))
 
 
+def interpolated_grid(rows: int, cols: int, side: float, width: int) -> jax.Array:
+  """sincos_grid with rows and columns so far apart that both span those of a square of `side`."""
+  return sincos_grid(rows, cols, (side / rows, side / cols), width)
+
+
 def rope_angles(
   positions: jax.Array, dims: int | tuple[int, ...], theta: float
 ) -> tuple[jax.Array, jax.Array]:

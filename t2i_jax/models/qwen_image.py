@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.backbone import Backbone, PatchConfig
 from t2i_jax.models.conditioning import with_references
 from t2i_jax.models.layers import (
   BlockConfig,
@@ -23,22 +23,15 @@ from t2i_jax.models.layers import (
 )
 from t2i_jax.models.params import ones, stack_blocks, weight, zeros
 from t2i_jax.models.positions import check_rope, grid_positions, rope_angles
-from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
 
 ROPE_THETA = 10000.0
 
 
 @dataclass(frozen=True)
-class QwenImageConfig(Runs):
+class QwenImageConfig(PatchConfig):
   """rope_axes are the parts of a head's width for (image, row, column)."""
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
   text_width: int
   rope_axes: tuple[int, ...]
 

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.backbone import Backbone, PatchConfig
 from t2i_jax.models.conditioning import pooled_of
 from t2i_jax.models.layers import (
   BlockConfig,
@@ -22,12 +22,11 @@ from t2i_jax.models.layers import (
 )
 from t2i_jax.models.params import stack_blocks, zeros
 from t2i_jax.models.positions import check_heads, sincos_grid
-from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
 
 
 @dataclass(frozen=True)
-class SD3Config(Runs):
+class SD3Config(PatchConfig):
   """depth counts all blocks, dual_blocks the first ones of them that are dual; patch in latents.
 
   side             of the latent, in latents, over whose number of patches the whole table runs
@@ -37,12 +36,6 @@ class SD3Config(Runs):
   attend_padding   the published models see the text's padding; False masks it
   """
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
   text_width: int
   pooled_width: int
   side: int

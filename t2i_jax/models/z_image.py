@@ -12,7 +12,7 @@ from flax import nnx
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Attention, Rope, Visible, padding_mask
-from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.backbone import Backbone, PatchConfig
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
@@ -26,7 +26,7 @@ from t2i_jax.models.layers import (
 )
 from t2i_jax.models.params import ones, stack_blocks, weight, zeros
 from t2i_jax.models.positions import check_rope, grid_positions, rope_angles
-from t2i_jax.models.stack import At, Runs
+from t2i_jax.models.stack import At
 from t2i_jax.models.streams import joined, joint_mask
 from t2i_jax.parallel import constrain
 
@@ -37,20 +37,14 @@ EPS = 1e-5
 
 
 @dataclass(frozen=True)
-class ZImageConfig(Runs):
+class ZImageConfig(PatchConfig):
   """rope_axes are the parts of a head's width for (text token or image, row, column).
 
   depth  of the joint stack; refiner_blocks of each of the two that come before it
   """
 
-  width: int
-  depth: int
-  refiner_blocks: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
   text_width: int
+  refiner_blocks: int
   rope_axes: tuple[int, ...]
 
   def __post_init__(self):

@@ -94,7 +94,7 @@ class Generator:
     layout, self.batches = system.layout, Batches(mesh, c.batch)
     if system.text_length + layout.patches > layout.length:
       raise ConfigError(
-        f"a text of text.length = {system.text_length} tokens and a picture of {layout.patches} "
+        f"a text of text.length = {system.text_length} tokens and an image of {layout.patches} "
         f"patches do not fit into the length = {layout.length} of rows."
       )
     self.places = patch_positions(layout.positions, layout.rows, layout.cols)
@@ -167,7 +167,7 @@ class Generator:
     """Goes on writing, from the logits of the next token, until every row has ended."""
     model, c, marks = self.system.model(params), self.choice, self.system.layout.ids
     rows, ids = len(logits), jnp.arange(logits.shape[-1])
-    # EOI follows a picture by itself. A model without a BOS of its own begins with the EOS.
+    # EOI follows an image by itself. A model without a BOS of its own begins with the EOS.
     never = ((ids == marks.pad) | (ids == marks.bos)) & (ids != marks.eos) | (ids > marks.boi)
 
     def goes_on(state):

@@ -51,7 +51,7 @@ def test_a_folder_with_skipped_items_ends_in_a_summary(tmp_path, capsys):
   (tmp_path / "in").mkdir()
   for name in "abcd":
     Image.new("RGB", (9, 9), "blue").save(tmp_path / "in" / f"{name}.png")
-    (tmp_path / "in" / f"{name}.txt").write_text(f"picture {name}")
+    (tmp_path / "in" / f"{name}.txt").write_text(f"image {name}")
   (tmp_path / "in" / "d.txt").unlink()
   arguments = ("--path", tmp_path / "in", "--max-size", 8, "--licence", "CC0", "--workers", 1)
   assert t2i("build", "--from", "folder", "--to", tmp_path / "out", *arguments) == 0

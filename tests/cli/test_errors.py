@@ -86,7 +86,7 @@ CONFIG_ERRORS = {
   "number for an integer": ({"train.steps": 1.5}, "train.steps = '1.5' is a number", "an integer"),
   "text for a number": ({"train.lr": "fast"}, "train.lr = 'fast' is text", "lr=<a number>"),
   "nothing to count": ({"train.accumulate": 0}, "train.accumulate = 0: at least 1"),
-  "one side of a picture": ({"data.image_size": 32}, "image_size = (32,)", "image_size=(32,32)"),
+  "one side of an image": ({"data.image_size": 32}, "image_size = (32,)", "image_size=(32,32)"),
   "a name": ({"train.optimizer": "sgd"}, "train.optimizer = 'sgd'", "adamw, muon"),
   "another name": ({"process.kind": "vpp"}, "process.kind = 'vpp'", "flow, trigonometric"),
   "trained nothing": (
@@ -221,7 +221,7 @@ SAMPLE_ERRORS = {
   ),
   "no steps": (["--prompt=x", "--steps=0"], "sampling.steps = 0: must be at least 1"),
   "steps that are no number": (["--prompt=x", "--steps=ten"], "sampling.steps = 'ten' is text"),
-  "no pictures": (["--prompt=x", "--num=0"], "--num=0", "at least 1"),
+  "no images": (["--prompt=x", "--num=0"], "--num=0", "at least 1"),
   "a negative seed": (["--prompt=x", "--seed=-1"], "--seed=-1", "from 0 to"),
 }
 

@@ -24,20 +24,20 @@ def trained(joint_args, tmp_path_factory):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
   path = tmp_path / "seen.png"
   Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(path)
   return path
 
 
 @pytest.mark.newest
-def test_it_draws_and_says_what_it_sees(trained, picture, tmp_path, capsys):
+def test_it_draws_and_says_what_it_sees(trained, image, tmp_path, capsys):
   assert main(["sample", f"--workdir={trained}", "--prompt=a red circle", f"--out={tmp_path}"]) == 0
   assert Image.open(tmp_path / "0000_seed0.png").size == (32, 32)
   capsys.readouterr()
-  assert main(["caption", f"--workdir={trained}", str(picture), str(picture)]) == 0
+  assert main(["caption", f"--workdir={trained}", str(image), str(image)]) == 0
   first, second = capsys.readouterr().out.splitlines()
-  assert first == second and first.startswith(f"{picture}\t")
+  assert first == second and first.startswith(f"{image}\t")
 
 
 def test_eval_scores_what_it_draws_says_and_changes(trained, capsys):
@@ -59,13 +59,13 @@ def test_a_report_without_a_judge_has_what_it_says_of_real_pictures(trained, tmp
   args = parser.parse_args([f"--workdir={workdir}"])
   page = evaluate.gallery(args, open_model(workdir)).read_text()
   assert "<h2>train</h2>" in page and "<h2>train, read</h2>" in page
-  assert re.search(r"real pictures; \d+ of 24 are a caption of theirs", page)
+  assert re.search(r"real images; \d+ of 24 are a caption of theirs", page)
 
 
 def test_a_conversation_keeps_its_pictures_and_goes_on_after_a_mistake(
-  trained, picture, tmp_path, capsys
+  trained, image, tmp_path, capsys
 ):
-  say = ["a red circle", "make it blue", "/describe", "/nonsense", "/new", f"/open {picture}",
+  say = ["a red circle", "make it blue", "/describe", "/nonsense", "/new", f"/open {image}",
          "add a square", "/seed 7", "/on", "/quit", "never said"]  # fmt: skip
   flags = [f"--say={line}" for line in say]
   assert main(["chat", f"--workdir={trained}", f"--out={tmp_path / 'out'}", *flags]) == 0
@@ -89,6 +89,6 @@ def test_a_conversation_that_is_too_long_says_so(trained, tmp_path, capsys):
   ("text.png", "text.png: .*cannot be decoded"),
 ])  # fmt: skip
 def test_bad_pictures_are_named(trained, tmp_path, file, words, capsys):
-  (tmp_path / "text.png").write_text("no picture")
+  (tmp_path / "text.png").write_text("no image")
   assert main(["caption", f"--workdir={trained}", str(tmp_path / file)]) == 2
   assert re.search(words, capsys.readouterr().err)

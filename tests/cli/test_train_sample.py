@@ -32,7 +32,7 @@ def trained(train_args, tmp_path_factory):
 
 
 def draw_with_noisy_weights(workdir, sampling, prompts, seeds):
-  """Pictures of weights far from their zero initial values, so that prompt and seed matter."""
+  """Images of weights far from their zero initial values, so that prompt and seed matter."""
   at = open_model(workdir, {f"sampling.{key}": value for key, value in sampling.items()})
   rng = np.random.default_rng(0)
   noisy = jax.tree.map(lambda w: w + 0.05 * rng.standard_normal(w.shape, np.float32), at.params)
@@ -65,11 +65,11 @@ def test_sample_writes_pictures_that_say_what_they_are(trained, tmp_path, capsys
   assert paths == [str(path) for path in sorted(tmp_path.iterdir())]
   assert [path.split("/")[-1] for path in paths[-2:]] == ["0003_seed8.png", "grid.png"]
   for i, path in enumerate(paths[:4]):
-    picture = Image.open(path)
-    assert picture.size == (32, 32) and picture.mode == "RGB"
-    assert picture.text["prompt"] == ["a red circle", "ein blåes Quadrat"][i // 2]
-    assert picture.text["seed"] == str(7 + i % 2)
-    assert json.loads(picture.text["config"])["model"]["width"] == 32
+    image = Image.open(path)
+    assert image.size == (32, 32) and image.mode == "RGB"
+    assert image.text["prompt"] == ["a red circle", "ein blåes Quadrat"][i // 2]
+    assert image.text["seed"] == str(7 + i % 2)
+    assert json.loads(image.text["config"])["model"]["width"] == 32
   grid = np.asarray(Image.open(tmp_path / "grid.png"))
   assert grid.shape == (2 * 34, 2 * 34, 3)  # a row a prompt
   assert np.array_equal(grid[35:67, 1:33], np.asarray(Image.open(paths[2])))
@@ -99,8 +99,8 @@ def test_sample_reads_prompts_from_a_file(trained, tmp_path):
   (tmp_path / "prompts.txt").write_text("\ufeffa red circle\n\n  a blue square \r\n", "utf-8")
   args = ["sample", f"--workdir={trained}", f"--prompts={tmp_path / 'prompts.txt'}"]
   assert main(args) == 0
-  pictures = sorted((trained / "drawn").glob("0*.png"))
-  assert [Image.open(p).text["prompt"] for p in pictures] == ["a red circle", "a blue square"]
+  images = sorted((trained / "drawn").glob("0*.png"))
+  assert [Image.open(p).text["prompt"] for p in images] == ["a red circle", "a blue square"]
 
 
 @pytest.mark.parametrize("solver", ["euler", pytest.param("heun", marks=pytest.mark.proof)])
@@ -164,12 +164,12 @@ def test_bytes_and_bfloat16(train_args, tmp_path):
   at = open_model(tmp_path)
   assert at.tokenizer.kind == "bytes"
   assert {str(leaf.dtype) for leaf in jax.tree.leaves(at.params)} == {"float32"}
-  pictures = at.draw(["a red circle", "\N{SNOWMAN}"], [0, 1])
-  assert pictures.shape == (2, 32, 32, 3) and pictures.dtype == np.uint8
+  images = at.draw(["a red circle", "\N{SNOWMAN}"], [0, 1])
+  assert images.shape == (2, 32, 32, 3) and images.dtype == np.uint8
 
 
 def test_a_classifier_guides(train_args, trained, tmp_path, capsys):
-  """Trained by the same loop; draws other pictures with it, the same at weight 0."""
+  """Trained by the same loop; draws other images with it, the same at weight 0."""
   config = CONFIG.with_stem("scenes_classifier")
   keys = leaves(load_config(config))
   _, _, workdir, *rest = train_args(tmp_path / "classifier", SHORT | {"model.kind": "classifier"})
@@ -196,8 +196,8 @@ def test_a_classifier_guides(train_args, trained, tmp_path, capsys):
 
 
 def test_a_model_that_only_draws_has_no_image_input(trained, capsys):
-  picture = trained / "samples" / "step_00000004.png"
-  assert main(["caption", f"--workdir={trained}", str(picture)]) == 2
+  image = trained / "samples" / "step_00000004.png"
+  assert main(["caption", f"--workdir={trained}", str(image)]) == 2
   assert "has no image input" in capsys.readouterr().err
 
 

@@ -212,7 +212,7 @@ def test_shares_are_kept_over_many_windows():
 def test_it_can_be_pickled_and_names_a_bad_record():
   made = pickle.loads(pickle.dumps(packing()))
   with pytest.raises(DataError, match=r"record 'bad': .*cannot be decoded"):
-    made([Record(b"no picture", ("x",), "bad")], np.random.default_rng(0))
+    made([Record(b"no image", ("x",), "bad")], np.random.default_rng(0))
   with pytest.raises(DataError, match="record 'long': its text"):
     made = packing(image_first=0.0, edited=1.0)
     made([record("long", "x" * 100)], np.random.default_rng(0))

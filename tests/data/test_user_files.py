@@ -81,7 +81,7 @@ def test_what_cannot_be_used_is_named_with_its_reason(folder, tmp_path, png):
     folder(f"{name}.png", png)
     folder(f"{name}.txt", caption)
   folder("none.png", png)
-  folder("broken.png", b"no picture")
+  folder("broken.png", b"no image")
   folder("cut.png", png[:-60])
   folder("latin.txt", "Bär".encode("latin-1"))
   folder(".hidden.png", b"")
@@ -239,7 +239,7 @@ def test_tars_are_grouped_by_key(tmp_path, png, noise, saved, suffix, mode):
     ("x/0001.cls", "3"),
     ("./x/0002.JPG", jpeg),
     ("./x/0002.json", '{"captions": ["one", "two"]}'),
-    ("0003.txt", "no picture here"),
+    ("0003.txt", "no image here"),
     ("0004.webp", saved(noise(8, 8), "WEBP")),
     ("0004.json", "{"),
     ("0005.jpeg", jpeg),

@@ -61,7 +61,7 @@ def test_records_that_a_hash_would_not_find(scenes_copy, saved, noise):
     scenes_copy,
     [
       Record(good, ("fine",), "0"),
-      Record(good[:-40], ("cut picture",), "1"),
+      Record(good[:-40], ("cut image",), "1"),
       Record(good, (" ",), "2"),
       Record(b"\x93NUMPY", ("no latents",), "3"),
     ],

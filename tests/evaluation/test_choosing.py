@@ -239,8 +239,8 @@ def test_the_sheet_puts_points_where_they_belong():
 
   points = np.tile([[1.0, 2.0]], (50, 1))
   image = sheet([Panel("t", "c", points, np.zeros(50, int))], guidance.FLAT, "h", columns=1)
-  picture = np.asarray(image)[s.HEAD + s.TOP :, s.LEFT :][: s.SIDE, : s.SIDE].astype(float)
-  blue = (picture[..., 2] - picture[..., 0] > 100).nonzero()
+  pixels = np.asarray(image)[s.HEAD + s.TOP :, s.LEFT :][: s.SIDE, : s.SIDE].astype(float)
+  blue = (pixels[..., 2] - pixels[..., 0] > 100).nonzero()
   x = blue[1].mean() / s.SIDE * 2 * s.RANGE - s.RANGE + s.CENTRE[0]
   y = s.RANGE - blue[0].mean() / s.SIDE * 2 * s.RANGE + s.CENTRE[1]
   assert (x, y) == pytest.approx((1.0, 2.0), abs=0.05)

@@ -74,7 +74,7 @@ def condition(name, rows=2, words=WORDS, used=(5, 3), seed=1, roles=None):
   return Conditioning(towers, extras)
 
 
-def picture(rows=2, height=8, width=8, seed=5):
+def image(rows=2, height=8, width=8, seed=5):
   return jax.random.normal(jax.random.key(seed), (rows, height, width, 4))
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import condition, config_of, forward, live_params, maker, picture
+from families import condition, config_of, forward, image, live_params, maker
 from toy_blocks import DEPTH, HEAD, HEADS, WIDTH, Model, toy
 
 from t2i_jax.errors import ConfigError
@@ -86,7 +86,7 @@ def test_no_gradient_of_the_weights_is_computed():
 def test_a_backbone_takes_adapters():
   """FLUX, with adapters in both stacks, at a modulation and outside of them."""
   config = config_of("flux")
-  params, x, cond = live_params("flux", config), picture(), condition("flux")
+  params, x, cond = live_params("flux", config), image(), condition("flux")
   shapes = {
     "double/image/heads/kv": ((2,), (32,), (2, 2, 16)),
     "double/text/mlp/up": ((2,), (32,), (128,)),

@@ -40,7 +40,7 @@ def live_params(config, seed=9):
 
 
 def condition(roles=ROLES):
-  """The same text and picture in each row; the roles alone differ."""
+  """The same text and image in each row; the roles alone differ."""
   b = len(roles)
   tokens = jnp.tile(jax.random.normal(jax.random.key(1), (1, 5, 16)), (b, 1, 1))
   tower = Tower(tokens, jnp.tile(jnp.arange(5) < 3, (b, 1)), tokens[:, 0])

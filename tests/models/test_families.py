@@ -15,9 +15,9 @@ from families import (
   condition,
   config_of,
   forward,
+  image,
   live_params,
   maker,
-  picture,
 )
 from flax import nnx
 
@@ -44,7 +44,7 @@ ROLES = (Role.COND, Role.NULL, Role.PERTURBED, Role.PERTURBED)
 @each
 def test_any_aspect_ratio(name):
   config = config_of(name)
-  x = picture(2, 4, 12)
+  x = image(2, 4, 12)
   out = forward(name, config, live_params(name, config), x, condition(name))
   assert out.shape == x.shape and out.dtype == jnp.float32
   assert bool(jnp.isfinite(out).all()) and float(jnp.std(out)) > 0
@@ -54,7 +54,7 @@ def test_any_aspect_ratio(name):
 def test_padding_does_not_matter_or_is_a_named_option(name):
   """The same words in 5 and in 9 places; and what stands where there is no word."""
   masked = config_of(name, attend_padding=False) if name in SEE_PADDING else config_of(name)
-  params, x = live_params(name, masked), picture()
+  params, x = live_params(name, masked), image()
   short, long = condition(name, words=5), condition(name, words=9)
   out = forward(name, masked, params, x, short)
   np.testing.assert_allclose(out, forward(name, masked, params, x, long), atol=1e-4)
@@ -73,7 +73,7 @@ def test_padding_does_not_matter_or_is_a_named_option(name):
 def test_without_a_control_the_program_is_as_if_there_were_none(name, monkeypatch):
   """Lowered text of the model and of its gradient, to the last character."""
   config = config_of(name)
-  params, x, cond = live_params(name, config), picture(), condition(name)
+  params, x, cond = live_params(name, config), image(), condition(name)
 
   def texts():
     bind = with_params(maker(name, config))
@@ -100,7 +100,7 @@ def four(name):
   cond = jax.tree.map(first, Conditioning(cond.towers, {}))._replace(
     extras=jax.tree.map(first, cond.extras) | {"role": cond.extras["role"]}
   )
-  return jnp.broadcast_to(picture(1), (4, 8, 8, 4)), cond
+  return jnp.broadcast_to(image(1), (4, 8, 8, 4)), cond
 
 
 def answers(name, config, params, control):
@@ -164,7 +164,7 @@ def test_controls_replace_reweight_and_record_where_they_are_told(name):
 def test_scanned_equals_unrolled(name, monkeypatch):
   """Each block by itself, in a loop of Python."""
   config = config_of(name)
-  params, x, cond = live_params(name, config), picture(), condition(name)
+  params, x, cond = live_params(name, config), image(), condition(name)
   scanned = forward(name, config, params, x, cond)
 
   def loop(self, stack, blocks, x, call, xs=None, text=0):
@@ -188,7 +188,7 @@ def loss(name, config, params, x, cond):
 def on_one_device(name, **changes):
   """Loss and gradient of live weights, four rows."""
   config = config_of(name, **changes)
-  params, x, cond = live_params(name, config), picture(4), condition(name, rows=4)
+  params, x, cond = live_params(name, config), image(4), condition(name, rows=4)
   run = jax.jit(jax.value_and_grad(lambda *args: loss(name, config, *args)))
   return run(params, x, cond)
 
@@ -224,7 +224,7 @@ def test_a_stack_can_have_a_policy_of_its_own():
 
   def kept(remat):
     config = config_of("flux", remat=remat)
-    rest, params = (picture(), condition("flux")), live_params("flux", config)
+    rest, params = (image(), condition("flux")), live_params("flux", config)
     backward = lambda params: jax.vjp(lambda p: loss("flux", config, p, *rest), params)[1]
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, params)))
 
@@ -250,7 +250,7 @@ def test_compiled_size_does_not_grow_with_depth(name):
     config = config_of(name, **{key: depth})
     params = jax.eval_shape(lambda: init_params(maker(name, config), jax.random.key(0)))
     run = lambda params, x: forward(name, config, params, x, condition(name))
-    return len(jax.jit(run).lower(params, picture()).as_text().splitlines())
+    return len(jax.jit(run).lower(params, image()).as_text().splitlines())
 
   assert abs(lines(4) - lines(12)) < 20
 
@@ -265,7 +265,7 @@ def test_flops_grow_by_a_block_and_do_not_depend_on_the_scan(name):
     params = jax.eval_shape(lambda: init_params(maker(name, config), jax.random.key(0)))
     bind = with_params(maker(name, config))
     run = lambda params, x: bind(params)(x, jnp.ones(2), condition(name)).value
-    return matmul_flops(run, params, picture())
+    return matmul_flops(run, params, image())
 
   four, six, ten = flops(4), flops(6), flops(10)
   assert ten - six == 2 * (six - four) > 0
@@ -282,7 +282,7 @@ def test_a_mesh_of_eight_gives_what_one_device_gives(name):
   with jax.set_mesh(mesh):
     laid = jax.device_put(params, shardings(axes, mesh))
     run = jax.jit(jax.value_and_grad(lambda *args: loss(name, config, *args)))
-    together = run(laid, picture(4), condition(name, rows=4))
+    together = run(laid, image(4), condition(name, rows=4))
   alone = on_one_device(name)
   np.testing.assert_allclose(together[0], alone[0], rtol=2e-5)
   assert_same_gradients(alone[1], together[1], 2e-4)
@@ -291,9 +291,9 @@ def test_a_mesh_of_eight_gives_what_one_device_gives(name):
 @pytest.mark.parametrize("name", ["flux2", "qwen_image"])
 def test_reference_pictures_are_read_and_cut_from_the_answer(name):
   config = config_of(name)
-  params, x, cond = live_params(name, config), picture(), condition(name)
+  params, x, cond = live_params(name, config), image(), condition(name)
   shown = lambda *refs: cond._replace(extras=cond.extras | {"references": refs})
-  one, other = picture(2, 4, 8, seed=7), picture(2, 4, 8, seed=8)
+  one, other = image(2, 4, 8, seed=7), image(2, 4, 8, seed=8)
   a = forward(name, config, params, x, shown(one))
   assert a.shape == x.shape
   for refs in ((), (other,), (one, other)):
@@ -304,7 +304,7 @@ def test_reference_pictures_are_read_and_cut_from_the_answer(name):
 
 def test_guidance_is_an_input_of_its_own():
   config = config_of("flux")
-  params, x, cond = live_params("flux", config), picture(), condition("flux")
+  params, x, cond = live_params("flux", config), image(), condition("flux")
   told = cond._replace(extras=cond.extras | {"guidance": jnp.full(2, 3.5)})
   a = forward("flux", config, params, x, cond)
   np.testing.assert_array_equal(a, forward("flux", config, params, x, told))
@@ -333,11 +333,11 @@ def test_what_a_model_is_not_given_is_named():
   config = config_of("sd3")
   params = live_params("sd3", config)
   with pytest.raises(ConfigError, match=r"model\.max_side = 8"):
-    forward("sd3", config, params, picture(2, 24, 8), condition("sd3"))
+    forward("sd3", config, params, image(2, 24, 8), condition("sd3"))
   cond = condition("sd3")
   bare = cond._replace(towers={"text": cond.towers["text"]._replace(pooled=None)})
   with pytest.raises(ConfigError, match="needs a pooled text"):
-    forward("sd3", config, params, picture(), bare)
+    forward("sd3", config, params, image(), bare)
 
 
 def test_every_config_is_a_dataclass_of_numbers():

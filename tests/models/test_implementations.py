@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import SHARED_CODE, here
-from families import FAMILIES, condition, config_of, forward, live_params, picture
+from families import FAMILIES, condition, config_of, forward, image, live_params
 from jax.interpreters import partial_eval
 
 from t2i_jax.errors import ConfigError
@@ -76,17 +76,17 @@ def test_packed_documents(name):
 
 
 def joint_rows(rows, length, seed=0):
-  """Documents of random lengths with pictures in them, and a rest: (doc, end) [rows, length]."""
+  """Documents of random lengths with images in them, and a rest: (doc, end) [rows, length]."""
   rng = np.random.default_rng(seed)
   doc, end = np.full((rows, length), -1), np.tile(np.arange(length), (rows, 1))
   for row in range(rows):
     at = 0
     for number in range(3):
       text, patches, after = rng.integers(1, length // 6, 3)
-      picture = slice(at + text, at + text + patches)
-      doc[row, at : picture.stop + after] = number
-      end[row, picture] = picture.stop - 1
-      at = picture.stop + after
+      image = slice(at + text, at + text + patches)
+      doc[row, at : image.stop + after] = number
+      end[row, image] = image.stop - 1
+      at = image.stop + after
   return jnp.asarray(doc), jnp.asarray(end)
 
 
@@ -181,7 +181,7 @@ def test_inside_a_rematerialised_scan(name, remat):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", here(FAMILIES, SHARED_CODE))
 def test_every_backbone_takes_the_kernel(name):
-  params, x, cond = live_params(name, config_of(name)), picture(), condition(name)
+  params, x, cond = live_params(name, config_of(name)), image(), condition(name)
   expected = forward(name, config_of(name), params, x, cond)
   found = forward(name, config_of(name, attention="splash_interpret"), params, x, cond)
   np.testing.assert_allclose(found, expected, atol=1e-3 * float(jnp.abs(expected).max()))

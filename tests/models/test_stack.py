@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import condition, config_of, forward, live_params, maker, picture
+from families import condition, config_of, forward, image, live_params, maker
 from flax import nnx
 from toy_blocks import DEPTH, WIDTH, Block, each_block, toy
 
@@ -96,7 +96,7 @@ def test_residuals_of_one_of_two_streams():
 def test_a_backbone_takes_residuals(monkeypatch):
   """FLUX's two stacks, fewer residuals than blocks: scanned, and in a loop of Python."""
   config = config_of("flux")
-  params, x, cond = live_params("flux", config), picture(), condition("flux")
+  params, x, cond = live_params("flux", config), image(), condition("flux")
   shapes = {"double": (1, 2, 16, 32), "single": (2, 2, 16, 32)}
   keys = dict(zip(shapes, jax.random.split(jax.random.key(3)), strict=True))
   given = {name: jax.random.normal(keys[name], shape) for name, shape in shapes.items()}

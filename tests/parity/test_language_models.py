@@ -71,7 +71,7 @@ def config_of(folder, vocab=None, **more):
 
 
 def bound(config, params):
-  """The whole Transfusion, zero where it reads and draws pictures."""
+  """The whole Transfusion, zero where it reads and draws images."""
   whole = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), abstract_params(Transfusion, config))
   return with_params(make_of(Transfusion, config))(whole | params)
 

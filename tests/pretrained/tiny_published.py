@@ -26,7 +26,7 @@ CONFIGS = {
   "flux_guided": FluxConfig(48, 1, 1, 4, 2, 6, 4, 24, (4, 4, 4), pooled_width=20, guidance=3.5),
   "flux2": Flux2Config(48, 2, 3, 4, 1, 16, 16, 24, (4, 4, 2, 2), mlp_ratio=17 / 6, guidance=4.0),
   "qwen_image": QwenImageConfig(48, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
-  "z_image": ZImageConfig(48, 3, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
+  "z_image": ZImageConfig(48, 3, 4, 2, 4, 4, 24, 2, (4, 4, 4)),
 }
 
 

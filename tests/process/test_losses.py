@@ -43,7 +43,7 @@ def test_plain_losses_are_the_regressions_of_the_papers():
 @pytest.mark.newest
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_mask(penalty):
-  """Ones change nothing; half a picture is that half's loss; what is masked has no gradient."""
+  """Ones change nothing; half an image is that half's loss; what is masked has no gradient."""
   time = PROCESSES["flow"]().at(jnp.linspace(0.2, 0.9, 5))
   weighting = in_space("velocity")
 

@@ -35,7 +35,7 @@ def test_input_and_target_of_the_network_have_unit_variance(name):
     np.testing.assert_allclose(c_in**2 * variance, 1, rtol=1e-12)
     left = (1 - c_skip * time.alpha) ** 2 * 0.25 + c_skip**2 * time.sigma**2
     np.testing.assert_allclose(left, c_out**2, rtol=1e-12, atol=1e-15)
-    assert c_out[0] == 0  # at t = 0 the picture is already there
+    assert c_out[0] == 0  # at t = 0 the image is already there
 
 
 def test_numbers_of_the_paper():

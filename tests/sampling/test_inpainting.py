@@ -50,7 +50,7 @@ def test_resampling_comes_nearer_to_the_exact_conditional(name, solver):
 
 
 def test_masks_of_ones_and_zeros():
-  """All known: the given picture. Nothing known: the sampler without a hook."""
+  """All known: the given image. Nothing known: the sampler without a hook."""
   process, solver = PROCESSES["flow"](), SOLVERS["ddpm"]()
   plan = make_plan(solver, process, GRIDS["trailing"](process, 10))
   everything = _fill(plan, process, solver, jnp.ones(2), rows=50)

@@ -1,4 +1,4 @@
-"""Methods of guidance by name, from config text to pictures of a network with random weights."""
+"""Methods of guidance by name, from config text to images of a network with random weights."""
 
 from pathlib import Path
 
@@ -55,8 +55,8 @@ def params(system):
 
 
 @pytest.fixture(scope="module")
-def pictures(system, params):
-  """pictures(guidance="cfg", cfg=4.0) -> int [2, 16, 16, 3], each drawn once."""
+def images(system, params):
+  """images(guidance="cfg", cfg=4.0) -> int [2, 16, 16, 3], each drawn once."""
   kept = {}
 
   def of(guidance, cfg=4.0):
@@ -70,20 +70,20 @@ def pictures(system, params):
 
 
 @pytest.mark.parametrize("name", GUIDANCE)
-def test_a_method_is_a_word_in_the_config(name, pictures):
-  plain = pictures("cfg")
-  assert np.abs(pictures(TEXTS[name]) - plain).max() > 2
+def test_a_method_is_a_word_in_the_config(name, images):
+  plain = images("cfg")
+  assert np.abs(images(TEXTS[name]) - plain).max() > 2
 
 
 @pytest.mark.parametrize("name", ["pag", "slg"])
-def test_a_perturbation_of_scale_zero_is_plain_guidance(name, pictures):
-  found = pictures(f"{name}(scale=0, layers=(1, 2))")
-  assert np.abs(found - pictures("cfg")).max() <= 1  # a level: other matmuls, other rounding
+def test_a_perturbation_of_scale_zero_is_plain_guidance(name, images):
+  found = images(f"{name}(scale=0, layers=(1, 2))")
+  assert np.abs(found - images("cfg")).max() <= 1  # a level: other matmuls, other rounding
 
 
-def test_a_perturbation_needs_no_null(pictures):
+def test_a_perturbation_needs_no_null(images):
   """At cfg = 1 there are two conditions in a call, and the perturbed one still counts."""
-  assert np.abs(pictures("pag(layers=(1, 2))", cfg=1.0) - pictures("cfg", cfg=1.0)).max() > 2
+  assert np.abs(images("pag(layers=(1, 2))", cfg=1.0) - images("cfg", cfg=1.0)).max() > 2
 
 
 @pytest.mark.newest
@@ -104,7 +104,7 @@ def test_no_method_moves_rows_between_devices(name, system, params, monkeypatch)
     lowered = caught[-1].lower(params, plan, text, seeds, np.float32(2), None, (), None)
     found = Program(lowered.compile().as_text()).collectives()
   assert found["all-to-all"] == found["collective-permute"] == 0
-  assert found.total() <= 1  # the pictures, gathered at the end
+  assert found.total() <= 1  # the images, gathered at the end
 
 
 @pytest.mark.parametrize(

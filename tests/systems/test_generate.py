@@ -50,7 +50,7 @@ def words(*ids):
   ("grid", "added", "8"), ("grid", "adaln", "8"),
 ])  # fmt: skip
 def test_reading_piece_by_piece_gives_what_the_whole_row_gives(rule, time, unet):
-  """Two rows of different lengths: words, a picture, words, and another picture that is drawn."""
+  """Two rows of different lengths: words, an image, words, and another image that is drawn."""
   system, generator, params = make(
     **{"rows.positions": rule, "model.time": time, "model.kv_heads": "2", "model.unet": unet}
   )
@@ -113,10 +113,10 @@ def test_a_drawing_depends_on_its_words_its_seed_and_not_on_its_batch():
   system = make_system(config, Tokenizer.bytes())
   mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
   draw, params = system.tasks(config.sampling, mesh).draw, live(system)
-  pictures = draw(params, ["ab", "abcdefg", "ab", "ab"], [1, 1, 2, 1]).astype(int)
-  assert pictures.shape == (4, 16, 8, 3)
-  assert np.abs(pictures[0] - pictures[3]).max() <= 1
-  assert np.abs(pictures[0] - pictures[1]).max() > 3 < np.abs(pictures[0] - pictures[2]).max()
+  images = draw(params, ["ab", "abcdefg", "ab", "ab"], [1, 1, 2, 1]).astype(int)
+  assert images.shape == (4, 16, 8, 3)
+  assert np.abs(images[0] - images[3]).max() <= 1
+  assert np.abs(images[0] - images[1]).max() > 3 < np.abs(images[0] - images[2]).max()
 
 
 def test_choosing():
@@ -137,11 +137,11 @@ def test_edits_in_batches_are_those_of_a_conversation_that_begins_with_the_pictu
   changes = {"sampling.batch": "2", "sampling.steps": "3", "sampling.cfg": cfg}
   _, generator, params = make(**changes)
   rng = np.random.default_rng(0)
-  pictures = rng.integers(0, 256, (3, 16, 8, 3), dtype=np.uint8)
+  images = rng.integers(0, 256, (3, 16, 8, 3), dtype=np.uint8)
   instructions = ["ab", "abcdef", "x"]
-  edited = generator.edit(params, pictures, instructions, [4, 5, 6])
+  edited = generator.edit(params, images, instructions, [4, 5, 6])
   for i in range(3):
     chat = Chat(generator, params, seed=4 + i)
-    chat.open(pictures[i])
+    chat.open(images[i])
     said = chat.draw(instructions[i]).astype(int)
     assert np.abs(said - edited[i]).max() <= 1

@@ -49,7 +49,7 @@ def live(system):
   return random_weights(system.init, 0.2)
 
 
-def picture(seed, **how):
+def image(seed, **how):
   rng = np.random.default_rng(seed)
   return Image(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8), **how)
 
@@ -59,9 +59,9 @@ def words(*ids, predict=True, hidden=None):
 
 
 DOCUMENTS = [
-  [words(5, 6, 7), picture(0)],
-  [picture(1, max_t=0.5), words(8, 9, hidden=np.array([True, False]))],
-  [words(10), picture(2), words(11, 12, predict=False), picture(3)],
+  [words(5, 6, 7), image(0)],
+  [image(1, max_t=0.5), words(8, 9, hidden=np.array([True, False]))],
+  [words(10), image(2), words(11, 12, predict=False), image(3)],
 ]
 
 
@@ -108,8 +108,8 @@ class Reference:
       out[k + half] = b * np.cos(angle) + a * np.sin(angle)
     return out
 
-  def positions(self, document, pictures, times):
-    """(input vector, place, number of its picture or None) of each position, and the tokens."""
+  def positions(self, document, images, times):
+    """(input vector, place, number of its image or None) of each position, and the tokens."""
     entries, at, n = [], 0, 0
 
     def token(i, hidden=False):
@@ -127,7 +127,7 @@ class Reference:
       token(self.layout.ids.boi)
       for row in range(self.layout.rows):
         for col in range(self.layout.cols):
-          patch = pictures[n][4 * row : 4 * row + 4, 4 * col : 4 * col + 4].reshape(-1)
+          patch = images[n][4 * row : 4 * row + 4, 4 * col : 4 * col + 4].reshape(-1)
           x = patch @ self.p["patches"]["first"]["kernel"] + self.p["patches"]["first"]["bias"]
           if self.c.time == "added":
             x = x + self.vector(times[n])
@@ -172,16 +172,16 @@ class Reference:
     kernel, bias = self.p["adaln"]["kernel"][layer], self.p["adaln"]["bias"][layer]
     return np.einsum("d,dsk->sk", silu(self.vector(time)), kernel) + bias
 
-  def __call__(self, document, pictures, times):
-    """Answers of the pictures, and log p of each next token that is to be written."""
-    entries = self.positions(document, pictures, times)
+  def __call__(self, document, images, times):
+    """Answers of the images, and log p of each next token that is to be written."""
+    entries = self.positions(document, images, times)
     x = np.stack([entry[0] for entry in entries])
     for layer in range(self.c.depth):
       x = self.block(layer, x, entries, times)
     x = self.norm(x, self.p["gain"])
     out = x @ self.p["patches"]["last"]["kernel"] + self.p["patches"]["last"]["bias"]
     answers = []
-    for n in range(len(pictures)):
+    for n in range(len(images)):
       patches = iter(out[[i for i, entry in enumerate(entries) if entry[2] == n]])
       answer = np.zeros((8, 12, 3))
       for row in range(self.layout.rows):
@@ -261,7 +261,7 @@ def test_the_loss_is_each_modality_s_mean_and_lambda_times_the_pictures():
 
 
 def test_a_picture_that_is_only_shown_is_no_part_of_the_loss():
-  drawn, shown = [words(5), picture(2)], [picture(1, max_t=0.0), words(8, 9)]
+  drawn, shown = [words(5), image(2)], [image(1, max_t=0.0), words(8, 9)]
   found = []
   for documents in ([drawn], [drawn, shown]):
     found.append(one_step([documents], {"train.batch": "1"})[0])

@@ -48,7 +48,7 @@ def mesh_of(sizes):
 
 
 def batches(n):
-  """Pictures of one colour, which a model learns to draw in a few steps."""
+  """Images of one colour, which a model learns to draw in a few steps."""
   rng = np.random.default_rng(0)
   for _ in range(n):
     color = rng.integers(0, 256, (16, 1, 1, 3), dtype=np.uint8)

@@ -129,8 +129,8 @@ def test_written_by_one_goes_on_in_two(start_t2i, train_args, one, tmp_path):
   outs = finish(*start_two(start_t2i, train_args(workdir, changes)))
   assert "from step 18\n" in outs[0]
   assert_close(losses(workdir), losses(one), "1 x 8 devices to step 18, then 2 x 4 over tensor")
-  pictures = [
+  images = [
     np.asarray(Image.open(at / "samples" / "step_00000024.png"), int) for at in (workdir, one)
   ]
   assert (workdir / "samples" / "step_00000024.png").stat().st_mtime > began  # drawn again
-  assert np.mean(np.abs(pictures[0] - pictures[1]) <= 1) >= 0.999
+  assert np.mean(np.abs(images[0] - images[1]) <= 1) >= 0.999

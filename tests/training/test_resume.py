@@ -112,7 +112,7 @@ def contents(folder):
 
 
 def assert_same(workdir, reference):
-  """Checkpoint, metrics and pictures are equal bit for bit."""
+  """Checkpoint, metrics and images are equal bit for bit."""
   assert metrics(workdir) == metrics(reference)
   assert contents(workdir / "samples") == contents(reference / "samples")
   assert newest(workdir) == newest(reference) == 24
@@ -128,8 +128,8 @@ def test_the_reference_logs_what_it_was_asked_to(reference):
   found = [(entry["step"], entry["kind"]) for entry in metrics(reference)]
   train = [(step, "train") for step in range(2, 25, 2)]
   assert sorted(found) == sorted([*train, *((step, "val") for step in range(6, 25, 6))])
-  pictures = {f"step_{step:08d}.png" for step in (12, 24)}
-  assert set(contents(reference / "samples")) == {"prompts.json", *pictures}
+  images = {f"step_{step:08d}.png" for step in (12, 24)}
+  assert set(contents(reference / "samples")) == {"prompts.json", *images}
   assert not np.array_equal(arrays(reference, 18)["['ema']['backbone']['head']['kernel']"], 0)
 
 

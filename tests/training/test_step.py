@@ -173,7 +173,7 @@ def test_loss_falls_on_one_batch(optimizer):
   )
   step = jax.jit(make_train_step(system, tx, config))
   data, losses = make_batch(), []
-  data.images[:] = data.images[:, :, :1, :1]  # plain pictures: white noise has nothing to learn
+  data.images[:] = data.images[:, :, :1, :1]  # plain images: white noise has nothing to learn
   for _ in range(60):
     state, metrics = step(state, data)
     losses.append(float(metrics["loss"]))
