@@ -36,7 +36,7 @@ def temporary(attention: str, length: int) -> int:
     text, answers = system.forward(params, batch)
     return jnp.mean(text) + jnp.mean(jnp.square(answers))
 
-  params = jax.eval_shape(system.init, jax.random.key(0))
+  params = system.abstract
   compiled = jax.jit(jax.grad(loss)).lower(params, system.rows(1)).compile()
   return memory_of(compiled).temporary
 

@@ -9,7 +9,7 @@ from t2i_jax.models.conditioning import Conditioning, Tower
 from t2i_jax.models.dit import DiT, DiTConfig
 from t2i_jax.models.flops import matmul_flops
 from t2i_jax.models.flux import Flux, Flux2Config, FluxConfig
-from t2i_jax.models.params import axes_of, init_params, matrices_of, with_params
+from t2i_jax.models.params import abstract_of, axes_of, init_params, matrices_of, with_params
 from t2i_jax.models.pixart import PixArt, PixArtConfig
 from t2i_jax.models.qwen_image import QwenImage, QwenImageConfig
 from t2i_jax.models.sd3 import SD3, SD3Config
@@ -36,6 +36,7 @@ __all__ = [
   "DiT",
   "Mask",
   "Tower",
+  "abstract_of",
   "attend",
   "axes_of",
   "init_params",

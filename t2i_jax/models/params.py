@@ -32,6 +32,13 @@ def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   return jnp.ones(shape)
 
 
+class Shapes(nnx.Rngs):
+  """In place of random keys: a module that is made with it has shapes for weights. No tracing."""
+
+  def __init__(self) -> None:
+    pass
+
+
 def weight(
   rngs: nnx.Rngs,
   shape: tuple[int, ...],
@@ -45,14 +52,21 @@ def weight(
   matrix  (input dimensions, output dimensions) where the weight is a hidden matrix that an
           optimiser may treat as one (Muon); None for gains, embeddings and the outer layers
   """
+  if isinstance(rngs, Shapes):
+    return nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32), axes=axes, matrix=matrix)
   return nnx.Param(init(rngs.params(), shape), axes=axes, matrix=matrix)
 
 
 def stack_blocks(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
   """`depth` equal blocks as one module whose weights have a leading "layers" axis."""
-  keys = jax.random.split(rngs.params(), depth)
-  blocks = nnx.vmap(lambda key: make(nnx.Rngs(key)))(keys)
+  if isinstance(rngs, Shapes):
+    blocks = make(rngs)
+  else:
+    keys = jax.random.split(rngs.params(), depth)
+    blocks = nnx.vmap(lambda key: make(nnx.Rngs(key)))(keys)
   for _, param in nnx.to_flat_state(nnx.state(blocks, nnx.Param)):
+    if isinstance(rngs, Shapes):
+      param.set_value(jax.ShapeDtypeStruct((depth, *param.get_value().shape), jnp.float32))
     param.set_metadata("axes", ("layers", *param.get_metadata("axes")))
     matrix = param.get_metadata("matrix")
     if matrix is not None:
@@ -148,36 +162,36 @@ def _add(x: Any, residual: Any) -> Any:
   return jax.tree.map(added, residual, x, is_leaf=lambda leaf: leaf is None)
 
 
-@lru_cache(maxsize=64)  # for its axes, its matrices and each of its traces; never changed
-def _abstract(make: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
-  return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-
-
 def init_params(make: Callable[[nnx.Rngs], nnx.Module], key: jax.Array) -> Params:
   """The weights of make(rngs) as a nested dict of arrays. Jit it to have them born sharded."""
   return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param))
 
 
-def _metadata(make: Callable[[nnx.Rngs], nnx.Module], name: str, as_leaf: Callable) -> Params:
-  state = nnx.state(_abstract(make), nnx.Param)
-  flat = {path: as_leaf(param.get_metadata(name)) for path, param in nnx.to_flat_state(state)}
+def _declared(make: Callable[[nnx.Rngs], nnx.Module], read: Callable[[nnx.Param], Any]) -> Params:
+  state = nnx.state(make(Shapes()), nnx.Param)
+  flat = {path: read(param) for path, param in nnx.to_flat_state(state)}
   return traverse_util.unflatten_dict(flat)
+
+
+def abstract_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
+  """Every weight as a ShapeDtypeStruct, in the structure of init_params."""
+  return _declared(make, lambda param: param.get_value())
 
 
 def axes_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
   """The logical axes of every weight as a PartitionSpec, in the structure of init_params."""
-  return _metadata(make, "axes", lambda axes: jax.P(*axes))
+  return _declared(make, lambda param: jax.P(*param.get_metadata("axes")))
 
 
 def matrices_of(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
   """`matrix` of every weight (see `weight`), in the structure of init_params."""
-  return _metadata(make, "matrix", lambda matrix: matrix)
+  return _declared(make, lambda param: param.get_metadata("matrix"))
 
 
 @lru_cache(maxsize=64)  # a network is traced several times in a run
 def with_params(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[..., Any]:
   """(params, adapters=None) -> the callable module that holds them."""
-  graph, state = nnx.split(_abstract(make))
+  graph, state = nnx.split(make(Shapes()))
 
   def bind(params: Params, adapters: Adapters | None = None) -> Any:
     filled = jax.tree.map(lambda leaf: leaf, state)

@@ -25,9 +25,8 @@ def system_of(config: ConfigDict) -> System:
 
 def parameters(system: System) -> dict[str, int]:
   """Numbers of weights by part."""
-  shapes = jax.eval_shape(system.init, jax.random.key(0))
   size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-  return {part: size(tree) for part, tree in shapes.items()}
+  return {part: size(tree) for part, tree in system.abstract.items()}
 
 
 def activation_bytes(system: System) -> int:
@@ -40,7 +39,7 @@ def activation_bytes(system: System) -> int:
 
 
 def _residuals(system: System, rows: int) -> int:
-  params = jax.eval_shape(system.init, jax.random.key(0))
+  params = system.abstract
   kept = lambda params, batch: jax.vjp(lambda p: system.forward(p, batch), params)[1]
   leaves = jax.tree.leaves(jax.eval_shape(kept, params, system.rows(rows)))
   return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)

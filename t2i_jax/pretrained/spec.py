@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from t2i_jax.errors import ConfigError, RestoreError
-from t2i_jax.models.params import Params, init_params
+from t2i_jax.models.params import Params, abstract_of
 from t2i_jax.pretrained.names import Entry
 from t2i_jax.pretrained.tensors import STEM
 
@@ -142,7 +142,7 @@ def make_of(module: Any, config: Any) -> Callable[[Any], Any]:
 
 def abstract_params(module: Any, config: Any) -> Params:
   """Our parameters as jax.ShapeDtypeStruct, in the structure of init_params."""
-  return jax.eval_shape(lambda key: init_params(make_of(module, config), key), jax.random.key(0))
+  return abstract_of(make_of(module, config))
 
 
 def shapes_of(abstract: Params) -> dict[str, tuple[int, ...]]:

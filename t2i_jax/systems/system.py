@@ -15,6 +15,7 @@ from t2i_jax.data.batch import Batch, Tokens
 from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.transforms import Caption, Transform
 from t2i_jax.models import (
+  abstract_of,
   axes_of,
   init_params,
   matmul_flops,
@@ -156,6 +157,11 @@ class System:
     return {name: init_params(part.make, keys[name]) for name, part in self.parts.items()}
 
   @property
+  def abstract(self) -> Params:
+    """The parameters as ShapeDtypeStructs, in the structure of `init`."""
+    return {name: abstract_of(part.make) for name, part in self.parts.items()}
+
+  @property
   def axes(self) -> Params:
     return {name: axes_of(part.make) for name, part in self.parts.items()}
 
@@ -256,8 +262,7 @@ class System:
   @cached_property
   def flops(self) -> int:
     """Matmul, convolution and attention FLOPs of one forward pass of one row."""
-    params = jax.eval_shape(self.init, jax.random.key(0))
-    return matmul_flops(self.forward, params, self.rows(1))
+    return matmul_flops(self.forward, self.abstract, self.rows(1))
 
 
 def predicted(

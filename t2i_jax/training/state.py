@@ -46,9 +46,9 @@ def _like_params(tree: Any, shapes: Params, axes: Params) -> Any:
 
 def abstract_params(system: System, mesh: Mesh) -> Params:
   """All parameters as ShapeDtypeStructs that carry their shardings. Raises MeshError."""
-  shapes = jax.eval_shape(system.init, jax.random.key(0))
-  check_divides(shapes, system.axes, mesh)
-  return _placed(shapes, shardings(system.axes, mesh))
+  shapes, axes = system.abstract, system.axes
+  check_divides(shapes, axes, mesh)
+  return _placed(shapes, shardings(axes, mesh))
 
 
 def _placed(shapes: Any, where: Any) -> Any:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from weights import random_weights
 
-from t2i_jax.models import BACKBONES, Conditioning, Tower, init_params, with_params
+from t2i_jax.models import BACKBONES, Conditioning, Tower, abstract_of, with_params
 from t2i_jax.models.control import Role
 
 TEXT, POOLED, WORDS = 24, 20, 5
@@ -49,13 +49,15 @@ def config_of(name, **changes):
   return BACKBONES[kind_of(name)][1](**SHARED | FAMILIES[name] | changes)
 
 
+@functools.cache
 def maker(name, config):
   return lambda rngs: BACKBONES[kind_of(name)][0](config, rngs)
 
 
+@functools.cache
 def live_params(name, config, seed=9):
   """Random values, also where the initialisation has zeros, so that every path counts."""
-  return random_weights(functools.partial(init_params, maker(name, config)), seed=seed)
+  return random_weights(abstract_of(maker(name, config)), seed=seed)
 
 
 def condition(name, rows=2, words=WORDS, used=(5, 3), seed=1, roles=None):

@@ -10,7 +10,7 @@ import pytest
 from weights import random_weights
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models import Conditioning, DiT, Tower, init_params, with_params
+from t2i_jax.models import Conditioning, DiT, Tower, abstract_of, with_params
 from t2i_jax.models.attention import Mask, attend
 from t2i_jax.models.control import (
   Alone,
@@ -36,7 +36,7 @@ def config_of(mode, **changes):
 def live_params(config, seed=9):
   """Random values, also where the initialisation has zeros, so that every path counts."""
   make = lambda rngs: DiT(config, rngs)
-  return random_weights(lambda key: init_params(make, key), seed=seed)
+  return random_weights(abstract_of(make), seed=seed)
 
 
 def condition(roles=ROLES):

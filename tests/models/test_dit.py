@@ -1,6 +1,7 @@
 """The DiT: its zero beginning, word order, remat, dtypes, FLOPs; test_families has the rest."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from t2i_jax.models import (
   Conditioning,
   DiT,
   Tower,
+  abstract_of,
   init_params,
   matmul_flops,
   with_params,
@@ -28,13 +30,15 @@ CONFIG = DiTConfig(
 MODES = pytest.mark.parametrize("mode", ["cross", "joint", "pooled"])
 
 
+@functools.cache
 def make(config):
   return lambda rngs: DiT(config, rngs)
 
 
+@functools.cache
 def live(make):
   """Random values, also where the initialisation has zeros, so that every path counts."""
-  return random_weights(lambda key: init_params(make, key))
+  return random_weights(abstract_of(make))
 
 
 def condition(b=2, t=5, used=(5, 3), seed=1):
@@ -46,9 +50,13 @@ def condition(b=2, t=5, used=(5, 3), seed=1):
 
 def forward(config, x, cond, params=None, dtype=jnp.float32):
   params = live(make(config)) if params is None else params
+  return compiled(config)(params, x.astype(dtype), cond)
+
+
+@functools.cache
+def compiled(config):
   bind = with_params(make(config))
-  run = jax.jit(lambda params, x, cond: bind(params)(x, jnp.array([3.0, 700.0]), cond).value)
-  return run(params, x.astype(dtype), cond)
+  return jax.jit(lambda params, x, cond: bind(params)(x, jnp.array([3.0, 700.0]), cond).value)
 
 
 @MODES
@@ -132,9 +140,7 @@ def test_flops_against_xla(mode):
     text = with_params(maker)(q)(ids, jnp.ones_like(ids, bool))
     return with_params(make(config))(p)(x, jnp.zeros(1), Conditioning({"text": text}, {})).value
 
-  p, q = (
-    jax.eval_shape(lambda m=m: init_params(m, jax.random.key(0))) for m in (make(config), maker)
-  )
+  p, q = abstract_of(make(config)), abstract_of(maker)
   args = (p, q, jnp.ones((1, 16, 16, 3)), jnp.ones((1, 24), int))
   counted = jax.jit(run).lower(*args).compile().cost_analysis()["flops"]
   ours = matmul_flops(run, *args)

@@ -24,8 +24,8 @@ from flax import nnx
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import (
   Conditioning,
+  abstract_of,
   axes_of,
-  init_params,
   matmul_flops,
   matrices_of,
   with_params,
@@ -248,7 +248,7 @@ def test_compiled_size_does_not_grow_with_depth(name):
 
   def lines(depth):
     config = config_of(name, **{key: depth})
-    params = jax.eval_shape(lambda: init_params(maker(name, config), jax.random.key(0)))
+    params = abstract_of(maker(name, config))
     run = lambda params, x: forward(name, config, params, x, condition(name))
     return len(jax.jit(run).lower(params, image()).as_text().splitlines())
 
@@ -262,7 +262,7 @@ def test_flops_grow_by_a_block_and_do_not_depend_on_the_scan(name):
 
   def flops(depth):
     config = config_of(name, **{key: depth})
-    params = jax.eval_shape(lambda: init_params(maker(name, config), jax.random.key(0)))
+    params = abstract_of(maker(name, config))
     bind = with_params(maker(name, config))
     run = lambda params, x: bind(params)(x, jnp.ones(2), condition(name)).value
     return matmul_flops(run, params, image())

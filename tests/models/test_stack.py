@@ -1,5 +1,7 @@
 """Stacks: skips, residuals and losses of blocks, each equal to a loop over the blocks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from t2i_jax.models.streams import Both
 X = toy()[1]
 
 
+@functools.cache
 def stack(depth=DEPTH, seed=0):
   return stack_blocks(Block, depth, nnx.Rngs(seed))
 

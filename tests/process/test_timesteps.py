@@ -1,5 +1,7 @@
 """Timestep distributions against scipy's (Kolmogorov-Smirnov test), also after a shift."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,7 @@ FACTORS = {
 }
 
 
+@functools.cache  # 600,000 incomplete beta functions a law of beta
 def draw(name, n=N):
   """float64 from float32 draws, so that logits at the ends are those of the float32 value."""
   u = jax.random.uniform(jax.random.key(0), (n,), minval=1e-7)

@@ -189,11 +189,12 @@ def _expected(process, times, large=False):
 @pytest.mark.parametrize(
   "name, steps, variance",
   [
-    ("ddpm_linear", None, "small"),
+    pytest.param("ddpm_linear", None, "small", marks=pytest.mark.proof),  # its own 1000 steps
     ("ddpm_sigmoid", 50, "large"),
     ("flow", 32, "small"),
     ("vp", 100, "small"),
-    ("edm", 400, "large"),
+    ("edm", 100, "large"),
+    pytest.param("edm", 400, "large", marks=pytest.mark.proof),
   ],
 )
 def test_bound_is_its_expectation(name, steps, variance):

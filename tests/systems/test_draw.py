@@ -51,7 +51,7 @@ def system():
 @pytest.fixture(scope="module")
 def params(system):
   """Random values, also where the initialisation has zeros, so that text and layers count."""
-  return random_weights(system.init, 0.2)
+  return random_weights(system.abstract, 0.2)
 
 
 @pytest.fixture(scope="module")

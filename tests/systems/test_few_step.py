@@ -33,7 +33,7 @@ def system_of(name, **changes):
 
 
 def random_params(system):
-  rng, shapes = np.random.default_rng(0), jax.eval_shape(system.init, jax.random.key(0))
+  rng, shapes = np.random.default_rng(0), system.abstract
   draw = lambda leaf: rng.normal(0, 0.15, leaf.shape).astype(np.float32)
   return jax.tree.map(draw, shapes)
 

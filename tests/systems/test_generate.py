@@ -28,7 +28,7 @@ RULES = ("grid", "centred", "sequence")
 
 def live(system, scale=0.2):
   """Weights none of which is zero."""
-  return random_weights(system.init, scale)
+  return random_weights(system.abstract, scale)
 
 
 def make(**changes):

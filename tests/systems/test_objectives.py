@@ -61,7 +61,7 @@ def setup(changes):
   config = load_config(path, {k: v for k, v in (TINY | changes).items() if k in has})
   system = make_system(config, Tokenizer.bytes())
   optimizer = make_optimizers(config.train, system)
-  trainable, frozen = split_params(random_weights(system.init, 0.05), system.parts)
+  trainable, frozen = split_params(random_weights(system.abstract, 0.05), system.parts)
   opt = jax.jit(optimizer.init)(trainable)
   state = TrainState(jnp.zeros((), jnp.int32), trainable, frozen, opt, trainable, new_running())
   return config, system, optimizer, state

@@ -54,7 +54,7 @@ def system():
 @pytest.fixture(scope="module")
 def params(system):
   """Random values where the initialisation has zeros, so that text and layers count."""
-  rng, shapes = np.random.default_rng(0), jax.eval_shape(system.init, jax.random.key(0))
+  rng, shapes = np.random.default_rng(0), system.abstract
   draw = lambda leaf: rng.normal(0, 0.15, leaf.shape).astype(np.float32)
   return jax.tree.map(draw, shapes)
 

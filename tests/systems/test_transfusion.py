@@ -46,7 +46,7 @@ def make(**changes):
 
 
 def live(system):
-  return random_weights(system.init, 0.2)
+  return random_weights(system.abstract, 0.2)
 
 
 def image(seed, **how):

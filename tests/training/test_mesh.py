@@ -20,10 +20,10 @@ from t2i_jax.training.step import jit_train_step, make_train_step
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
-# Data alone is also the mesh of tests/cli and of test_processes.
 MESHES = [
-  (2, 2, 2),
-  (2, 2, 1, 2),
+  (1, 2, 2, 2),  # fsdp, tensor and context; test_processes.py has data
+  pytest.param((2, 2, 2), marks=pytest.mark.proof),
+  pytest.param((2, 2, 1, 2), marks=pytest.mark.proof),
   pytest.param((1, 8, 1), marks=pytest.mark.proof),
   pytest.param((1, 1, 8), marks=pytest.mark.proof),
   pytest.param((8, 1, 1), marks=pytest.mark.proof),

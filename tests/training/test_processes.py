@@ -103,6 +103,7 @@ def test_owned_rows_partition_the_batch(start_t2i):
       assert len(a) == len(b) == 8 and sorted(a + b) == list(range(16)), sizes
 
 
+@pytest.mark.proof
 def test_one_device_and_eight(start_t2i, train_args, one, tmp_path):
   finish(start_t2i(train_args(tmp_path), devices=1))
   assert_close(losses(tmp_path), losses(one), "1 device, 8 devices")
@@ -120,6 +121,7 @@ def test_written_by_two_goes_on_in_one(start_t2i, train_args, one, two, tmp_path
   assert_close(losses(workdir), losses(one), "2 x 4 devices to step 10, then 1 x 8")
 
 
+@pytest.mark.proof
 def test_written_by_one_goes_on_in_two(start_t2i, train_args, one, tmp_path):
   """On a mesh whose processes hold the same rows, split over tensor alone."""
   workdir = shutil.copytree(one, tmp_path / "run")

@@ -146,7 +146,12 @@ def test_killed_in_the_middle_of_a_step(start, reference, killed, tmp_path):
 @pytest.mark.parametrize(
   "event, pattern",
   [
-    pytest.param("os.mkdir", r"checkpoints/12\.[^/]*/opt", id="while items are written"),
+    pytest.param(
+      "os.mkdir",
+      r"checkpoints/12\.[^/]*/opt",
+      id="while items are written",
+      marks=pytest.mark.proof,
+    ),
     pytest.param("os.rename", r"checkpoints/12\.[^/]*$", id="before the last rename"),
   ],
 )
@@ -171,6 +176,7 @@ def test_sigterm_saves_the_step_and_leaves(start, reference, tmp_path):
   assert_same(tmp_path, reference)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_resumed_on_another_mesh(start, reference, killed, tmp_path):
   """Float32 sums in another order, nothing else.
