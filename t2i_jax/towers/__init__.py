@@ -9,10 +9,9 @@ from t2i_jax.towers.text import TextTower, TextTowerConfig
 
 
 def transformer(
-  own: Own, width: int, depth: int, heads: int, tokens: int = 0, pooled: int = 0, conv: int = 0
+  own: Own, width: int, depth: int, heads: int, tokens: int = 0, pooled: int = 0
 ) -> TextEncoder:
-  widths = (width, depth, heads, tokens, pooled, conv)
-  return own.encoder(TextTowerConfig(own.vocab, own.length, *widths))
+  return own.encoder(TextTowerConfig(own.vocab, own.length, width, depth, heads, tokens, pooled))
 
 
 def bag_of_words(own: Own, width: int) -> TextEncoder:

@@ -11,7 +11,7 @@ from t2i_jax.models.attention import attend, padding_mask
 from t2i_jax.models.block import PreNormBlock
 from t2i_jax.models.conditioning import Tower
 from t2i_jax.models.layers import BlockConfig, Dense, rms_norm
-from t2i_jax.models.params import fan_in, scan_blocks, stack_blocks, weight, zeros
+from t2i_jax.models.params import fan_in, scan_blocks, stack_blocks, weight
 from t2i_jax.models.positions import rope_angles
 from t2i_jax.parallel import constrain
 
@@ -23,7 +23,6 @@ class TextTowerConfig:
   """vocab: of the tokenizer;   length: maximum number of tokens of a caption
 
   tokens, pooled  widths to which the two outputs are projected; 0: no projection
-  conv            tokens of a depthwise convolution, added to the first input; 0: none
   """
 
   vocab: int
@@ -33,13 +32,8 @@ class TextTowerConfig:
   heads: int
   tokens: int = 0
   pooled: int = 0
-  conv: int = 0
 
   def __post_init__(self):
-    if self.conv and self.conv % 2 == 0:
-      raise ConfigError(
-        f"text.towers: conv={self.conv} has no token in its middle. Use conv={self.conv + 1}."
-      )
     if self.width % (2 * self.heads):
       raise ConfigError(
         f"text.towers: width={self.width} is not a multiple of 2 x heads = {2 * self.heads}. "
@@ -62,8 +56,6 @@ class TextTower(nnx.Module):
     self.embedding = weight(rngs, (c.vocab, c.width), ("vocab", "embed"), fan_in(1))
     # Rotary angles encode relative positions; learned embeddings encode absolute ones.
     self.place = weight(rngs, (c.length, c.width), ("sequence", "embed"), fan_in(1))
-    if c.conv:
-      self.conv = weight(rngs, (c.conv, c.width), (None, "embed"), zeros)
     block = BlockConfig(c.width, c.heads)
     self.blocks = stack_blocks(lambda r: PreNormBlock(block, r), c.depth, rngs)
     if c.tokens:
@@ -76,8 +68,6 @@ class TextTower(nnx.Module):
     # Replicated on every device: otherwise the compiler gathers the rows of the batch instead.
     table, place = (constrain(w[...], None, None) for w in (self.embedding, self.place))
     x = (table[ids] + place[: ids.shape[1]]).astype(dtype)  # [B, T, D]
-    if c.conv:
-      x = x + depthwise(jnp.where(mask[:, :, None], x, 0), self.conv[...].astype(dtype))
     x = constrain(x, "batch", "sequence", None)
     rope = rope_angles(jnp.arange(ids.shape[1])[:, None], c.width // c.heads, ROPE_THETA)
     allowed = padding_mask(mask, mask)
@@ -86,16 +76,6 @@ class TextTower(nnx.Module):
     pooled = mean_of_real(x, mask)
     tokens = self.tokens_out(x) if c.tokens else x
     return Tower(tokens, mask, self.pooled_out(pooled) if c.pooled else pooled)
-
-
-def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """A convolution along T of each channel by itself, zeros beyond both ends.
-
-  x [B, T, D], kernel [K, D], K odd -> [B, T, D]
-  """
-  length, reach = x.shape[1], len(kernel) // 2
-  x = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
-  return sum(x[:, k : k + length] * row for k, row in enumerate(kernel))
 
 
 def mean_of_real(x: jax.Array, mask: jax.Array) -> jax.Array:
