@@ -183,7 +183,7 @@ class _Reader:
       self._open.pop()
       if (
         not item.fields and not item.problem
-      ):  # its first member is damaged, as the tar's line says
+      ):  # its member is damaged: the tar is named
         continue
       inside = bool(self._open) or (bool(name) and key.startswith(name + "."))
       if inside and not item.is_whole and not item.problem:
