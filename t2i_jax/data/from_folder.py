@@ -62,11 +62,13 @@ class Folder(UserImages):
     except (OSError, ValueError):
       return 0
 
-  def open_item(self, item: Item) -> tuple[bytes, Sequence[Any] | None]:
-    captions = item.captions
-    if captions is None and item.beside:
-      captions = caption_lines(read_regular(os.path.join(self.path, item.beside), MAX_TEXT))
-    return read_regular(os.path.join(self.path, item.name)), captions
+  def captions_of(self, item: Item) -> Sequence[Any] | None:
+    if item.captions is not None or not item.beside:
+      return item.captions
+    return caption_lines(read_regular(os.path.join(self.path, item.beside), MAX_TEXT))
+
+  def image_of(self, item: Item) -> bytes:
+    return read_regular(os.path.join(self.path, item.name))
 
   def items(self) -> Iterator[Item | Account]:
     """In the order of sorted paths, the same on every file system."""

@@ -84,11 +84,21 @@ class WebDataset(UserImages):
       yield from _Reader(path, name, account).items()
       yield account
 
-  def open_item(self, item: Item) -> tuple[bytes, Sequence[Any] | None]:
+  def captions_of(self, item: Item) -> Sequence[Any] | None:
+    found: list[Any] | None = caption_lines(item.fields["txt"]) if "txt" in item.fields else None
+    if "json" in item.fields:
+      try:
+        more = caption_fields(json.loads(item.fields["json"].decode("utf-8-sig")))
+      except (ValueError, RecursionError) as error:
+        raise DataError(f"json cannot be read: {error}") from error
+      found = found if more is None else [*(found or []), *more]
+    return found
+
+  def image_of(self, item: Item) -> bytes:
     image = next((item.fields[f] for f in IMAGE_FIELDS if f in item.fields), None)
     if image is None:
       raise DataError("no image")
-    return image, _captions(item)
+    return image
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
@@ -103,17 +113,6 @@ def names_of(paths: Sequence[str]) -> list[str]:
     return names
   root = os.path.commonpath([os.path.dirname(path) for path in paths])
   return [os.path.relpath(path, root or ".") for path in paths]
-
-
-def _captions(item: Item) -> list[Any] | None:
-  found: list[Any] | None = caption_lines(item.fields["txt"]) if "txt" in item.fields else None
-  if "json" in item.fields:
-    try:
-      more = caption_fields(json.loads(item.fields["json"].decode("utf-8-sig")))
-    except (ValueError, RecursionError) as error:
-      raise DataError(f"json cannot be read: {error}") from error
-    found = found if more is None else [*(found or []), *more]
-  return found
 
 
 class _Reader:
@@ -181,9 +180,7 @@ class _Reader:
       if name and (name == key or name.startswith(key + ".")):
         return
       self._open.pop()
-      if (
-        not item.fields and not item.problem
-      ):  # its member is damaged: the tar is named
+      if not item.fields and not item.problem:  # its member is damaged: the tar is named
         continue
       inside = bool(self._open) or (bool(name) and key.startswith(name + "."))
       if inside and not item.is_whole and not item.problem:

@@ -159,7 +159,7 @@ def _plain_mode(image: Image.Image) -> str:
 
 def _from_sixteen_bit(image: Image.Image) -> Image.Image:
   """Grey of 16 bits as L, its transparent value white."""
-  x = np.asarray(image).astype(np.int64)
+  x = np.asarray(image).astype(np.int32)
   if x.min() < 0 or x.max() > 65535:
     raise DataError(f"integer pixels from {x.min()} to {x.max()}: beyond 16 bits")
   x = np.where(x == image.info.get("transparency", -1), 65535, x)

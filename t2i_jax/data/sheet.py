@@ -102,7 +102,7 @@ def fitted(image: Image.Image) -> Image.Image:
 
 def wrap(text: str, font, width: int) -> list[str]:
   """Lines of text no wider than `width` pixels, at most MAX_LINES, the last then "..."."""
-  # No more characters than there is room for are measured: a caption may be a megabyte.
+  # Only as many characters as can be shown are measured: a caption may be a megabyte.
   shown = text[: MAX_LINES * width + 1]
   lines: list[str] = []
   line = ""

@@ -45,8 +45,12 @@ class UserImages:
     """The items, and accounts of what is neither an item nor to be named, in a fixed order."""
     raise NotImplementedError
 
-  def open_item(self, item: Any) -> tuple[bytes, Sequence[Any] | None]:
-    """The image's file and its captions. Raises any exception: the item is skipped."""
+  def captions_of(self, item: Any) -> Sequence[Any] | None:
+    """The captions, None where there are none. Raises any exception: the item is skipped."""
+    raise NotImplementedError
+
+  def image_of(self, item: Any) -> bytes:
+    """The image's file. Raises any exception: the item is skipped."""
     raise NotImplementedError
 
   def size_of(self, item: Any) -> int:
@@ -84,11 +88,11 @@ class UserImages:
     try:
       if item.problem:
         raise DataError(item.problem)
-      image, captions = self.open_item(item)
-      texts = sort_captions(captions)
+      texts = sort_captions(self.captions_of(item))
       if not texts.kept:
         raise DataError(texts.rejected[0] if texts.rejected else EMPTY)
-      record = Record(stored_image(image, self.max_size, account), texts.kept, item.key)
+      image = stored_image(self.image_of(item), self.max_size, account)
+      record = Record(image, texts.kept, item.key)
       result: Made | Skipped = made(split_of(item.key, self.val_fraction), record)
     except Exception as error:  # whatever is wrong with one item is this item's
       result = Skipped(item.key, reason_of(error), item.kind)
