@@ -102,23 +102,23 @@ def fitted(image: Image.Image) -> Image.Image:
 
 def wrap(text: str, font, width: int) -> list[str]:
   """Lines of text no wider than `width` pixels, at most MAX_LINES, the last then "..."."""
-  # Only as many characters as can be shown are measured: a caption may be a megabyte.
+  # What has more characters than the line has pixels is not measured: a caption may be a megabyte.
+  fits = lambda part: len(part) <= width and font.getlength(part) <= width
   shown = text[: MAX_LINES * width + 1]
   lines: list[str] = []
   line = ""
   for word in shown.split():
     longer = f"{line} {word}" if line else word
-    if font.getlength(longer) <= width:
+    if fits(longer):
       line = longer
       continue
     if line:
       lines.append(line)
-    while len(lines) <= MAX_LINES and font.getlength(word) > width:
-      # At least one character; a line has fewer of them than pixels.
-      counts = range(2, min(len(word), width) + 1)
-      fits = 1 + bisect_right(counts, width, key=lambda n: font.getlength(word[:n]))
-      lines.append(word[:fits])
-      word = word[fits:]
+    while len(lines) <= MAX_LINES and not fits(word):
+      counts = range(2, min(len(word), width) + 1)  # of characters; a line has at least one
+      count = 1 + bisect_right(counts, width, key=lambda n: font.getlength(word[:n]))
+      lines.append(word[:count])
+      word = word[count:]
     line = word
     if len(lines) > MAX_LINES:
       break

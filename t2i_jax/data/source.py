@@ -67,8 +67,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 def _problem(value: Any, shape: Any, where: str) -> str:
   """How a value of a manifest differs from its shape, or ""."""
   kind = shape if isinstance(shape, type) else type(shape)
-  right = type(value) is kind and (kind is not int or value >= 0)  # True is no int here
-  if not right:
+  right = kind is type(value)  # True is no int
+  if not right or (kind is int and value < 0):
     return f"{where} is {value!r:.60}, not {KINDS[kind]}"
   if where.endswith(".file") and (value in ("", ".", "..") or Path(value).name != value):
     return f"{where} is {value!r:.60}, not the name of a file in the folder"

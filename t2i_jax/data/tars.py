@@ -21,13 +21,13 @@ class Header(tarfile.TarInfo):
     before = tar.fileobj.tell()
     try:
       header = super().fromtarfile(tar)
-    except tarfile.EOFHeaderError:
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
       raise
     except tarfile.HeaderError as error:
       raise tarfile.ReadError(f"{error} at byte {before}, before an end mark") from error
     if header.size < 0 or tar.offset <= before:  # would be read for ever
       raise tarfile.ReadError(f"negative size at byte {before}")
-    return header  # type: ignore[return-value]
+    return header
 
 
 class Bounded:

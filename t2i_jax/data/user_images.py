@@ -74,6 +74,8 @@ class UserImages:
     account = Account()
     results: list[Result] = []
     with warnings.catch_warnings():
+      # Of broken metadata, without the file's name; pixels that are broken are an error.
+      warnings.filterwarnings("ignore", module="PIL")
       warnings.simplefilter("error", Image.DecompressionBombWarning)
       for item in task:
         if isinstance(item, Account):
