@@ -51,7 +51,7 @@ class Account:
         "used": self.used[kind],
         "rejected": dict(sorted(self._rejected(kind).items())),
       }
-      for kind in sorted(self.found)
+      for kind in sorted(+self.found)
     }
 
 

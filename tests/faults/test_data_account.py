@@ -62,7 +62,6 @@ def test_sound_tars_are_whole(tmp_path, mode):
   manifest = quick(WebDataset(str(tmp_path / "in")), tmp_path / "out")
   assert manifest["account"] == {
     "captions": {"found": 4, "used": 4, "rejected": {}},
-    "files": {"found": 0, "used": 0, "rejected": {}},
     "items": {"found": 4, "used": 4, "rejected": {}},
     "members": {"found": 8, "used": 8, "rejected": {}},
     "tars": {"found": 1, "used": 1, "rejected": {}},
@@ -161,7 +160,6 @@ def test_every_file_row_and_caption_of_a_folder_has_a_place(tmp_path):
         "not read": 1,
       },
     },
-    "folders": {"found": 0, "used": 0, "rejected": {}},
     "items": {"found": 5, "used": 5, "rejected": {}},
     "rows": {"found": 3, "used": 1, "rejected": {"bad row": 1, "no caption": 1}},
   }
