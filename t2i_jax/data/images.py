@@ -32,7 +32,7 @@ UPRIGHT = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-PROFILES = "colour profiles"  # in an account; an sRGB profile is not counted
+PROFILES = "colour profiles to sRGB"  # in an account; one that is sRGB is not counted
 UNKNOWN_TO_PYTHON = (".avif", ".heic", ".heif", ".jxl")  # to the tables of version 3.11
 # What a mode's values are, for a colour profile.
 _PLAIN = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB"}

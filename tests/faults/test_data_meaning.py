@@ -102,7 +102,7 @@ def test_a_colour_profile_is_converted_and_counted(kind):
   kept = Image.open(io.BytesIO(normalize(data, account=account)))
   np.testing.assert_allclose(np.asarray(kept)[1, 1], to_srgb(color, P3), atol=3)
   assert "icc_profile" not in kept.info
-  assert account.to_json() == {"colour profiles": {"found": 1, "used": 1, "rejected": {}}}
+  assert account.to_json() == {"colour profiles to sRGB": {"found": 1, "used": 1, "rejected": {}}}
 
 
 def test_profiles_with_alpha_grey_and_sixteen_bits():
@@ -129,7 +129,7 @@ def test_profiles_that_say_nothing():
     account = Account()
     data = plain(icc_profile=profile)
     assert normalize(data, account=account) == data
-    counts[name] = account.to_json().get("colour profiles", {}).get("rejected")
+    counts[name] = account.to_json().get("colour profiles to sRGB", {}).get("rejected")
   assert counts == {
     "sRGB": None,
     "cut": {"unreadable": 1},
