@@ -11,6 +11,7 @@ from data_files import plain, quick
 
 from t2i_jax.data import build as builder
 from t2i_jax.data.build import build
+from t2i_jax.data.documents import Layout, Markers, Packed, Packing
 from t2i_jax.data.from_edits import Edits
 from t2i_jax.data.from_scenes import Scenes
 from t2i_jax.data.lengths import Limit, check_lengths
@@ -98,6 +99,27 @@ def test_what_is_done_with_a_long_caption():
   assert {float(r.image_weight.sum()) for r in row(("abcdef",), "skip")} == {0.0}
   for error, skip in zip(row(("a", "ab"), "error"), row(("a", "ab"), "skip"), strict=True):
     np.testing.assert_array_equal(error.text["text"].ids, skip.text["text"].ids)
+
+
+def packed(policy, records, **shares):
+  """The documents that a joint model gets of these records."""
+  tokenizer = Tokenizer.bytes()
+  layout = Layout(60, 4, 2, 3, "grid", Markers.of(tokenizer))
+  settings = Packed(window=len(records), drop=0.0, **shares)
+  packing = Packing(settings, layout, (4, 6, 3), tokenizer, 5, policy)
+  assert packing.limits == [Limit(tokenizer, 5, settings.edited > 0)]
+  return packing.documents(records, np.random.default_rng(0))
+
+
+def test_what_a_joint_model_does_with_a_long_text():
+  long, short = Record(plain(), ("abcdef",), "k"), Record(plain(), ("ab",), "k")
+  with pytest.raises(DataError, match=r"text\.length = 5"):
+    packed("error", [long])
+  ((text, _),) = packed("truncate", [long], image_first=0.0)
+  assert text.ids.tolist() == [ord(c) + 3 for c in "abc"]
+  assert len(packed("skip", [long, short])) == 1 and packed("skip", [long]) == []
+  edit = Record(plain(), ("ab",), "k", {}, (("too long", plain()),))
+  assert packed("skip", [edit], image_first=0.0, edited=1.0) == []
 
 
 def test_the_hash_of_a_folder_is_of_its_content(tmp_path):
