@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
   "data.val_split": "val",
   "data.workers": 0,  # processes that decode; 0 = threads
   "text.tokenizer": "bpe",  # the data's own byte-level BPE; or "bytes", "labels:N", "folder:PATH"
+  "text.too_long": "error",  # a caption of more than text.length tokens; or "truncate", "skip"
   # data.documents.Packed says what these are.
   "rows.length": 256,
   "rows.images": 4,

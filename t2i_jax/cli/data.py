@@ -2,6 +2,9 @@
 
 import argparse
 import dataclasses
+import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,17 @@ def run(args: argparse.Namespace) -> int | None:
   return args.act(args)
 
 
+def print_lines(lines: Iterable[str]) -> None:
+  """Prints lines; where nobody reads them any more, as with `| head -1`, no further ones."""
+  try:
+    for line in lines:
+      print(line)
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # The interpreter flushes stdout again at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _register_build(verbs) -> None:
   build = verbs.add_parser("build", help="write shards, a manifest and a tokenizer")
   build.add_argument(
@@ -65,6 +79,9 @@ def _register_build(verbs) -> None:
   build.add_argument("--workers", type=int, help="processes (one a core)")
   build.add_argument("--shard-records", type=int, help="records a shard (8,192)")
   build.add_argument("--vocab", type=int, help="BPE tokens (scenes and edits 1,024, others 4,096)")
+  build.add_argument(
+    "--max-bad", type=float, default=1.0, help="share of the items that may be skipped (1)"
+  )
   build.add_argument("--overwrite", action="store_true", help="replace a folder built before")
   for field, settings in SOURCE_FLAGS.items():
     build.add_argument(flag_of(field), dest=field, default=argparse.SUPPRESS, **settings)
@@ -90,7 +107,9 @@ def make_source(name: str, given: dict[str, Any]):
 
 
 def run_build(args: argparse.Namespace) -> None:
+  from t2i_jax.data.account import account_lines
   from t2i_jax.data.build import SHARD_RECORDS, build, skip_summary
+  from t2i_jax.data.lengths import length_lines
 
   given = {field: getattr(args, field) for field in SOURCE_FLAGS if hasattr(args, field)}
   source = make_source(args.source, given)
@@ -100,28 +119,36 @@ def run_build(args: argparse.Namespace) -> None:
     workers=args.workers,
     shard_records=SHARD_RECORDS if args.shard_records is None else args.shard_records,
     vocab=args.vocab,
+    max_bad=args.max_bad,
     overwrite=args.overwrite,
   )
   splits = ", ".join(f"{name} {s['records']:,}" for name, s in manifest["splits"].items())
-  print(f"{args.to}: {splits} records; tokenizer of {manifest['tokenizer']['vocab']} tokens")
+  tokens = manifest["tokenizer"]["vocab"]
+  lines = [f"{args.to}: {splits} records; tokenizer of {tokens} tokens", *length_lines(manifest)]
   skipped = manifest["skipped"]
   if skipped["count"]:
-    listed = Path(args.to) / "skipped.jsonl"
-    print(f"skipped {skipped['count']:,}: {skip_summary(skipped['reasons'])}; named in {listed}")
+    summary, listed = skip_summary(skipped["reasons"]), Path(args.to) / "skipped.jsonl"
+    lines.append(f"skipped {skipped['count']:,}: {summary}; named in {listed}")
+  print_lines([*lines, *account_lines(manifest["account"])])
 
 
 def run_show(args: argparse.Namespace) -> None:
   from t2i_jax.data.contact_sheet import contact_sheet
+  from t2i_jax.data.lengths import length_lines
   from t2i_jax.data.source import read_manifest
 
-  split = args.split or next(iter(read_manifest(args.dir)["splits"]))
+  for flag in ("count", "columns"):
+    if getattr(args, flag) < 1:
+      raise DataError(f"--{flag}={getattr(args, flag)} must be at least 1.")
+  manifest = read_manifest(args.dir)
+  split = args.split or next(iter(manifest["splits"]))
   sheet = contact_sheet(args.dir, split, args.count, args.columns)
   out = Path(args.out or Path(args.dir) / f"sheet-{split}.png")
   try:
     sheet.save(out, format="PNG")
   except OSError as error:
     raise DataError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
-  print(out)
+  print_lines([*length_lines(manifest), str(out)])
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -130,11 +157,9 @@ def run_verify(args: argparse.Namespace) -> int:
   from t2i_jax.data.verify import verify
 
   problems = verify(args.dir, workers=args.workers)
-  for problem in problems:
-    print(problem)
   if problems:
-    print(f"{args.dir}: {len(problems)} problems")
+    print_lines([*map(str, problems), f"{args.dir}: {len(problems)} problems"])
     return 1
   records = sum(split["records"] for split in read_manifest(args.dir)["splits"].values())
-  print(f"{args.dir}: {records:,} records, all sound")
+  print_lines([f"{args.dir}: {records:,} records, all sound"])
   return 0

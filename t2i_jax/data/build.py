@@ -3,25 +3,27 @@
 import dataclasses
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from t2i_jax import __version__
-from t2i_jax.data.items import BuildSource, Made, Skipped
+from t2i_jax.data.account import Account
+from t2i_jax.data.claim import ATTRIBUTION, SKIPPED, TOKENIZER, check_target, claimed, put_in_place
+from t2i_jax.data.items import BuildSource, Made, Result, Skipped
+from t2i_jax.data.lengths import BATCH, Lengths
 from t2i_jax.data.parallel_map import ordered_map
 from t2i_jax.data.progress import Meter
 from t2i_jax.data.record import SCHEMA
 from t2i_jax.data.shards import SplitWriter, sha256_of
-from t2i_jax.data.source import FORMAT, MANIFEST, read_manifest
-from t2i_jax.data.tokenize import train_bpe
+from t2i_jax.data.source import FORMAT, MANIFEST
+from t2i_jax.data.tokenize import Tokenizer, train_bpe
 from t2i_jax.errors import DataError
 
-SKIPPED, TOKENIZER, ATTRIBUTION = "skipped.jsonl", "tokenizer.json", "ATTRIBUTION.txt"
-OWN_FILES = (MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, "*.arrayrecord", "sheet-*.png")
 SHARD_RECORDS = 8192
+EXAMPLES = 3  # of skipped items in an error
 
 
 def build(
@@ -31,16 +33,20 @@ def build(
   workers: int | None = None,
   shard_records: int = SHARD_RECORDS,
   vocab: int | None = None,
+  max_bad: float = 1.0,
   overwrite: bool = False,
   progress: bool = True,
 ) -> dict[str, Any]:
   """Writes a source into the folder `out`, completely or not at all.
 
-  A build that is killed leaves `out.partial-PID` beside it, which is never read.
+  A build that is killed leaves `out.partial` beside it, which is never read and which the next
+  build of `out` uses again.
 
-  workers        processes; None: one per core. The result does not depend on their number
+  workers        processes; None: one per core. The result does not depend on their number. With 1
+                 this process reads the images, so that a crash or endless loop in it is the build's
   shard_records  records per shard
   vocab          size of the BPE trained on the training captions; None: the source's default
+  max_bad        share of the items in [0, 1] that may be skipped
   overwrite      replaces `out` if this function built it
   progress       shows a bar, or lines where stdout is not a terminal
   Returns the manifest. Raises DataError and leaves `out` unchanged.
@@ -51,64 +57,68 @@ def build(
     raise DataError(
       f"--shard-records={shard_records} and --workers={workers} must both be at least 1."
     )
-  check_target(out, overwrite)
-  total = source.total()
-  partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+  if not 0 <= max_bad <= 1:
+    raise DataError(f"--max-bad={max_bad} is not a share in [0, 1].")
   try:
-    partial.mkdir(parents=True)
-    with Meter(f"building {out.name}", total, progress) as meter:
-      made = metered(ordered_map(source.make, source.tasks(), workers), meter)
-      items = keep_one_for_val(made) if source.holds_out else made
-      manifest = write_folder(source, items, partial, shard_records, vocab)
-    put_in_place(partial, out)
+    check_target(out, overwrite)
+    total = source.total()
+    with claimed(out) as partial:
+      check_target(out, overwrite)  # another build may have ended in between
+      with Meter(f"building {out.name}", total, progress) as meter:
+        lost = getattr(source, "lost", None)
+        made = metered(ordered_map(source.make, source.tasks(), workers, lost), meter)
+        checked = within_share(made, max_bad, total)
+        items = keep_one_for_val(checked) if source.holds_out else checked
+        manifest = write_folder(source, items, partial, shard_records, vocab)
+      put_in_place(partial, out, overwrite)
   except OSError as error:
     raise DataError(
       f"{error.filename or out} cannot be written: {error.strerror}. Choose another --to."
     ) from error
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
   return manifest
 
 
-def check_target(out: Path, overwrite: bool) -> None:
-  """Raises DataError unless `out` is free, empty, or may be replaced."""
-  if not out.exists():
-    return
-  if not out.is_dir():
-    raise DataError(f"--to={out} is a file. Use a folder that does not exist yet.")
-  if not any(out.iterdir()):
-    return
-  if not overwrite:
-    raise DataError(f"{out} is not empty. Choose another --to, or replace it with --overwrite.")
-  try:
-    read_manifest(out)
-  except DataError as error:
-    raise DataError(f"--overwrite replaces built folders only: {error}") from error
-  foreign = sorted(p.name for p in out.iterdir() if not any(p.match(own) for own in OWN_FILES))
-  if foreign:
-    raise DataError(
-      f"--overwrite would delete {foreign[0]} in {out}, which `t2i data build` did not write. "
-      "Move it elsewhere first."
-    )
-
-
-def put_in_place(partial: Path, out: Path) -> None:
-  """Renames the finished folder; an old one is renamed first and then deleted."""
-  old = out.with_name(f"{out.name}.old-{os.getpid()}")
-  if out.exists() and any(out.iterdir()):
-    out.rename(old)
-  partial.rename(out)
-  shutil.rmtree(old, ignore_errors=True)
-
-
-def metered(chunks: Iterable[list[Made | Skipped]], meter: Meter) -> Iterator[Made | Skipped]:
+def metered(chunks: Iterable[list[Result]], meter: Meter) -> Iterator[Result]:
   """The items of the chunks one by one, counted."""
   for chunk in chunks:
     yield from chunk
-    meter.advance(len(chunk))
+    meter.advance(sum(is_item(result) for result in chunk))
 
 
-def keep_one_for_val(items: Iterable[Made | Skipped]) -> Iterator[Made | Skipped]:
+def is_item(result: Result) -> bool:
+  """Whether it is a record or stands for one: not an account, nor a caption beside others."""
+  return isinstance(result, Made) or (isinstance(result, Skipped) and result.kind != "captions")
+
+
+def within_share(items: Iterable[Result], max_bad: float, total: int | None) -> Iterator[Result]:
+  """The items. Raises DataError as soon as more than a share `max_bad` of them must be skipped.
+
+  total  number of items, None where it is known at the end only
+  """
+  bad: list[Skipped] = []
+  count, reasons = 0, Counter[str]()
+
+  def check(total: int) -> None:
+    of = max(total, count)  # the files may have changed since they were counted
+    if of and reasons.total() / of > max_bad:
+      named = "; ".join(f"{item.item}: {item.reason}" for item in bad)
+      raise DataError(
+        f"{reasons.total():,} of {of:,} items cannot be used, more than --max-bad={max_bad}: "
+        f"{skip_summary(dict(reasons))}. The first: {named}. Nothing was built."
+      )
+
+  for item in items:
+    count += is_item(item)
+    if isinstance(item, Skipped) and is_item(item):
+      reasons[item.reason.split(":")[0]] += 1
+      bad += [item] if len(bad) < EXAMPLES else []
+      if total is not None:
+        check(total)
+    yield item
+  check(0)
+
+
+def keep_one_for_val(items: Iterable[Result]) -> Iterator[Result]:
   """Uses the last training record for validation if no other is."""
   held, has_val = None, False
   for item in items:
@@ -123,34 +133,48 @@ def keep_one_for_val(items: Iterable[Made | Skipped]) -> Iterator[Made | Skipped
 
 def write_folder(
   source: BuildSource,
-  items: Iterable[Made | Skipped],
+  items: Iterable[Result],
   folder: Path,
   shard_records: int,
   vocab: int | None,
 ) -> dict[str, Any]:
   """Writes all files of a built folder into `folder`. Returns the manifest."""
   writers = {split: SplitWriter(folder, split, shard_records) for split in source.splits}
-  spool = folder / "captions.part"  # on disk: a large set's captions do not fit in memory
+  # On disk: a large set's captions do not fit in memory.
+  spools = {split: folder / f"captions-{split}.part" for split in source.splits}
   reasons: Counter[str] = Counter()
-  with (
+  account = Account()
+  with ExitStack() as stack:
     # Half of a surrogate pair in a user's JSON is written as an escape sequence.
-    (folder / SKIPPED).open("w", encoding="utf-8", errors="backslashreplace") as skipped,
-    spool.open("w", encoding="utf-8") as captions,
-  ):
+    skipped = stack.enter_context(
+      (folder / SKIPPED).open("w", encoding="utf-8", errors="backslashreplace")
+    )
+    texts = {s: stack.enter_context(p.open("w", encoding="utf-8")) for s, p in spools.items()}
     for item in items:
-      if isinstance(item, Skipped):
+      if isinstance(item, Account):
+        account.add(item)
+      elif isinstance(item, Skipped):
         reasons[item.reason.split(":")[0]] += 1
-        skipped.write(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n")
-        continue
-      writers[item.split].write(item.data, len(item.captions))
-      if item.split == source.splits[0]:
-        captions.writelines(json.dumps(caption) + "\n" for caption in item.captions)
+        account.reject(item.kind, item.reason)
+        line = {"item": item.item, "reason": item.reason}
+        skipped.write(json.dumps(line, ensure_ascii=False) + "\n")
+      else:
+        account.use("items")
+        writers[item.split].write(item.data, len(item.captions))
+        texts[item.split].write(json.dumps([item.captions, item.instructions]) + "\n")
+  if not account.found["items"]:  # of a source that does not count
+    account.find("items", account.used["items"] + reasons.total())
+  account.check()
   splits = {split: writer.close() for split, writer in writers.items()}
   check_not_empty(source, splits, reasons)
-  with spool.open(encoding="utf-8") as lines:
-    text = train_bpe(map(json.loads, lines), vocab or source.vocab)
-  spool.unlink()
+  text = train_bpe(
+    (caption for captions, _ in lines_of(spools[source.splits[0]]) for caption in captions),
+    vocab or source.vocab,
+  )
   (folder / TOKENIZER).write_text(text, encoding="utf-8")
+  lengths = {split: split_lengths(path, text) for split, path in spools.items()}
+  for path in spools.values():
+    path.unlink()
   if source.attribution:
     (folder / ATTRIBUTION).write_text(source.attribution + "\n", encoding="utf-8")
   manifest = {
@@ -170,9 +194,32 @@ def write_folder(
       "sha256": sha256_of(folder / TOKENIZER),
     },
     "skipped": {"count": reasons.total(), "reasons": dict(sorted(reasons.items()))},
+    "account": account.to_json(),
+    "lengths": {split: found for split, found in lengths.items() if found},
   }
   (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
   return manifest
+
+
+def lines_of(spool: Path) -> Iterator[list[Any]]:
+  """The texts of each record, and how many of them, the last ones, are instructions."""
+  with spool.open(encoding="utf-8") as lines:
+    yield from map(json.loads, lines)
+
+
+def split_lengths(spool: Path, tokenizer: str) -> dict[str, Any]:
+  """The lengths of a split's captions in tokens, for the manifest."""
+  lengths = Lengths(Tokenizer.bpe(tokenizer))
+  captions: list[str] = []
+  instructions: list[str] = []
+  for texts, n in lines_of(spool):
+    captions += texts[: len(texts) - n]
+    instructions += texts[len(texts) - n :]
+    if len(captions) >= BATCH:
+      lengths.count(captions, instructions)
+      captions, instructions = [], []
+  lengths.count(captions, instructions)
+  return lengths.to_json()
 
 
 def check_not_empty(source: BuildSource, splits: dict[str, Any], reasons: Counter[str]) -> None:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t2i_jax.data.batch import Batch, Rows
+from t2i_jax.data.lengths import Limit
 from t2i_jax.data.record import Record
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.data.transforms import fit_image
+from t2i_jax.data.transforms import chosen_caption, fit_image
 from t2i_jax.errors import ConfigError, DataError, PromptError
 
 NO_DOCUMENT = -1  # of padding
@@ -252,11 +253,18 @@ def layout_of(
   return Layout(packed.length, packed.images, rows, cols, packed.positions, Markers.of(tokenizer))
 
 
+class _TooLong(Exception):
+  """A document is left out for a text that does not fit."""
+
+
 class Packing:
   """(records, rng) -> a row of `Layout.pack`; can be pickled.
 
   image_shape  [H, W, C] in pixels or latent cells
   length       maximum number of tokens of a text, including BOS and EOS
+  too_long     what is done with a longer text: "error", "truncate", or "skip": another caption of
+               the record is used; a document with an instruction or with captions that are all too
+               long is left out
   Raises DataError naming the record, as transforms.Transform does.
   """
 
@@ -267,40 +275,51 @@ class Packing:
     image_shape: tuple[int, int, int],
     tokenizer: Tokenizer,
     length: int,
+    too_long: str = "error",
   ):
     self.packed, self.layout, self.image_shape = packed, layout, image_shape
-    self.tokenizer, self.length = tokenizer, length
+    self.tokenizer, self.length, self.too_long = tokenizer, length, too_long
     self.window = packed.window
+
+  @property
+  def limits(self) -> list[Limit]:
+    """The tokens of a text."""
+    return [Limit(self.tokenizer, self.length, self.packed.edited > 0)]
 
   def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
     return self.layout.pack(list(self.documents(records, rng)), self.image_shape)
 
   def documents(self, records: Sequence[Record], rng: np.random.Generator) -> list[Document]:
     """The documents of the records of a window."""
-    c, left = self.packed, list(records)
-    ends = np.cumsum([c.image_first, c.text_only, c.interleaved, c.edited])
-    found: list[Document] = []
+    left, found = list(records), list[Document]()
     while left:
-      record, kind = left.pop(0), int(np.searchsorted(ends, rng.random(), side="right"))
-      caption = self._caption(record, rng)
-      prompt = self._prompt(caption)
-      document: Document
-      if kind == 0:
-        hidden = rng.random(len(caption.ids)) < c.word_dropout if c.word_dropout else None
-        clean = self._image(record, record.image, max_t=c.max_t)
-        document = [clean, caption._replace(hidden=hidden)]
-      elif kind == 1:
-        document = [caption]
-      elif kind == 2 and left:
-        other = left.pop(0)
-        pair = [self._image(one, one.image) for one in (record, other)]
-        document = [prompt, pair[0], self._prompt(self._caption(other, rng)), pair[1]]
-      elif kind == 3 and record.then:
-        document = self._edited(record, rng, [prompt] if rng.random() < 0.5 else [])
-      else:
-        document = [prompt, self._image(record, record.image)]
-      found.append(_without_texts(document) if rng.random() < c.drop else document)
+      try:
+        document = self._document(left, rng)
+      except _TooLong:
+        continue
+      found.append(_without_texts(document) if rng.random() < self.packed.drop else document)
     return found
+
+  def _document(self, left: list[Record], rng: np.random.Generator) -> Document:
+    """The document of the first record, or of the first two, which are taken from `left`."""
+    c = self.packed
+    ends = np.cumsum([c.image_first, c.text_only, c.interleaved, c.edited])
+    record, kind = left.pop(0), int(np.searchsorted(ends, rng.random(), side="right"))
+    caption = self._caption(record, rng)
+    prompt = self._prompt(caption)
+    if kind == 0:
+      hidden = rng.random(len(caption.ids)) < c.word_dropout if c.word_dropout else None
+      clean = self._image(record, record.image, max_t=c.max_t)
+      return [clean, caption._replace(hidden=hidden)]
+    if kind == 1:
+      return [caption]
+    if kind == 2 and left:
+      other = left.pop(0)
+      pair = [self._image(one, one.image) for one in (record, other)]
+      return [prompt, pair[0], self._prompt(self._caption(other, rng)), pair[1]]
+    if kind == 3 and record.then:
+      return self._edited(record, rng, [prompt] if rng.random() < 0.5 else [])
+    return [prompt, self._image(record, record.image)]
 
   def _edited(
     self, record: Record, rng: np.random.Generator, texts: list[Text]
@@ -317,11 +336,16 @@ class Packing:
     return caption._replace(predict=self.packed.prompt_loss)
 
   def _caption(self, record: Record, rng: np.random.Generator) -> Text:
-    return self._text(record, record.captions[rng.integers(len(record.captions))])
+    caption = chosen_caption(record, rng, self.limits if self.too_long == "skip" else ())
+    if caption is None:
+      raise _TooLong
+    return self._text(record, caption)
 
   def _text(self, record: Record, text: str, predict: bool = True) -> Text:
+    if self.too_long == "skip" and self.tokenizer.lengths([text])[0] > self.length:
+      raise _TooLong
     try:
-      ids, mask = self.tokenizer.encode([text], self.length)
+      ids, mask = self.tokenizer.encode([text], self.length, self.too_long == "truncate")
     except PromptError as error:
       raise DataError(f"record {record.key!r}: its text {error}") from error
     return Text(ids[0][mask[0]][1:-1], predict)

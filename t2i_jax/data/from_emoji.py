@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from t2i_jax.data.images import encode
-from t2i_jax.data.items import Made, Skipped, in_chunks, made
+from t2i_jax.data.items import Made, Result, in_chunks, made
 from t2i_jax.data.record import Record
 from t2i_jax.errors import DataError
 
@@ -105,7 +105,7 @@ class Emoji:
         found.append(Drawing(str(path), key, split_of(key, style), captions, meta))
     return sorted(found, key=lambda p: bucket(f"{p.key}/{p.meta['style']}", 2**64))
 
-  def make(self, task: list[Drawing]) -> list[Made | Skipped]:
+  def make(self, task: list[Drawing]) -> list[Result]:
     return [self._make(p) for p in task]
 
   def _make(self, p: Drawing) -> Made:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from PIL import Image
 
 from t2i_jax.data.images import encode
-from t2i_jax.data.items import CHUNK, Made, Skipped, made
+from t2i_jax.data.items import CHUNK, Result, made
 from t2i_jax.data.record import Record
 from t2i_jax.data.scenes import LEVELS, Scene, facts_to_json, make_scene, render
 from t2i_jax.data.scenes.vocabulary import find_level
@@ -57,7 +57,7 @@ class Scenes:
       for start in range(0, count, CHUNK):
         yield split, start, min(start + CHUNK, count)
 
-  def make(self, task: tuple[str, int, int]) -> list[Made | Skipped]:
+  def make(self, task: tuple[str, int, int]) -> list[Result]:
     split, start, stop = task
     return [made(split, self._record(split, index)) for index in range(start, stop)]
 

@@ -1,29 +1,41 @@
 """The interface between sources of `t2i data build` and the builder."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+from t2i_jax.data.account import Account
 from t2i_jax.data.record import Record
 
 CHUNK = 64  # items per task, enough to hide the cost of passing a task to a process
+CHUNK_BYTES = 2**26  # of the files of a task, which are in memory together
 
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-  """A packed record: split, bytes, captions and instructions."""
+  """A packed record: split, bytes, captions and, last among them, instructions."""
 
   split: str
   data: bytes
   captions: tuple[str, ...]
+  instructions: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-  """An item that cannot be used.   reason: "kind" or "kind: detail"; kinds are counted"""
+  """An item that cannot be used.
+
+  reason  "kind" or "kind: detail"; kinds are counted
+  kind    of the account: "items", or what is named beside them ("files", "rows", "captions", ...)
+  """
 
   item: str
   reason: str
+  kind: str = "items"
+
+
+# What a task gives: records, what is named as skipped, and counts of what it found.
+Result = Made | Skipped | Account
 
 
 class BuildSource(Protocol):
@@ -32,6 +44,7 @@ class BuildSource(Protocol):
   splits     names of splits in order, the training split first
   vocab      default size of the BPE
   holds_out  whether "val" is split off by hash, so that it may be empty for few items
+  A source whose tasks are lists of items may have `lost`: parallel_map.ordered_map.
   """
 
   splits: Any
@@ -50,22 +63,29 @@ class BuildSource(Protocol):
   def tasks(self) -> Iterator[Any]:
     """Arguments of `make`, in a fixed order."""
 
-  def make(self, task: Any) -> list[Made | Skipped]:
+  def make(self, task: Any) -> list[Result]:
     """A task's items in a fixed order; runs in a worker process."""
 
 
 def made(split: str, record: Record) -> Made:
   """A record, packed for the builder."""
-  return Made(split, record.pack(), record.texts)
+  return Made(split, record.pack(), record.texts, len(record.then))
 
 
-def in_chunks(items: Iterable[Any], size: int = CHUNK) -> Iterator[list[Any]]:
-  """Lists of `size` items; the last may be shorter."""
+def in_chunks(
+  items: Iterable[Any], size: int = CHUNK, weigh: Callable[[Any], int] | None = None
+) -> Iterator[list[Any]]:
+  """Lists of `size` items; the last may be shorter.
+
+  weigh  bytes of an item; a list ends at CHUNK_BYTES, too
+  """
   chunk: list[Any] = []
+  weight = 0
   for item in items:
     chunk.append(item)
-    if len(chunk) == size:
+    weight += weigh(item) if weigh else 0
+    if len(chunk) == size or weight >= CHUNK_BYTES:
       yield chunk
-      chunk = []
+      chunk, weight = [], 0
   if chunk:
     yield chunk

@@ -10,6 +10,7 @@ import numpy as np
 from absl import flags
 
 from t2i_jax.data.batch import Batch, stack, without_weight
+from t2i_jax.data.lengths import Limit
 from t2i_jax.data.order import index_at, rng_at
 from t2i_jax.data.parallel_map import end_with_parent
 from t2i_jax.data.record import Record
@@ -25,9 +26,13 @@ class RowMaker(Protocol):
   """Records -> a row of a batch: transforms.Transform, documents.Packing.
 
   window  records per row
+  limits  the tokens that its text encoders take
   """
 
   window: int
+
+  @property
+  def limits(self) -> list[Limit]: ...
 
   def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch: ...
 

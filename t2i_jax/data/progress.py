@@ -44,4 +44,7 @@ class Meter:
       self._last = time.monotonic()
       of = f" of {self.total:,}" if self.total else ""
       rate = self.done / (self._last - self._began)
-      print(f"{self.label}: {self.done:,}{of}, {rate:,.0f}/s", flush=True)
+      try:
+        print(f"{self.label}: {self.done:,}{of}, {rate:,.0f}/s", flush=True)
+      except BrokenPipeError:  # `| head` has ended; the work goes on
+        self.enabled = False

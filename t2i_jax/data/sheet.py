@@ -1,6 +1,9 @@
 """Sheets of images: a grid of images of one size, and tiles with captions below or beside them."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 TILE, GAP = 160, 10  # pixels
 FONT_SIZE, LINE = 13, 17
+# PIL's own font has no letters beyond ASCII. DejaVu Sans, of Latin, Greek and Cyrillic letters.
+FONT = Path(__file__).with_name("DejaVuSans.ttf")
 MAX_LINES = 30
 INK, GREY, PAPER = "#202020", "#707070", "white"
 
@@ -47,7 +52,7 @@ class Band(NamedTuple):
 
 def captioned(bands: Sequence[Band], footer: str = "") -> Image.Image:
   """Bands of images in tiles of TILE pixels with wrapped captions, and a footer."""
-  font = ImageFont.load_default(FONT_SIZE)
+  font = load_font()
   columns = lambda b: max(1, b.columns if b.beside else min(b.columns, len(b.tiles)))
   width = GAP + max(map(columns, bands)) * (TILE + GAP)
   below = [line for part in footer.splitlines() for line in wrap(part, font, width - 2 * GAP)]
@@ -79,6 +84,12 @@ def captioned(bands: Sequence[Band], footer: str = "") -> Image.Image:
   return sheet
 
 
+@cache
+def load_font() -> ImageFont.FreeTypeFont:
+  """The font of captions."""
+  return ImageFont.truetype(str(FONT), FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+
+
 def fitted(image: Image.Image) -> Image.Image:
   """The image scaled to fit a tile; small images are enlarged by an integer."""
   factor = TILE // max(image.size)
@@ -91,21 +102,30 @@ def fitted(image: Image.Image) -> Image.Image:
 
 def wrap(text: str, font, width: int) -> list[str]:
   """Lines of text no wider than `width` pixels, at most MAX_LINES, the last then "..."."""
-  lines, line = [], ""
-  for word in text.split():
+  # What has more characters than the line has pixels is not measured: a caption may be a megabyte.
+  fits = lambda part: len(part) <= width and font.getlength(part) <= width
+  shown = text[: MAX_LINES * width + 1]
+  lines: list[str] = []
+  line = ""
+  for word in shown.split():
     longer = f"{line} {word}" if line else word
-    if font.getlength(longer) <= width:
+    if fits(longer):
       line = longer
       continue
     if line:
       lines.append(line)
-    while font.getlength(word) > width:
-      fits = next(i for i in range(len(word) - 1, 0, -1) if font.getlength(word[:i]) <= width)
-      lines.append(word[:fits])
-      word = word[fits:]
+    while len(lines) <= MAX_LINES and not fits(word):
+      counts = range(2, min(len(word), width) + 1)  # of characters; a line has at least one
+      count = 1 + bisect_right(counts, width, key=lambda n: font.getlength(word[:n]))
+      lines.append(word[:count])
+      word = word[count:]
     line = word
+    if len(lines) > MAX_LINES:
+      break
   lines.append(line)
-  return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "..."]
+  if len(lines) <= MAX_LINES and len(shown) == len(text):
+    return lines
+  return [*lines[: MAX_LINES - 1], "..."]
 
 
 def write(draw: ImageDraw.ImageDraw, lines: list[str], x: int, y: int, font, ink: str) -> None:

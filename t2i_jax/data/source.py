@@ -1,5 +1,6 @@
 """Random access to records: the `Source` protocol, and `ShardSource` over a built folder."""
 
+import hashlib
 import json
 import threading
 from bisect import bisect_right
@@ -16,6 +17,18 @@ from t2i_jax.errors import DataError
 FORMAT = "t2i_jax/1"
 MANIFEST = "manifest.json"
 OPEN_READERS = 128  # files open at once in a process; the usual limit is 1024
+# What a manifest has; * is any key, ? one that may be missing, a list has any number of its entry.
+COUNTS = {"*": int}
+HISTOGRAM = {"quantiles": COUNTS, "longest": int, "histogram": COUNTS}
+SHARD = {"file": str, "records": int, "bytes": int, "sha256": str}
+SPLIT = {"records": int, "captions": int, "shards": [SHARD]}
+SHAPE: dict[str, Any] = {
+  "splits": {"*": SPLIT},
+  "tokenizer": {"file": str, "vocab": int, "sha256": str},
+  "attribution": str,
+  "?lengths": {"*": {"*": {"bpe": HISTOGRAM, "bytes": HISTOGRAM}}},
+}
+KINDS = {str: "text", int: "a count", dict: "a map", list: "a list"}
 RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -28,7 +41,10 @@ class Source(Protocol):
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-  """The manifest of a built folder. Raises DataError where there is none or it is unreadable."""
+  """The manifest of a built folder.
+
+  Raises DataError where there is none, it is unreadable, or a field is missing or of another type.
+  """
   path = Path(folder) / MANIFEST
   try:
     manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -37,12 +53,48 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     raise DataError(
       f"{folder} {state}. Build it with: t2i data build --from ... --to {folder}"
     ) from error
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise DataError(f"{path} cannot be read: {error}. Build the folder again.") from error
   if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
     found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
     raise DataError(f"{path} has format {found!r}, this version reads {FORMAT!r}. Build it again.")
+  problem = _problem(manifest, SHAPE, "") or ("" if manifest["splits"] else "splits is empty")
+  if problem:
+    raise DataError(f"{path}: {problem}. Build the folder again.")
   return manifest
+
+
+def _problem(value: Any, shape: Any, where: str) -> str:
+  """How a value of a manifest differs from its shape, or ""."""
+  kind = shape if isinstance(shape, type) else type(shape)
+  right = kind is type(value)  # True is no int
+  if not right or (kind is int and value < 0):
+    return f"{where} is {value!r:.60}, not {KINDS[kind]}"
+  if where.endswith(".file") and (value in ("", ".", "..") or Path(value).name != value):
+    return f"{where} is {value!r:.60}, not the name of a file in the folder"
+  parts: list[tuple[str, Any, Any]] = []
+  if isinstance(shape, list):
+    parts = [(f"{where}[{i}]", inner, shape[0]) for i, inner in enumerate(value)]
+  elif isinstance(shape, dict):
+    within = f"{where}." if where else ""
+    named = dict.fromkeys(value, shape["*"]) if "*" in shape else shape
+    for key in named:
+      if key not in value and not key.startswith("?"):
+        return f"{within}{key} is missing"
+    inner_of = {key.removeprefix("?"): inner for key, inner in named.items()}
+    parts = [(within + key, value[key], inner_of[key]) for key in inner_of if key in value]
+  return next(filter(None, (_problem(v, inner, at) for at, v, inner in parts)), "")
+
+
+def manifest_hash(folder: str | Path) -> str:
+  """The SHA-256 of a built folder's manifest.json, in hexadecimal.
+
+  The manifest has the hash of every shard and of the tokenizer, and the order of the shards: two
+  folders of one hash give a run the same records in the same order, and the same token ids.
+  Raises DataError where there is no manifest.
+  """
+  read_manifest(folder)
+  return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
 
 
 class ShardSource:

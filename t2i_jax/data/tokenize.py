@@ -122,9 +122,21 @@ class Tokenizer:
       return [e.ids for e in self._bpe.encode_batch(list(texts), add_special_tokens=False)]
     return [[b + len(SPECIAL) for b in text.encode("utf-8", "replace")] for text in texts]
 
-  def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+  def lengths(self, texts: Sequence[str]) -> list[int]:
+    """The number of tokens of each text, with BOS and EOS."""
+    if self.kind == "labels":
+      return [1] * len(texts)
+    if self._bpe:
+      found = self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)
+      return [len(tokens) + 2 for tokens in found]
+    return [len(text.encode("utf-8", "replace")) + 2 for text in texts]
+
+  def encode(
+    self, texts: Sequence[str], length: int, truncate: bool = False
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of n texts, padded to `length` tokens.
 
+    truncate  a text that is too long loses the tokens before EOS that do not fit
     Returns ids int32 [n, length] and mask bool [n, length], True at tokens.
     Raises PromptError where a text with its BOS and EOS does not fit.
     """
@@ -134,6 +146,8 @@ class Tokenizer:
     mask = np.zeros((len(texts), length), bool)
     for row, (text, found) in enumerate(zip(texts, self._ids(texts), strict=True)):
       tokens = [self.bos, *found, self.eos]
+      if truncate and len(tokens) > length:
+        tokens = [*tokens[: length - 1], self.eos]
       if len(tokens) > length:
         raise PromptError(
           f"{_shorten(text)!r} has {len(tokens)} tokens with BOS and EOS, more than "

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from t2i_jax.data.batch import Batch, Tokens
+from t2i_jax.data.batch import Batch, Tokens, without_weight
 from t2i_jax.data.images import decode, is_latent, read_latent
+from t2i_jax.data.lengths import Limit
 from t2i_jax.data.record import Record
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import DataError, PromptError
@@ -25,24 +26,41 @@ class Transform:
 
   image_size  height, width in pixels, or in latent cells for records of latents
   captions    by text encoder; all of them encode the same caption
+  too_long    what is done with a caption that has more tokens than an encoder takes: "error",
+              "truncate", or "skip": another caption of the record is used, and without one that
+              fits the row has no weight
   Raises DataError naming the record for an image that cannot be decoded, latents of another size,
   or a caption that is too long.
   """
 
   window = 1  # records per row
 
-  def __init__(self, image_size: Sequence[int], captions: Mapping[str, Caption]):
+  def __init__(
+    self,
+    image_size: Sequence[int],
+    captions: Mapping[str, Caption],
+    too_long: str = "error",
+  ):
     height, width = image_size
     self.image_size = (int(height), int(width))
-    self.captions = dict(captions)
+    self.captions, self.too_long = dict(captions), too_long
+
+  @property
+  def limits(self) -> list[Limit]:
+    """The tokens that each encoder takes."""
+    return [Limit(*caption) for caption in self.captions.values()]
 
   def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
     (record,) = records
-    caption = record.captions[rng.integers(len(record.captions))]
+    caption = chosen_caption(record, rng, self.limits if self.too_long == "skip" else ())
+    row = self._row(record, caption or "")
+    return without_weight(row) if caption is None else row
+
+  def _row(self, record: Record, caption: str) -> Batch:
     text: dict[str, Tokens] = {}
     try:
       for name, (tokenizer, length) in self.captions.items():
-        ids, mask = tokenizer.encode([caption], length)
+        ids, mask = tokenizer.encode([caption], length, self.too_long == "truncate")
         text[name] = Tokens(ids[0], mask[0])
       image = fit_image(record.image, self.image_size)
     except PromptError as error:
@@ -51,6 +69,20 @@ class Transform:
       raise DataError(f"record {record.key!r}: {error}") from error
     one = np.ones(1, np.float32)
     return Batch(image[None], one, one, text)
+
+
+def chosen_caption(record: Record, rng: np.random.Generator, limits: Sequence[Limit]) -> str | None:
+  """One of a record's captions at random; of those that fit where the first choice does not.
+
+  limits  that a caption has to fit; () for any caption
+  Returns None where none fits.
+  """
+  fits = lambda text: all(limit.tokenizer.lengths([text])[0] <= limit.length for limit in limits)
+  caption = record.captions[rng.integers(len(record.captions))]
+  if fits(caption):
+    return caption
+  short = [text for text in record.captions if fits(text)]
+  return short[rng.integers(len(short))] if short else None
 
 
 def fit_image(data: bytes, image_size: tuple[int, int]) -> np.ndarray:

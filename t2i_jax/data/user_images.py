@@ -1,23 +1,29 @@
-"""The base of sources of a user's images: arguments, captions, keys, splits."""
+"""The base of sources of a user's images: arguments, the guard of an item, keys, splits."""
 
 import dataclasses
 import hashlib
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from PIL import Image
 
+from t2i_jax.data.account import Account
+from t2i_jax.data.captions import EMPTY, REPEATED, Sorted, sort_captions
 from t2i_jax.data.images import is_latent, normalize, read_latent
-from t2i_jax.data.items import Made, Skipped, made
+from t2i_jax.data.items import Made, Result, Skipped, in_chunks, made
 from t2i_jax.data.record import Record
 from t2i_jax.errors import DataError
 
-CAPTION_KEYS = ("text", "caption", "captions")
+LONGEST_REASON = 300  # characters
+UNUSED = "of an item that is not used"
 
 
 @dataclasses.dataclass(frozen=True)
 class UserImages:
-  """A source whose items have a `key` and a `problem` (the reason to skip it, or "").
+  """A source whose items have a `key`, a `kind` of the account, and a `problem`.
+
+  problem of an item: the reason to skip it that is known before it is opened, or ""
 
   path                  of the images; it is only read
   max_size              maximum of the longer side in pixels; None: no limit
@@ -35,60 +41,110 @@ class UserImages:
   vocab: ClassVar = 4096
   holds_out: ClassVar = True
 
-  def open_item(self, item: Any) -> tuple[bytes, list[str] | None]:
-    """The image's file and its captions. Raises DataError or OSError: the item is skipped."""
+  def items(self) -> Iterator[Any]:
+    """The items, and accounts of what is neither an item nor to be named, in a fixed order."""
     raise NotImplementedError
 
-  def check_val_fraction(self) -> None:
-    """Raises DataError outside of [0, 1)."""
+  def captions_of(self, item: Any) -> Sequence[Any] | None:
+    """The captions, None where there are none. Raises any exception: the item is skipped."""
+    raise NotImplementedError
+
+  def image_of(self, item: Any) -> bytes:
+    """The image's file. Raises any exception: the item is skipped."""
+    raise NotImplementedError
+
+  def size_of(self, item: Any) -> int:
+    """The bytes of an item's files."""
+    raise NotImplementedError
+
+  def check_arguments(self) -> None:
+    """Raises DataError."""
     if not 0 <= self.val_fraction < 1:
       raise DataError(f"--val-fraction={self.val_fraction} is not in [0, 1).")
+    if self.max_size is not None and self.max_size < 1:
+      raise DataError(f"--max-size={self.max_size} must be at least 1.")
 
-  def make(self, task: list[Any]) -> list[Made | Skipped]:
-    return [self._make(item) for item in task]
+  def tasks(self) -> Iterator[list[Any]]:
+    return in_chunks(with_found(self.items()), weigh=self._weigh)
 
-  def _make(self, item: Any) -> Made | Skipped:
+  def _weigh(self, item: Any) -> int:
+    return 0 if isinstance(item, Account) or item.problem else self.size_of(item)
+
+  def make(self, task: list[Any]) -> list[Result]:
+    account = Account()
+    results: list[Result] = []
+    with warnings.catch_warnings():
+      # Of broken metadata, without the file's name; pixels that are broken are an error.
+      warnings.filterwarnings("ignore", module="PIL")
+      warnings.simplefilter("error", Image.DecompressionBombWarning)
+      for item in task:
+        if isinstance(item, Account):
+          account.add(item)
+        else:
+          results += self._make(item, account)
+    return [*results, account]
+
+  def _make(self, item: Any, account: Account) -> list[Result]:
+    """The record of an item with what is named beside it, or why there is none."""
+    texts = Sorted((), ())
     try:
       if item.problem:
         raise DataError(item.problem)
-      image, captions = self.open_item(item)
-      return user_item(item.key, image, captions, self.max_size, self.val_fraction)
-    except DataError as error:
-      return Skipped(item.key, str(error))
-    except OSError as error:
-      return Skipped(item.key, f"cannot be read: {error.strerror}")
+      texts = sort_captions(self.captions_of(item))
+      if not texts.kept:
+        raise DataError(texts.rejected[0] if texts.rejected else EMPTY)
+      image = stored_image(self.image_of(item), self.max_size, account)
+      record = Record(image, texts.kept, item.key)
+      result: Made | Skipped = made(split_of(item.key, self.val_fraction), record)
+    except Exception as error:  # whatever is wrong with one item is this item's
+      result = Skipped(item.key, reason_of(error), item.kind)
+    account.find("captions", len(texts.kept) + len(texts.rejected))
+    if isinstance(result, Skipped):
+      account.reject("captions", UNUSED, len(texts.kept))
+    else:
+      account.use("captions", len(texts.kept))
+    named: list[Result] = []
+    for reason in texts.rejected:
+      if isinstance(result, Made) and reason not in (EMPTY, REPEATED):
+        named.append(Skipped(item.key, reason, "captions"))
+      else:
+        account.reject("captions", reason)
+    return [result, *named]
+
+  def lost(self, item: Any, why: str) -> list[Result]:
+    """The results of an item whose worker process ended.   parallel_map.ordered_map"""
+    if isinstance(item, Account):
+      return [item]
+    return [Skipped(item.key, f"cannot be used: {why}", item.kind)]
 
 
-def caption_lines(data: bytes) -> list[str]:
-  """A text file's captions, one per line, UTF-8; a byte order mark is dropped."""
-  try:
-    return data.decode("utf-8-sig").splitlines()
-  except UnicodeDecodeError as error:
-    raise DataError(f"caption is not UTF-8: {error.reason} at byte {error.start}") from error
+def with_found(items: Iterable[Any]) -> Iterator[Any]:
+  """The items, and at the end an account of how many there were."""
+  account = Account()
+  for item in items:
+    if not isinstance(item, Account) and item.kind == "items":
+      account.find("items")
+    yield item
+  yield account
 
 
-def caption_fields(fields: Any) -> list[str] | None:
-  """Captions of a JSON object: its "text", "caption" and "captions"; None where it has none."""
-  found: list[str] = []
-  present = [fields[k] for k in CAPTION_KEYS if k in fields] if isinstance(fields, dict) else []
-  for value in present:
-    found += [c for c in (value if isinstance(value, list) else [value]) if isinstance(c, str)]
-  return found if present else None
+def reason_of(error: Exception) -> str:
+  """Why an item is skipped: "kind: detail"."""
+  if isinstance(error, DataError):
+    reason = str(error)
+  elif isinstance(error, OSError) and error.strerror:
+    reason = f"cannot be read: {error.strerror}"
+  else:
+    reason = f"cannot be used: {type(error).__name__} {error}"
+  return reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 3] + "..."
 
 
-def clean_captions(captions: list[str] | None) -> tuple[str, ...]:
-  """Captions stripped, without empty ones and repetitions. Raises DataError if none is left."""
-  if captions is None:
-    raise DataError("no caption")
-  kept = tuple(dict.fromkeys(c.strip() for c in captions if c.strip()))
-  if not kept:
-    raise DataError("empty caption")
-  for caption in kept:
-    try:
-      caption.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
-      raise DataError(f"caption is not UTF-8: {error.reason}") from error
-  return kept
+def stored_image(data: bytes, max_size: int | None, account: Account) -> bytes:
+  """A user's image or latents as records hold them. Raises DataError."""
+  if is_latent(data):
+    read_latent(data)
+    return data
+  return normalize(data, max_size, account)
 
 
 def split_of(key: str, val_fraction: float) -> str:
@@ -100,18 +156,3 @@ def split_of(key: str, val_fraction: float) -> str:
 def printable(name: str) -> str:
   """A file name as UTF-8 text; invalid bytes are written as \\udcxx."""
   return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def user_item(
-  key: str, image: bytes, captions: list[str] | None, max_size: int | None, val_fraction: float
-) -> Made:
-  """A user's image or latents with captions. Raises DataError with the reason to skip it."""
-  kept = clean_captions(captions)
-  if is_latent(image):
-    read_latent(image)
-    data = image
-  else:
-    with warnings.catch_warnings():
-      warnings.simplefilter("error", Image.DecompressionBombWarning)
-      data = normalize(image, max_size)
-  return made(split_of(key, val_fraction), Record(data, kept, key))

@@ -37,7 +37,7 @@ def verify(
   Checked: each shard's size, hash and number of records; that each record has the schema, an image
   that decodes and captions that are not empty; sums of records and captions by split; the
   tokenizer's hash; and that the manifest lists all shards.
-  Raises DataError where there is no manifest.
+  Raises DataError where there is no manifest, or a field of it is missing or odd.
   """
   folder = Path(folder)
   manifest = read_manifest(folder)
@@ -98,25 +98,25 @@ def check_shard(folder: Path, shard: dict[str, Any]) -> tuple[list[Problem], int
   name = shard["file"]
   problem = size_problem(folder, shard)
   found = [Problem(name, None, problem)] if problem else []
-  if not (folder / name).exists():
-    return found, 0
-  if not problem and sha256_of(folder / name) != shard["sha256"]:
-    found.append(Problem(name, None, "has another sha256 than the manifest says"))
-  try:
-    reader = open_shard(folder / name)
-  except DataError as error:
-    return [*found, Problem(name, None, str(error))], 0
-  records = reader.num_records()
-  if records != shard["records"]:
-    what = f"has {records} records, the manifest says {shard['records']}"
-    found.append(Problem(name, None, what))
+  if not (folder / name).is_file():
+    return found or [Problem(name, None, "is not a regular file")], 0
   captions = 0
-  for index in range(records):
-    try:
-      record = unpack(reader.read([index])[0])
-      captions += len(record.texts)
-      for image in record.images:
-        (read_latent if is_latent(image) else decode)(image)
-    except (DataError, RuntimeError) as error:
-      found.append(Problem(name, index, str(error)))
+  try:
+    if not problem and sha256_of(folder / name) != shard["sha256"]:
+      found.append(Problem(name, None, "has another sha256 than the manifest says"))
+    reader = open_shard(folder / name)
+    records = reader.num_records()
+    if records != shard["records"]:
+      what = f"has {records} records, the manifest says {shard['records']}"
+      found.append(Problem(name, None, what))
+    for index in range(records):
+      try:
+        record = unpack(reader.read([index])[0])
+        captions += len(record.texts)
+        for image in record.images:
+          (read_latent if is_latent(image) else decode)(image)
+      except (DataError, RuntimeError) as error:
+        found.append(Problem(name, index, str(error)))
+  except (DataError, OSError, RuntimeError) as error:
+    found.append(Problem(name, None, str(error)))
   return found, captions

@@ -67,8 +67,9 @@ class JointSystem(System):
   def check_captions(self, texts: Sequence[str]) -> None:
     self.tokenizer.encode(list(texts), self.text_length)
 
-  def row_maker(self) -> RowMaker:
-    return Packing(self.packed, self.layout, self.image_shape, self.tokenizer, self.text_length)
+  def row_maker(self, too_long: str = "error") -> RowMaker:
+    shapes = (self.packed, self.layout, self.image_shape)
+    return Packing(*shapes, self.tokenizer, self.text_length, too_long)
 
   def rows(self, n: int) -> Batch:
     made = self.layout.pack([], self.image_shape)

@@ -234,10 +234,10 @@ class System:
     for encoder in self.text.values():
       encoder.encode(texts)
 
-  def row_maker(self) -> RowMaker:
-    """Makes rows of records."""
+  def row_maker(self, too_long: str = "error") -> RowMaker:
+    """Makes rows of records.   too_long: config.text.too_long"""
     captions = {name: Caption(text.tokenizer, text.length) for name, text in self.text.items()}
-    return Transform(self.image_shape[:2], captions)
+    return Transform(self.image_shape[:2], captions, too_long)
 
   def rows(self, n: int) -> Batch:
     """n rows as the row maker gives them, of ShapeDtypeStructs."""

@@ -33,7 +33,7 @@ IDENTITY: tuple[str, ...] = (
   "data.train_split",
 )
 IDENTITY += ("train.batch", "train.objective", "train.optimizer")
-FREE = ("model.remat", "model.attention")
+FREE = ("model.remat", "model.attention", "text.too_long")
 FORMAT = 2  # of the items and of the config in them
 
 

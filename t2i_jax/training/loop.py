@@ -123,6 +123,8 @@ def _train(c: ConfigDict, workdir: Path) -> None:
     f"{len(run.source)} records, {jax.device_count()} x {jax.devices()[0].device_kind}, "
     f"mesh {dict(mesh.shape)}, from step {start}"
   )
+  for note in run.notes:
+    log.say(f"  {note}")
   for key, (old, new) in changed.items():
     log.say(f"  {key} was {old!r} in the checkpoint, is {new!r} now")
   if jax.process_index() == 0:
@@ -131,7 +133,7 @@ def _train(c: ConfigDict, workdir: Path) -> None:
       (workdir / "samples").mkdir(exist_ok=True)
       dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
 
-  transform = system.row_maker()
+  transform = run.row_maker
   loader = Loader(
     run.source,
     transform,

@@ -6,6 +6,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from t2i_jax.data.lengths import check_lengths
+from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
@@ -16,7 +18,11 @@ from t2i_jax.training.state import TrainState, abstract_state
 
 
 class Run(NamedTuple):
-  """rows are those of a global batch that this process reads; abstract is the state's shapes."""
+  """rows are those of a global batch that this process reads; abstract is the state's shapes.
+
+  row_maker  makes the rows of a batch of records
+  notes      lines for the log, about the data
+  """
 
   mesh: Mesh
   rows: np.ndarray
@@ -27,6 +33,8 @@ class Run(NamedTuple):
   optimizers: Optimizers
   abstract: TrainState
   tasks: Tasks
+  row_maker: RowMaker
+  notes: list[str]
 
 
 def set_up(c: ConfigDict) -> Run:
@@ -55,6 +63,26 @@ def set_up(c: ConfigDict) -> Run:
   tasks = system.tasks(c.get("sampling"), mesh)
   if tasks.draw is not None:
     system.check_captions([*c.sampling.prompts, c.sampling.negative])
+  row_maker = system.row_maker(c.text.too_long)
+  used = {source: None, val_source: c.eval.rows * row_maker.window}
+  said = [
+    check_lengths(part, limit, c.text.too_long, records)
+    for part, records in used.items()
+    for limit in row_maker.limits
+  ]
+  notes = list(dict.fromkeys(filter(None, said)))
   optimizers = make_optimizers(c.train, system)
   abstract = abstract_state(system, optimizers, mesh)
-  return Run(mesh, rows, source, val_source, tokenizer, system, optimizers, abstract, tasks)
+  return Run(
+    mesh=mesh,
+    rows=rows,
+    source=source,
+    val_source=val_source,
+    tokenizer=tokenizer,
+    system=system,
+    optimizers=optimizers,
+    abstract=abstract,
+    tasks=tasks,
+    row_maker=row_maker,
+    notes=notes,
+  )

@@ -34,7 +34,9 @@ def test_build_show_verify(tmp_path, capsys):
   assert t2i("verify", out, "--workers", 1) == 0
   assert "24 records, all sound" in capsys.readouterr().out
   assert t2i("show", out, "--count", 6, "--columns", 3) == 0
-  assert Image.open(capsys.readouterr().out.strip()).width > 400
+  *lengths, sheet = capsys.readouterr().out.splitlines()
+  assert Image.open(sheet).width > 400
+  assert lengths[0].startswith("tokens of captions, train: 50% up to ")
   assert t2i("show", out, "--split", "val", "--out", tmp_path / "sheet.png") == 0
   assert Image.open(tmp_path / "sheet.png").format == "PNG"
 

@@ -194,7 +194,7 @@ if __name__ == "__main__":
   (tmp_path / "to").mkdir()
   run = [sys.executable, script, tmp_path / "to" / "out"]
   process = subprocess.Popen(run, stdout=subprocess.PIPE)
-  partial = tmp_path / "to" / f"out.partial-{process.pid}"
+  partial = tmp_path / "to" / "out.partial"
   deadline = time.monotonic() + 60
   while not list(partial.glob("train-*")) and time.monotonic() < deadline:
     time.sleep(0.05)

@@ -289,7 +289,7 @@ def test_a_tar_that_breaks_off_keeps_what_came_before(tmp_path, png):
   assert set(records(tmp_path / "out")) == {"t/0", "t/1", "t/2"}
   reasons = skipped(tmp_path / "out")
   assert {os.path.basename(k) for k in reasons} == {"t.tar", "u.tar"}
-  assert all(reason.startswith("tar is truncated: ") for reason in reasons.values())
+  assert all(reason.startswith("tar is damaged: ") for reason in reasons.values())
 
 
 def test_latents_are_stored_as_they_are(tmp_path):
