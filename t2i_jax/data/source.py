@@ -1,5 +1,6 @@
 """Random access to records: the `Source` protocol, and `ShardSource` over a built folder."""
 
+import hashlib
 import json
 import threading
 from bisect import bisect_right
@@ -43,6 +44,17 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
     raise DataError(f"{path} has format {found!r}, this version reads {FORMAT!r}. Build it again.")
   return manifest
+
+
+def manifest_hash(folder: str | Path) -> str:
+  """The SHA-256 of a built folder's manifest.json, in hexadecimal.
+
+  The manifest has the hash of every shard and of the tokenizer, and the order of the shards: two
+  folders of one hash give a run the same records in the same order, and the same token ids.
+  Raises DataError where there is no manifest.
+  """
+  read_manifest(folder)
+  return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
 
 
 class ShardSource:
