@@ -51,6 +51,7 @@ SMALL = {
   "train.batch": "8", "train.schedule": "constant", "sampling.batch": "8",
 }  # fmt: skip
 KEEP = 3  # steps
+READERS = ("inference", "training")
 
 
 class Case(NamedTuple):
@@ -90,8 +91,11 @@ def equal(a: Any, b: Any) -> bool:
   return all(jax.tree.leaves(same))
 
 
-def flips(count: int, seed: int = 0) -> Counter:
-  """What happened after each of `count` flips, by reader: (what, "inference" or "training")."""
+def flips(count: int, seed: int = 0, alternate: bool = False) -> Counter:
+  """What happened after each of `count` flips: (what, who read) -> how often.
+
+  alternate  each flip is read as one of inference and training; otherwise as both
+  """
   case, rng, found = Case.make(), random.Random(seed), Counter()
   with tempfile.TemporaryDirectory() as folder:
     with closing(Saver(folder, KEEP)) as saver:
@@ -106,7 +110,7 @@ def flips(count: int, seed: int = 0) -> Counter:
       after = bytearray(before)
       after[bit // 8] ^= 1 << bit % 8
       path.write_bytes(after)
-      for reader in ("inference", "training"):
+      for reader in READERS[i % 2 : i % 2 + 1] if alternate else READERS:
         what = outcome(case, folder, states, reader)
         found[what, reader] += 1
         if what.startswith("WRONG"):
@@ -143,7 +147,7 @@ def outcome(case: Case, folder: str, states: dict[int, TrainState], reader: str)
   return "the step before, with a warning" if named else "WRONG step without a word"
 
 
-def read_often(workdir: str, seconds: float) -> dict[str, Any]:
+def read_often(workdir: str, seconds: float, pause: float = 0.0) -> dict[str, Any]:
   """Opens a run again and again, as every reader does; in a process of its own."""
   case, opened, until = Case.make(), Counter(), time.monotonic() + seconds
   problems = []
@@ -158,12 +162,13 @@ def read_often(workdir: str, seconds: float) -> dict[str, Any]:
       opened[model.step] += 1
     except Exception as error:  # counted and shown
       problems.append(f"{type(error).__name__}: {error}")
+    time.sleep(pause)
   return {"opened": sum(opened.values()), "steps": len(opened), "problems": problems}
 
 
-def as_processes(count: int, workdir: str, seconds: float) -> Callable[[], list[dict[str, Any]]]:
-  """Starts readers, each a process of its own; () -> what they found, as soon as all have ended."""
-  command = [sys.executable, "-m", "benchmarks.proofs.fuzz_runs", "read", workdir, str(seconds)]
+def as_processes(count: int, *args: Any) -> Callable[[], list[dict[str, Any]]]:
+  """Starts `read_often`, each a process; () -> what they found, as soon as all have ended."""
+  command = [sys.executable, "-m", "benchmarks.proofs.fuzz_runs", "read", *map(str, args)]
   started = [
     subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(count)
   ]
@@ -176,24 +181,31 @@ def as_processes(count: int, workdir: str, seconds: float) -> Callable[[], list[
   return ended
 
 
-def as_threads(count: int, workdir: str, seconds: float) -> Callable[[], list[dict[str, Any]]]:
+def as_threads(count: int, *args: Any) -> Callable[[], list[dict[str, Any]]]:
   """The same in threads of this process, which saves the start of an interpreter each."""
   pool = ThreadPoolExecutor(count)
-  started = [pool.submit(read_often, workdir, seconds) for _ in range(count)]
+  started = [pool.submit(read_often, *args) for _ in range(count)]
   return lambda: [one.result() for one in started] if all(one.done() for one in started) else []
 
 
 def readers(
-  count: int, seconds: float, every: float = 1.0, start: Callable[..., Any] = as_processes
+  count: int,
+  seconds: float,
+  every: float = 1.0,
+  pause: float = 0.0,
+  start: Callable[..., Any] = as_processes,
 ) -> dict[str, Any]:
-  """`count` readers beside a trainer that saves `every` second; what was saved, read and lost."""
+  """`count` readers beside a trainer that saves; what was saved, read and lost.
+
+  every  seconds from save to save;   pause: of a reader from one opening to the next
+  """
   case = Case.make()
   with tempfile.TemporaryDirectory() as folder:
     lost, step = [], 1
     with closing(Saver(folder, KEEP)) as saver:
       case.save(saver, step)
       saver.wait()
-      ended = start(count, folder, seconds)
+      ended = start(count, folder, seconds, pause)
       while not (outs := ended()):
         began = time.monotonic()
         step += 1
@@ -231,9 +243,10 @@ def main() -> int:
     verb.add_argument("--json", type=Path)
   one.add_argument("workdir")
   one.add_argument("seconds", type=float)
+  one.add_argument("pause", type=float)
   args = parser.parse_args()
   if args.verb == "read":
-    print(json.dumps(read_often(args.workdir, args.seconds)))
+    print(json.dumps(read_often(args.workdir, args.seconds, args.pause)))
     return 0
   if args.verb == "flips":
     counts = flips(args.count, args.seed)

@@ -68,15 +68,18 @@ def _sums(leaf: jax.Array) -> jax.Array:
   The weights are odd, so that a change of one bit, at least 2^b times an odd number modulo 2^32,
   always changes the first sum.
   """
-  total = lambda values: jnp.sum(values, dtype=jnp.uint32)
   bits = _bits(leaf)
   at = jnp.zeros(bits.shape, jnp.uint32)
   for axis, size in enumerate(bits.shape):
     at = at * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
   odd = 2 * at + 1
-  number = jnp.issubdtype(leaf.dtype, jnp.inexact)
-  wrong = total(~jnp.isfinite(leaf)) if number else jnp.uint32(0)
-  return jnp.stack([total(bits * odd), total((bits ^ (bits >> 15)) * (odd * odd + 2 * at)), wrong])
+  wrong = jnp.zeros_like(bits)
+  if jnp.issubdtype(leaf.dtype, jnp.inexact):
+    wrong = (~jnp.isfinite(leaf)).astype(jnp.uint32).reshape(bits.shape)
+  # One reduction of three compiles four times faster than three, and there is one an array's shape.
+  parts = (bits * odd, (bits ^ (bits >> 15)) * (odd * odd + 2 * at), wrong)
+  add = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
+  return jnp.stack(jax.lax.reduce(parts, (jnp.uint32(0),) * 3, add, tuple(range(bits.ndim))))
 
 
 def _bits(leaf: jax.Array) -> jax.Array:
