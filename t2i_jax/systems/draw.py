@@ -32,7 +32,7 @@ from t2i_jax.sampling import (
   sample,
 )
 from t2i_jax.sampling.inpainting import inpaint, repeated
-from t2i_jax.sampling.inversion import INVERTERS, invert, rising
+from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
 from t2i_jax.systems.few_step import until
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.sampler import Batches, make_sampler
@@ -276,7 +276,11 @@ class Drawing:
       else:
         cond = system.encode_text(params, origin.source)
         denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
-        x, _ = invert(denoise, upwards, process, rising(times), x0, cond)
+        up, x = rising(times), x0
+        if len(up.t) < len(times.t):  # the sampler's last step ends at sigma = 0
+          first = Time(*(jnp.float32(field[0]) for field in up))
+          x = before_last_step(denoise, first, x0, cond)
+        x, _ = invert(denoise, upwards, process, up, x, cond)
       denoise, cond, hooks = self._guided(params, given, x, steps, on_step)
       x0_hat, _ = sample(denoise, self.solver, steps, x, cond, noise, **hooks)
       images = levels(system.decode(params, x0_hat))
