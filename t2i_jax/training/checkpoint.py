@@ -196,8 +196,8 @@ class Checkpoints:
         if self.steps()[-1:] <= untried[-1:]:  # else a trainer may have removed it
           damaged[untried[-1]] = error
         continue
-      for error in damaged.values():
-        say(f"WARNING: {error} Step {untried[-1]} is used in its place.")
+      for problem in damaged.values():
+        say(f"WARNING: {problem} Step {untried[-1]} is used in its place.")
       return untried[-1], found
     if not damaged:
       raise RestoreError(f"{self.root}: steps are removed before they are read. Keep more of them.")

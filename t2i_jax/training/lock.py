@@ -29,13 +29,13 @@ SIZE = 512  # bytes of the file: one write, always as long
 
 
 class Owner(NamedTuple):
-  """machine: see `machine`;   token: of one trainer;   count: of its signs of life"""
+  """machine: see `machine`;   token: of one trainer;   beats: its signs of life"""
 
   host: str
   process: int
   machine: str
   token: str
-  count: int
+  beats: int
 
   def __str__(self) -> str:
     return f"process {self.process} on {self.host}"
@@ -149,7 +149,7 @@ class Lock:
       now = read(self.path)
       if now is not None and now.token != self.me.token:
         return
-      self.me = self.me._replace(count=self.me.count + 1)
+      self.me = self.me._replace(beats=self.me.beats + 1)
       try:
         self._write()
       except OSError:  # the file system may come back

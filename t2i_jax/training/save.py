@@ -8,9 +8,8 @@ are complete when the step is.
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,8 +46,7 @@ class Saver(Checkpoints):
 
   def __init__(self, workdir: str | Path, keep: int):
     super().__init__(workdir)
-    if not isinstance(sys.unraisablehook, WithoutEchoes):
-      sys.unraisablehook = WithoutEchoes(sys.unraisablehook)
+    drop_echoes()
     self.options = ocp.CheckpointManagerOptions(
       max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
     )
@@ -124,16 +122,18 @@ class Saver(Checkpoints):
     self._guard(self.manager.close)
 
 
-class WithoutEchoes(NamedTuple):
-  """sys.unraisablehook, but for the echoes of a failed save.
+def drop_echoes() -> None:
+  """Leaves the echoes of a failed save out of what sys.unraisablehook reports.
 
   When one array cannot be written, Orbax closes the event loop in which the others are awaited, and
   each of those then reports "Event loop is closed" with a traceback, at any time until the process
   ends: up to hundreds around the one error that `Saver` raises.
   """
+  before = sys.unraisablehook
 
-  before: Callable[[Any], Any]
-
-  def __call__(self, report: Any) -> None:
+  def without_echoes(report: Any) -> None:
     if str(report.exc_value) != "Event loop is closed":
-      self.before(report)
+      before(report)
+
+  if getattr(before, "__name__", "") != without_echoes.__name__:
+    sys.unraisablehook = without_echoes
