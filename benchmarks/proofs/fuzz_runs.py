@@ -116,6 +116,8 @@ def flips(count: int, seed: int = 0, alternate: bool = False) -> Counter:
         if what.startswith("WRONG"):
           print(f"{what}, {reader}: bit {bit} of {path.relative_to(folder)}", flush=True)
       path.write_bytes(before)
+      if i % 50 == 49:
+        print(f"{i + 1} of {count} flips", file=sys.stderr, flush=True)
   return found
 
 

@@ -110,7 +110,7 @@ def test_no_reader_changes_a_run_that_is_being_written(tmp_path):
 
 
 def test_readers_beside_a_trainer_that_saves():
-  found = fuzz_runs.readers(3, 5.0, every=0.5, pause=0.5, start=fuzz_runs.as_threads)
+  found = fuzz_runs.readers(3, 5.0, every=0.5, pause=1.0, start=fuzz_runs.as_threads)
   assert found["problems of readers"] == [] and found["saves lost"] == []
   assert found["as expected"] and found["fewest opened by a reader"] > 0
 
