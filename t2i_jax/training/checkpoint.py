@@ -104,8 +104,10 @@ class Checkpoints:
   """The checkpoints of a work directory, to be read: nothing in it is made, renamed or removed."""
 
   def __init__(self, workdir: str | Path):
-    # Orbax logs what it does and its failures; errors of users are raised here.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Orbax logs what it does and its failures, and asyncio those that Orbax has not waited for;
+    # errors of users are raised here.
+    for name in ("absl", "asyncio"):
+      logging.getLogger(name).setLevel(logging.CRITICAL)
     self.root = Path(workdir).resolve() / "checkpoints"
     self.reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     self.unverified = False  # whether that was said
