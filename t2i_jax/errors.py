@@ -30,3 +30,7 @@ class RestoreError(T2IError):
 
 class WorkdirError(T2IError):
   """A work directory that cannot be written."""
+
+
+class NotFinite(T2IError):
+  """Weights, a loss or an image that became NaN or infinite."""

@@ -44,10 +44,12 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
 
 def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference import open_model
+  from t2i_jax.inference.save import check_out
 
-  model = open_model(args.workdir, opened_with(args, ["words"]))
-  chat = model.chat(args.seed)
   out = Path(args.out or Path(args.workdir) / "chat")
+  check_out(out)
+  model = open_model(args.workdir, opened_with(args, ["words"]), args.step)
+  chat = model.chat(args.seed)
   out.mkdir(parents=True, exist_ok=True)
   talk = Talk(chat, model.config.data.image_size, out)
   for line in lines(args):

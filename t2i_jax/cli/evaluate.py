@@ -27,8 +27,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference import open_model
+  from t2i_jax.inference.save import check_out
 
-  trained = open_model(args.workdir, opened_with(args))
+  check_out(Path(args.workdir) / "eval", "the report of --workdir")
+  trained = open_model(args.workdir, opened_with(args), args.step)
   trained.need("draw")
   if not trained.config.score.level:
     print(gallery(args, trained))
@@ -168,7 +170,8 @@ def context(args: argparse.Namespace, trained) -> dict[str, Any]:
 
   c = trained.config
   metrics, _ = read_metrics(Path(args.workdir) / "metrics.jsonl")
-  given = "".join(f" --{k}={getattr(args, k)}" for k in SAMPLING_FLAGS if getattr(args, k))
+  flags = ("step", *SAMPLING_FLAGS)
+  given = "".join(f" --{k}={getattr(args, k)}" for k in flags if getattr(args, k))
   return {
     "run": c.name,
     "config": f"configs/{c.name}.py",

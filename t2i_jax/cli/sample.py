@@ -67,7 +67,8 @@ def add_start_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
-  """The keys of config.sampling that can be changed after training, and the mesh."""
+  """The step, the keys of config.sampling that can be changed after training, and the mesh."""
+  parser.add_argument("--step", type=int, help="of a checkpoint; default the newest that is whole")
   for key, text in SAMPLING_FLAGS.items():
     parser.add_argument(f"--{key}", help=f"{text}; default as trained")
   parser.add_argument("--mesh", help="data=-1,fsdp=1,tensor=1,...: axes of the devices (data=-1)")
@@ -98,10 +99,11 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
   prompts = list(args.prompt)
   if args.prompts:
     try:
-      text = Path(args.prompts).read_text(encoding="utf-8-sig")
+      text = Path(args.prompts).read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
       raise PromptError(f"--prompts={args.prompts} cannot be read as UTF-8: {error}.") from error
-    prompts += [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip(" \t\r") for line in text.split("\n")]  # nothing else ends a line
+    prompts += [line for line in lines if line]
   if args.num < 1 or not 0 <= args.seed <= 2**32 - args.num:
     raise PromptError(
       f"--num={args.num} --seed={args.seed}: at least 1 image is needed, with seeds from 0 to "
@@ -127,15 +129,17 @@ def check_start(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference import open_model
-  from t2i_jax.inference.save import save_images
+  from t2i_jax.inference.save import check_out, save_images
   from t2i_jax.inference.start import Mask, SourceImage
 
   prompts = read_prompts(args)
   check_start(args)
+  out = Path(args.out or Path(args.workdir) / "drawn")
+  check_out(out)
   image = None if args.image is None else SourceImage(args.image)
   mask = None if image is None or args.mask is None else Mask(args.mask, image)
   model = open_model(
-    args.workdir, opened_with(args), guide=args.classifier, guide_weight=args.weight
+    args.workdir, opened_with(args), args.step, guide=args.classifier, guide_weight=args.weight
   )
   texts = [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
@@ -144,7 +148,6 @@ def run(args: argparse.Namespace) -> None:
   else:
     model.need("redraw")
     images = model.redraw(texts, seeds, start_of(args, image, mask, model, len(texts)))
-  out = Path(args.out or Path(args.workdir) / "drawn")
   for path in save_images(images, texts, seeds, out, model.config, args.num):
     print(path)
 

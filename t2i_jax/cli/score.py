@@ -36,11 +36,14 @@ def run(args: argparse.Namespace) -> None:
   from t2i_jax.data.source import ShardSource
   from t2i_jax.data.transforms import fit_image
   from t2i_jax.inference import open_model
+  from t2i_jax.inference.save import check_out
   from t2i_jax.systems.likelihood import of_pixels
   from t2i_jax.systems.tasks import Ode
   from t2i_jax.training.checkpoint import dump
 
   check(args)
+  folder = Path(args.workdir) / "eval"
+  check_out(folder, "the scores of --workdir")
   model = open_model(args.workdir)
   model.need("likelihood")
   c = model.config.data
@@ -55,7 +58,6 @@ def run(args: argparse.Namespace) -> None:
   about = {"workdir": str(args.workdir), "split": split, "step": model.step}
   about |= {"steps": args.steps, "probes": args.probes, "smallest": args.smallest}
   about["seed"] = args.seed
-  folder = Path(args.workdir) / "eval"
   folder.mkdir(exist_ok=True)
   path = folder / f"likelihood_{split}.json"
   dump(path, about | found)

@@ -9,6 +9,11 @@ from t2i_jax.config import changed_lines, compared_with, load_config
 def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--config", required=True, help="a file with get_config()")
   parser.add_argument("--workdir", required=True, help="logs, images and checkpoints")
+  parser.add_argument(
+    "--new-data",
+    action="store_true",
+    help="go on though data.dir is not the folder that the checkpoint was trained on",
+  )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -21,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
   if jax.process_index() == 0:
     for line in changed_lines(*compared_with(args.config), config):
       print(line, flush=True)
-  train(config, args.workdir)
+  train(config, args.workdir, args.new_data)
 
 
 def start_distributed() -> None:

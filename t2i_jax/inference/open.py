@@ -19,7 +19,7 @@ from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
 from t2i_jax.systems import System, Tasks, make_system
 from t2i_jax.systems.guides import Guide, Guides, Weak
 from t2i_jax.systems.tasks import Ode, Start
-from t2i_jax.training.checkpoint import read_latest
+from t2i_jax.training.checkpoint import open_checkpoints
 from t2i_jax.training.restore import restore_params
 
 
@@ -73,9 +73,8 @@ class Model:
 
 def kept_steps(workdir: str | Path) -> list[int]:
   """The steps of a work directory's checkpoints, oldest first. Raises RestoreError."""
-  checkpoints, _, _ = read_latest(workdir)
-  with closing(checkpoints):
-    return sorted(checkpoints.manager.all_steps())
+  with closing(open_checkpoints(workdir)) as checkpoints:
+    return checkpoints.steps()
 
 
 def open_model(
@@ -85,18 +84,18 @@ def open_model(
   guide: str | Path | None = None,
   guide_weight: float = 1.0,
 ) -> Model:
-  """A checkpoint of a work directory, the newest by default, on all devices.
+  """A checkpoint of a work directory, the newest that is whole by default, on all devices.
 
   overrides  dotted keys of its config to set, as text: {"sampling.steps": "50", "mesh.fsdp": "8"};
              without any of config.mesh, weights are whole on every device
   guide      the work directory of a noisy classifier that guides it, with this weight
-  Parameters are read onto the mesh, each device its own shards; no optimiser is built.
-  Raises RestoreError, ConfigError, MeshError.
+  Parameters are read onto the mesh, each device its own shards; no optimiser is built. Nothing in
+  the work directory is changed. Raises RestoreError, ConfigError, MeshError.
   """
   given = {f"mesh.{axis}": "1" for axis in MESH_AXES} | {"mesh.data": "-1"} | (overrides or {})
-  checkpoints, latest, meta = read_latest(workdir)
-  with closing(checkpoints):
-    step = latest if step is None else step
+
+  def read(step: int) -> Model:
+    meta = checkpoints.meta(step)
     config = meta.config.copy_and_resolve_references()
     apply_overrides(config, given, f"the config in {workdir}")
     with overridden(config.mesh.rules):
@@ -111,8 +110,11 @@ def open_model(
       }
       tasks = tasks._replace(**under_rules)
       params = jax.block_until_ready(restore_params(checkpoints, step, meta, system, mesh))
-  where = f"--workdir={workdir}"
-  return Model(config, system, meta.tokenizer, params, step, mesh, tasks, where)
+    where = f"--workdir={workdir}"
+    return Model(config, system, meta.tokenizer, params, step, mesh, tasks, where)
+
+  with closing(open_checkpoints(workdir)) as checkpoints:
+    return checkpoints.newest(read, step)[1]
 
 
 def _opened_guide(workdir: str | Path, weight: float) -> Guide:

@@ -1,6 +1,7 @@
 """Images as files: PNGs that say how they were made, and a grid; latents as .npy."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,21 @@ from PIL.PngImagePlugin import PngInfo
 
 from t2i_jax.data.sheet import grid
 from t2i_jax.errors import WorkdirError
+
+
+def check_out(out: Path, flag: str = "--out") -> None:
+  """Raises WorkdirError where a folder, which need not exist yet, cannot be written.
+
+  For before the work whose results go there. Leaves nothing behind.
+  """
+  try:
+    there = out.absolute()
+    while not there.exists() and not there.is_symlink():
+      there = there.parent
+    with tempfile.NamedTemporaryFile(dir=there, prefix=".probe-") as probe:
+      probe.write(b"0" * 4096)
+  except OSError as error:
+    raise WorkdirError(f"{flag}={out} cannot be written: {error.strerror}.") from error
 
 
 def save_images(

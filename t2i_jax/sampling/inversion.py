@@ -8,9 +8,11 @@ up to the number of fixed-point iterations:
     ddim_inverse   inverted by DDIM over the same grid, downwards [2309.04907]
     midpoint       the implicit midpoint method, second order, which is its own inverse
 
-At sigma = 0 the noise is undetermined, and DDIM's step upwards divides by sigma. As in published
-samplers an image is therefore taken as x_t at the smallest time of the grid. Invert at a guidance
-scale of 1: at others the ODE is stiff and the round trip inaccurate [2211.09794 sec. 3].
+At sigma = 0 the noise is undetermined, and DDIM's step upwards divides by sigma. Published samplers
+therefore take an image as x_t at the smallest time of the grid, and the way back ends at x0_hat of
+it: off by about sigma x0, 0.03 on a flow of 50 steps. `before_last_step` solves for the x_t of
+which the last step gives the image. Invert at a guidance scale of 1: at others the ODE is stiff and
+the round trip inaccurate [2211.09794 sec. 3].
 """
 
 from collections.abc import Callable
@@ -65,6 +67,24 @@ def invert(
     return sample(denoise, solver, plan, x0, cond)[0], None
   states = jnp.zeros((len(t), *x0.shape), x0.dtype).at[0].set(x0)
   return sample(denoise, solver, plan, x0, cond, on_step=record, state=states)
+
+
+def before_last_step(
+  denoise: Denoiser, time: Time, x0: jax.Array, cond: Any = None, iterations: int = 2
+) -> jax.Array:
+  """x_t at the last time before sigma = 0, of which a sampler's step to sigma = 0 gives x0.
+
+      x_t = alpha x0 + sigma eps_hat(x_t, t),   whose x0_hat is x0, by fixed-point iteration
+
+  An iteration takes the error times 1 - alpha d x0_hat / d x_t: near 0 where the network sees
+  structure, 1 where it sees noise alone. There x_t moves away at each iteration by what x0_hat
+  leaves out of the image, hence two of them.   x0 [B, ...];   time: of scalars
+  """
+  x_t = (time.alpha + time.sigma) * x0
+  for _ in range(iterations):
+    _, eps_hat = to_x0_eps(denoise(x_t, time, cond), x_t, time)
+    x_t = time.alpha * x0 + time.sigma * eps_hat
+  return x_t
 
 
 def halfway(process: Process, now: Time, to: Time) -> Time:

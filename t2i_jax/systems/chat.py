@@ -107,9 +107,10 @@ class Chat:
     state, scale = self._state(), jnp.float32(self.generator.c.cfg)
     seeds = np.array([self.seed], np.uint32)
     x0 = self.generator.draw(self.params, state.cond, state.null, seeds, scale)
+    image = pixels(x0)[0]
     self.seed += 1
     self._prefill_image(x0)
-    return np.asarray(pixels(x0)[0])
+    return image
 
   def _prefill_image(self, x0: jax.Array) -> None:
     state = self._state()

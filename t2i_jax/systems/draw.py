@@ -32,11 +32,11 @@ from t2i_jax.sampling import (
   sample,
 )
 from t2i_jax.sampling.inpainting import inpaint, repeated
-from t2i_jax.sampling.inversion import INVERTERS, invert, rising
+from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
 from t2i_jax.systems.few_step import until
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.sampler import Batches, make_sampler
-from t2i_jax.systems.system import pixels
+from t2i_jax.systems.system import checked, levels
 from t2i_jax.systems.tasks import Draw, Start
 
 AND = " AND "  # between the prompts of one image
@@ -78,7 +78,8 @@ class Drawing:
   c        config.sampling
   guides  other models that guide it
   An image is a function of (parameters, prompt, seed): its batch changes it by matmul rounding
-  only. Results are whole on every process. Raises ConfigError; its functions PromptError.
+  only. Results are whole on every process. Raises ConfigError; its functions PromptError and
+  NotFinite.
   """
 
   def __init__(self, system: Any, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES):
@@ -189,7 +190,7 @@ class Drawing:
     images = []
     for part in self.batches(given):
       with jax.set_mesh(self.mesh):
-        images.append(np.asarray(run(self._with_models(part))))
+        images.append(checked(run(self._with_models(part))))
     return np.concatenate(images)[:n]
 
   def _with_models(self, part: Any) -> Any:
@@ -244,7 +245,7 @@ class Drawing:
     denoise, cond, hooks = self._guided(params, inputs, prior, plan)
     noise = row_noise(keys, system.x_shape)
     x0_hat, _ = sample(denoise, self.solver, plan, prior, cond, noise, **hooks)
-    return pixels(system.decode(params, x0_hat))
+    return levels(system.decode(params, x0_hat))
 
   def _compile_from_images(self, first: int, repeats: int, inverter: str) -> Callable[..., Any]:
     """The sampler of the grid's times from `first` on. Raises ConfigError."""
@@ -275,10 +276,14 @@ class Drawing:
       else:
         cond = system.encode_text(params, origin.source)
         denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
-        x, _ = invert(denoise, upwards, process, rising(times), x0, cond)
+        up, x = rising(times), x0
+        if len(up.t) < len(times.t):  # the sampler's last step ends at sigma = 0
+          first = Time(*(jnp.float32(field[0]) for field in up))
+          x = before_last_step(denoise, first, x0, cond)
+        x, _ = invert(denoise, upwards, process, up, x, cond)
       denoise, cond, hooks = self._guided(params, given, x, steps, on_step)
       x0_hat, _ = sample(denoise, self.solver, steps, x, cond, noise, **hooks)
-      images = pixels(system.decode(params, x0_hat))
+      images = levels(system.decode(params, x0_hat))
       return images if origin.fill is None else jnp.where(origin.fill, images, origin.images)
 
     return self._jit(run)

@@ -25,7 +25,7 @@ from t2i_jax.sampling import Guided, guide, make_plan, remember, row_noise, samp
 from t2i_jax.sampling.guidance import interleave
 from t2i_jax.sampling.solver import Denoiser
 from t2i_jax.systems.sampler import Batches, make_sampler
-from t2i_jax.systems.system import pixels, predicted
+from t2i_jax.systems.system import clipped, pixels, predicted
 
 if TYPE_CHECKING:
   from t2i_jax.systems.joint import JointSystem
@@ -158,8 +158,7 @@ class Generator:
       hooks = remember(self.method, prior)
     noise = row_noise(keys, system.x_shape)
     x0_hat, _ = sample(denoise, self.solver, self.plan, prior, cond, noise, **hooks)
-    images = system.decode(params, x0_hat)
-    return jnp.clip(images, -1, 1) if images.shape[-1] == 3 else images
+    return clipped(system.decode(params, x0_hat))
 
   def _decode(
     self, params: Params, cache: Cache, logits: jax.Array, keys: jax.Array
@@ -213,7 +212,8 @@ class Generator:
   def edit(
     self, params: Params, images: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]
   ) -> np.ndarray:
-    """Each image changed as its instruction says, uint8 [n, H, W, 3]. Raises PromptError.
+    """Each image changed as its instruction says, uint8 [n, H, W, 3]. Raises PromptError,
+    NotFinite.
 
     The null of guidance is the image without the instruction.
     """
@@ -228,7 +228,7 @@ class Generator:
         nothing = [np.full_like(text[0], boi), np.ones_like(text[1])]
         null = None if self.c.cfg == 1 else self.prefill(params, before, *nothing)[1]
         drawn = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
-        found.append(np.asarray(pixels(drawn)))
+        found.append(pixels(drawn))
     return np.concatenate(found)[: len(images)]
 
   def prompts(self, params: Params, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
@@ -243,7 +243,7 @@ class Generator:
       for *text, keys in self.batches((ids, count, np.asarray(seeds, np.uint32))):
         _, cache = self.prefill(params, empty, *text)
         drawn = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
-        found.append(np.asarray(pixels(drawn)))
+        found.append(pixels(drawn))
     return np.concatenate(found)[: len(ids)]
 
   def tokenize(self, texts: Sequence[str], last: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from t2i_jax.data.batch import Batch, Tokens
 from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.transforms import Caption, Transform
+from t2i_jax.errors import NotFinite
 from t2i_jax.models import (
   abstract_of,
   axes_of,
@@ -299,8 +301,34 @@ def unit_range(image: jax.Array) -> jax.Array:
   return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
 
 
-def pixels(image: jax.Array) -> jax.Array:
-  """[-1, 1], clipped, to uint8: the inverse of unit_range. Latents [..., C != 3] pass through."""
+def clipped(image: jax.Array) -> jax.Array:
+  """Within [-1, 1]; what is not finite is NaN. Latents [..., C != 3] pass through."""
   if image.shape[-1] != 3:
     return image
-  return jnp.round((jnp.clip(image, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+  return jnp.where(jnp.isfinite(image), jnp.clip(image, -1, 1), jnp.nan)
+
+
+def levels(image: jax.Array) -> jax.Array:
+  """[-1, 1], clipped, to 0, 1 .. 255 in float32, which `checked` makes pixels of; latents pass."""
+  return jnp.round((clipped(image) + 1) * 127.5) if image.shape[-1] == 3 else image
+
+
+def checked(levels: jax.Array) -> np.ndarray:
+  """Of `levels` uint8 [n, H, W, 3], or latents, on this host. Raises NotFinite.
+
+  A number that is not finite would become a black or a white pixel.
+  """
+  found = np.asarray(levels)
+  wrong = int(np.sum(~np.isfinite(found).all(axis=tuple(range(1, found.ndim)))))
+  if wrong:
+    raise NotFinite(
+      f"{wrong} of {len(found)} images of a batch are not finite. The sampler leaves the range of "
+      "numbers: use other sampling.solver, sampling.grid or sampling.steps, or a smaller "
+      "sampling.cfg."
+    )
+  return found.astype(np.uint8) if found.shape[-1] == 3 else found
+
+
+def pixels(image: jax.Array) -> np.ndarray:
+  """[-1, 1], clipped, to uint8: the inverse of unit_range; latents pass. Raises NotFinite."""
+  return checked(levels(image))

@@ -1,14 +1,17 @@
-"""Checkpoints by Orbax: params, frozen, ema, opt, meta as separate items, written asynchronously.
+"""Checkpoints as they are read: params, frozen, ema, opt, meta as separate items of a step.
 
-Orbax writes to a temporary folder and renames it, so that a kill at any time leaves the last
-complete step usable.
+Nothing here writes. A step is complete once its folder has its name: training.save. What is read
+is compared with the checksums in the step's meta; a step that is damaged is named, and the one
+before it takes its place.
 """
 
+import hashlib
 import json
 import logging
-import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,32 +20,29 @@ from ml_collections import ConfigDict
 
 from t2i_jax import config as configs
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.errors import RestoreError, WorkdirError
-from t2i_jax.training.state import TrainState
+from t2i_jax.errors import RestoreError
+from t2i_jax.training.checksum import checksums, differing, not_finite
+from t2i_jax.training.processes import any_process, of_first
 
-# Keys that identify a run: a checkpoint is restored only where these are equal.
-IDENTITY: tuple[str, ...] = (
-  "seed",
-  "text.",
-  "model.",
-  "process.",
-  "autoencoder",
-  "parts.",
-  "rows.",
-  "data.image_size",
-  "data.train_split",
-)
-IDENTITY += ("train.batch", "train.objective", "train.optimizer")
-FREE = ("model.remat", "model.attention", "text.too_long")
-FORMAT = 2  # of the items and of the config in them
+FORMAT = 3  # of the items and of the config in them
+WITHOUT_CHECKSUMS = 2  # the format before, which is read, too
+HASH = "sha256"  # of all else in meta
+TRIES = 20  # to read a step, of any number
+T = TypeVar("T")
+
+
+class Damaged(RestoreError):
+  """A step whose files cannot be read, or are not what was saved."""
 
 
 class Meta(NamedTuple):
   """The part of a checkpoint that is not arrays; with these it suffices for sampling.
 
   position  rows of the global order consumed
-  frozen    hash of the frozen weights by part (training.restore.fingerprint)
+  frozen    hash of the frozen weights by part (training.checksum.fingerprint)
   copied    the frozen parts that are stored as weights; the others are stored as start and hash
+  data      hash of the data folder's manifest; "" where it is not known
+  arrays    hashes of the arrays of each item, by path; None in a checkpoint of format 2
   """
 
   config: ConfigDict
@@ -50,144 +50,177 @@ class Meta(NamedTuple):
   position: int
   frozen: dict[str, str]
   copied: tuple[str, ...]
+  data: str = ""
+  arrays: dict[str, dict[str, str]] | None = None
 
 
-def check_workdir(workdir: Path, state: Any, keep: int) -> None:
-  """Raises WorkdirError where the folder cannot be written or has too little space."""
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    probe = workdir / f".probe-{jax.process_index()}"
-    probe.write_bytes(b"0" * 4096)
-    probe.unlink()
-  except OSError as error:
-    raise WorkdirError(f"--workdir={workdir} cannot be written: {error.strerror}.") from error
-  size = sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
-  free = shutil.disk_usage(workdir).free
-  if free < 1.2 * size:
-    raise WorkdirError(
-      f"--workdir={workdir} has {free / 1e9:.3f} GB free, one checkpoint takes {size / 1e9:.3f} GB "
-      f"and checkpoint.keep = {keep} are kept. Free some space or use another --workdir."
-    )
-
-
-def check_same_run(saved: ConfigDict, config: ConfigDict, step: int) -> dict[str, tuple]:
-  """Raises RestoreError where the checkpoint is of another run; returns allowed differences."""
-  different = configs.differences(saved, config)
-  fatal = {
-    key: pair
-    for key, pair in different.items()
-    if key.startswith(IDENTITY) and key not in FREE and not key.endswith(".start")
+def to_json(meta: Meta) -> dict[str, Any]:
+  """What is saved of it, with a hash over all of that."""
+  content = {
+    "format": FORMAT,
+    "config": configs.to_json(meta.config),
+    "tokenizer": meta.tokenizer.to_json(),
+    "position": meta.position,
+    "frozen": meta.frozen,
+    "copied": list(meta.copied),
+    "data": meta.data,
+    "arrays": meta.arrays,
   }
-  if fatal:
-    lines = [f"{key} is {a!r} there, {b!r} here" for key, (a, b) in fatal.items()]
+  return content | {HASH: _hash(content)}
+
+
+def from_json(saved: Any, where: str) -> Meta:
+  """The inverse of `to_json`. Raises Damaged, or RestoreError for an older format."""
+  if not isinstance(saved, dict):
+    raise Damaged(f"{where} is damaged: its meta is no record.")
+  found = saved.get("format", 1)
+  rest = {key: value for key, value in saved.items() if key != HASH}
+  if (HASH in saved or found == FORMAT) and saved.get(HASH) != _hash(rest):
+    raise Damaged(f"{where} is damaged: its meta is not what was saved.")
+  if found not in (FORMAT, WITHOUT_CHECKSUMS):
     raise RestoreError(
-      f"the checkpoint of step {step} was written by {saved.name}, this run is {config.name}: "
-      f"{'; '.join(lines)}. Use another --workdir, or the config of the checkpoint."
+      f"{where} was written by another version of t2i_jax (format {found}; this one reads formats "
+      f"{WITHOUT_CHECKSUMS} and {FORMAT}). Use that version, or train again in another --workdir."
     )
-  return {key: pair for key, pair in different.items() if key not in fatal}
-
-
-class Checkpoints:
-  """The checkpoints of a work directory.   keep: maximum number; None: read-only"""
-
-  def __init__(self, workdir: str | Path, keep: int | None = None):
-    # Orbax logs every save and its failures; errors of users are raised here.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    self.root = Path(workdir).resolve() / "checkpoints"
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    if keep is not None:
-      options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
-      )
-    self.manager = ocp.CheckpointManager(self.root, options=options)
-
-  def latest(self) -> int | None:
-    return self.manager.latest_step()
-
-  def on_disk(self) -> int | None:
-    """The newest step that is complete on disk; one may be being written."""
-    return max(self.manager.all_steps(read=True), default=None)
-
-  def save(self, state: TrainState, meta: Meta) -> None:
-    """Starts writing; returns when the arrays are copied. Raises WorkdirError on a full disk."""
-    step = int(state.step)
-    if step == self.latest():
-      return
-    content = {
-      "format": FORMAT,
-      "config": configs.to_json(meta.config),
-      "tokenizer": meta.tokenizer.to_json(),
-      "position": meta.position,
-      "frozen": meta.frozen,
-      "copied": list(meta.copied),
-    }
-    items = {
-      "params": ocp.args.StandardSave(state.trainable),
-      "ema": ocp.args.StandardSave(state.ema),
-      "opt": ocp.args.StandardSave({"opt": state.opt, "running": state.running}),
-      "meta": ocp.args.JsonSave(content),
-    }
-    frozen = {name: tree for name, tree in state.frozen.items() if name in meta.copied}
-    if frozen:
-      items["frozen"] = ocp.args.StandardSave(frozen)
-    self._guard(lambda: self.manager.save(step, args=ocp.args.Composite(**items)))
-
-  def _guard(self, action) -> None:
-    try:
-      action()
-    except (OSError, ValueError) as error:
-      raise WorkdirError(
-        f"saving to {self.root} failed: {error}. Step {self.on_disk()} is complete and usable."
-      ) from error
-
-  def meta(self, step: int) -> Meta:
-    """Config, tokenizer, position and hashes of a step."""
-    saved = self.restore(step, meta=ocp.args.JsonRestore())["meta"]
-    if saved.get("format") != FORMAT:
-      raise RestoreError(
-        f"{self.root}/{step} was written by a version of t2i_jax before parts (format "
-        f"{saved.get('format', 1)}; this one reads format {FORMAT}). Use that version, or train "
-        "again in another --workdir."
-      )
+  try:
     return Meta(
       configs.from_json(saved["config"]),
       Tokenizer.from_json(saved["tokenizer"]),
       int(saved["position"]),
       saved["frozen"],
       tuple(saved["copied"]),
+      saved.get("data", ""),
+      saved.get("arrays"),
     )
+  except (KeyError, TypeError, ValueError) as error:  # only of a format without a hash
+    raise Damaged(f"{where} is damaged: its meta cannot be read ({error!r}).") from error
 
-  def arrays(self, step: int, **abstract: Any) -> dict[str, Any]:
-    """Items of arrays, with the shardings of abstract trees, for any mesh and process count."""
+
+def _hash(content: Any) -> str:
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Checkpoints:
+  """The checkpoints of a work directory, to be read: nothing in it is made, renamed or removed."""
+
+  def __init__(self, workdir: str | Path):
+    # Orbax logs what it does and its failures, and asyncio those that Orbax has not waited for;
+    # errors of users are raised here.
+    for name in ("absl", "asyncio"):
+      logging.getLogger(name).setLevel(logging.CRITICAL)
+    self.root = Path(workdir).resolve() / "checkpoints"
+    self.reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    self.unverified = False  # whether that was said
+
+  def steps(self) -> list[int]:
+    """The complete steps on disk now, oldest first; those that process 0 sees."""
+    return of_first(self.on_disk())
+
+  def on_disk(self) -> list[int]:
+    """The complete steps that this process sees."""
+    if not self.root.is_dir():
+      return []
+    return sorted(int(path.name) for path in self.root.iterdir() if path.name.isdecimal())
+
+  def meta(self, step: int) -> Meta:
+    """Config, tokenizer, position and hashes of a step. Raises Damaged, RestoreError."""
+    where = f"{self.root}/{step}"
+    meta = from_json(self._restore(step, meta=ocp.args.JsonRestore())["meta"], where)
+    if meta.arrays is None and not self.unverified:
+      self.unverified = True
+      say(f"{where} is of format {WITHOUT_CHECKSUMS}, without checksums: it cannot be verified.")
+    return meta
+
+  def arrays(self, step: int, meta: Meta, **abstract: Any) -> dict[str, Any]:
+    """Items of arrays, with the shardings of abstract trees, for any mesh and process count.
+
+    Raises Damaged where they are not those that were saved, or not finite. The item "frozen" has
+    hashes of its own: training.restore.
+    """
+    if not abstract:
+      return {}
     args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-    return dict(self.restore(step, **args).items()) if args else {}
+    found = dict(self._restore(step, **args).items())
+    for name, tree in found.items():
+      sums = checksums(tree)
+      if meta.arrays is not None and name in meta.arrays:
+        wrong = differing(sums, meta.arrays[name])
+        if wrong:
+          raise Damaged(
+            f"{self.root}/{step} is damaged: of the {len(sums)} arrays of {name}, {len(wrong)} are "
+            f"not what was saved, the first {wrong[0]}."
+          )
+      odd = not_finite(sums)
+      if odd:
+        raise Damaged(f"{self.root}/{step} cannot be used: of {name}, {odd}.")
+    return found
 
-  def restore(self, step: int, **items: Any) -> Any:
+  def _restore(self, step: int, **items: Any) -> Any:
+    found: Any = None
+    error: Exception | None = None
     try:
-      return self.manager.restore(step, args=ocp.args.Composite(**items))
-    except Exception as error:  # Orbax raises Exception on a truncated file
-      why = str(error.__cause__ or error)[:500]
-      raise RestoreError(
-        f"{self.root}/{step} cannot be restored: {why}. It is damaged or of another "
-        "model; remove that folder to use the previous step."
+      found = self.reader.restore(self.root / str(step), args=ocp.args.Composite(**items))
+    except Exception as raised:  # Orbax raises Exception on a truncated file
+      error = raised
+    if any_process(error is not None):
+      why = "another process could not read it" if error is None else error.__cause__ or error
+      raise Damaged(
+        f"{self.root}/{step} cannot be restored: {str(why)[:500]}. It is damaged or of another "
+        "model."
       ) from error
+    return found
 
-  def wait(self) -> None:
-    self._guard(self.manager.wait_until_finished)
+  def newest(self, read: Callable[[int], T], step: int | None = None) -> tuple[int, T]:
+    """The newest step that is not damaged, and read(step); with a `step` given, that one or none.
+
+    Each damaged one is named on stderr. A step that a trainer removes while it is read counts as
+    none: there is a newer one. Raises RestoreError where no step can be read.
+    """
+    steps = self.steps()
+    if step is not None:
+      if step not in steps:
+        held = ", ".join(map(str, steps)) or "none"
+        raise RestoreError(f"{self.root} has no step {step}; its steps are {held}.")
+      try:
+        return step, read(step)
+      except Damaged as error:
+        raise RestoreError(str(error)) from error
+    if not steps:
+      raise RestoreError(f"{self.root} has no complete checkpoint yet. Wait for the first save.")
+    damaged: dict[int, Damaged] = {}
+    for _ in range(TRIES):
+      untried = [s for s in self.steps() if s not in damaged]
+      if not untried:
+        break
+      try:
+        found = read(untried[-1])
+      except Damaged as error:
+        if self.steps()[-1:] <= untried[-1:]:  # else a trainer may have removed it
+          damaged[untried[-1]] = error
+        continue
+      for problem in damaged.values():
+        say(f"WARNING: {problem} Step {untried[-1]} is used in its place.")
+      return untried[-1], found
+    if not damaged:
+      raise RestoreError(f"{self.root}: steps are removed before they are read. Keep more of them.")
+    first = next(iter(damaged.values()))
+    raise RestoreError(f"{first} None of the {len(damaged)} newest steps can be used.") from first
 
   def close(self) -> None:
-    self._guard(self.manager.close)
+    self.reader.close()
 
 
-def read_latest(workdir: str | Path) -> tuple[Checkpoints, int, Meta]:
-  """The newest complete checkpoint of a work directory, read-only. Raises RestoreError."""
+def open_checkpoints(workdir: str | Path) -> Checkpoints:
+  """The checkpoints of a run that has some. Raises RestoreError."""
   if not (Path(workdir) / "checkpoints").is_dir():
     raise RestoreError(f"--workdir={workdir} has no checkpoints. Train first: t2i train.")
-  checkpoints = Checkpoints(workdir)
-  step = checkpoints.latest()
-  if step is None:
-    raise RestoreError(f"--workdir={workdir} has no complete checkpoint yet.")
-  return checkpoints, step, checkpoints.meta(step)
+  return Checkpoints(workdir)
+
+
+def say(text: str) -> None:
+  """A line on stderr, of one process."""
+  if jax.process_index() == 0:
+    print(text, file=sys.stderr, flush=True)
 
 
 def state_size(state: Any) -> int:

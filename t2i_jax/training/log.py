@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
 
 
 class Log:
-  """Logs of a run, truncated to step `start` on resuming.
+  """Logs of a run. On resuming they have each step once: those after `start` are taken out.
 
   steps  optimiser steps of the whole run
   batch  rows per step; images per step is this times the metric "images" (default 1)
@@ -64,21 +64,38 @@ class Log:
     self.before = 0.0  # seconds of the earlier sessions
     if not self.writes:
       return
-    kept = []
-    if self.path.exists():
-      for line in self.path.read_text().splitlines():
-        try:
-          entry = json.loads(line)
-        except ValueError:  # a line truncated when the process was killed
-          continue
-        if entry["step"] <= start:
-          kept.append(line)
-          self.before = entry["perf"]["elapsed_s"]
-      self.path.write_text("".join(line + "\n" for line in kept))
-    self.events = EventFileWriter(str(workdir / "tensorboard"))
-    if kept:
+    self._truncate(start)
+    folder = workdir / "tensorboard"
+    resumed = any(folder.glob("*tfevents*"))
+    self.events = EventFileWriter(str(folder))
+    if resumed:  # TensorBoard then drops what earlier files have from this step on
       session = SessionLog(status=SessionLog.START)
       self.events.add_event(Event(session_log=session, step=start + 1, wall_time=time.time()))
+
+  def _truncate(self, start: int) -> None:
+    """Moves the lines of steps that are done again from metrics.jsonl to metrics.redone.jsonl."""
+    kept: list[str] = []
+    redone: list[str] = []
+    text = self.path.read_text() if self.path.exists() else ""
+    for line in text.split("\n"):
+      try:
+        entry = json.loads(line)
+      except ValueError:  # a line truncated when the process was killed
+        continue
+      if entry["step"] > start:
+        redone.append(line)
+        continue
+      kept.append(line)
+      self.before = entry["perf"]["elapsed_s"]
+    whole = "".join(line + "\n" for line in kept)
+    if whole == text:
+      return
+    if redone:
+      with self.path.with_suffix(".redone.jsonl").open("a") as file:
+        file.writelines(line + "\n" for line in redone)
+    part = self.path.with_suffix(".part")
+    part.write_text(whole)
+    part.replace(self.path)
 
   def elapsed(self) -> float:
     """Seconds of this run in all its sessions, including compilation and evaluation."""

@@ -13,34 +13,24 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch
 from t2i_jax.data.loader import Loader, validation_batches
 from t2i_jax.data.sheet import grid
-from t2i_jax.errors import T2IError
+from t2i_jax.errors import NotFinite
 from t2i_jax.parallel import batch_sharding, overridden, owned_rows
 from t2i_jax.systems import merge_params
-from t2i_jax.training.checkpoint import (
-  Checkpoints,
-  Meta,
-  check_same_run,
-  check_workdir,
-  dump,
-  state_size,
-)
+from t2i_jax.training.begin import Beginning, begin
+from t2i_jax.training.checkpoint import dump, state_size
+from t2i_jax.training.lock import Lock
 from t2i_jax.training.log import Log
-from t2i_jax.training.restore import copied_parts, fingerprint, load_starts, restore_state
+from t2i_jax.training.processes import any_process
+from t2i_jax.training.save import Saver, check_workdir
 from t2i_jax.training.setup import set_up
-from t2i_jax.training.state import abstract_params, create_state
 from t2i_jax.training.step import jit_train_step, make_validation_step
 
 PREFETCH = 4  # batches read ahead
-
-
-class NotFinite(T2IError):
-  """The loss became NaN or infinite."""
 
 
 def every(interval: int, step: int) -> bool:
@@ -60,11 +50,9 @@ class StopRequest:
 
   def agreed(self, exchange: bool) -> bool:
     """Whether any process was stopped; across processes only where `exchange`."""
-    if jax.process_count() == 1:
-      return self.received
-    if not exchange:
+    if jax.process_count() > 1 and not exchange:
       return False
-    return bool(np.any(multihost_utils.process_allgather(np.array(self.received))))
+    return any_process(self.received)
 
   def close(self) -> None:
     signal.signal(signal.SIGTERM, self.previous)
@@ -84,55 +72,29 @@ def on_devices(batches: Iterator[Batch], mesh, batch: int, ahead: int = 2) -> It
   yield from queue
 
 
-def train(config: ConfigDict, workdir: str | Path) -> None:
+def train(config: ConfigDict, workdir: str | Path, new_data: bool = False) -> None:
   """Trains, or continues training, until train.steps or SIGTERM.
 
+  new_data  whether a run may go on with other data than those of its checkpoint
   Errors of users are found before anything is compiled or allocated.
   Raises ConfigError, MeshError, DataError, PromptError, RestoreError, WorkdirError, NotFinite.
   """
   with overridden(config.mesh.rules):
-    _train(config, Path(workdir))
+    run = set_up(config)
+    check_workdir(Path(workdir), run.abstract, config.checkpoint.keep)
+    keep = config.checkpoint.keep
+    with closing(Lock(Path(workdir))) as lock, closing(Saver(workdir, keep)) as saver:
+      begun = begin(config, run, saver, new_data)
+      if begun.step < config.train.steps:
+        _train(config, Path(workdir), begun, saver, lock)
+      elif jax.process_index() == 0:
+        print(f"{config.name}: all {begun.step} steps are done; nothing to train", flush=True)
 
 
-def _train(c: ConfigDict, workdir: Path) -> None:
-  run = set_up(c)
-  mesh, system, tokenizer, abstract = run.mesh, run.system, run.tokenizer, run.abstract
-  check_workdir(workdir, abstract, c.checkpoint.keep)
-  checkpoints = Checkpoints(workdir, c.checkpoint.keep)
-
-  start = checkpoints.latest()
-  if start is None:
-    start, changed = 0, {}
-    starts = load_starts(system, abstract_params(system, mesh))
-    state = create_state(system, run.optimizers, abstract, jax.random.key(c.seed), starts)
-    copied = copied_parts(system, c.checkpoint.frozen, state.frozen, starts)
-  else:
-    saved = checkpoints.meta(start)
-    changed, copied = check_same_run(saved.config, c, start), saved.copied
-    state = restore_state(checkpoints, start, saved, system, abstract)
-  frozen = fingerprint(state.frozen)
-  log = Log(
-    workdir,
-    start,
-    steps=c.train.steps,
-    batch=c.train.batch,
-    flops=3.0 * system.flops * c.train.batch,
-  )
-  log.say(
-    f"{c.name}: {state_size(abstract.trainable) / 1e6:.2f} M trained parameters, "
-    f"{len(run.source)} records, {jax.device_count()} x {jax.devices()[0].device_kind}, "
-    f"mesh {dict(mesh.shape)}, from step {start}"
-  )
-  for note in run.notes:
-    log.say(f"  {note}")
-  for key, (old, new) in changed.items():
-    log.say(f"  {key} was {old!r} in the checkpoint, is {new!r} now")
-  if jax.process_index() == 0:
-    dump(workdir / "config.json", c.to_dict())
-    if run.tasks.draw is not None:
-      (workdir / "samples").mkdir(exist_ok=True)
-      dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
-
+def _train(c: ConfigDict, workdir: Path, begun: Beginning, saver: Saver, lock: Lock) -> None:
+  run, start, state, meta, _ = begun
+  mesh, system, abstract = run.mesh, run.system, run.abstract
+  log = open_log(c, workdir, begun)
   transform = run.row_maker
   loader = Loader(
     run.source,
@@ -146,7 +108,12 @@ def _train(c: ConfigDict, workdir: Path) -> None:
   data = on_devices(loader.batches(start), mesh, c.train.batch)
   step_fn = jit_train_step(system, run.optimizers, c, mesh, abstract)
   validate = make_validation(system, c, mesh, run.val_source, transform)
-  with closing(checkpoints), closing(log), closing(StopRequest()) as stop, jax.set_mesh(mesh):
+
+  def save(step: int) -> None:
+    lock.check()
+    saver.save(state, meta._replace(position=step * c.train.batch))
+
+  with closing(log), closing(StopRequest()) as stop, jax.set_mesh(mesh):
     for step in range(start + 1, c.train.steps + 1):
       began = time.perf_counter()
       state, metrics = step_fn(state, next(data))
@@ -163,19 +130,48 @@ def _train(c: ConfigDict, workdir: Path) -> None:
         paused = time.perf_counter()
         if not np.isfinite(metrics["loss"]):
           raise NotFinite(
-            f"loss is {metrics['loss']} at step {step} (finite at the log line before). Step "
-            f"{checkpoints.on_disk()} is saved. Lower train.lr (now {c.train.lr}) or train.clip."
+            f"loss is {metrics['loss']} at step {step} (finite at the log line before). "
+            f"{saver.last()} Lower train.lr (now {c.train.lr}) or train.clip."
           )
       if last or every(c.eval.every, step):
         log.write(step, "val", validate(merge_params(state.ema, state.frozen)), {})
       if run.tasks.draw is not None and (last or every(c.sampling.every, step)):
-        show_prompts(run.tasks.draw, merge_params(state.ema, state.frozen), c, workdir, step, log)
+        try:
+          show_prompts(run.tasks.draw, merge_params(state.ema, state.frozen), c, workdir, step, log)
+        except NotFinite:  # of the weights, which is said instead, or else of config.sampling
+          save(step)
+          raise
       if last or stopping or every(c.checkpoint.every, step):
-        checkpoints.save(state, Meta(c, tokenizer, step * c.train.batch, frozen, copied))
+        save(step)
       log.pause(time.perf_counter() - paused)
       if stopping:
         log.say(f"SIGTERM: saving step {step} and ending; the same command continues from here")
         break
+
+
+def open_log(c: ConfigDict, workdir: Path, begun: Beginning) -> Log:
+  """The log with its first lines; config.json and the prompts beside it."""
+  run, start, *_ = begun
+  log = Log(
+    workdir,
+    start,
+    steps=c.train.steps,
+    batch=c.train.batch,
+    flops=3.0 * run.system.flops * c.train.batch,
+  )
+  log.say(
+    f"{c.name}: {state_size(run.abstract.trainable) / 1e6:.2f} M trained parameters, "
+    f"{len(run.source)} records, {jax.device_count()} x {jax.devices()[0].device_kind}, "
+    f"mesh {dict(run.mesh.shape)}, from step {start}"
+  )
+  for note in (*run.notes, *begun.notes):
+    log.say(f"  {note}")
+  if jax.process_index() == 0:
+    dump(workdir / "config.json", c.to_dict())
+    if run.tasks.draw is not None:
+      (workdir / "samples").mkdir(exist_ok=True)
+      dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
+  return log
 
 
 def make_validation(system, c: ConfigDict, mesh, source, transform):

@@ -4,12 +4,10 @@ A frozen part is stored as its start and a hash of its weights, not as weights i
 unless checkpoint.frozen is "copy" or it started from random numbers.
 """
 
-import hashlib
 from contextlib import closing
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -19,7 +17,8 @@ from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.models.params import Params
 from t2i_jax.systems import System, make_system, merge_params, split_params
 from t2i_jax.systems.parts import split_start
-from t2i_jax.training.checkpoint import Checkpoints, Meta, read_latest
+from t2i_jax.training.checkpoint import Checkpoints, Damaged, Meta, open_checkpoints
+from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.state import TrainState, abstract_params
 
 FROZEN = ("start", "copy")
@@ -65,41 +64,21 @@ def _of_run(workdir: str, name: str, abstract: Params) -> Params:
 
   Raises ConfigError, RestoreError.
   """
-  checkpoints, step, meta = read_latest(workdir)
-  with closing(checkpoints):
+  mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+  where = f"parts.{name}.start = 'run:{workdir}'"
+
+  def read(step: int) -> Any:
+    meta = checkpoints.meta(step)
     system = make_system(meta.config, meta.tokenizer)
-    where = f"parts.{name}.start = 'run:{workdir}'"
     if name not in system.parts:
       raise ConfigError(f"{where}: that run has the parts {', '.join(system.parts)}.")
-    mesh = jax.tree.leaves(abstract)[0].sharding.mesh
-    found = restore_params(checkpoints, step, meta, system, mesh)[name]
+    return restore_params(checkpoints, step, meta, system, mesh)[name]
+
+  with closing(open_checkpoints(workdir)) as checkpoints:
+    _, found = checkpoints.newest(read)
   shapes = lambda tree: {p: leaf.shape for p, leaf in traverse_util.flatten_dict(tree).items()}
   if not shapes(found).items() <= shapes(abstract).items():
     raise ConfigError(f"{where}: its weights have other shapes; it is another model.")
-  return found
-
-
-def _hashes(leaf: jax.Array) -> jax.Array:
-  """Two sums of a leaf's bits, each weighted by position: exact, and the same on any mesh.  [2]"""
-  bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
-  at = jnp.zeros(leaf.shape, jnp.uint32)
-  for axis, size in enumerate(leaf.shape):
-    at = at * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-  odd = 2 * at + 1
-  return jnp.stack([jnp.sum(bits * odd), jnp.sum((bits ^ (bits >> 15)) * (odd * odd + 2 * at))])
-
-
-def fingerprint(frozen: Params) -> dict[str, str]:
-  """A hash of the weights of each part, in hexadecimal."""
-  found = {}
-  for name, tree in frozen.items():
-    leaves = jax.tree.leaves_with_path(tree)
-    whole = jax.NamedSharding(leaves[0][1].sharding.mesh, jax.P())  # on every process
-    hashes = jax.jit(_hashes, out_shardings=whole)
-    sums = [
-      (jax.tree_util.keystr(path), np.asarray(hashes(leaf)).tolist()) for path, leaf in leaves
-    ]
-    found[name] = hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
   return found
 
 
@@ -110,7 +89,7 @@ def _frozen(
   if not abstract:
     return {}
   held = {name: tree for name, tree in abstract.items() if name in meta.copied}
-  found = checkpoints.arrays(step, frozen=held)["frozen"] if held else {}
+  found = checkpoints.arrays(step, meta, frozen=held)["frozen"] if held else {}
   others = tuple(name for name in abstract if name not in meta.copied)
   started = load_starts(system, _whole(system, abstract), others)
   trees = {name: _matching(started[name], abstract[name]) for name in others}
@@ -118,6 +97,8 @@ def _frozen(
   now = fingerprint(found)
   for name, expected in meta.frozen.items():
     if now.get(name) != expected:
+      if name in meta.copied:
+        raise Damaged(f"{checkpoints.root}/{step} is damaged: part {name} is not what was saved.")
       start = system.parts[name].start
       raise RestoreError(
         f"the frozen weights of part {name!r} in {start} are not those that step {step} was "
@@ -145,6 +126,7 @@ def restore_state(
   """The state of a step, onto the shardings of `abstract`. Raises RestoreError, ConfigError."""
   saved = checkpoints.arrays(
     step,
+    meta,
     params=abstract.trainable,
     ema=abstract.ema,
     opt={"opt": abstract.opt, "running": abstract.running},
@@ -160,5 +142,5 @@ def restore_params(
 ) -> Params:
   """What inference needs: the averaged weights with the frozen ones. No moments are read."""
   trainable, frozen = split_params(abstract_params(system, mesh), system.parts)
-  averaged = checkpoints.arrays(step, ema=trainable)["ema"]
+  averaged = checkpoints.arrays(step, meta, ema=trainable)["ema"]
   return merge_params(averaged, _frozen(checkpoints, step, meta, system, frozen))

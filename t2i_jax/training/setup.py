@@ -37,9 +37,10 @@ class Run(NamedTuple):
   notes: list[str]
 
 
-def set_up(c: ConfigDict) -> Run:
+def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
   """Builds and checks the parts of a training run; allocates no parameter.
 
+  tokenizer  by default the one that config.text.tokenizer names
   Raises ConfigError, MeshError, DataError, PromptError.
   """
   mesh = mesh_of(c.mesh)
@@ -53,7 +54,7 @@ def set_up(c: ConfigDict) -> Run:
     )
   source = ShardSource(c.data.dir, c.data.train_split)
   val_source = ShardSource(c.data.dir, c.data.val_split)
-  tokenizer = Tokenizer.load(c.data.dir, c.text.tokenizer)
+  tokenizer = tokenizer or Tokenizer.load(c.data.dir, c.text.tokenizer)
   system = make_system(c, tokenizer)
   if set(c.train.caption_dropout) != set(system.droppable):
     raise ConfigError(

@@ -13,10 +13,11 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import WorkdirError
 from t2i_jax.parallel import make_mesh
 from t2i_jax.systems import make_system
-from t2i_jax.training import checkpoint, loop
-from t2i_jax.training.checkpoint import Checkpoints, Meta, read_latest
+from t2i_jax.training import begin, loop, save
+from t2i_jax.training.checkpoint import Checkpoints, Meta
 from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.restore import restore_state
+from t2i_jax.training.save import Saver
 from t2i_jax.training.state import abstract_state
 
 
@@ -27,7 +28,7 @@ def nothing_compiles(monkeypatch):
   def reached(*_, **__):
     pytest.fail("the error came too late: the run was being built")
 
-  monkeypatch.setattr(loop, "create_state", reached)
+  monkeypatch.setattr(begin, "create_state", reached)
   monkeypatch.setattr(loop, "jit_train_step", reached)
 
 
@@ -60,9 +61,9 @@ def some_state(config, step):
 def saved_once(tiny_config, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "saved"
   state, _, meta = some_state(tiny_config(), 2)
-  checkpoints = Checkpoints(workdir, keep=2)
-  checkpoints.save(state, meta)
-  checkpoints.close()
+  saver = Saver(workdir, keep=2)
+  saver.save(state, meta)
+  saver.close()
   return workdir
 
 
@@ -180,31 +181,31 @@ def test_work_directory_that_cannot_be_written(refused, train_args, tmp_path):
 
 
 def test_full_disk_at_the_start(refused, train_args, saved, monkeypatch):
-  monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1))
+  monkeypatch.setattr(save.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1))
   refused(train_args(saved), "0.000 GB free, one checkpoint takes", "Free some space")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax
 def test_full_disk_while_saving(saved, tiny_config):
   """A limit on the size of files stands for the full disk; what is saved stays as it is."""
   state, _, meta = some_state(tiny_config(), 4)
-  checkpoints = Checkpoints(saved, keep=1)
+  saver = Saver(saved, keep=1)
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
   try:
     with pytest.raises(WorkdirError, match="Step 2 is complete and usable"):
-      checkpoints.save(state, meta)
-      checkpoints.wait()
+      saver.save(state, meta)
+      saver.wait()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   expected, system, _ = some_state(tiny_config(), 2)
-  reader, latest, meta = read_latest(saved)
-  assert latest == 2
+  reader = Checkpoints(saved)
+  assert reader.steps() == [2]
+  meta = reader.meta(2)
   abstract = abstract_state(system, make_optimizers(meta.config.train, system), make_mesh())
   restored = restore_state(reader, 2, meta, system, abstract)
   assert all(jax.tree.leaves(jax.tree.map(np.array_equal, restored, expected)))
   reader.close()
-  Checkpoints(saved, keep=2).close()  # a run that goes on removes what the failed save has left
+  Saver(saved, keep=2).close()  # a run that goes on removes what the failed save has left
   deadline = time.monotonic() + 30  # in a thread of its own
   while list((saved / "checkpoints").glob("*tmp*")) and time.monotonic() < deadline:
     time.sleep(0.1)

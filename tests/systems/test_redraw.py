@@ -99,8 +99,8 @@ def test_a_full_mask_is_plain_sampling(plain, params, images):
 
 
 def test_inversion_goes_up_and_comes_back(system, params, images):
-  """Down the grid with the prompt of the source, at scale 1: the image, but for the first step
-  above the data, which inversion does not see."""
+  """Down the grid with the prompt of the source, at scale 1, it ends nearer to the image than with
+  another, and that nearer than from fresh noise."""
   there = drawing(system, cfg=1.0, steps=100)
   start = Start(images, strength=0.1, source=PROMPTS)
   back = there.redraw(params, PROMPTS, SEEDS, start).astype(int)

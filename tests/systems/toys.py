@@ -16,9 +16,11 @@ from t2i_jax.models import BACKBONES, Answer
 from t2i_jax.models.params import fan_in, ones, weight
 from t2i_jax.parallel import make_mesh
 from t2i_jax.systems import make_system
-from t2i_jax.training.checkpoint import Checkpoints, Meta
+from t2i_jax.training.checkpoint import Meta
+from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.optimizer import make_optimizers
-from t2i_jax.training.restore import copied_parts, fingerprint, load_starts
+from t2i_jax.training.restore import copied_parts, load_starts
+from t2i_jax.training.save import Saver
 from t2i_jax.training.state import abstract_params, abstract_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -160,7 +162,7 @@ def saved(workdir, config, step=1, seed=0):
   state = state._replace(frozen=frozen)
   copied = copied_parts(system, config.checkpoint.frozen, frozen, starts)
   meta = Meta(config, Tokenizer.bytes(), step * 8, fingerprint(frozen), copied)
-  checkpoints = Checkpoints(workdir, keep=3)
-  checkpoints.save(state, meta)
-  checkpoints.close()
+  saver = Saver(workdir, keep=3)
+  saver.save(state, meta)
+  saver.close()
   return system, state

@@ -211,30 +211,34 @@ DAMAGE = {
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_checkpoint_is_named_and_the_others_left(
+def test_where_all_checkpoints_are_damaged_the_newest_is_named_and_all_are_left(
   reference, train_args, tmp_path, capsys, damage
 ):
   workdir = shutil.copytree(reference, tmp_path / "run")
-  damage(workdir / "checkpoints" / "24")
+  for step in (18, 24):
+    damage(workdir / "checkpoints" / str(step))
   before = contents(workdir)
   began = time.monotonic()
   assert main(train_args(workdir)) == 2
   error = capsys.readouterr().err
-  assert f"RestoreError: {workdir}/checkpoints/24 cannot be restored" in error
-  assert "remove that folder to use the previous step" in error
+  assert f"RestoreError: {workdir}/checkpoints/24 " in error
+  assert "None of the 2 newest steps can be used" in error and "Traceback" not in error
   assert contents(workdir) == before
   assert time.monotonic() - began < 60
 
 
 @pytest.mark.newest
 @pytest.mark.slow
-def test_the_way_out_of_a_damaged_checkpoint_works(start, reference, tmp_path):
+def test_the_step_before_a_damaged_one_is_used_and_the_damaged_one_kept(start, reference, tmp_path):
   workdir = shutil.copytree(reference, tmp_path / "run")
-  shutil.rmtree(workdir / "checkpoints" / "24")
-  assert "from step 18\n" in finish(start(workdir))
+  truncate_largest(workdir / "checkpoints" / "24")
+  damaged = contents(workdir / "checkpoints" / "24")
+  out = finish(start(workdir))
+  assert f"WARNING: {workdir}/checkpoints/24 cannot be" in out and "Step 18 is used" in out
+  assert "from step 18\n" in out
   assert_same(workdir, reference)
+  assert contents(workdir / "damaged" / "24") == damaged
 
 
 @pytest.mark.slow

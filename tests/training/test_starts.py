@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from t2i_jax import pretrained
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.inference import open_model
 from t2i_jax.parallel import make_mesh
-from t2i_jax.training.checkpoint import read_latest
+from t2i_jax.training.checkpoint import open_checkpoints
 from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.restore import load_starts, restore_state
 from t2i_jax.training.state import abstract_params, abstract_state
@@ -44,12 +45,15 @@ def starts_of(config):
 
 def restored(workdir):
   """The state of the newest checkpoint, as a training run reads it."""
-  checkpoints, step, meta = read_latest(workdir)
-  system = system_of(meta.config)
-  abstract = abstract_state(system, make_optimizers(meta.config.train, system), make_mesh())
-  state = restore_state(checkpoints, step, meta, system, abstract)
-  checkpoints.close()
-  return state
+
+  def read(step):
+    meta = checkpoints.meta(step)
+    system = system_of(meta.config)
+    abstract = abstract_state(system, make_optimizers(meta.config.train, system), make_mesh())
+    return restore_state(checkpoints, step, meta, system, abstract)
+
+  with closing(open_checkpoints(workdir)) as checkpoints:
+    return checkpoints.newest(read)[1]
 
 
 @pytest.fixture
@@ -134,12 +138,19 @@ def test_what_is_frozen_at_random_is_stored_as_it_is(tmp_path):
     saved(tmp_path / "other", config_of(frozen | {"checkpoint.frozen": "hash"}))
 
 
-def test_a_checkpoint_of_an_older_format_is_refused(tmp_path):
-  saved(tmp_path, config_of(), step=2)
+def test_older_formats(tmp_path, capsys):
+  """Format 2 is read, and that it has no checksums is said; format 1 is refused."""
+  _, state = saved(tmp_path, config_of(), step=2)
   path = tmp_path / "checkpoints/2/meta/metadata"
   meta = json.loads(path.read_text())
-  assert meta.pop("format") == 2
-  path.write_text(json.dumps(meta))
-  said = r"was written by a version of t2i_jax before parts \(format 1; this one reads format 2\)"
-  with pytest.raises(RestoreError, match=said):
+  assert meta["format"] == 3
+  without = {k: v for k, v in meta.items() if k not in ("arrays", "data", "sha256")}
+  path.write_text(json.dumps(without | {"format": 2}))
+  same(open_model(tmp_path).params, state.ema)
+  assert capsys.readouterr().err.count("cannot be verified") == 1
+  path.write_text(json.dumps(without | {"format": 1}))
+  with pytest.raises(RestoreError, match=r"another version of t2i_jax \(format 1; this one reads"):
+    open_model(tmp_path)
+  path.write_text(json.dumps(meta | {"format": 2}))  # one changed bit, and no older format
+  with pytest.raises(RestoreError, match="its meta is not what was saved"):
     open_model(tmp_path)
