@@ -1,0 +1,1 @@
+"""Configs of comparisons: the variants of a file differ in what is compared."""
