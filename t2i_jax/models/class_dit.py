@@ -4,6 +4,7 @@ The label comes as the tower "label": tokens [B, 1, 1], of which `classes` is th
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,9 @@ from t2i_jax.models.layers import (
 )
 from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
 from t2i_jax.models.positions import check_heads, sincos_grid
-from t2i_jax.models.stack import Runs
+from t2i_jax.models.stack import Eps, Runs
 from t2i_jax.parallel import constrain
+from t2i_jax.ranges import Count, Depth, Range, Width
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,16 @@ class ClassDiTConfig(Runs):
   less     of timestep_embedding: 1 in diffusers, 0 in the paper's code
   """
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
-  classes: int
-  side: int
-  mlp_eps: float = 1e-5
-  less: int = 1
+  width: Width
+  depth: Depth
+  heads: Count
+  patch: Count
+  channels: Width
+  out: Count
+  classes: Count
+  side: Count
+  mlp_eps: Eps = 1e-5
+  less: Annotated[int, Range("[0, 1]")] = 1
 
   def __post_init__(self):
     super().__post_init__()

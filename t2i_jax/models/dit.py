@@ -32,6 +32,7 @@ from t2i_jax.models.positions import grid_positions, rope_angles, sincos_grid
 from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import joined, joint_mask
 from t2i_jax.parallel import constrain
+from t2i_jax.ranges import Count, Depth, Width
 
 TEXT_MODES = ("cross", "joint", "pooled")
 ROPE_THETA = 100.0  # axial positions of small grids [2403.13298 sec. 4]
@@ -47,16 +48,16 @@ class DiTConfig(Runs):
   times     2: the network also takes the time at which a step ends [2505.13447 sec. 4.3]
   """
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
+  width: Width
+  depth: Depth
+  heads: Count
+  patch: Count
+  channels: Width
+  out: Count
   text: str
-  text_width: int
+  text_width: Width
   absolute: bool = False
-  times: int = 1
+  times: Count = 1
 
   def __post_init__(self):
     super().__post_init__()

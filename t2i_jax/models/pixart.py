@@ -25,6 +25,7 @@ from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
 from t2i_jax.models.positions import check_heads, sincos_grid
 from t2i_jax.models.stack import Runs
 from t2i_jax.parallel import constrain
+from t2i_jax.ranges import Count, Depth, Factor, Width
 
 PIXELS = 8  # along a side of one latent
 
@@ -38,15 +39,15 @@ class PixArtConfig(Runs):
                  extras["aspect"] [B, 1] (height over width), or else those of x_t
   """
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
-  text_width: int
-  side: int
-  interpolation: float = 1.0
+  width: Width
+  depth: Depth
+  heads: Count
+  patch: Count
+  channels: Width
+  out: Count
+  text_width: Width
+  side: Count
+  interpolation: Factor = 1.0
   sizes: bool = False
 
   def __post_init__(self):

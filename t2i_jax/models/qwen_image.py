@@ -22,9 +22,10 @@ from t2i_jax.models.layers import (
   rms_norm,
 )
 from t2i_jax.models.params import ones, stack_blocks, weight, zeros
-from t2i_jax.models.positions import check_rope, grid_positions, rope_angles
+from t2i_jax.models.positions import Axes, check_rope, grid_positions, rope_angles
 from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
+from t2i_jax.ranges import Count, Depth, Width
 
 ROPE_THETA = 10000.0
 
@@ -33,14 +34,14 @@ ROPE_THETA = 10000.0
 class QwenImageConfig(Runs):
   """rope_axes are the parts of a head's width for (image, row, column)."""
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
-  text_width: int
-  rope_axes: tuple[int, ...]
+  width: Width
+  depth: Depth
+  heads: Count
+  patch: Count
+  channels: Width
+  out: Count
+  text_width: Width
+  rope_axes: Axes
 
   def __post_init__(self):
     super().__post_init__()

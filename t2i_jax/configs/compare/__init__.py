@@ -1,1 +1,0 @@
-"""Configs of comparisons: the variants of a file differ in what is compared."""
