@@ -260,6 +260,7 @@ def main() -> int:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--to", help="a JSON file of the counts")
   args = parser.parse_args()
+  jax.config.update("jax_platforms", "cpu")
   began = time.perf_counter()
   found, failures = fuzz(args.count, args.seed)
   seconds = round(time.perf_counter() - began)
