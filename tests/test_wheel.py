@@ -22,7 +22,8 @@ QUICK = {
   "--config.text.towers.text='bag_of_words(width=16)'",
   "sample": "--steps=2",
   "eval": "--per-cell=2 --steps=2",
-  "plan": "--config.model.depth=2",
+  "plan": "--config.model.depth=1 --config.model.width=256 "
+  "--config.text.towers.text='bag_of_words(width=256)'",
 }
 RUN = """
 import shlex, sys
