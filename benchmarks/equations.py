@@ -15,7 +15,7 @@ from typing import NamedTuple
 from benchmarks.pages import table
 
 ROOT = Path(__file__).resolve().parent.parent
-CITED = ("t2i_jax", "configs", "benchmarks/proofs")
+CITED = ("t2i_jax", "benchmarks/proofs")
 BRACKET = re.compile(r"\[([^\[\]]*\b\d{4}\.\d{4,5}\b[^\[\]]*)\]")
 ID = re.compile(r"^\s*(\d{4}\.\d{4,5})\b[ ,]*(.*)$", re.DOTALL)
 HEADER = """# Equations

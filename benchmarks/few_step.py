@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.pages import run_of, table, write
 from benchmarks.quickstart import t2i
-from configs.sections import SCENES_PROMPTS as SHOWN
+from t2i_jax.configs.sections import SCENES_PROMPTS as SHOWN
 from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.score import Score, score
 from t2i_jax.evaluation.stats import Rate

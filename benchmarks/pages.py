@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PACKAGES = ("t2i_jax", "configs", "benchmarks")
+PACKAGES = ("t2i_jax", "benchmarks")
 SELF = Path(__file__).resolve().relative_to(ROOT).as_posix()  # makes no figure
 DIGITS = 16  # of a hash
 MADE = re.compile(r"<!-- made by: (.*); sources: (.*); sha256: (\w+) -->")

@@ -113,7 +113,7 @@ def one(variant: str, seed: int, args: argparse.Namespace) -> None:
 
 def all_runs(args: argparse.Namespace, kept: Path) -> dict[str, Any]:
   """Every model's figures; those that are missing are made, `jobs` at a time."""
-  from configs.compare.text_conditioning import VARIANTS
+  from t2i_jax.configs.compare.text_conditioning import VARIANTS
 
   done = json.loads(kept.read_text()) if kept.exists() else {}
   todo = [(v, s) for s in SEEDS for v in VARIANTS if key(v, s) not in done]

@@ -1,7 +1,8 @@
 """Configs: Python files whose get_config() returns an ml_collections.ConfigDict, type-locked.
 
 A file lists what it chooses; DEFAULTS has the rest. A file that derives from another imports it
-as `parent`. A wrong key or type fails here, before anything is built, with the nearest valid name.
+as `parent`. A wrong key, type or value fails here, before anything is built, with the nearest valid
+name or the range.
 """
 
 import ast
@@ -10,6 +11,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,79 +20,26 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
-from t2i_jax.errors import ConfigError
+from t2i_jax.errors import ConfigError, T2IError
+from t2i_jax.keys import DEFAULTS, LISTED_WITH, value_of
+from t2i_jax.ranges import checked, hint_of, kind_of
 
-# Keys that a config need not list -> their values, filled in by load_config where the section
-# exists. A * is any name.
-DEFAULTS: dict[str, Any] = {
-  "seed": 0,
-  "autoencoder": "identity",
-  "data.train_split": "train",
-  "data.val_split": "val",
-  "data.workers": 0,  # processes that decode; 0 = threads
-  "text.tokenizer": "bpe",  # the data's own byte-level BPE; or "bytes", "labels:N", "folder:PATH"
-  "text.too_long": "error",  # a caption of more than text.length tokens; or "truncate", "skip"
-  # data.documents.Packed says what these are.
-  "rows.length": 256,
-  "rows.images": 4,
-  "rows.window": 4,
-  "rows.positions": "grid",
-  "rows.image_first": 0.2,
-  "rows.text_only": 0.0,
-  "rows.interleaved": 0.0,
-  "rows.edited": 0.0,
-  "rows.drop": 0.1,
-  "rows.max_t": 0.5,
-  "rows.prompt_loss": True,
-  "rows.word_dropout": 0.0,
-  "parts.*.start": "",  # random weights; or "folder:PATH", "run:PATH"
-  "parts.*.train": "all",  # or "none", "only(pattern='blocks/*')"
-  "process.penalty": "squared",
-  "process.shift": "static(factor=1.0)",
-  "process.t_sampling": (),  # over a batch: "stratified", "importance"
-  "process.noise": "gaussian",  # or "gaussian(offset=0.1, perturbation=0.1)"
-  "train.accumulate": 1,
-  "train.clip": 1.0,  # of the gradient's global norm
-  "train.objective": "denoising",
-  "mesh.data": -1,  # the devices that are left
-  "mesh.fsdp": 1,
-  "mesh.tensor": 1,
-  "mesh.context": 1,
-  "mesh.expert": 1,
-  "mesh.rules": (),
-  "checkpoint.frozen": "start",
-  "sampling.negative": "",  # prompt of the null
-}
-# Keys of DEFAULTS that not every config with their section has -> the key that those list.
-LISTED_WITH: dict[str, str] = {
-  "process.penalty": "process.prediction",
-  "train.objective": "text.towers",
-}
-
-# Keys that count something of which there must be one.
-COUNTS: tuple[str, ...] = (
-  "train.steps",
-  "train.batch",
-  "train.accumulate",
-  "eval.rows",
-)
-COUNTS += ("checkpoint.keep", "text.vocab")
-COUNTS += ("model.channels", "model.patch", "model.width", "model.depth", "model.heads")
+SHIPPED = Path(__file__).with_name("configs")  # the package t2i_jax.configs
 
 
 def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> ConfigDict:
   """The config of a file with DEFAULTS filled in and `a.b=value` overrides, locked.
 
-  path       a .py file with get_config(), or "file.py:variant" for one of its VARIANTS; the
-             folder `configs` that it is in is importable
+  path       a .py file with get_config(), or "file.py:variant" for one of its VARIANTS. One in
+             configs/ that the current folder does not have is the package's own
   overrides  dotted key -> text as written on the command line
-  Raises ConfigError naming the file, the key and the nearest key.
+  Raises ConfigError naming the file, the key and the nearest key, or the value and its range.
   """
-  module, variant = _module(path)
-  config = module.get_config(variant) if variant else module.get_config()
-  where = str(path).partition(":")[0]
+  config, where = _config_of(path), str(path).partition(":")[0]
   fill(config, where)
   apply_overrides(config, overrides or {}, where)
+  for key, value in leaves(config).items():
+    checked(value, value_of(key), key)
   return config.lock()
 
 
@@ -107,31 +56,72 @@ def compared_with(path: str | Path) -> tuple[str, ConfigDict]:
   return config.name, config.lock()
 
 
+def _config_of(path: str | Path) -> ConfigDict:
+  """What a file's get_config() returns."""
+  module, variant = _module(path)
+  config = _run(module.__file__, module.get_config, *([variant] if variant else []))
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f"{path}: get_config() returns {kind_of(config)}, which is no ConfigDict.")
+  return config
+
+
 def _module(path: str | Path) -> tuple[ModuleType, str]:
-  """A config's file as a module, and the variant that `path` names or ""."""
-  file, _, variant = str(path).partition(":")
-  path = Path(file)
-  if not path.is_file():
-    beside = path.parent if path.parent.is_dir() else Path("configs")
-    known = sorted(str(p) for p in beside.glob("*.py") if "def get_config" in p.read_text())
-    near = difflib.get_close_matches(str(path), known, 1, 0)
-    raise ConfigError(f"--config={path} does not exist. Nearest: {near[0] if near else 'none'}.")
-  root = next((p for p in path.resolve().parents if p.name == "configs"), path.resolve().parent)
-  sys.path.insert(0, str(root.parent))
+  """A config's file as a module, and the variant that `path` names or "".
+
+  A file can import from the folder that it is in, by that folder's name.
+  """
+  name, _, variant = str(path).partition(":")
+  file = _file(Path(name))
+  folder = next((p for p in file.resolve().parents if p.name == "configs"), file.resolve().parent)
+  imports = [] if folder == SHIPPED else [str(folder.parent)]
+  sys.path[:0] = imports
   try:
-    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    assert module_spec is not None and module_spec.loader is not None
+    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+      raise ConfigError(f"--config={name} is no Python file: its name ends in .py.")
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    _run(file, module_spec.loader.exec_module, module)
   finally:
-    sys.path.pop(0)
+    del sys.path[: len(imports)]
   if not hasattr(module, "get_config"):
-    raise ConfigError(f"{path} has no get_config(); is it a config?")
+    raise ConfigError(f"{name} has no get_config(); is it a config?")
   variants = getattr(module, "VARIANTS", ())
   if variant and variant not in variants:
     there_are = f"There are {', '.join(variants)}" if variants else "It has none"
-    raise ConfigError(f"--config={path}:{variant}: {variant!r} is not a variant. {there_are}.")
+    raise ConfigError(f"--config={name}:{variant}: {variant!r} is not a variant. {there_are}.")
   return module, variant
+
+
+def _file(path: Path) -> Path:
+  """The file of a config, in the package where the current folder has none of this name."""
+  if path.is_file():
+    return path
+  below = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+  if below != path and (SHIPPED / below).is_file():
+    return SHIPPED / below
+  folder = path.parent if path.parent.is_dir() else Path("configs")
+  known = {str(folder / p.name): p for p in folder.glob("*.py") if p.is_file()}
+  known |= {str("configs" / p.relative_to(SHIPPED)): p for p in SHIPPED.rglob("*.py")}
+  has = lambda file: "def get_config" in file.read_text("utf-8", "replace")
+  configs = sorted(name for name, file in known.items() if has(file))
+  near = difflib.get_close_matches(str(path), configs, 1, 0)
+  raise ConfigError(f"--config={path} does not exist. Nearest: {near[0]}.")
+
+
+def _run(file: str | Path | None, function: Callable[..., Any], *arguments: Any) -> Any:
+  """function(*arguments) of a config's file; what fails in it is a ConfigError with its line."""
+  try:
+    return function(*arguments)
+  except T2IError:
+    raise
+  except Exception as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f.lineno for f in frames if Path(f.filename) == Path(str(file)).absolute()]
+    line = error.lineno if isinstance(error, SyntaxError) else own[-1] if own else None
+    where = f"{file}, line {line}" if line else str(file)
+    old = isinstance(error, ModuleNotFoundError) and error.name == "configs"
+    hint = " Write: from t2i_jax.configs import ..." if old else ""
+    raise ConfigError(f"{where}: {type(error).__name__}: {error}.{hint}") from error
 
 
 def fill(config: ConfigDict, where: str) -> None:
@@ -148,8 +138,8 @@ def fill(config: ConfigDict, where: str) -> None:
         part[leaf] = default
       elif type(part[leaf]) is not type(default):
         raise ConfigError(
-          f"{key} = {part[leaf]!r} in {where} is {_kind(part[leaf])}. "
-          f"Write {_kind(default)}, as {default!r}."
+          f"{key} = {part[leaf]!r} in {where} is {kind_of(part[leaf])}. "
+          f"Write {kind_of(default)}, as {default!r}."
         )
 
 
@@ -175,7 +165,7 @@ def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def apply_overrides(config: ConfigDict, overrides: dict[str, str], where: str) -> None:
-  """Sets dotted keys from text, each to the type it has now.
+  """Sets dotted keys from text, each to the type it has now and in its range.
 
   A key of `model` that the config does not list is added: make_system checks it against the fields
   of model.kind. Raises ConfigError.
@@ -183,7 +173,7 @@ def apply_overrides(config: ConfigDict, overrides: dict[str, str], where: str) -
   flat = leaves(config)
   for key, text in overrides.items():
     if key in flat:
-      value = _parse(key, text, flat[key], where)
+      value = checked(_parse(key, text, flat[key], where), value_of(key), key)
     elif "model.kind" in flat and key.startswith("model.") and key.count(".") == 1:
       value = _literal(text)
     else:
@@ -193,9 +183,6 @@ def apply_overrides(config: ConfigDict, overrides: dict[str, str], where: str) -
       for name in key.split(".")[:-1]:
         part = part[name]
       part[key.rpartition(".")[-1]] = value
-  for key, value in leaves(config).items():
-    if key in COUNTS and isinstance(value, int) and value < 1:
-      raise ConfigError(f"{key} = {value}: at least 1 is needed.")
 
 
 def no_such_key(key: str, flat: Mapping[str, Any], where: str) -> NoReturn:
@@ -210,10 +197,14 @@ def no_such_key(key: str, flat: Mapping[str, Any], where: str) -> NoReturn:
   raise ConfigError(f"{key} is not a key of {where}.{hint}")
 
 
+# What ast raises for text that is no literal, or one too deep.
+NO_LITERAL = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+
+
 def _literal(text: str) -> Any:
   try:
     return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+  except NO_LITERAL:
     return text
 
 
@@ -222,54 +213,61 @@ def _parse(key: str, text: str, now: Any, where: str) -> Any:
     return text
   value = _literal(text)
   if isinstance(now, float) and type(value) is int:
-    value = float(value)
+    value = checked(value, float, key)
   if isinstance(now, tuple) and not isinstance(value, tuple):
     value = (value,)
   if type(value) is not type(now):
     raise ConfigError(
-      f"{key} = {text!r} is {_kind(value)}, {where} has {_kind(now)} there ({now!r}). "
-      f"Write --config.{key}=<{_kind(now)}>."
+      f"{key} = {text!r} is {kind_of(value)}, {where} has {kind_of(now)} there ({now!r}). "
+      f"Write --config.{key}=<{kind_of(now)}>."
     )
   return value
-
-
-def _kind(value: Any) -> str:
-  names = {int: "an integer", float: "a number", bool: "True or False", tuple: "a tuple"}
-  return names.get(type(value), "text")
 
 
 def build(registry: Mapping[str, Callable[..., Any]], text: str, key: str, *first: Any) -> Any:
   """registry[name](*first, **arguments) of a choice "name" or "name(a=1, b='x')" in a config.
 
   key  where the text stands, for the message
-  Raises ConfigError for a wrong name, argument or type, with the nearest that exists.
+  The function's signature says what an argument may be: ranges.checked.
+  Raises ConfigError for a wrong name, argument, type or value, with the nearest that exists.
   """
-  try:
-    node = ast.parse(text.strip(), mode="eval").body
-    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-    if not isinstance(call.func, ast.Name) or call.args:
-      raise ValueError
-    name = call.func.id
-    given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-  except (SyntaxError, ValueError) as error:
-    raise ConfigError(f'{key} = {text!r}: write "name" or "name(argument=value)".') from error
+  name, given = _call(text, key)
   if name not in registry:
     raise ConfigError(f"{key} = {text!r}: {name!r} is not one of {', '.join(registry)}.")
   takes = list(inspect.signature(registry[name]).parameters.values())[len(first) :]
+  hints = {parameter.name: hint_of(parameter) for parameter in takes}
   defaults = {parameter.name: parameter.default for parameter in takes}
+  needed = {n for n, default in defaults.items() if default is inspect.Parameter.empty}
   for argument, value in given.items():
-    if argument not in defaults:
-      known = ", ".join(f"{n}={d!r}" for n, d in defaults.items()) or "no arguments"
+    if argument not in hints:
+      known = ", ".join(n if n in needed else f"{n}={d!r}" for n, d in defaults.items())
+      known = known or "no arguments"
       raise ConfigError(f"{key} = {text!r}: {name} takes {known}, not {argument!r}.")
-    now = defaults[argument]
-    if isinstance(now, float) and type(value) is int:
-      given[argument] = float(value)
-    elif now is not None and now is not inspect.Parameter.empty and type(value) is not type(now):
-      raise ConfigError(f"{key} = {text!r}: {argument} is {_kind(now)} ({now!r}).")
-  missing = [n for n, d in defaults.items() if d is inspect.Parameter.empty and n not in given]
+    given[argument] = checked(value, hints[argument], f"{key} = {text!r}: {argument}")
+  missing = [n for n in hints if n in needed and n not in given]
   if missing:
     raise ConfigError(f"{key} = {text!r}: {name} needs {', '.join(missing)}.")
-  return registry[name](*first, **given)
+  try:
+    return registry[name](*first, **given)
+  except ConfigError as error:
+    if key in str(error):
+      raise
+    raise ConfigError(f"{key} = {text!r}: {error}") from error
+  except (ArithmeticError, ValueError) as error:  # of numbers that do not go together
+    raise ConfigError(f"{key} = {text!r} cannot be made: {error}.") from error
+
+
+def _call(text: str, key: str) -> tuple[str, dict[str, Any]]:
+  """The name and the arguments of "name" or "name(a=1, b='x')"."""
+  try:
+    node = ast.parse(text.strip(), mode="eval").body
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    if not isinstance(call.func, ast.Name) or call.args or len(given) < len(call.keywords):
+      raise ValueError
+  except NO_LITERAL as error:
+    raise ConfigError(f'{key} = {text!r}: write "name" or "name(argument=value)".') from error
+  return call.func.id, given
 
 
 def section(
@@ -277,40 +275,42 @@ def section(
 ) -> Any:
   """kind(**keys) of a section of a config: a dataclass or a named tuple.
 
-  name   of the section, for the message
+  name   of the section, for the message; what follows its first word is a remark
   given  fields that other sections decide; those that `kind` does not have are left out
-  Raises ConfigError naming a key that is missing, that this kind does not have, or of another type.
+  Raises ConfigError naming a key that is missing, that this kind does not have, or whose value is
+  not as its field declares.
   """
   given = given or {}
   fields = inspect.signature(kind).parameters
-  own = {field: p.default for field, p in fields.items() if field not in given}
-  needed = {field for field, default in own.items() if default is inspect.Parameter.empty}
+  own = {field: p for field, p in fields.items() if field not in given}
+  needed = {field for field, p in own.items() if p.default is inspect.Parameter.empty}
   said = [f"has no key {key}" for key in sorted(set(keys) - set(own))]
   said += [f"needs {key}" for key in sorted(needed - set(keys))]
   if said:
     raise ConfigError(f"{name} {' and '.join(said)}. Its keys: {', '.join(own)}.")
-  values = dict(keys)
-  for key in set(keys) - needed:
-    if isinstance(own[key], float) and type(values[key]) is int:
-      values[key] = float(values[key])
-    if type(values[key]) is not type(own[key]):
-      raise ConfigError(
-        f"{name}: {key} = {values[key]!r} is {_kind(values[key])}; "
-        f"write {_kind(own[key])}, as {own[key]!r}."
-      )
+  values = _held(own, keys, name.partition(" ")[0])
   return kind(**values, **{key: value for key, value in given.items() if key in fields})
+
+
+def _held(
+  fields: Mapping[str, inspect.Parameter], keys: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+  """The values of the keys of a section, each held to the field of its name."""
+  return {key: checked(value, hint_of(fields[key]), f"{name}.{key}") for key, value in keys.items()}
 
 
 def check_section(
   config: ConfigDict, name: str, kind: Any, where: str, besides: tuple[str, ...] = ()
 ) -> None:
-  """Refuses a key of a section that is no field of `kind`, nor one of `besides`.
+  """Refuses a key of a section that is no field of `kind`, nor one of `besides`, and a value that
+  is not as its field declares.
 
   Raises ConfigError with the nearest of all keys, and of the fields that the config does not list.
   """
   fields = inspect.signature(kind).parameters
   wrong = [f"{name}.{key}" for key in config[name] if key not in (*besides, *fields)]
   if not wrong:
+    _held(fields, {key: config[name][key] for key in config[name] if key in fields}, name)
     return
   optional = {f: p.default for f, p in fields.items() if p.default is not inspect.Parameter.empty}
   known = {f"{name}.{field}": default for field, default in optional.items()} | leaves(config)

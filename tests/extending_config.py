@@ -1,6 +1,6 @@
 """The quickstart's config around the backbone of docs/extending.md."""
 
-from configs import scenes_dit_flow
+from t2i_jax.configs import scenes_dit_flow
 
 
 def get_config():

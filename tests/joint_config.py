@@ -1,6 +1,6 @@
 """configs/transfusion_scenes.py with every choice of the joint model as a key, at its default."""
 
-from configs import transfusion_scenes
+from t2i_jax.configs import transfusion_scenes
 from t2i_jax.data.documents import Packed
 
 

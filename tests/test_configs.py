@@ -7,7 +7,6 @@ import io
 import json
 import math
 import re
-import sys
 import tarfile
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.state import abstract_state, create_state
 from t2i_jax.training.step import jit_train_step, make_train_step
 
-FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
+FILES = sorted((Path(__file__).parents[1] / "t2i_jax/configs").rglob("*.py"))
 CONFIGS = [path for path in FILES if "def get_config" in path.read_text()]
 LATENTS = [path for path in CONFIGS if load_config(path).model.channels != 3]
 # Keys that training does not read -> who reads them.
@@ -88,9 +87,7 @@ def variants_of(path):
 def config_module(path):
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
-  sys.path.insert(0, str(Path(__file__).parents[1]))
   spec.loader.exec_module(module)
-  sys.path.pop(0)
   return module
 
 

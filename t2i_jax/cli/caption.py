@@ -5,13 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from t2i_jax.errors import DataError, PromptError
+from t2i_jax.cli.flags import number
+from t2i_jax.errors import DataError
+from t2i_jax.ranges import Seed
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("images", nargs="+", help="files of any format that PIL reads")
   parser.add_argument("--workdir", required=True, help="of a joint model's training run")
-  parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens")
+  parser.add_argument(
+    "--seed", type=number("--seed", Seed), default=0, help="of the choice of tokens"
+  )
   add_words_flag(parser)
 
 
@@ -38,8 +42,6 @@ def open_image(path: str, image_size: tuple[int, int]) -> np.ndarray:
 def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference import open_model
 
-  if not 0 <= args.seed < 2**32:
-    raise PromptError(f"--seed={args.seed} is not in 0 to 4294967295.")
   model = open_model(args.workdir, {} if args.words is None else {"sampling.words": args.words})
   model.need("caption")
   images = np.stack([open_image(path, model.config.data.image_size) for path in args.images])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_jax.cli.caption import add_words_flag, open_image
+from t2i_jax.cli.flags import FirstSeed, number
 from t2i_jax.cli.sample import add_sampling_flags, opened_with
 from t2i_jax.errors import PromptError, T2IError
 
@@ -24,7 +25,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, help="of a joint model's training run")
   parser.add_argument("--say", action="append", help="a line; without any they come from stdin")
   parser.add_argument("--out", help="folder for the images; default WORKDIR/chat")
-  parser.add_argument("--seed", type=int, default=0, help="of the first image")
+  parser.add_argument(
+    "--seed", type=number("--seed", FirstSeed), default=0, help="of the first image"
+  )
   add_words_flag(parser)
   add_sampling_flags(parser)
 
@@ -89,7 +92,7 @@ class Talk:
     elif command == "/seed":
       if not rest.isdecimal():
         raise PromptError("write /seed and a number.")
-      self.chat.seed = int(rest)
+      self.chat.seed = number("/seed", FirstSeed)(rest)
     elif command.startswith("/"):
       raise PromptError(f"{command} is not one of /new, /open, /describe, /on, /seed, /quit.")
     else:

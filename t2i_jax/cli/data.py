@@ -6,26 +6,45 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from t2i_jax.cli.flags import Images, Workers, number
 from t2i_jax.errors import DataError
+from t2i_jax.ranges import Count, Range, Seed, Share, Whole
+
+Pixels = Annotated[int, Range("[1, 2^16]")]
 
 # Flags that belong to some sources only: argparse settings by field of the source.
 SOURCE_FLAGS: dict[str, dict[str, Any]] = {
   "level": {"help": "scenes, edits: easy, counts or full (easy)"},
-  "size": {"type": int, "help": "scenes, edits, emoji: pixels a side (the level's least; 64)"},
-  "count": {"type": int, "help": "scenes, edits: records to train on (50,000)"},
+  "size": {
+    "type": number("--size", Pixels),
+    "help": "scenes, edits, emoji: pixels a side (the level's least; 64)",
+  },
+  "count": {
+    "type": number("--count", Whole),
+    "help": "scenes, edits: records to train on (50,000)",
+  },
   "val_count": {
-    "type": int,
+    "type": number("--val-count", Whole),
     "help": "scenes, edits: records of other scenes, same compositions (1,000)",
   },
-  "heldout_count": {"type": int, "help": "scenes, edits: records of held-out compositions (1,000)"},
-  "seed": {"type": int, "help": "scenes, edits: other scenes (0)"},
+  "heldout_count": {
+    "type": number("--heldout-count", Whole),
+    "help": "scenes, edits: records of held-out compositions (1,000)",
+  },
+  "seed": {"type": number("--seed", Seed), "help": "scenes, edits: other scenes (0)"},
   "skins": {"action": "store_true", "help": "emoji: with skin tones"},
   "flags": {"action": "store_false", "help": "emoji: without flags"},
   "path": {"help": "folder: its path. webdataset: a tar, a folder of tars or a quoted glob"},
-  "max_size": {"type": int, "help": "folder, webdataset: shrink longer sides to these pixels"},
-  "val_fraction": {"type": float, "help": "folder, webdataset: share held out, by hash (0.02)"},
+  "max_size": {
+    "type": number("--max-size", Pixels),
+    "help": "folder, webdataset: shrink longer sides to these pixels",
+  },
+  "val_fraction": {
+    "type": number("--val-fraction", Share),
+    "help": "folder, webdataset: share held out, by hash (0.02)",
+  },
   "licence": {"help": "folder, webdataset: of the images, for the manifest"},
   "attribution": {"help": "folder, webdataset: of the images, for the manifest"},
 }
@@ -42,13 +61,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   show = verbs.add_parser("show", help="draw a contact sheet with captions")
   show.add_argument("dir", help="a built folder")
   show.add_argument("--split", help="the first one unless given")
-  show.add_argument("--count", type=int, default=24, help="images (24)")
-  show.add_argument("--columns", type=int, default=6, help="images a row (6)")
+  show.add_argument("--count", type=number("--count", Images), default=24, help="images (24)")
+  columns = number("--columns", Images)
+  show.add_argument("--columns", type=columns, default=6, help="images a row (6)")
   show.add_argument("--out", help="the PNG to write (DIR/sheet-SPLIT.png)")
   show.set_defaults(act=run_show)
   verify = verbs.add_parser("verify", help="check every record against the manifest")
   verify.add_argument("dir", help="a built folder")
-  verify.add_argument("--workers", type=int, help="processes (one a core)")
+  verify.add_argument("--workers", type=number("--workers", Workers), help="processes (one a core)")
   verify.set_defaults(act=run_verify)
 
 
@@ -76,11 +96,15 @@ def _register_build(verbs) -> None:
     choices=("scenes", "edits", "emoji", "folder", "webdataset"),
   )
   build.add_argument("--to", required=True, help="the folder to make")
-  build.add_argument("--workers", type=int, help="processes (one a core)")
-  build.add_argument("--shard-records", type=int, help="records a shard (8,192)")
-  build.add_argument("--vocab", type=int, help="BPE tokens (scenes and edits 1,024, others 4,096)")
+  build.add_argument("--workers", type=number("--workers", Workers), help="processes (one a core)")
+  records, vocab = number("--shard-records", Count), number("--vocab", Count)
+  build.add_argument("--shard-records", type=records, help="records a shard (8,192)")
   build.add_argument(
-    "--max-bad", type=float, default=1.0, help="share of the items that may be skipped (1)"
+    "--vocab", type=vocab, help="BPE tokens (scenes and edits 1,024, others 4,096)"
+  )
+  share = number("--max-bad", Share)
+  build.add_argument(
+    "--max-bad", type=share, default=1.0, help="share of the items that may be skipped (1)"
   )
   build.add_argument("--overwrite", action="store_true", help="replace a folder built before")
   for field, settings in SOURCE_FLAGS.items():

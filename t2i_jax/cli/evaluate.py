@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from t2i_jax.cli.flags import FirstSeed, Images, number
 from t2i_jax.cli.sample import SAMPLING_FLAGS, add_sampling_flags, opened_with
 
 GALLERY = 24  # images a split in a report without a judge
@@ -19,8 +20,15 @@ GALLERY = 24  # images a split in a report without a judge
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, help="of a training run")
-  parser.add_argument("--per-cell", type=int, default=250, help="prompts a category and split")
-  parser.add_argument("--seed", type=int, default=0, help="of prompts and noise")
+  parser.add_argument(
+    "--per-cell",
+    type=number("--per-cell", Images),
+    default=250,
+    help="prompts a category and split",
+  )
+  parser.add_argument(
+    "--seed", type=number("--seed", FirstSeed), default=0, help="of prompts and noise"
+  )
   parser.add_argument("--curve", action="store_true", help="score every kept checkpoint")
   add_sampling_flags(parser)
 

@@ -8,9 +8,11 @@ would have been made of under another prompt.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from t2i_jax.cli.flags import Images, number
 from t2i_jax.errors import ConfigError, MeshError, PromptError
+from t2i_jax.ranges import Range, Seed, Weight
 
 SAMPLING_FLAGS = {
   "solver": "as in config.sampling: euler, heun, ddim(eta=1.0), dpmpp(order=3), ...",
@@ -28,8 +30,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, help="of a training run")
   parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
   parser.add_argument("--prompts", help="a UTF-8 file with one prompt a line")
-  parser.add_argument("--seed", type=int, default=0, help="seed of the first image of a prompt")
-  parser.add_argument("--num", type=int, default=1, help="images a prompt: seed, seed + 1, ...")
+  parser.add_argument(
+    "--seed", type=number("--seed", Seed), default=0, help="seed of the first image of a prompt"
+  )
+  parser.add_argument(
+    "--num", type=number("--num", Images), default=1, help="images a prompt: seed, seed + 1, ..."
+  )
   parser.add_argument(
     "--out", help="folder for the PNGs, or .npy of latents; default WORKDIR/drawn"
   )
@@ -37,7 +43,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--guidance.classifier", dest="classifier", metavar="DIR", help="workdir of a noisy classifier"
   )
   parser.add_argument(
-    "--guidance.weight", dest="weight", type=float, default=1.0, help="of the classifier, 0 = off"
+    "--guidance.weight",
+    dest="weight",
+    type=number("--guidance.weight", Weight),
+    default=1.0,
+    help="of the classifier, 0 = off",
   )
   add_start_flags(parser)
   add_sampling_flags(parser)
@@ -51,12 +61,14 @@ def add_start_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--mask", help="a file of the image's size, white where it is filled")
   parser.add_argument(
     "--strength",
-    type=float,
+    type=number("--strength", Annotated[float, Range("(0, 1]")]),
     help="noise level in (0, 1] from which the image is drawn again; default 0.6, with --mask or "
     "--invert 1",
   )
   parser.add_argument(
-    "--repeats", type=int, help="of each step with --mask, as RePaint does; default 5, 1 = off"
+    "--repeats",
+    type=number("--repeats", Annotated[int, Range("[1, 1000]")]),
+    help="of each step with --mask, as RePaint does; default 5, 1 = off",
   )
   parser.add_argument(
     "--invert", metavar="PROMPT", help="what the image shows: start from its own noise"
@@ -104,11 +116,8 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
       raise PromptError(f"--prompts={args.prompts} cannot be read as UTF-8: {error}.") from error
     lines = [line.strip(" \t\r") for line in text.split("\n")]  # nothing else ends a line
     prompts += [line for line in lines if line]
-  if args.num < 1 or not 0 <= args.seed <= 2**32 - args.num:
-    raise PromptError(
-      f"--num={args.num} --seed={args.seed}: at least 1 image is needed, with seeds from 0 to "
-      "4294967295."
-    )
+  if args.seed > 2**32 - args.num:
+    raise PromptError(f"--num={args.num} --seed={args.seed}: seeds end at 4294967295.")
   if not prompts:
     raise PromptError('nothing to draw: give --prompt="..." or --prompts=FILE.')
   return prompts
@@ -121,10 +130,6 @@ def check_start(args: argparse.Namespace) -> None:
   for flag, other in needs.items():
     if getattr(args, flag) is not None and getattr(args, other) is None:
       raise ConfigError(f"--{flag} belongs to --{other}: give that, too, or leave it out.")
-  if args.strength is not None and not 0 < args.strength <= 1:
-    raise ConfigError(f"--strength={args.strength:g} is not in (0, 1]. Write --strength=0.6.")
-  if args.repeats is not None and args.repeats < 1:
-    raise ConfigError(f"--repeats={args.repeats}: at least 1 is needed.")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -6,8 +6,12 @@ guidance; the mean with its standard error, as eval/likelihood_SPLIT.json and as
 
 import argparse
 from pathlib import Path
+from typing import Annotated
 
-from t2i_jax.errors import ConfigError, PromptError
+from t2i_jax.cli.flags import FirstSeed, Images, number
+from t2i_jax.ranges import Range
+
+Steps = Annotated[int, Range("[1, 10000]")]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -16,17 +20,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--likelihood", action="store_true", required=True, help="what is scored; t2i eval has a judge"
   )
   parser.add_argument("--split", help="of the data; default the config's data.val_split")
-  parser.add_argument("--count", type=int, default=64, help="images: the first records by index")
-  parser.add_argument("--steps", type=int, default=50, help="of the ODE, 4 network calls each")
-  parser.add_argument("--probes", type=int, default=1, help="of the divergence, an image")
+  parser.add_argument(
+    "--count", type=number("--count", Images), default=64, help="images: the first records by index"
+  )
+  parser.add_argument(
+    "--steps", type=number("--steps", Steps), default=50, help="of the ODE, 4 network calls each"
+  )
+  parser.add_argument(
+    "--probes", type=number("--probes", Steps), default=1, help="of the divergence, an image"
+  )
   parser.add_argument(
     "--smallest",
-    type=float,
+    type=number("--smallest", Annotated[float, Range("(0, 0.5)")]),
     default=1e-3,
     help="noise level at which an image counts as data: a network that is off by more than this "
     "there finds images very unlikely",
   )
-  parser.add_argument("--seed", type=int, default=0, help="of probes and dequantisation")
+  parser.add_argument(
+    "--seed", type=number("--seed", FirstSeed), default=0, help="of probes and dequantisation"
+  )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,7 +53,6 @@ def run(args: argparse.Namespace) -> None:
   from t2i_jax.systems.tasks import Ode
   from t2i_jax.training.checkpoint import dump
 
-  check(args)
   folder = Path(args.workdir) / "eval"
   check_out(folder, "the scores of --workdir")
   model = open_model(args.workdir)
@@ -63,17 +74,6 @@ def run(args: argparse.Namespace) -> None:
   dump(path, about | found)
   Console(width=120).print(table(split, found))
   print(path)
-
-
-def check(args: argparse.Namespace) -> None:
-  """Raises ConfigError, PromptError."""
-  for flag in ("count", "steps", "probes"):
-    if getattr(args, flag) < 1:
-      raise ConfigError(f"--{flag}={getattr(args, flag)}: at least 1 is needed.")
-  if not 0 < args.smallest < 0.5:
-    raise ConfigError(f"--smallest={args.smallest:g} is not in (0, 0.5). Write --smallest=0.001.")
-  if not 0 <= args.seed <= 2**32 - args.count:
-    raise PromptError(f"--seed={args.seed} is not in 0 to {2**32 - args.count}.")
 
 
 def summary(bits, eight_bit: bool) -> dict:

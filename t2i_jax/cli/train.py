@@ -3,7 +3,9 @@
 import argparse
 import os
 
+from t2i_jax.cli.flags import number
 from t2i_jax.config import changed_lines, compared_with, load_config
+from t2i_jax.ranges import Count, Whole
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,7 @@ def start_distributed() -> None:
   if coordinator == "auto":
     jax.distributed.initialize()
   else:
-    jax.distributed.initialize(
-      coordinator, int(os.environ["T2I_PROCESSES"]), int(os.environ["T2I_PROCESS"])
-    )
+    given = os.environ.get
+    processes = number("T2I_PROCESSES", Count)(given("T2I_PROCESSES", ""))
+    process = number("T2I_PROCESS", Whole)(given("T2I_PROCESS", ""))
+    jax.distributed.initialize(coordinator, processes, process)

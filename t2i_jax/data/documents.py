@@ -11,7 +11,7 @@ an image [2408.11039].
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from t2i_jax.data.record import Record
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.data.transforms import chosen_caption, fit_image
 from t2i_jax.errors import ConfigError, DataError, PromptError
+from t2i_jax.ranges import Range, Share
 
 NO_DOCUMENT = -1  # of padding
 POSITIONS = ("grid", "centred", "sequence")
@@ -196,6 +197,9 @@ class _Row:
     self.used, self.position, self.count = at.stop, self.position + distance, n + 1
 
 
+Some = Annotated[int, Range("[1, 2^16]")]
+
+
 class Packed(NamedTuple):
   """config.rows: how rows of documents are made from records.
 
@@ -216,18 +220,18 @@ class Packed(NamedTuple):
                input, so that later ones are predicted from the image [1511.06349 sec. 3.1]
   """
 
-  length: int = 256
-  images: int = 4
-  window: int = 4
+  length: Annotated[int, Range("[1, 2^20]")] = 256
+  images: Some = 4
+  window: Some = 4
   positions: str = "grid"
-  image_first: float = 0.2
-  text_only: float = 0.0
-  interleaved: float = 0.0
-  edited: float = 0.0
-  drop: float = 0.1
-  max_t: float = 0.5
+  image_first: Share = 0.2
+  text_only: Share = 0.0
+  interleaved: Share = 0.0
+  edited: Share = 0.0
+  drop: Share = 0.1
+  max_t: Share = 0.5
   prompt_loss: bool = True
-  word_dropout: float = 0.0
+  word_dropout: Share = 0.0
 
 
 def layout_of(
@@ -245,10 +249,10 @@ def layout_of(
       f"special tokens. Use {rows * cols + 4} or more."
     )
   shares = (packed.image_first, packed.text_only, packed.interleaved, packed.edited)
-  if min(shares) < 0 or sum(shares) > 1:
+  if sum(shares) > 1:
     raise ConfigError(
-      f"rows: image_first, text_only, interleaved and edited = {shares} must be at least 0 and sum "
-      "to at most 1."
+      f"rows.image_first, rows.text_only, rows.interleaved and rows.edited = {shares} must sum to "
+      "at most 1."
     )
   return Layout(packed.length, packed.images, rows, cols, packed.positions, Markers.of(tokenizer))
 

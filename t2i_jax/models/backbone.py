@@ -10,6 +10,7 @@ from flax import nnx
 from t2i_jax.models.conditioning import Conditioning
 from t2i_jax.models.control import Control
 from t2i_jax.models.stack import Answer, Runs, Stacks
+from t2i_jax.ranges import Count, Depth, Width
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class PatchConfig(Runs):
             [2212.09748, its code]
   """
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
+  width: Width
+  depth: Depth
+  heads: Count
+  patch: Count
+  channels: Width
+  out: Count
 
 
 class Backbone(nnx.Module):

@@ -4,6 +4,7 @@ The label comes as the tower "label": tokens [B, 1, 1], of which `classes` is th
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,9 @@ from t2i_jax.models.layers import (
 )
 from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
 from t2i_jax.models.positions import check_heads, interpolated_grid
+from t2i_jax.models.stack import Eps
 from t2i_jax.parallel import constrain
+from t2i_jax.ranges import Count, Range
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,10 @@ class ClassDiTConfig(PatchConfig):
   less     of timestep_embedding: 1 in diffusers, 0 in the paper's code
   """
 
-  classes: int
-  side: int
-  mlp_eps: float = 1e-5
-  less: int = 1
+  classes: Count
+  side: Count
+  mlp_eps: Eps = 1e-5
+  less: Annotated[int, Range("[0, 1]")] = 1
 
   def __post_init__(self):
     super().__post_init__()

@@ -20,6 +20,7 @@ from t2i_jax.models.layers import BlockConfig, Dense, TimeEmbedder, patchify, rm
 from t2i_jax.models.params import scan_blocks, stack_blocks, zeros
 from t2i_jax.models.positions import grid_positions, rope_angles
 from t2i_jax.parallel import constrain
+from t2i_jax.ranges import Count, Depth, Width
 
 ROPE_THETA = 100.0
 
@@ -28,12 +29,12 @@ ROPE_THETA = 100.0
 class ClassifierConfig:
   """width is of tokens, patch of a side in pixels or latents; vocab is of the tokenizer."""
 
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  vocab: int
+  width: Width
+  depth: Depth
+  heads: Count
+  patch: Count
+  channels: Width
+  vocab: Count
 
   def __post_init__(self):
     if self.width % (4 * self.heads):

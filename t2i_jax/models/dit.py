@@ -31,6 +31,7 @@ from t2i_jax.models.params import stack_blocks, zeros
 from t2i_jax.models.positions import grid_positions, rope_angles, sincos_grid
 from t2i_jax.models.streams import joined, joint_mask
 from t2i_jax.parallel import constrain
+from t2i_jax.ranges import Count, Width
 
 TEXT_MODES = ("cross", "joint", "pooled")
 ROPE_THETA = 100.0  # axial positions of small grids [2403.13298 sec. 4]
@@ -46,9 +47,9 @@ class DiTConfig(PatchConfig):
   """
 
   text: str
-  text_width: int
+  text_width: Width
   absolute: bool = False
-  times: int = 1
+  times: Count = 1
 
   def __post_init__(self):
     super().__post_init__()

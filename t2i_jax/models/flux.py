@@ -6,7 +6,7 @@ the image's and are cut from the output. Sources: github.com/black-forest-labs/f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,13 @@ from t2i_jax.models.layers import (
   patchify,
 )
 from t2i_jax.models.params import stack_blocks, zeros
-from t2i_jax.models.positions import check_rope, grid_positions, rope_angles
+from t2i_jax.models.positions import Axes, Theta, check_rope, grid_positions, rope_angles
 from t2i_jax.models.stack import Runs
 from t2i_jax.models.streams import Both, DoubleBlock, SingleBlock, joined, joint_mask, laid
+from t2i_jax.ranges import Count, Range, Weight, Whole, Width
 
 MODULATIONS = ("per_block", "shared")
+Blocks = Annotated[int, Range("[0, 10000]")]  # of one kind; 0: none
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,24 @@ class FluxConfig(Runs):
   attend_padding  padding of the text is attended to, as in the published models; False masks it
   """
 
-  width: int
-  double_blocks: int
-  single_blocks: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
-  text_width: int
-  rope_axes: tuple[int, ...]
-  rope_theta: float = 10_000.0
-  reference_step: int = 0
+  width: Width
+  double_blocks: Blocks
+  single_blocks: Blocks
+  heads: Count
+  patch: Count
+  channels: Width
+  out: Count
+  text_width: Width
+  rope_axes: Axes
+  rope_theta: Theta = 10_000.0
+  reference_step: Whole = 0
   modulation: str = "per_block"
-  mlp: str = "gelu"
-  mlp_ratio: float = 4.0
+  mlp: Literal["gelu", "swiglu"] = "gelu"
+  mlp_ratio: Annotated[float, Range("[0.25, 64]")] = 4.0
   bias: bool = True
   pooled: bool = True
-  pooled_width: int = 0
-  guidance: float = 0.0
+  pooled_width: Whole = 0
+  guidance: Weight = 0.0
   attend_padding: bool = True
 
   def __post_init__(self):
@@ -90,11 +92,11 @@ class FluxConfig(Runs):
 class Flux2Config(FluxConfig):
   """The defaults are FLUX.2's."""
 
-  rope_theta: float = 2000.0
-  reference_step: int = 10
+  rope_theta: Theta = 2000.0
+  reference_step: Whole = 10
   modulation: str = "shared"
-  mlp: str = "swiglu"
-  mlp_ratio: float = 3.0
+  mlp: Literal["gelu", "swiglu"] = "swiglu"
+  mlp_ratio: Annotated[float, Range("[0.25, 64]")] = 3.0
   bias: bool = False
   pooled: bool = False
 

@@ -24,6 +24,7 @@ from t2i_jax.models.layers import (
 from t2i_jax.models.params import fan_in, stack_blocks, weight, zeros
 from t2i_jax.models.positions import check_heads, interpolated_grid
 from t2i_jax.parallel import constrain
+from t2i_jax.ranges import Count, Factor, Width
 
 PIXELS = 8  # along a side of one latent
 
@@ -37,9 +38,9 @@ class PixArtConfig(PatchConfig):
                  extras["aspect"] [B, 1] (height over width), or else those of x_t
   """
 
-  text_width: int
-  side: int
-  interpolation: float = 1.0
+  text_width: Width
+  side: Count
+  interpolation: Factor = 1.0
   sizes: bool = False
 
   def __post_init__(self):

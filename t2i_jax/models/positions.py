@@ -3,13 +3,17 @@
 Angles are float32, whatever the activations are.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from t2i_jax.errors import ConfigError
+from t2i_jax.ranges import Count, Range
+
+Theta = Annotated[float, Range("[1, 1e9]")]  # base of the rotary frequencies
+Axes = tuple[Count, ...]  # of a head's width, the part of each coordinate
 
 
 def sincos_positions(coordinates: Any, width: int) -> np.ndarray:

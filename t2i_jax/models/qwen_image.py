@@ -22,8 +22,9 @@ from t2i_jax.models.layers import (
   rms_norm,
 )
 from t2i_jax.models.params import ones, stack_blocks, weight, zeros
-from t2i_jax.models.positions import check_rope, grid_positions, rope_angles
+from t2i_jax.models.positions import Axes, check_rope, grid_positions, rope_angles
 from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
+from t2i_jax.ranges import Width
 
 ROPE_THETA = 10000.0
 
@@ -32,8 +33,8 @@ ROPE_THETA = 10000.0
 class QwenImageConfig(PatchConfig):
   """rope_axes are the parts of a head's width for (image, row, column)."""
 
-  text_width: int
-  rope_axes: tuple[int, ...]
+  text_width: Width
+  rope_axes: Axes
 
   def __post_init__(self):
     super().__post_init__()

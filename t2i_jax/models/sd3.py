@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 from flax import nnx
@@ -23,6 +24,7 @@ from t2i_jax.models.layers import (
 from t2i_jax.models.params import stack_blocks, zeros
 from t2i_jax.models.positions import check_heads, sincos_grid
 from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
+from t2i_jax.ranges import Count, Range, Whole, Width
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class SD3Config(PatchConfig):
   attend_padding   the published models see the text's padding; False masks it
   """
 
-  text_width: int
-  pooled_width: int
-  side: int
-  max_side: int
-  dual_blocks: int = 0
+  text_width: Width
+  pooled_width: Width
+  side: Count
+  max_side: Count
+  dual_blocks: Whole = 0
   qk_norm: bool = True
-  step: float = 0.0
-  start: float = 0.0
+  step: Annotated[float, Range("[0, 1000]")] = 0.0
+  start: Annotated[float, Range("[-1e4, 1e4]")] = 0.0
   attend_padding: bool = True
 
   def __post_init__(self):

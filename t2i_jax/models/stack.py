@@ -6,7 +6,7 @@ Without any of them the compiled program is the same as if there were none.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,9 @@ from t2i_jax.models.conditioning import Conditioning
 from t2i_jax.models.control import Control, Here
 from t2i_jax.models.implementations import ATTENTIONS
 from t2i_jax.models.params import REMAT, scan_blocks, stacked
+from t2i_jax.ranges import Range
 
+Eps = Annotated[float, Range("(0, 0.1]")]  # of a norm
 At = Callable[[str], Attend]  # from a site ("self", "joint", "cross") to its attention
 
 
@@ -58,7 +60,9 @@ class Runs:
   attention: str = "xla"
 
   def __post_init__(self) -> None:
-    """Raises ConfigError for a policy or an implementation that does not exist."""
+    """Raises ConfigError for no blocks, or a policy or implementation that does not exist."""
+    if self.layers < 1:
+      raise ConfigError("model has no blocks: set model.double_blocks or model.single_blocks.")
     policy, of_stacks = self.policies
     for one in (policy, *of_stacks.values()):
       if one not in REMAT:

@@ -17,9 +17,10 @@ from t2i_jax.models.decoder import Cache, DecoderBlock, by_position, extend_cach
 from t2i_jax.models.layers import BlockConfig, Modulation, TimeEmbedder, project, rms_norm
 from t2i_jax.models.params import fan_in, ones, stack_blocks, weight
 from t2i_jax.models.patches import LinearPatches, UNetPatches
-from t2i_jax.models.positions import check_heads, rope_alternating, sincos_grid
-from t2i_jax.models.stack import Answer, Runs, Stacks
+from t2i_jax.models.positions import Theta, check_heads, rope_alternating, sincos_grid
+from t2i_jax.models.stack import Answer, Eps, Runs, Stacks
 from t2i_jax.parallel import constrain
+from t2i_jax.ranges import Count, Depth, Whole, Width
 
 TIMES = ("added", "adaln")
 CHUNK = 512  # positions whose logits are held at once
@@ -39,24 +40,24 @@ class TransfusionConfig(Runs):
   unet          channels at full size of the U-Net blocks that make patches; 0: one matrix does
   """
 
-  vocab: int
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  channels: int
-  out: int
-  kv_heads: int = 0
-  head_dim: int = 0
-  hidden: int = 0
+  vocab: Count
+  width: Width
+  depth: Depth
+  heads: Count
+  patch: Count
+  channels: Width
+  out: Count
+  kv_heads: Whole = 0
+  head_dim: Whole = 0
+  hidden: Whole = 0
   qk_norm: bool = False
-  rope_theta: float = 10_000.0
-  rope_scaling: tuple[float, ...] = ()
-  norm_eps: float = 1e-5
+  rope_theta: Theta = 10_000.0
+  rope_scaling: tuple[Theta, ...] = ()
+  norm_eps: Eps = 1e-5
   time: str = "added"
   absolute: bool = False
   tied: bool = False
-  unet: int = 0
+  unet: Whole = 0
 
   def __post_init__(self):
     super().__post_init__()

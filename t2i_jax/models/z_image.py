@@ -25,10 +25,11 @@ from t2i_jax.models.layers import (
   unpatchify,
 )
 from t2i_jax.models.params import ones, stack_blocks, weight, zeros
-from t2i_jax.models.positions import check_rope, grid_positions, rope_angles
+from t2i_jax.models.positions import Axes, check_rope, grid_positions, rope_angles
 from t2i_jax.models.stack import At
 from t2i_jax.models.streams import joined, joint_mask
 from t2i_jax.parallel import constrain
+from t2i_jax.ranges import Depth, Width
 
 TIME_HIDDEN, TIME_WIDTH = 1024, 256
 ROPE_THETA = 256.0
@@ -43,9 +44,9 @@ class ZImageConfig(PatchConfig):
   depth  of the joint stack; refiner_blocks of each of the two that come before it
   """
 
-  text_width: int
-  refiner_blocks: int
-  rope_axes: tuple[int, ...]
+  text_width: Width
+  refiner_blocks: Depth
+  rope_axes: Axes
 
   def __post_init__(self):
     super().__post_init__()

@@ -1,6 +1,7 @@
 """The denoising loss: target, weight, reduction over a row. The train step averages over rows."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,12 @@ import jax.numpy as jnp
 from t2i_jax.process.prediction import Prediction, from_x0_eps
 from t2i_jax.process.time import Time, like
 from t2i_jax.process.weightings import Weighting, space_factor
+from t2i_jax.ranges import Range
 
 Penalty = Callable[[jax.Array], jax.Array]
 
 
-def huber(delta: float = 1.0) -> Penalty:
+def huber(delta: Annotated[float, Range("[1e-4, 100]")] = 1.0) -> Penalty:
   """2 delta^2 (sqrt(1 + (e / delta)^2) - 1): e^2 near 0, 2 delta |e| far away.
 
   The pseudo-Huber penalty of one element; tends to e^2 as delta grows. few_step.pseudo_huber is

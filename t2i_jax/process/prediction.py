@@ -77,7 +77,7 @@ def check_prediction(process: Process, kind: str) -> None:
   if kind in ("eps", "score") and process.zero_terminal_snr:
     raise ConfigError(
       f"process.prediction = {kind!r} does not determine x0 at t = 1, where {process.name} has "
-      "alpha = 0. Use 'v', 'velocity' or 'x0', or a process with alpha(1) > 0."
+      "alpha = 0. Use 'v', 'velocity' or 'x0', or a process.kind with alpha(1) > 0."
     )
 
 

@@ -13,7 +13,7 @@ Adding a process is one function and one line in PROCESSES.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,14 @@ from t2i_jax.process.tables import (
   sigmoid_alpha_bar,
 )
 from t2i_jax.process.time import Time
+from t2i_jax.ranges import Factor, Logit, Range, Share
+
+Beta = Annotated[float, Range("(0, 1)")]  # variance that a training step adds
 
 
 @dataclass(frozen=True)
 class Process:
-  """A forward process.
+  """A forward process. Raises ConfigError where it is not finite, or its noise does not grow.
 
   name        as in PROCESSES
   at          Time of an array of t in [0, 1], any shape, numpy or jax
@@ -49,6 +52,19 @@ class Process:
   time_of: Callable[[np.ndarray], np.ndarray]
   steps: int | None = None
   prior_std: float = 1.0
+
+  def __post_init__(self) -> None:
+    t = np.linspace(0.0, 1.0, STEPS + 1)
+    with np.errstate(all="ignore"):
+      time = self.at(t)
+      grows = np.diff(time.sigma / time.alpha) > 0
+    bad = ~np.all(np.isfinite(np.stack(np.broadcast_arrays(*time))), axis=0)
+    bad[1:] |= ~grows
+    if np.any(bad):
+      raise ConfigError(
+        f"{self.name}: alpha and sigma must be finite, and sigma / alpha must grow with t; this is "
+        f"not so at t = {t[np.argmax(bad)]:g}. Choose arguments nearer to the defaults."
+      )
 
   @property
   def zero_terminal_snr(self) -> bool:
@@ -105,7 +121,10 @@ def trigonometric() -> Process:
   return Process("trigonometric", at, lambda s: np.arctan(s) * 2 / np.pi)
 
 
-def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+def vp(
+  beta_min: Annotated[float, Range("(0, 20]")] = 0.1,
+  beta_max: Annotated[float, Range("(0, 100]")] = 20.0,
+) -> Process:
   """The variance-preserving SDE, beta(t) linear in t [2011.13456 eq. 11 and app. C].
 
   alpha = exp(-b / 2),   sigma = sqrt(1 - exp(-b)),   b(t) = integral of beta from 0 to t
@@ -128,7 +147,7 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
   return Process("vp", at, time_of)
 
 
-def edm(sigma_max: float = 80.0) -> Process:
+def edm(sigma_max: Annotated[float, Range("[0.01, 1e6]")] = 80.0) -> Process:
   """alpha = 1, sigma = 80 t; the network's input time is ln(sigma) / 4 [2206.00364 table 1]."""
 
   def at(t):
@@ -212,11 +231,11 @@ def _table(
 
 
 def ddpm_linear(
-  beta_start: float = 1e-4,
-  beta_end: float = 0.02,
+  beta_start: Beta = 1e-4,
+  beta_end: Beta = 0.02,
   published: bool = False,
   zero_terminal_snr: bool = False,
-  snr_shift: float = 1.0,
+  snr_shift: Factor = 1.0,
   between: str = "sigma",
 ) -> Process:
   """The schedule of DDPM [2006.11239 sec. 4]; `published`: its float32 table."""
@@ -225,11 +244,11 @@ def ddpm_linear(
 
 
 def ddpm_scaled_linear(
-  beta_start: float = 0.00085,
-  beta_end: float = 0.012,
+  beta_start: Beta = 0.00085,
+  beta_end: Beta = 0.012,
   published: bool = False,
   zero_terminal_snr: bool = False,
-  snr_shift: float = 1.0,
+  snr_shift: Factor = 1.0,
   between: str = "sigma",
 ) -> Process:
   """Stable Diffusion's schedule [2112.10752, its code]; `published`: its float32 table."""
@@ -238,10 +257,10 @@ def ddpm_scaled_linear(
 
 
 def ddpm_cosine(
-  s: float = 0.008,
+  s: Share = 0.008,
   published: bool = False,
   zero_terminal_snr: bool = False,
-  snr_shift: float = 1.0,
+  snr_shift: Factor = 1.0,
   between: str = "sigma",
 ) -> Process:
   """The squared cosine [2102.09672 eq. 17]; `published`: its float32 table."""
@@ -250,7 +269,10 @@ def ddpm_cosine(
 
 
 def ddpm_sigmoid(
-  start: float = -3.0, end: float = 3.0, tau: float = 1.0, snr_shift: float = 1.0
+  start: Logit = -3.0,
+  end: Logit = 3.0,
+  tau: Annotated[float, Range("[0.1, 100]")] = 1.0,
+  snr_shift: Factor = 1.0,
 ) -> Process:
   """The sigmoid [2301.10972 alg. 1], which ends at zero SNR."""
   return _table("ddpm_sigmoid", sigmoid_alpha_bar(start, end, tau), "angle", False, snr_shift)

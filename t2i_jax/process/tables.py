@@ -36,7 +36,8 @@ def sigmoid_alpha_bar(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -
   t = (np.arange(STEPS) + 1) / STEPS
   sigmoid = lambda x: 1 / (1 + np.exp(-x))
   low, high = sigmoid(start / tau), sigmoid(end / tau)
-  return (high - sigmoid((t * (end - start) + start) / tau)) / (high - low)
+  with np.errstate(invalid="ignore"):  # of start = end, which Process refuses
+    return (high - sigmoid((t * (end - start) + start) / tau)) / (high - low)
 
 
 def alpha_bar_of(betas: np.ndarray) -> np.ndarray:

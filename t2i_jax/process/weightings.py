@@ -10,6 +10,7 @@ both.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,14 @@ import jax.numpy as jnp
 from t2i_jax.errors import ConfigError
 from t2i_jax.process.prediction import KINDS
 from t2i_jax.process.time import Time
+from t2i_jax.ranges import Factor, Logit, Range
 
 Weighting = Callable[[Time], jax.Array]
 
 # Lower bound of sigma in space factors, which diverge as sigma goes to 0 (x0 converted to eps or
 # velocity at t = 0) [2511.13720 sec. 4].
 FLOOR = 0.05
+Snr = Annotated[float, Range("(0, 1e6]")]
 
 
 def space_factor(kind: str, time: Time) -> jax.Array:
@@ -55,27 +58,29 @@ def in_space(kind: str) -> Weighting:
   return lambda time: jnp.square(space_factor(kind, time))
 
 
-def min_snr(gamma: float = 5.0) -> Weighting:
+def min_snr(gamma: Snr = 5.0) -> Weighting:
   """min(SNR, gamma) on x0; min(SNR, gamma) / SNR on eps.   Source: [2303.09556 sec. 3.4]"""
   return lambda time: jnp.minimum(snr(time), gamma)
 
 
-def soft_min_snr(gamma: float = 4.0) -> Weighting:
+def soft_min_snr(gamma: Snr = 4.0) -> Weighting:
   """SNR gamma / (SNR + gamma) on x0, the harmonic form of min_snr.   Source: [2401.11605 sec. 3]"""
   return lambda time: snr(time) * gamma / (snr(time) + gamma)
 
 
-def truncated_snr(floor: float = 1.0) -> Weighting:
+def truncated_snr(floor: Snr = 1.0) -> Weighting:
   """max(SNR, 1) on x0.   Source: [2202.00512 sec. 4]"""
   return lambda time: jnp.maximum(snr(time), floor)
 
 
-def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
+def p2(
+  k: Annotated[float, Range("[0.001, 1000]")] = 1.0, gamma: Annotated[float, Range("[0, 5]")] = 1.0
+) -> Weighting:
   """1 / (k + SNR)^gamma on eps; times SNR on x0.   Source: [2204.00227 eq. 8]"""
   return lambda time: snr(time) / (k + snr(time)) ** gamma
 
 
-def sigmoid(bias: float = 2.0) -> Weighting:
+def sigmoid(bias: Logit = 2.0) -> Weighting:
   """sigmoid(bias - log SNR) on eps; times SNR on x0.   Source: [2303.00848 sec. 5; 2410.19324]
 
   Computed as SNR / (1 + SNR exp(-bias)), which avoids the logarithm of zero.
@@ -83,7 +88,7 @@ def sigmoid(bias: float = 2.0) -> Weighting:
   return lambda time: snr(time) / (1 + snr(time) * jnp.exp(-bias))
 
 
-def edm(sigma_data: float = 0.5) -> Weighting:
+def edm(sigma_data: Factor = 0.5) -> Weighting:
   """(s^2 + sigma_data^2) / (s sigma_data)^2 on x0, s = sigma / alpha. [2206.00364 table 1]"""
   return lambda time: snr(time) + 1 / sigma_data**2
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from t2i_jax.errors import ConfigError
 from t2i_jax.process import Process, Time, convert, like
 from t2i_jax.process.variational import Posterior, learned_log_variance, log_bounds, posterior
 from t2i_jax.sampling.runge_kutta import starts_and_ends
@@ -33,6 +34,11 @@ def ddpm_learned() -> Solver:
 
   def step(call: Call, x, step: Step, memory, noise):
     prediction = call(x, step.now)
+    if prediction.aux is None:
+      raise ConfigError(
+        "ddpm_learned needs a learned variance: use ddpm, or train with process.prediction="
+        "'eps(learned_variance=True)'."
+      )
     n: Learned = step.numbers
     x0_hat = convert(prediction, "x0", x, step.now)
     mean = like(n.posterior.on_x_t, x) * x + like(n.posterior.on_x0, x) * x0_hat.value

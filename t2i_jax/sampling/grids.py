@@ -6,24 +6,30 @@ the network's input time, which differs from the process's where a published sam
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import Process, Time
 from t2i_jax.process.timesteps import dynamic_factor, shift
+from t2i_jax.ranges import Count, Factor, Logit, Range, Share
+
+Top = Annotated[float, Range("(0, 1e6]")]  # of t or sigma / alpha; at_times has the process's limit
+Terminal = Annotated[float, Range("(0, 1)")]
 
 
 def at_times(process: Process, t: Sequence[float] | np.ndarray) -> Time:
   """The grid of these t, which must decrease. Raises ConfigError."""
   t = np.asarray(t, np.float64)
-  if t.ndim != 1 or len(t) < 2 or np.any(np.diff(t) >= 0) or t[0] > 1 or t[-1] < 0:
+  # As "not": a comparison with NaN is false.
+  if t.ndim != 1 or len(t) < 2 or not (np.all(np.diff(t) < 0) and t[0] <= 1 and t[-1] >= 0):
     shown = t.tolist() if t.size <= 8 else f"{t.flat[0]:g} .. {t.flat[-1]:g} in {t.size} times"
     raise ConfigError(f"a time grid must decrease within [1, 0]; found {shown}.")
   return Time(*(np.asarray(field, np.float64) for field in process.at(t)))
 
 
-def times(process: Process, steps: int, t: tuple = ()) -> Time:
+def times(process: Process, steps: int, t: tuple[Share, ...] = ()) -> Time:
   """The grid of steps + 1 given times. Raises ConfigError."""
   if len(t) != steps + 1:
     raise ConfigError(
@@ -79,7 +85,7 @@ def trailing(process: Process, steps: int, to_zero: bool = True) -> Time:
 def leading(
   process: Process,
   steps: int,
-  offset: int = 1,
+  offset: Annotated[int, Range("[0, 999]")] = 1,
   keep_lowest: bool = True,
   to_zero: bool = True,
 ) -> Time:
@@ -141,10 +147,10 @@ def _spaced(process: Process, of: str, values: np.ndarray) -> Time:
 def karras(
   process: Process,
   steps: int,
-  rho: float = 7.0,
+  rho: Annotated[float, Range("[0.1, 100]")] = 7.0,
   of: str = "s",
-  top: float | None = None,
-  bottom: float | None = None,
+  top: Top | None = None,
+  bottom: Top | None = None,
   rounded: bool = False,
 ) -> Time:
   """s^(1 / rho) evenly spaced from top to bottom, then 0. [2206.00364 eq. 5]
@@ -163,8 +169,8 @@ def exponential(
   process: Process,
   steps: int,
   of: str = "s",
-  top: float | None = None,
-  bottom: float | None = None,
+  top: Top | None = None,
+  bottom: Top | None = None,
 ) -> Time:
   """log s evenly spaced, hence uniform in log SNR, then 0. [2206.00927 sec. 3]
 
@@ -178,11 +184,11 @@ def exponential(
 def beta(
   process: Process,
   steps: int,
-  a: float = 0.6,
-  b: float = 0.6,
+  a: Annotated[float, Range("[0.05, 100]")] = 0.6,
+  b: Annotated[float, Range("[0.05, 100]")] = 0.6,
   of: str = "t",
-  top: float | None = None,
-  bottom: float | None = None,
+  top: Top | None = None,
+  bottom: Top | None = None,
   keep_lowest: bool = False,
 ) -> Time:
   """Quantiles of Beta(a, b), denser at both ends, then 0. [2407.12173]
@@ -201,10 +207,10 @@ def beta(
 def shifted(
   process: Process,
   steps: int,
-  factor: float = 3.0,
-  terminal: float | None = None,
-  top: float = 1.0,
-  bottom: float | None = None,
+  factor: Factor = 3.0,
+  terminal: Terminal | None = None,
+  top: Top = 1.0,
+  bottom: Top | None = None,
 ) -> Time:
   """t = shift(evenly spaced t, factor), as SD3 and FLUX sample; then 0. [2403.03206 eq. 23]
 
@@ -222,12 +228,12 @@ def shifted(
 def dynamic(
   process: Process,
   steps: int,
-  tokens: int = 4096,
-  base_shift: float = 0.5,
-  max_shift: float = 1.15,
-  base_tokens: int = 256,
-  max_tokens: int = 4096,
-  terminal: float | None = None,
+  tokens: Count = 4096,
+  base_shift: Logit = 0.5,
+  max_shift: Logit = 1.15,
+  base_tokens: Count = 256,
+  max_tokens: Count = 4096,
+  terminal: Terminal | None = None,
 ) -> Time:
   """`shifted` by the number of image tokens: `dynamic_factor`.   Source: FLUX.1's sampling code"""
   factor = dynamic_factor(tokens, base_shift, max_shift, base_tokens, max_tokens)

@@ -5,13 +5,23 @@ its paper and converts; a method that is linear in the prediction is the same in
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import KINDS, Prediction, Time, convert
+from t2i_jax.ranges import Count, Range, Share, Weight, Whole
 from t2i_jax.sampling.guidance import Combine, Perturb, Scale, Views, Worse, row_scale
+
+# Of sigma / alpha, where a method is used.
+Low = Weight
+High = Annotated[float, Range("(0, inf]")]
+
+Layers = Annotated[tuple[Whole, ...], Range("[1, 1000]")]
+# One a prompt: AND above 0, NOT below.
+Weights = Annotated[tuple[Annotated[Scale, Range("(-inf, inf)")], ...], Range("[1, 16]")]
 
 TINY = 1e-12  # keeps a quotient of norms finite where both are 0
 
@@ -112,11 +122,11 @@ INFINITY = float("inf")
 
 
 def cfg(
-  rescale: float = 0.0,
+  rescale: Share = 0.0,
   on: str = "x0",
-  threshold: float = 0.0,
-  low: float = 0.0,
-  high: float = INFINITY,
+  threshold: Share = 0.0,
+  low: Low = 0.0,
+  high: High = INFINITY,
 ) -> Combine:
   """Classifier-free guidance: null + scale (cond - null).   Source: [2207.12598 eq. 6]
 
@@ -130,7 +140,7 @@ def cfg(
   return thresholded(within(rescaled(Combine(plain), rescale, on), low, high), threshold)
 
 
-def cfg_zero(zero_steps: int = 1, low: float = 0.0, high: float = INFINITY) -> Combine:
+def cfg_zero(zero_steps: Whole = 1, low: Low = 0.0, high: High = INFINITY) -> Combine:
   """CFG-Zero*: the null velocity is first scaled to be as near the conditional one as possible.
 
       (1 - scale) s null + scale cond,   s = <cond, null> / |null|^2        [2503.18886 sec. 4]
@@ -157,11 +167,11 @@ def cfg_zero(zero_steps: int = 1, low: float = 0.0, high: float = INFINITY) -> C
 
 
 def apg(
-  eta: float = 0.0,
-  norm: float = 15.0,
-  momentum: float = -0.5,
-  low: float = 0.0,
-  high: float = INFINITY,
+  eta: Annotated[float, Range("[-10, 10]")] = 0.0,
+  norm: Weight = 15.0,
+  momentum: Annotated[float, Range("(-1, 1)")] = -0.5,
+  low: Low = 0.0,
+  high: High = INFINITY,
 ) -> Combine:
   """Adaptive projected guidance on x0: the component of cond - null parallel to cond is reduced.
 
@@ -193,7 +203,7 @@ def apg(
   return within(Combine(combine, starts=jnp.zeros_like if momentum else None), low, high)
 
 
-def cfg_norm(patch: int = 1, low: float = 0.0, high: float = INFINITY) -> Combine:
+def cfg_norm(patch: Count = 1, low: Low = 0.0, high: High = INFINITY) -> Combine:
   """Plain CFG in which each token keeps the norm of the conditional velocity (Qwen-Image).
 
       guided |cond| / |guided|,   norms over the patch x patch x C values of a token
@@ -206,6 +216,8 @@ def cfg_norm(patch: int = 1, low: float = 0.0, high: float = INFINITY) -> Combin
     if patch == 1:
       return jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
     b, h, w, c = x.shape
+    if h % patch or w % patch:
+      raise ConfigError(f"cfg_norm: patch = {patch} does not divide {h} x {w}.")
     tokens = jnp.square(x).reshape(b, h // patch, patch, w // patch, patch, c)
     total = jnp.sqrt(jnp.sum(tokens, axis=(2, 4, 5), keepdims=True))
     return jnp.broadcast_to(total, tokens.shape).reshape(x.shape)
@@ -237,7 +249,7 @@ def _perturbed(kind: str, scale: float, layers: tuple, low: float, high: float) 
   return Combine(combine, others=1, perturb=Perturb(kind, layers))
 
 
-def pag(layers: tuple, scale: float = 3.0, low: float = 0.0, high: float = INFINITY) -> Combine:
+def pag(layers: Layers, scale: Weight = 3.0, low: Low = 0.0, high: High = INFINITY) -> Combine:
   """Perturbed-attention guidance: away from the model with identity self-attention of the image.
 
       null + cfg (cond - null) + scale (cond - perturbed)        [2403.17377 sec. 4]
@@ -250,7 +262,7 @@ def pag(layers: tuple, scale: float = 3.0, low: float = 0.0, high: float = INFIN
   return _perturbed("identity_attention", scale, layers, low, high)
 
 
-def slg(layers: tuple, scale: float = 2.8, low: float = 0.0, high: float = INFINITY) -> Combine:
+def slg(layers: Layers, scale: Weight = 2.8, low: Low = 0.0, high: High = INFINITY) -> Combine:
   """Skip-layer guidance: away from the model without some of its blocks (SD3.5 Medium).
 
       null + cfg (cond - null) + scale (cond - skipped)        [github.com/Stability-AI/sd3.5]
@@ -262,7 +274,7 @@ def slg(layers: tuple, scale: float = 2.8, low: float = 0.0, high: float = INFIN
   return _perturbed("skip_blocks", scale, layers, low, high)
 
 
-def dual(image_scale: Scale = 1.5) -> Combine:
+def dual(image_scale: Annotated[Scale, Range("[0, inf)")] = 1.5) -> Combine:
   """Two conditions with a scale each, Guided(image and text, neither, (image only,)).
 
       null + image_scale (image - null) + scale (both - image)        [2211.09800 eq. 3]
@@ -279,7 +291,7 @@ def dual(image_scale: Scale = 1.5) -> Combine:
   return Combine(combine, others=1)
 
 
-def compose(weights: tuple[Scale, ...] = (1.0, 1.0)) -> Combine:
+def compose(weights: Weights = (1.0, 1.0)) -> Combine:
   """Several prompts at once, Guided(first, null, (second, ...)): AND by weight > 0, NOT by < 0.
 
   null + scale sum_i weights_i (prompt_i - null)        [2206.01714 eq. 11; eq. 12 for NOT]
@@ -296,7 +308,7 @@ def compose(weights: tuple[Scale, ...] = (1.0, 1.0)) -> Combine:
   return Combine(combine, others=len(weights) - 1)
 
 
-def auto(workdir: str, step: int = 0, scale: float | None = None) -> Combine:
+def auto(workdir: str, step: Whole = 0, scale: Weight | None = None) -> Combine:
   """Autoguidance: away from a weaker model under the same prompt, in place of the null.
 
       worse + scale (cond - worse)        [2406.02507 sec. 4]
@@ -305,7 +317,6 @@ def auto(workdir: str, step: int = 0, scale: float | None = None) -> Combine:
   step     of the checkpoint, 0 = the newest
   scale    by default config.sampling.cfg
   """
-  scale = None if scale is None else float(scale)
   return Combine(plain, worse=Worse(workdir, step, scale))
 
 

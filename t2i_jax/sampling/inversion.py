@@ -16,7 +16,7 @@ the round trip inaccurate [2211.09794 sec. 3].
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,12 @@ import numpy as np
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import Prediction, Process, Time, to_x0_eps
+from t2i_jax.ranges import Range
 from t2i_jax.sampling.loop import make_plan, sample
 from t2i_jax.sampling.runge_kutta import Frame, frame_of, starts_and_ends
 from t2i_jax.sampling.solver import Call, Denoiser, Solver, Step
+
+Iterations = Annotated[int, Range("[1, 1000]")]
 
 
 def rising(times: Time) -> Time:
@@ -130,7 +133,7 @@ def _implicit(share: float, iterations: int) -> Solver:
   return Solver(plan, lambda x: (), step, calls=iterations)
 
 
-def ddim_inverse(iterations: int = 10) -> Solver:
+def ddim_inverse(iterations: Iterations = 10) -> Solver:
   """x_t of which a DDIM step down to s gives x_s, by fixed-point iteration. [2309.04907]
 
       x_s = alpha_s x0_hat(x_t, t) + sigma_s eps_hat(x_t, t),   solved for x_t
@@ -140,7 +143,7 @@ def ddim_inverse(iterations: int = 10) -> Solver:
   return _implicit(1.0, iterations)
 
 
-def midpoint(iterations: int = 10) -> Solver:
+def midpoint(iterations: Iterations = 10) -> Solver:
   """The implicit midpoint method, its own inverse: the same solver runs up and down.
 
   y_to = y + d_tau g((y + y_to) / 2, half-way in tau).   Source: Hairer, Lubich, Wanner, Geometric

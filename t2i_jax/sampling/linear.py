@@ -6,12 +6,14 @@ x_s = alpha_s x0_hat, as in the published code.
 """
 
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import Time
 from t2i_jax.process.variational import posterior
+from t2i_jax.ranges import Range, Share
 from t2i_jax.sampling.solver import Linear, Solver, linear
 
 
@@ -47,7 +49,7 @@ def _noise_of(now: Time, to: Time, eta: float) -> np.ndarray:
   return eta * np.sqrt(posterior(now, to).variance)
 
 
-def ddim(eta: float = 0.0) -> Solver:
+def ddim(eta: Share = 0.0) -> Solver:
   """DDIM with noise eta: 0 is the ODE, 1 has the variance of DDPM.   Source: [2010.02502 eq. 12]
 
   x_s = alpha_s x0_hat + sqrt(sigma_s^2 - n^2) eps_hat + n noise
@@ -79,7 +81,7 @@ def ddpm(variance: str = "small") -> Solver:
   return linear(plan, history=1, noisy=True)
 
 
-def euler_ancestral(eta: float = 1.0) -> Solver:
+def euler_ancestral(eta: Share = 1.0) -> Solver:
   """Euler on x / alpha to a smaller sigma / alpha, then noise added up to the grid's. [k-diffusion]
 
   up = eta s' sqrt(1 - (s' / s)^2),   down = sqrt(s'^2 - up^2),   s = sigma / alpha
@@ -97,7 +99,7 @@ def euler_ancestral(eta: float = 1.0) -> Solver:
   return linear(plan, history=1, noisy=True)
 
 
-def flow_sde(strength: float = 1.0) -> Solver:
+def flow_sde(strength: Annotated[float, Range("[0, 10]")] = 1.0) -> Solver:
   """Euler-Maruyama on the SDE with the marginals of the flow. [2401.08740 eq. 6, w = sigma]
 
       dx = (velocity - w score / 2) dt + sqrt(w) dW,    w = strength sigma_t
@@ -168,7 +170,10 @@ def _divided(order: np.ndarray, r0: np.ndarray, r1: np.ndarray):
 
 
 def dpmpp(
-  order: int = 2, midpoint: bool = True, lower_final: bool = True, published: bool = True
+  order: Annotated[int, Range("[1, 3]")] = 2,
+  midpoint: bool = True,
+  lower_final: bool = True,
+  published: bool = True,
 ) -> Solver:
   """DPM-Solver++ multistep.   Source: [2211.01095 alg. 2; eq. 12-13], order 3 from its code
 
@@ -197,7 +202,10 @@ def dpmpp(
 
 
 def dpmpp_sde(
-  order: int = 2, midpoint: bool = True, lower_final: bool = True, published: bool = True
+  order: Annotated[int, Range("[1, 3]")] = 2,
+  midpoint: bool = True,
+  lower_final: bool = True,
+  published: bool = True,
 ) -> Solver:
   """The stochastic DPM-Solver++ 2M-SDE and 3M-SDE.   Source: [2211.01095 app. B; k-diffusion]
 
@@ -264,7 +272,12 @@ def _unipc_step(h: float, rks: list[float], now: Time, to: Time, bh1: bool, corr
   return keep, weights
 
 
-def unipc(order: int = 2, bh1: bool = False, lower_final: bool = True, kind: str = "x0") -> Solver:
+def unipc(
+  order: Annotated[int, Range("[1, 6]")] = 2,
+  bh1: bool = False,
+  lower_final: bool = True,
+  kind: str = "x0",
+) -> Solver:
   """UniPC: a predictor, and a corrector that reuses the next step's output without a call.
 
   Source: [2302.04867 alg. 5-7], B(h) = e^-h - 1 or -h (bh1)

@@ -1,6 +1,6 @@
 """Solvers with several network calls per step: Heun, EDM's stochastic Heun, PNDM."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import Process, Time, convert, like, to_x0_eps
+from t2i_jax.ranges import Range, Weight
 from t2i_jax.sampling.solver import Call, Solver, Step
 
 
@@ -90,7 +91,10 @@ class Churn(NamedTuple):
 
 
 def edm(
-  churn: float = 0.0, t_min: float = 0.0, t_max: float = float("inf"), noise_scale: float = 1.0
+  churn: Weight = 0.0,
+  t_min: Weight = 0.0,
+  t_max: Annotated[float, Range("[0, inf]")] = float("inf"),
+  noise_scale: Annotated[float, Range("[0, 10]")] = 1.0,
 ) -> Solver:
   """Heun on x / alpha against s = sigma / alpha after increasing s. [2206.00364 alg. 2]
 

@@ -35,7 +35,7 @@ from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
 from t2i_jax.systems.few_step import until
 from t2i_jax.systems.guides import NO_GUIDES, Guides
-from t2i_jax.systems.sampler import Batches, make_sampler
+from t2i_jax.systems.sampler import Batches, checked_plan, make_sampler
 from t2i_jax.systems.system import checked, levels
 from t2i_jax.systems.tasks import Draw, Start
 
@@ -84,12 +84,13 @@ class Drawing:
 
   def __init__(self, system: Any, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES):
     self.system, self.c, self.mesh, self.guides = system, c, mesh, guides
-    self.solver, self.times, self.method = make_sampler(c, system.process, GUIDANCE_OF_PROMPTS)
+    sampler = make_sampler(c, system.process, GUIDANCE_OF_PROMPTS)
+    self.solver, self.times, self.method = sampler
     perturb, worse = self.method.perturb, self.method.worse
     self.control = (
       None if perturb is None else CONTROLS[perturb.kind](perturb.layers, system.layers)
     )
-    self.plan = make_plan(self.solver, system.process, self.times)
+    self.plan = checked_plan(c, sampler, system)
     self.negative = {name: encoder.encode([c.negative]) for name, encoder in system.text.items()}
     guides.check(system)
     if system.two_times and c.solver != "euler":

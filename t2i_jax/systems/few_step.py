@@ -1,7 +1,7 @@
 """Objectives of models that draw in one to four steps: consistency training and MeanFlow."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,14 @@ from t2i_jax.process.few_step import (
   meanflow,
   pseudo_huber,
 )
+from t2i_jax.ranges import Count, Range, Share
 from t2i_jax.systems.system import DRAW_END, Draws, flat_images, row_keys
 
 if TYPE_CHECKING:
   from t2i_jax.systems.drawing import DrawingSystem
+
+
+Levels = Annotated[int, Range("[2, 2^16]")]
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,24 @@ class Consistency:
   huber        c of the pseudo-Huber distance, 0: 0.00054 sqrt(D) [2310.14189 sec. 3.3]
   """
 
-  steps: int
-  first: int = 10
-  last: int = 1280
-  s_max: float = 80.0
-  huber: float = 0.0
+  steps: Count
+  first: Levels = 10
+  last: Levels = 1280
+  s_max: Annotated[float, Range("(0.002, 1e6]")] = 80.0
+  huber: Annotated[float, Range("[0, 1000]")] = 0.0
 
   def check(self, system: "DrawingSystem") -> None:
     """Raises ConfigError."""
-    if not 1 < self.first <= self.last or self.steps < 1:
+    if self.first > self.last:
       raise ConfigError(
-        f"train.objective: consistency(steps={self.steps}, first={self.first}, last={self.last}) "
-        "needs steps of at least 1 and 1 < first <= last."
+        f"train.objective: consistency(first={self.first}, last={self.last}) needs first <= last."
+      )
+    with np.errstate(all="ignore"):
+      _, t, counts = self.tables(system)
+    if not all(np.all(np.diff(row[:n]) > 0) for row, n in zip(t, counts, strict=True)):
+      raise ConfigError(
+        f"train.objective: consistency(s_max={self.s_max:g}) is beyond sigma / alpha at t = 1 of "
+        f"process.kind = {system.process.name!r}. Lower s_max."
       )
 
   def tables(self, system: "DrawingSystem") -> tuple[int, np.ndarray, np.ndarray]:
@@ -109,9 +119,9 @@ class MeanFlow:
   power     of the adaptive weight [2505.13447 sec. 4.3]
   """
 
-  ratio: float = 0.25
-  guidance: float = 1.0
-  power: float = 1.0
+  ratio: Share = 0.25
+  guidance: Annotated[float, Range("[0, 100]")] = 1.0
+  power: Annotated[float, Range("[0, 5]")] = 1.0
 
   def check(self, system: "DrawingSystem") -> None:
     """Raises ConfigError."""

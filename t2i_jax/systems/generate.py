@@ -6,7 +6,7 @@ another BOI. Rows of a batch may be of different lengths.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,11 @@ from t2i_jax.models.decoder import Cache
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding, bound
 from t2i_jax.process import Prediction, Time
-from t2i_jax.sampling import Guided, guide, make_plan, remember, row_noise, sample
+from t2i_jax.ranges import Range, Whole
+from t2i_jax.sampling import Guided, guide, remember, row_noise, sample
 from t2i_jax.sampling.guidance import interleave
 from t2i_jax.sampling.solver import Denoiser
-from t2i_jax.systems.sampler import Batches, make_sampler
+from t2i_jax.systems.sampler import Batches, checked_plan, make_sampler
 from t2i_jax.systems.system import clipped, pixels, predicted
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ class Choice(NamedTuple):
   most         tokens at most
   """
 
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  most: int = 64
+  temperature: Annotated[float, Range("[0, 100]")] = 1.0
+  top_k: Whole = 0
+  top_p: Annotated[float, Range("(0, 1]")] = 1.0
+  most: Annotated[int, Range("[1, 2^16]")] = 64
 
 
 def choose(logits: jax.Array, keys: jax.Array, c: Choice) -> jax.Array:
@@ -83,13 +84,14 @@ class Generator:
 
   def __init__(self, system: "JointSystem", c: ConfigDict, mesh: Mesh):
     self.system, self.c, self.mesh = system, c, mesh
-    solver, times, self.method = make_sampler(c, system.process)
+    sampler = make_sampler(c, system.process)
+    self.solver, self.method = sampler.solver, sampler.guidance
     if self.method.perturb is not None or self.method.others:
       raise ConfigError(
         f"sampling.guidance = {c.guidance!r} is not for model.kind = 'transfusion': use cfg, apg, "
         "cfg_zero or cfg_norm."
       )
-    self.solver, self.plan = solver, make_plan(solver, system.process, times)
+    self.plan = checked_plan(c, sampler, system)
     self.choice = build({"sample": Choice}, c.words, "sampling.words")
     layout, self.batches = system.layout, Batches(mesh, c.batch)
     if system.text_length + layout.patches > layout.length:

@@ -1,6 +1,7 @@
 """From a config to the system that it names. Every wrong choice fails here, by the key's name."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from t2i_jax.process import (
   Process,
 )
 from t2i_jax.process.prediction import check_prediction
+from t2i_jax.ranges import Factor
 from t2i_jax.systems.classifier import ClassifierSystem
 from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
 from t2i_jax.systems.joint import JointSystem
@@ -34,6 +36,7 @@ from t2i_jax.towers import TOWERS, Own, TextEncoder
 
 # Keys of config.model that are no fields of a backbone's config.
 BESIDES = ("kind", "dtype")
+WIDTHS = ("text_width", "pooled_width", "classes")  # fields that text encoders decide
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # The t of a batch cover their distribution evenly; t is drawn by the running loss
@@ -45,8 +48,12 @@ def _output(kind: str) -> Callable[..., Output]:
   return lambda learned_variance=False: Output(kind, learned_variance)
 
 
+def _edm(sigma_data: Factor = 0.5) -> Output:
+  return Output("x0", sigma_data=sigma_data)
+
+
 OUTPUTS: dict[str, Callable[..., Output]] = {kind: _output(kind) for kind in KINDS}
-OUTPUTS["edm"] = lambda sigma_data=0.5: Output("x0", sigma_data=sigma_data)
+OUTPUTS["edm"] = _edm
 
 
 def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
@@ -63,11 +70,6 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
       f"text.vocab = {c.text.vocab} is smaller than the tokenizer's {tokenizer.vocab} tokens. "
       f"Use text.vocab={tokenizer.vocab} or rebuild the data with --vocab={c.text.vocab}."
     )
-  if [type(side) for side in c.data.image_size] != [int, int]:
-    raise ConfigError(
-      f"data.image_size = {c.data.image_size} is no height and width. "
-      "Write --config.data.image_size=(32,32)."
-    )
   autoencoder = build(AUTOENCODERS, c.autoencoder, "autoencoder", c.model.channels)
   image_shape = autoencoder.image_shape(*c.data.image_size)
   height, width, channels = autoencoder.latent_shape(image_shape)
@@ -79,7 +81,7 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
   if height % c.model.patch or width % c.model.patch:
     raise ConfigError(
       f"data.image_size = {c.data.image_size} gives {height} x {width}, which does not divide into "
-      f"patches of {c.model.patch}."
+      f"patches of model.patch = {c.model.patch}."
     )
   image_tokens = (height // c.model.patch) * (width // c.model.patch)
   common = {
@@ -103,6 +105,15 @@ def _drawing(
     name: build(TOWERS, kind, f"text.towers.{name}", own) for name, kind in c.text.towers.items()
   }
   widths = {key: value for encoder in text.values() for key, value in encoder.widths.items()}
+  fields = inspect.signature(BACKBONES[c.model.kind][1]).parameters
+  missing = [n for n in WIDTHS if n in fields and fields[n].default is inspect.Parameter.empty]
+  missing = [n for n in missing if n not in widths and n not in c.model]
+  if missing:
+    towers = ", ".join(f"text.towers.{name} = {kind!r}" for name, kind in c.text.towers.items())
+    raise ConfigError(
+      f"{towers}: none has the {' and '.join(missing)} that model.kind = {c.model.kind!r} needs. "
+      "Use transformer(...), or label for classes."
+    )
   out = c.model.channels * (2 if output.learned_variance else 1)
   model, config = backbone(c.model, {"out": out} | widths)
   encoders = {name: Part(e.make, e.config) for name, e in text.items() if axes_of(e.make)}
@@ -185,9 +196,14 @@ def make_mixing(c: ConfigDict, image_tokens: int) -> Mixing:
   for name in c.t_sampling:
     if name not in T_SAMPLING:
       raise ConfigError(f"process.t_sampling: {name!r} is not one of {', '.join(T_SAMPLING)}.")
+  shift = build(SHIFTS, c.shift, "process.shift")
+  try:
+    factor = shift(image_tokens)
+  except ConfigError as error:
+    raise ConfigError(f"process.shift = {c.shift!r}: {error}") from error
   return Mixing(
     law=build(TIMESTEP_DISTRIBUTIONS, c.timesteps, "process.timesteps"),
-    shift=build(SHIFTS, c.shift, "process.shift")(image_tokens),
+    shift=factor,
     t_sampling=c.t_sampling,
     noise=build({"gaussian": Noise}, c.noise, "process.noise"),
   )

@@ -56,11 +56,15 @@ def configured(parts: dict[str, Part], c: ConfigDict) -> dict[str, Part]:
   }
 
 
+def _only(pattern: str) -> tuple[str, ...]:
+  return (pattern,)
+
+
 # By the name in config.parts.*.train: patterns of the paths that are trained.
 TRAINED: dict[str, Callable[..., tuple[str, ...]]] = {
   "all": lambda: ("*",),
   "none": lambda: (),
-  "only": lambda pattern: (pattern,),
+  "only": _only,
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.preconditioning import preconditioned
 from t2i_jax.process.timesteps import TimestepDistribution, inside, shift
 from t2i_jax.process.variational import variance_loss
+from t2i_jax.ranges import Range
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.parts import Part
 from t2i_jax.systems.tasks import Tasks
@@ -52,11 +53,14 @@ def row_noise(key: jax.Array, rows: jax.Array, purpose: int, shape: tuple[int, .
   return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
+Extra = Annotated[float, Range("[0, 10]")]
+
+
 class Noise(NamedTuple):
   """Gaussian noise, and how much is added to it: per channel, and to the input of the network."""
 
-  offset: float = 0.0
-  perturbation: float = 0.0
+  offset: Extra = 0.0
+  perturbation: Extra = 0.0
 
 
 class Output(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from t2i_jax.ranges import Count, Depth, Whole, Width
 from t2i_jax.towers.bag_of_words import BagOfWords, BagOfWordsConfig
 from t2i_jax.towers.encoder import Own, TextEncoder
 from t2i_jax.towers.label import Label, LabelConfig
@@ -9,12 +10,12 @@ from t2i_jax.towers.text import TextTower, TextTowerConfig
 
 
 def transformer(
-  own: Own, width: int, depth: int, heads: int, tokens: int = 0, pooled: int = 0
+  own: Own, width: Width, depth: Depth, heads: Count, tokens: Whole = 0, pooled: Whole = 0
 ) -> TextEncoder:
   return own.encoder(TextTowerConfig(own.vocab, own.length, width, depth, heads, tokens, pooled))
 
 
-def bag_of_words(own: Own, width: int) -> TextEncoder:
+def bag_of_words(own: Own, width: Width) -> TextEncoder:
   return own.encoder(BagOfWordsConfig(own.vocab, own.length, width))
 
 

@@ -1,7 +1,7 @@
 """Optimisers from optax, with the schedule counted in optimiser steps."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import optax
@@ -10,16 +10,19 @@ from ml_collections import ConfigDict
 from t2i_jax.config import build
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
+from t2i_jax.ranges import Range, Weight, Whole
 from t2i_jax.systems import System, split_params
 
+Decay = Annotated[float, Range("[0, 1)")]
 
-def constant(peak: float, steps: int, warmup: int = 0) -> optax.Schedule:
+
+def constant(peak: float, steps: int, warmup: Whole = 0) -> optax.Schedule:
   """Linear from 0 to `peak` over `warmup` steps, then constant."""
   rise, flat = optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)
   return optax.join_schedules([rise, flat], [_checked(warmup, steps)])
 
 
-def cosine(peak: float, steps: int, warmup: int = 0) -> optax.Schedule:
+def cosine(peak: float, steps: int, warmup: Whole = 0) -> optax.Schedule:
   """Linear from 0 to `peak` over `warmup` steps, then a cosine to 0 at the last step."""
   return optax.warmup_cosine_decay_schedule(0.0, peak, _checked(warmup, steps), steps)
 
@@ -40,8 +43,8 @@ def adamw(
   lr: optax.Schedule,
   vector_lr: optax.Schedule,
   matrices: Params,
-  b2: float = 0.999,
-  weight_decay: float = 0.0,
+  b2: Decay = 0.999,
+  weight_decay: Weight = 0.0,
 ) -> optax.GradientTransformation:
   """AdamW for all; weights decay in matrices only. Source: [1711.05101 alg. 2]"""
   labels = jax.tree.map(lambda m: "vector" if m is None else "matrix", matrices, is_leaf=_is_leaf)
@@ -71,8 +74,8 @@ def muon(
   lr: optax.Schedule,
   vector_lr: optax.Schedule,
   matrices: Params,
-  b2: float = 0.999,
-  weight_decay: float = 0.0,
+  b2: Decay = 0.999,
+  weight_decay: Weight = 0.0,
   iteration: str = "keller",
 ) -> optax.GradientTransformation:
   """Muon for matrices [2502.16982 alg. 1]; b2 is of the AdamW that learns the rest.

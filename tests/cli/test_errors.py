@@ -86,8 +86,8 @@ CONFIG_ERRORS = {
   "text for an integer": ({"train.batch": "many"}, "train.batch = 'many' is text", "an integer"),
   "number for an integer": ({"train.steps": 1.5}, "train.steps = '1.5' is a number", "an integer"),
   "text for a number": ({"train.lr": "fast"}, "train.lr = 'fast' is text", "lr=<a number>"),
-  "nothing to count": ({"train.accumulate": 0}, "train.accumulate = 0: at least 1"),
-  "one side of an image": ({"data.image_size": 32}, "image_size = (32,)", "image_size=(32,32)"),
+  "nothing to count": ({"train.accumulate": 0}, "train.accumulate = 0 is not in [1, 2^24]"),
+  "one side of an image": ({"data.image_size": 32}, "data.image_size = (32,) has 1 of 2"),
   "a name": ({"train.optimizer": "sgd"}, "train.optimizer = 'sgd'", "adamw, muon"),
   "another name": ({"process.kind": "vpp"}, "process.kind = 'vpp'", "flow, trigonometric"),
   "trained nothing": (
@@ -123,7 +123,7 @@ CONFIG_ERRORS = {
     {"sampling.prompts": ("a red circle left of " * 9,)}, "text.length = 24", "Shorten it",
   ),
   "unknown solver": ({"sampling.solver": "rk4"}, "sampling.solver = 'rk4'", "euler, ddim, ddpm"),
-  "no solver steps": ({"sampling.steps": 0}, "sampling.steps = 0: must be at least 1"),
+  "no solver steps": ({"sampling.steps": 0}, "sampling.steps = 0 is not in [1, 10000]"),
 }  # fmt: skip
 
 
@@ -220,10 +220,10 @@ SAMPLE_ERRORS = {
     "sampling.solver = 'rk4'",
     "euler, ddim, ddpm",
   ),
-  "no steps": (["--prompt=x", "--steps=0"], "sampling.steps = 0: must be at least 1"),
+  "no steps": (["--prompt=x", "--steps=0"], "sampling.steps = 0 is not in [1, 10000]"),
   "steps that are no number": (["--prompt=x", "--steps=ten"], "sampling.steps = 'ten' is text"),
-  "no images": (["--prompt=x", "--num=0"], "--num=0", "at least 1"),
-  "a negative seed": (["--prompt=x", "--seed=-1"], "--seed=-1", "from 0 to"),
+  "no images": (["--prompt=x", "--num=0"], "--num=0 is not in [1, 2^20]"),
+  "a negative seed": (["--prompt=x", "--seed=-1"], "--seed=-1 is not in [0, 2^32)"),
 }
 
 

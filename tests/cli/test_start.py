@@ -28,17 +28,20 @@ SAMPLE = {
   "strength alone": (["--strength=0.5"], "--strength belongs to --image"),
   "repeats alone": (["--image={image}", "--repeats=3"], "--repeats belongs to --mask"),
   "inverter alone": (["--image={image}", "--inverter=midpoint"], "--inverter belongs to --invert"),
-  "no strength": (["--image={image}", "--strength=0"], "--strength=0 is not in (0, 1]"),
+  "no strength": (["--image={image}", "--strength=0"], "--strength=0.0 is not in (0, 1]"),
   "too strong": (["--image={image}", "--strength=1.5"], "--strength=1.5 is not in (0, 1]"),
-  "no repeats": (["--image={image}", "--mask={mask}", "--repeats=0"], "--repeats=0: at least 1"),
+  "no repeats": (
+    ["--image={image}", "--mask={mask}", "--repeats=0"],
+    "--repeats=0 is not in [1, 1000]",
+  ),
   "no file": (["--image=/nowhere.png"], "/nowhere.png cannot be read"),
   "no image": (["--image={text}"], "text.png: cannot be decoded"),
   "another size": (["--image={image}", "--mask={turned}"], "is 48 x 24, --image="),
 }
 SCORE = {
-  "nothing to score": (["--likelihood", "--count=0"], "--count=0: at least 1"),
+  "nothing to score": (["--likelihood", "--count=0"], "--count=0 is not in [1, 2^20]"),
   "all noise": (["--likelihood", "--smallest=0.7"], "--smallest=0.7 is not in (0, 0.5)"),
-  "seeds": (["--likelihood", "--seed=-1"], "--seed=-1 is not in 0 to"),
+  "seeds": (["--likelihood", "--seed=-1"], "--seed=-1 is not in [0, 4e9]"),
 }
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
+from t2i_jax.config import build
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import PROCESSES, SHIFTS, TIMESTEP_DISTRIBUTIONS
 from t2i_jax.process.timesteps import (
@@ -168,5 +169,5 @@ def test_discrete_gives_each_time_as_often_and_exactly():
 
 
 def test_mode_refuses_what_would_fold():
-  with pytest.raises(ConfigError, match=r"1\.752"):
-    TIMESTEP_DISTRIBUTIONS["mode"](scale=1.8)
+  with pytest.raises(ConfigError, match=r"scale = 1\.8 is not in \[-1, 1\.75193\]"):
+    build(TIMESTEP_DISTRIBUTIONS, "mode(scale=1.8)", "process.timesteps")

@@ -271,7 +271,7 @@ def test_a_picture_that_is_only_shown_is_no_part_of_the_loss():
 
 @pytest.mark.parametrize("change, words", [
   ({"text.vocab": "260"}, "has no ids for BOI and EOI.*text.vocab=261"),
-  ({"data.image_size": "(8, 10)"}, "does not divide into patches of 4"),
+  ({"data.image_size": "(8, 10)"}, "does not divide into patches of model.patch = 4"),
   ({"model.kv_heads": "3"}, "does not divide into model.kv_heads"),
   ({"model.unet": "8", "model.patch": "6", "data.image_size": "(6, 12)"}, "not a power of two"),
   ({"model.time": "told"}, "model.time = 'told' is not one of added, adaln"),

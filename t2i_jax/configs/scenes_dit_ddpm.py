@@ -9,8 +9,8 @@ on the flow 100%: colours come, shapes do not. docs/objectives.md.
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow as parent
-from configs import sections
+from t2i_jax.configs import scenes_dit_flow as parent
+from t2i_jax.configs import sections
 
 
 def get_config() -> ConfigDict:

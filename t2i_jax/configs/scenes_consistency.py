@@ -11,7 +11,7 @@ its formulas; a rate that works is not found yet.
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow as parent
+from t2i_jax.configs import scenes_dit_flow as parent
 
 
 def get_config() -> ConfigDict:

@@ -12,8 +12,8 @@ folders, to the parameter: docs/parity_models.md.
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow as parent
-from configs import sections
+from t2i_jax.configs import latents_dit_xl2_flow as parent
+from t2i_jax.configs import sections
 
 VARIANTS = ("dev", "schnell")
 ENCODER = "transformer(width=768, depth=12, heads=12, tokens=4096, pooled=768)"

@@ -14,8 +14,8 @@ traffic (docs/joint_on_tpu.md).
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow as parent
-from configs import sections
+from t2i_jax.configs import latents_dit_xl2_flow as parent
+from t2i_jax.configs import sections
 
 # layers, width, heads
 SIZES = {

@@ -12,7 +12,7 @@ Result: docs/text_conditioning.md.
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow as parent
+from t2i_jax.configs import scenes_dit_flow as parent
 
 DOUBLE_SINGLE = {"double": (3, 0), "double_single": (1, 2), "single": (0, 3)}
 VARIANTS = ("cross", "pooled", *DOUBLE_SINGLE, "bag_of_words")

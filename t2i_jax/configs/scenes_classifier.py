@@ -14,7 +14,7 @@ images: docs/classifier_guidance.md.
 
 from ml_collections import ConfigDict
 
-from configs import sections
+from t2i_jax.configs import sections
 
 
 def get_config() -> ConfigDict:

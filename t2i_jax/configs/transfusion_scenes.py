@@ -11,7 +11,7 @@ edits 64 to 95% by kind, 48 to 95% held out. docs/native.md has the intervals.
 
 from ml_collections import ConfigDict
 
-from configs import sections
+from t2i_jax.configs import sections
 
 
 def get_config() -> ConfigDict:

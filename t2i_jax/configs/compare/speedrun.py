@@ -10,7 +10,7 @@ Result: docs/speedrun.md; `candidate` has not been run to its end.
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow as parent
+from t2i_jax.configs import scenes_dit_flow as parent
 
 VARIANTS = ("first", "candidate")
 

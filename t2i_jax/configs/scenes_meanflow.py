@@ -13,7 +13,7 @@ has 0.5, 28 and 95%: docs/few_step.md.
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow as parent
+from t2i_jax.configs import scenes_dit_flow as parent
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ the curves.
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow as parent
+from t2i_jax.configs import scenes_dit_flow as parent
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ ones (2 cores, jax 0.10.2, about 390 images/s). docs/quickstart.md has the inter
 
 from ml_collections import ConfigDict
 
-from configs import sections
+from t2i_jax.configs import sections
 
 
 def get_config() -> ConfigDict:

@@ -12,8 +12,8 @@ docs/parity_models.md.
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow as parent
-from configs import sections
+from t2i_jax.configs import latents_dit_xl2_flow as parent
+from t2i_jax.configs import sections
 
 # width, depth (and heads), side of the table of positions, dual blocks, qk_norm
 SIZES = {

@@ -11,8 +11,8 @@ docs/emoji_joint.md shows both.
 
 from ml_collections import ConfigDict
 
-from configs import sections
-from configs import transfusion_scenes as parent
+from t2i_jax.configs import sections
+from t2i_jax.configs import transfusion_scenes as parent
 
 
 def get_config() -> ConfigDict:

@@ -11,8 +11,8 @@ people are recognisable as such, few objects are. docs/emoji.md shows samples be
 
 from ml_collections import ConfigDict
 
-from configs import scenes_dit_flow as parent
-from configs import sections
+from t2i_jax.configs import scenes_dit_flow as parent
+from t2i_jax.configs import sections
 
 
 def get_config() -> ConfigDict:

@@ -13,7 +13,7 @@ Result: not yet run.
 
 from ml_collections import ConfigDict
 
-from configs import sections
+from t2i_jax.configs import sections
 
 
 def get_config() -> ConfigDict:

@@ -12,8 +12,8 @@ docs/parity_models.md.
 
 from ml_collections import ConfigDict
 
-from configs import latents_dit_xl2_flow as parent
-from configs import sections
+from t2i_jax.configs import latents_dit_xl2_flow as parent
+from t2i_jax.configs import sections
 
 # width, depth, heads
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}

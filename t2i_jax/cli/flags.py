@@ -1,0 +1,27 @@
+"""Flags with numbers: the range is declared with the flag, and held as that of a config key."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, get_args
+
+from t2i_jax.ranges import Range, checked
+
+Images = Annotated[int, Range("[1, 2^20]")]
+# Of the first of many images, each of which has the next one.
+FirstSeed = Annotated[int, Range("[0, 4e9]")]
+Workers = Annotated[int, Range("[1, 1024]")]
+
+
+def number(flag: str, hint: Any) -> Callable[[str], Any]:
+  """The `type` of argparse for a flag with a number; hint: as in ranges.checked.
+
+  It raises ConfigError naming flag, value and range.
+  """
+
+  def parse(text: str) -> Any:
+    try:
+      value: Any = get_args(hint)[0](text)
+    except ValueError:
+      value = text
+    return checked(value, hint, flag)
+
+  return parse
