@@ -39,7 +39,7 @@ if version("jaxlib").startswith("0.10."):
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"  # what is worth a file
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 MOST_BYTES = 2 * 2**30  # of compiled programs on disk; a run writes about a tenth of it
 # Files that take longest, which the workers begin with so that they end together.
@@ -172,6 +172,16 @@ def too_many_programs():
   maps = Path("/proc/self/maps").read_bytes().count(b"\n")
   resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
   return maps > 0.4 * most or resident > 4 * 2**30
+
+
+@pytest.fixture(scope="module")
+def one_device():
+  """Runs of this module see one of the eight devices: programs for one compile faster."""
+  import jax
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def test_an_entry_touches_at_most_three_files_of_the_package():
 
 
 @pytest.fixture(scope="module")
-def extended_run(tmp_path_factory, extended):
+def extended_run(tmp_path_factory, extended, one_device):
   """A run whose data, backbone, autoencoder, text encoder and objective are the page's."""
   folder = tmp_path_factory.mktemp("extended")
   build_data(SOURCES["gradients"](), folder / "data", workers=1, progress=False)

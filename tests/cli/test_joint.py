@@ -13,7 +13,7 @@ from t2i_jax.cli import evaluate
 from t2i_jax.cli.main import main
 from t2i_jax.inference import open_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from t2i_jax.training import create_state
 from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.state import abstract_state
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 SHORT = {"train.steps": 4, "checkpoint.every": 0, "sampling.every": 0, "eval.every": 0}
