@@ -1,6 +1,6 @@
 """Damaged files through `t2i data build`: each must end as a record or be named with a reason.
 
-  python -m benchmarks.proofs.fuzz_data --count=20000 --out=counts.json
+  python -m benchmarks.proofs.fuzz_data --count=20000 --to=counts.json
 
 Files of every kind that a build reads are changed at random: flipped bits, cuts, parts of other
 files, random headers, large integers, another suffix. A folder or a set of tars of them is built;
@@ -211,7 +211,7 @@ def main() -> None:
   parser.add_argument("--count", type=int, default=20_000)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--workers", type=int, default=2)
-  parser.add_argument("--out", help="JSON of the counts")
+  parser.add_argument("--to", help="a JSON file of the counts")
   args = parser.parse_args()
   parallel_map.LIMIT = SECONDS
   began = time.perf_counter()
@@ -224,9 +224,10 @@ def main() -> None:
   peak = resource.getrusage(who).ru_maxrss // 1024
   seconds = time.perf_counter() - began
   print(f"\n{args.count:,} files in {seconds:.0f} s; largest process {peak:,} MiB")
-  if args.out:
-    summary = {"count": args.count, "seed": args.seed, "peak_mib": peak, **found}
-    Path(args.out).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+  if args.to:
+    summary = {"count": args.count, "seed": args.seed, "seconds": round(seconds), "peak_mib": peak}
+    summary |= found
+    Path(args.to).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

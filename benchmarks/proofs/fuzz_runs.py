@@ -1,13 +1,15 @@
 """Runs under attack: bits that flip in checkpoints, and readers beside a trainer that saves.
 
-    python -m benchmarks.proofs.fuzz_runs flips --count=200 [--json=FILE]
-    python -m benchmarks.proofs.fuzz_runs readers --readers=20 --seconds=120 [--json=FILE]
+    python -m benchmarks.proofs.fuzz_runs flips --count=200 [--to=FILE]
+    python -m benchmarks.proofs.fuzz_runs readers --readers=20 --seconds=120 [--to=FILE]
+    python -m benchmarks.proofs.fuzz_runs speed --mib=512 [--to=FILE]
 
 `flips` changes one bit of a checkpoint and restores it, as inference and as training do: what is
 read is what was saved, or an error, or the step before with a warning that names the damaged one.
 Every second bit is one of all bits of the step, the others first draw a file, so that small files
 are hit as well. `readers` starts processes that open a run again and again while another saves each
-second and keeps three steps: nothing of the run is lost, and whatever is opened is whole.
+second and keeps three steps: nothing of the run is lost, and whatever is opened is whole. `speed`
+times the checksums that saving and restoring compute.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +41,7 @@ from t2i_jax.inference import kept_steps, open_model
 from t2i_jax.parallel import make_mesh
 from t2i_jax.systems import make_system
 from t2i_jax.training.checkpoint import Checkpoints, Meta
+from t2i_jax.training.checksum import checksums
 from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.restore import restore_params, restore_state
 from t2i_jax.training.save import Saver
@@ -51,6 +55,7 @@ SMALL = {
   "train.batch": "8", "train.schedule": "constant", "sampling.batch": "8",
 }  # fmt: skip
 KEEP = 3  # steps
+ROUNDS = 5  # of timing
 READERS = ("inference", "training")
 
 
@@ -233,16 +238,31 @@ def readers(
   }
 
 
+def speed(mib: int) -> dict[str, Any]:
+  """Seconds that the checksums of so many MiB of float32 take, compiled before."""
+  one = make_mesh(devices=jax.devices()[:1])
+  place = jax.NamedSharding(one, jax.P())
+  arrays = [jax.device_put(np.full((1024, 4096), i, np.float32), place) for i in range(mib // 16)]
+  checksums(arrays)
+  taken = []
+  for _ in range(ROUNDS):
+    began = time.perf_counter()
+    checksums(arrays)
+    taken.append(time.perf_counter() - began)
+  return {"mib": len(arrays) * 16, "seconds": median(taken)}
+
+
 def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   verbs = parser.add_subparsers(dest="verb", required=True)
-  flip, many, one = (verbs.add_parser(name) for name in ("flips", "readers", "read"))
+  flip, many, fast, one = (verbs.add_parser(name) for name in ("flips", "readers", "speed", "read"))
   flip.add_argument("--count", type=int, default=200)
   flip.add_argument("--seed", type=int, default=0)
   many.add_argument("--readers", type=int, default=20)
   many.add_argument("--seconds", type=float, default=120)
-  for verb in (flip, many):
-    verb.add_argument("--json", type=Path)
+  fast.add_argument("--mib", type=int, default=512)
+  for verb in (flip, many, fast):
+    verb.add_argument("--to", type=Path, help="a JSON file of the result")
   one.add_argument("workdir")
   one.add_argument("seconds", type=float)
   one.add_argument("pause", type=float)
@@ -254,13 +274,15 @@ def main() -> int:
     counts = flips(args.count, args.seed)
     result: dict[str, Any] = {f"{what} ({reader})": n for (what, reader), n in counts.items()}
     wrong = any("WRONG" in what for what, _ in counts)
+  elif args.verb == "speed":
+    result, wrong = speed(args.mib), False
   else:
     result = readers(args.readers, args.seconds)
     wrong = bool(result["problems of readers"] or result["saves lost"] or not result["as expected"])
   for name, value in sorted(result.items()):
     print(f"{name:48} {value}")
-  if args.json:
-    args.json.write_text(json.dumps(result, indent=2))
+  if args.to:
+    args.to.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
   return int(wrong)
 
 

@@ -71,6 +71,8 @@ class FluxConfig(Runs):
 
   def __post_init__(self):
     super().__post_init__()
+    if self.layers < 1:
+      raise ConfigError("no blocks: set model.double_blocks or model.single_blocks.")
     check_rope(self.width, self.heads, self.rope_axes)
     if len(self.rope_axes) not in (3, 4):
       raise ConfigError(

@@ -60,9 +60,7 @@ class Runs:
   attention: str = "xla"
 
   def __post_init__(self) -> None:
-    """Raises ConfigError for no blocks, or a policy or implementation that does not exist."""
-    if self.layers < 1:
-      raise ConfigError("model has no blocks: set model.double_blocks or model.single_blocks.")
+    """Raises ConfigError for a policy or an implementation that does not exist."""
     policy, of_stacks = self.policies
     for one in (policy, *of_stacks.values()):
       if one not in REMAT:

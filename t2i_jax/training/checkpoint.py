@@ -189,13 +189,14 @@ class Checkpoints:
       raise RestoreError(f"{self.root} has no complete checkpoint yet. Wait for the first save.")
     damaged: dict[int, Damaged] = {}
     for _ in range(TRIES):
-      untried = [s for s in self.steps() if s not in damaged]
+      there = self.steps()
+      untried = [s for s in there if s not in damaged]
       if not untried:
         break
       try:
         found = read(untried[-1])
       except Damaged as error:
-        if self.steps()[-1:] <= untried[-1:]:  # else a trainer may have removed it
+        if self.steps()[-1:] <= there[-1:]:  # else a trainer goes on, and may have removed it
           damaged[untried[-1]] = error
         continue
       for problem in damaged.values():

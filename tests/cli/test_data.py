@@ -8,7 +8,7 @@ from PIL import Image
 
 from t2i_jax.cli import data
 from t2i_jax.data.source import read_manifest
-from t2i_jax.errors import DataError
+from t2i_jax.errors import DataError, T2IError
 
 
 def t2i(*argv):
@@ -80,7 +80,7 @@ def test_a_folder_with_skipped_items_ends_in_a_summary(tmp_path, capsys):
   ],
 )
 def test_flags_that_do_not_go_together(tmp_path, argv, said):
-  with pytest.raises(DataError, match=said):
+  with pytest.raises(T2IError, match=said):
     t2i("build", "--to", tmp_path / "out", *argv)
 
 

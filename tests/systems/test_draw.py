@@ -112,7 +112,7 @@ def test_no_method_moves_rows_between_devices(name, system, params, monkeypatch)
   [
     ("pag(layers=(3,))", "layers 0 to 2"),
     ("pag(scale=2.0)", "pag needs layers"),
-    ("apg(eta='x')", "eta is a number"),
+    ("apg(eta='x')", "eta = 'x' is text; write a number"),
     ("cgf", "is not one of cfg, cfg_zero"),
   ],
 )
