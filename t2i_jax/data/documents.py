@@ -245,8 +245,9 @@ def layout_of(
     )
   if packed.length < rows * cols + 4:
     raise ConfigError(
-      f"rows.length = {packed.length} is too short for an image of {rows} x {cols} patches and 4 "
-      f"special tokens. Use {rows * cols + 4} or more."
+      f"rows.length = {packed.length} is too short for an image of {rows} x {cols} patches "
+      f"(data.image_size over model.patch = {patch}) and 4 special tokens. Use rows.length="
+      f"{rows * cols + 4} or more, or larger patches."
     )
   shares = (packed.image_first, packed.text_only, packed.interleaved, packed.edited)
   if sum(shares) > 1:

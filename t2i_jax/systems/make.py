@@ -67,8 +67,9 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
     raise ConfigError(f"model.dtype = {c.model.dtype!r} is not one of {', '.join(DTYPES)}.")
   if tokenizer.vocab > c.text.vocab:
     raise ConfigError(
-      f"text.vocab = {c.text.vocab} is smaller than the tokenizer's {tokenizer.vocab} tokens. "
-      f"Use text.vocab={tokenizer.vocab} or rebuild the data with --vocab={c.text.vocab}."
+      f"text.vocab = {c.text.vocab} is smaller than the {tokenizer.vocab} tokens of text.tokenizer "
+      f"= {c.text.tokenizer!r}. Use text.vocab={tokenizer.vocab}, or of data built with "
+      f"--vocab={c.text.vocab}."
     )
   autoencoder = build(AUTOENCODERS, c.autoencoder, "autoencoder", c.model.channels)
   image_shape = autoencoder.image_shape(*c.data.image_size)
