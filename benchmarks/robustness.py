@@ -125,8 +125,8 @@ def of_data(found: dict[str, Any]) -> list[str]:
   ends = sorted(found["outcomes"].items(), key=lambda pair: -pair[1])
   return [
     f"{command_of('data')}: {found['count']:,} changed files, none without a place, no traceback, "
-    f"no hang; the largest process took {found['peak_mib']} MiB. A tar or a file of rows holds "
-    "several items.",
+    f"no hang, in {found['seconds']} s; the largest process took {found['peak_mib']} MiB: images "
+    "of up to 89 million pixels are decoded. A tar or a file of rows holds several items.",
     "",
     kinds,
     "",
