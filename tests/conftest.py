@@ -226,6 +226,13 @@ def train_args(tiny):
 
 
 @pytest.fixture(scope="session")
+def process_args(train_args):
+  """The same with a text encoder that compiles in no time: each process compiles it anew."""
+  encoder = {"text.towers.text": "bag_of_words(width=32)"}
+  return lambda workdir, changes=None: train_args(workdir, encoder | (changes or {}))
+
+
+@pytest.fixture(scope="session")
 def joint_args(easy_data):
   """joint_args(workdir, {"train.steps": 4}) -> arguments of `t2i` that train a tiny joint model."""
 

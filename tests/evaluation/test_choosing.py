@@ -63,6 +63,7 @@ def test_pictures_are_there_and_no_others():
 # Solvers.
 
 
+@pytest.mark.proof
 def test_calls_of_the_page_are_measured_again():
   with jax.enable_x64(True):
     curves = solvers.ode_curves(("heun",))
@@ -71,6 +72,7 @@ def test_calls_of_the_page_are_measured_again():
   assert curves[0].case.title == "flow, even t" and curves[0].errors[-1] < 3e-4
 
 
+@pytest.mark.proof
 def test_noise_of_the_page_is_measured_again():
   curves = solvers.sde_curves(("ddpm",), (8, 32))
   agree(choosing.noise_table(curves), "Solvers that add noise", 0.001, ["`ddpm`"])

@@ -51,10 +51,10 @@ sys.exit(main(sys.argv[3:]))
 
 
 @pytest.fixture(scope="module", params=COMPILED)
-def start(start_t2i, train_args, request):
+def start(start_t2i, process_args, request):
   """start(workdir, **of start_t2i) -> the tiny run, started or going on there."""
   return lambda workdir, **options: start_t2i(
-    train_args(workdir, options.pop("changes", None)), **request.param, **options
+    process_args(workdir, options.pop("changes", None)), **request.param, **options
   )
 
 
@@ -213,14 +213,14 @@ DAMAGE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_where_all_checkpoints_are_damaged_the_newest_is_named_and_all_are_left(
-  reference, train_args, tmp_path, capsys, damage
+  reference, process_args, tmp_path, capsys, damage
 ):
   workdir = shutil.copytree(reference, tmp_path / "run")
   for step in (18, 24):
     damage(workdir / "checkpoints" / str(step))
   before = contents(workdir)
   began = time.monotonic()
-  assert main(train_args(workdir)) == 2
+  assert main(process_args(workdir)) == 2
   error = capsys.readouterr().err
   assert f"RestoreError: {workdir}/checkpoints/24 " in error
   assert "None of the 2 newest steps can be used" in error and "Traceback" not in error
