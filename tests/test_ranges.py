@@ -8,48 +8,21 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from t2i_jax.autoencoders import AUTOENCODERS
+from benchmarks.proofs.fuzz_config import CHOICES
 from t2i_jax.config import leaves, load_config
 from t2i_jax.data.documents import Packed
 from t2i_jax.data.scenes.vocabulary import LEVELS
 from t2i_jax.errors import ConfigError
 from t2i_jax.keys import DEFAULTS, VALUES, value_of
 from t2i_jax.models import BACKBONES
-from t2i_jax.process import PENALTIES, PROCESSES, SHIFTS, TIMESTEP_DISTRIBUTIONS, WEIGHTINGS
 from t2i_jax.ranges import FINITE, Count, Range, Share, checked, hint_of, range_of
-from t2i_jax.sampling import GRIDS, GUIDANCE_OF_PROMPTS, SOLVERS
 from t2i_jax.sampling.inversion import INVERTERS
-from t2i_jax.systems.drawing import OBJECTIVES
-from t2i_jax.systems.generate import Choice
-from t2i_jax.systems.make import MODELS, OUTPUTS
-from t2i_jax.systems.parts import TRAINED
-from t2i_jax.systems.system import Noise
-from t2i_jax.towers import TOWERS
-from t2i_jax.training.optimizer import OPTIMIZERS, SCHEDULES
+from t2i_jax.systems.make import MODELS
 
 CONFIGS = Path(__file__).parents[1] / "t2i_jax/configs"
 
 # Every dict of choices, and how many arguments `build` gives before those of the text.
-REGISTRIES: dict[str, tuple[dict[str, Any], int]] = {
-  "process.kind": (PROCESSES, 0),
-  "process.prediction": (OUTPUTS, 0),
-  "process.weighting": (WEIGHTINGS, 0),
-  "process.penalty": (PENALTIES, 0),
-  "process.timesteps": (TIMESTEP_DISTRIBUTIONS, 0),
-  "process.shift": (SHIFTS, 0),
-  "process.noise": ({"gaussian": Noise}, 0),
-  "autoencoder": (AUTOENCODERS, 1),
-  "text.towers.text": (TOWERS, 1),
-  "parts.text.train": (TRAINED, 0),
-  "train.objective": (OBJECTIVES, 0),
-  "train.optimizer": (OPTIMIZERS, 3),
-  "train.schedule": (SCHEDULES, 2),
-  "sampling.solver": (SOLVERS, 0),
-  "sampling.grid": (GRIDS, 2),
-  "sampling.guidance": (GUIDANCE_OF_PROMPTS, 0),
-  "sampling.words": ({"sample": Choice}, 0),
-  "--inverter": (INVERTERS, 0),
-}
+REGISTRIES = CHOICES | {"--inverter": (INVERTERS, 0)}
 MODEL_CONFIGS = {name: config for name, (_, config) in (BACKBONES | MODELS).items()}
 
 

@@ -161,9 +161,6 @@ def run_show(args: argparse.Namespace) -> None:
   from t2i_jax.data.lengths import length_lines
   from t2i_jax.data.source import read_manifest
 
-  for flag in ("count", "columns"):
-    if getattr(args, flag) < 1:
-      raise DataError(f"--{flag}={getattr(args, flag)} must be at least 1.")
   manifest = read_manifest(args.dir)
   split = args.split or next(iter(manifest["splits"]))
   sheet = contact_sheet(args.dir, split, args.count, args.columns)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from t2i_jax.cli.flags import Images, number
 from t2i_jax.errors import ConfigError, MeshError, PromptError
-from t2i_jax.ranges import Range, Seed, Weight
+from t2i_jax.ranges import Range, Seed, Weight, Whole
 
 SAMPLING_FLAGS = {
   "solver": "as in config.sampling: euler, heun, ddim(eta=1.0), dpmpp(order=3), ...",
@@ -80,7 +80,8 @@ def add_start_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
   """The step, the keys of config.sampling that can be changed after training, and the mesh."""
-  parser.add_argument("--step", type=int, help="of a checkpoint; default the newest that is whole")
+  step = number("--step", Whole)
+  parser.add_argument("--step", type=step, help="of a checkpoint; default the newest that is whole")
   for key, text in SAMPLING_FLAGS.items():
     parser.add_argument(f"--{key}", help=f"{text}; default as trained")
   parser.add_argument("--mesh", help="data=-1,fsdp=1,tensor=1,...: axes of the devices (data=-1)")

@@ -15,7 +15,7 @@ from t2i_jax.ranges import Count, Depth, Width
 
 @dataclass(frozen=True)
 class PatchConfig(Runs):
-  """What configs of transformers over patches of one image have.
+  """What configs of transformers over patches of images have.
 
   width     of tokens
   depth     blocks, of all stacks or of the main one

@@ -13,22 +13,23 @@ from flax import nnx
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Mask
+from t2i_jax.models.backbone import PatchConfig
 from t2i_jax.models.decoder import Cache, DecoderBlock, by_position, extend_cache
 from t2i_jax.models.layers import BlockConfig, Modulation, TimeEmbedder, project, rms_norm
 from t2i_jax.models.params import fan_in, ones, stack_blocks, weight
 from t2i_jax.models.patches import LinearPatches, UNetPatches
 from t2i_jax.models.positions import Theta, check_heads, rope_alternating, sincos_grid
-from t2i_jax.models.stack import Answer, Eps, Runs, Stacks
+from t2i_jax.models.stack import Answer, Eps, Stacks
 from t2i_jax.parallel import constrain
-from t2i_jax.ranges import Count, Depth, Whole, Width
+from t2i_jax.ranges import Count, Whole
 
 TIMES = ("added", "adaln")
 CHUNK = 512  # positions whose logits are held at once
 
 
 @dataclass(frozen=True)
-class TransfusionConfig(Runs):
-  """patch and channels are of an image, out of the prediction; vocab with BOI and EOI.
+class TransfusionConfig(PatchConfig):
+  """vocab with BOI and EOI.
 
   hidden        width inside the MLP, 0 = 8/3 of the width in whole 256s [2302.13971 sec. 2.2]
   rope_scaling  factor, low, high, length of positions.llama3_rope_scaling; () = none
@@ -41,12 +42,6 @@ class TransfusionConfig(Runs):
   """
 
   vocab: Count
-  width: Width
-  depth: Depth
-  heads: Count
-  patch: Count
-  channels: Width
-  out: Count
   kv_heads: Whole = 0
   head_dim: Whole = 0
   hidden: Whole = 0

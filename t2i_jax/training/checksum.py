@@ -1,4 +1,5 @@
-"""Checksums of arrays, made on the devices that hold them: exact, and the same on any mesh.
+"""Checksums of arrays, made on the devices that hold them (of small ones, on the host): exact, and
+the same on any mesh.
 
 A checkpoint holds one for each of its arrays. They cover what is computed with, whatever lies
 between: files, their compression, the network, the copy to the device.
@@ -26,9 +27,10 @@ class Checksum(NamedTuple):
 def checksums(tree: Any) -> dict[str, Checksum]:
   """Of the arrays of a tree, by path. They lie on one mesh; every process gets all of them."""
   leaves = jax.tree.leaves_with_path(tree)
-  sums = [_begin(leaf) for _, leaf in leaves]  # all begun before one is read
+  begun = [_begin(leaf) for _, leaf in leaves]  # all before one is read
   found = {}
-  for (path, _), (one, two, odd) in zip(leaves, map(np.asarray, sums), strict=True):
+  for (path, leaf), sums in zip(leaves, begun, strict=True):
+    one, two, odd = _sums_of_small(np.asarray(leaf)) if sums is None else np.asarray(sums)
     found[jax.tree_util.keystr(path)] = Checksum(f"{one:08x}{two:08x}", int(odd))
   return found
 
@@ -59,8 +61,9 @@ def fingerprint(parts: dict[str, Any]) -> dict[str, str]:
 
 
 def _begin(leaf: Any) -> Any:
+  """The sums of an array, on their way; None of one that the host takes."""
   if leaf.nbytes < SMALL and leaf.is_fully_addressable:
-    return _sums_of_small(np.asarray(leaf))
+    return None
   return _sums_on(leaf.sharding.mesh)(leaf)
 
 

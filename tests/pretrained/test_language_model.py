@@ -219,7 +219,7 @@ def test_places_of_llama3():
     assert found == pytest.approx(want, rel=1e-14)
   assert found == given / 8
   with pytest.raises(ConfigError, match=r"model\.rope_scaling = \(8\.0,\)"):
-    TransfusionConfig(11, 16, 2, 4, 2, 3, 3, rope_scaling=(8.0,))
+    TransfusionConfig(16, 2, 4, 2, 3, 3, 11, rope_scaling=(8.0,))
 
 
 def test_a_config_of_another_model(write):
