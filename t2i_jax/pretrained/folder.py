@@ -1,4 +1,4 @@
-"""diffusers' folders (config.json and safetensors) to sharded arrays and back.
+"""Folders of diffusers and transformers (config.json and safetensors) to sharded arrays and back.
 
 A folder is checked, and every problem reported at once, before a weight is read.
 """
@@ -49,7 +49,6 @@ from t2i_jax.pretrained.tensors import (
   write_index,
 )
 
-DIFFUSERS_VERSION = "0.42.1"  # whose layout is written
 SHARD_BYTES = 5 * 10**9
 POSITION_TOLERANCE = 1e-2  # absolute, of values up to 1 that may be stored as bfloat16
 
@@ -89,7 +88,7 @@ def load(
   dtype: Any = jnp.float32,
   **changes: Any,
 ) -> tuple[Any, Any, Params]:
-  """The module class, our config and the parameters of a folder in diffusers' format.
+  """The module class, our config and the parameters of a folder of one network.
 
   shardings  one per parameter, or a mesh with the default rules; None: all on the first device
   changes    fields of the config to change: remat, attention, guidance, attend_padding
@@ -100,8 +99,9 @@ def load(
   folder = Path(folder)
   spec, config = open_folder(folder)
   config = changed(config, changes, RUNS)
-  found = open_tensors(folder)
+  found = open_tensors(folder, spec.stem)
   with found.tensors:
+    found.tensors.rename(spec.renamed)
     config = spec.infer_from_tensors(config, found.tensors)
     params = read_params(spec, config, found, str(folder), shardings, dtype)
   return spec.module, config, params
@@ -114,8 +114,9 @@ def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None =
   """
   folder = Path(folder)
   spec, stored = open_folder(folder)
-  found = open_tensors(folder)
+  found = open_tensors(folder, spec.stem)
   with found.tensors:
+    found.tensors.rename(spec.renamed)
     stored = spec.infer_from_tensors(stored, found.tensors)
     check_same_model(config, stored, str(folder))
     return read_params(spec, config, found, str(folder), shardings, jnp.float32)
@@ -249,7 +250,7 @@ def save(
   dtype: str = "float32",
   shard_bytes: int = SHARD_BYTES,
 ) -> None:
-  """Writes a folder that diffusers' from_pretrained reads.
+  """Writes a folder that from_pretrained of the class's library reads.
 
   dtype        "float32", "bfloat16" or "float16"
   shard_bytes  upper bound of a file unless one tensor is larger; host memory needed is the same
@@ -259,11 +260,7 @@ def save(
   cannot be written.
   """
   spec = spec_for(config)
-  content = {
-    "_class_name": spec.hf_class,
-    "_diffusers_version": DIFFUSERS_VERSION,
-    **write_config(spec, config),
-  }
+  content = {**spec.header, **write_config(spec, config)}
   write_folder(Path(folder), spec, config, params, content, dtype, shard_bytes)
 
 

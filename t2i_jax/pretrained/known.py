@@ -26,8 +26,11 @@ def spec_of(content: Mapping[str, Any], where: str) -> Spec:
   name = content.get("_class_name")
   if name == LEGACY_CLASS and content.get(LEGACY_KEY) in LEGACY:
     return LEGACY[content[LEGACY_KEY]]
+  key = "_class_name"
+  if name is None and content.get("architectures"):
+    key, (name, *_) = "architectures", content["architectures"]
   if not isinstance(name, str) or name not in SPECS:
-    raise RestoreError(f"{where}: _class_name = {name!r} is not one of {', '.join(SPECS)}.")
+    raise RestoreError(f"{where}: {key} = {name!r} is not one of {', '.join(SPECS)}.")
   return SPECS[name]
 
 

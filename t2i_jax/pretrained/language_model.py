@@ -23,7 +23,6 @@ from t2i_jax.pretrained.names import Entry, Part, dense, gain, heads, heads_out,
 from t2i_jax.pretrained.spec import Spec, read_config, refuse, write_config
 from t2i_jax.pretrained.tensors import Tensors, open_tensors
 
-TRANSFORMERS_VERSION = "5.24.0"  # whose layout is written
 BLOCK, TABLE, HEAD = "model.layers.{i}", "model.embed_tokens.weight", "lm_head.weight"
 DECODER = ("table", "blocks", "gain", "head")
 IMAGE_LAYERS = ("patches", "time_in", "adaln")
@@ -167,7 +166,6 @@ def _spec(
     },
     fixed={
       **fixed,
-      "architectures": [hf_class],
       "model_type": kind,
       "hidden_act": "silu",
       "attention_bias": False,
@@ -182,7 +180,6 @@ def _spec(
       "use_cache": True,
       "dtype": "float32",
       "torch_dtype": "float32",  # its name before transformers 5
-      "transformers_version": TRANSFORMERS_VERSION,
       **({"sliding_window": None, "max_window_layers": 28} if qk_norm else {"pretraining_tp": 1}),
     },
     read=partial(read, qk_norm=qk_norm),
@@ -190,6 +187,7 @@ def _spec(
     entries=entries,
     legacy={"is_llama_config": True},
     stem="model",
+    library="transformers",
   )
 
 
@@ -310,7 +308,7 @@ def save_language_model(
   spec = QWEN3 if config.qk_norm else LLAMA
   of_base = {} if base is None else config_json(Path(base))
   kept = {key: of_base[key] for key in spec.ignored if key in of_base}
-  content = write_config(spec, config) | kept
-  content |= {"dtype": dtype, "torch_dtype": dtype, "transformers_version": TRANSFORMERS_VERSION}
+  content = spec.header | write_config(spec, config) | kept
+  content |= {"dtype": dtype, "torch_dtype": dtype}
   own = {name: params[name] for name in DECODER if name in params}
   write_folder(Path(folder), spec, config, own, content, dtype, shard_bytes)

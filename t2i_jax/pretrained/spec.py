@@ -15,6 +15,7 @@ from t2i_jax.pretrained.tensors import STEM
 
 # Fields of a config that may be changed on loading: no weight depends on them.
 RUNS = ("remat", "attention", "guidance", "attend_padding")
+DIFFUSERS_VERSION, TRANSFORMERS_VERSION = "0.42.1", "5.24.0"  # whose layouts are written
 CHUNK = 4096  # positions of a table that are computed at once
 
 
@@ -59,6 +60,9 @@ class Spec:
   buffers   our config -> buffers by name
   infer_from_tensors  (our config, tensors) -> our config, with what config.json leaves out
   stem      stem of the names of the weight files
+  library   that has the class: "diffusers" or "transformers"
+  renamed   stored name -> the name in `entries`, for older folders; None: the tensor is not read,
+            and is lost where the folder is written
   """
 
   hf_class: str
@@ -74,6 +78,15 @@ class Spec:
   infer_from_tensors: Callable[[Any, Any], Any] = lambda config, tensors: config
   legacy: Mapping[str, Any] = field(default_factory=dict)
   stem: str = STEM
+  library: str = "diffusers"
+  renamed: Callable[[str], str | None] = lambda name: name
+
+  @property
+  def header(self) -> dict[str, Any]:
+    """What config.json says of the class, besides what it says of the model."""
+    if self.library == "transformers":
+      return {"architectures": [self.hf_class], "transformers_version": TRANSFORMERS_VERSION}
+    return {"_class_name": self.hf_class, "_diffusers_version": DIFFUSERS_VERSION}
 
 
 def _plain(value: Any) -> Any:
@@ -85,7 +98,7 @@ def read_config(spec: Spec, content: Mapping[str, Any], where: str) -> Any:
   problems = []
   fixed = {**spec.fixed, **spec.legacy}
   for key, value in content.items():
-    if key.startswith("_") or key in spec.keys or key in spec.ignored:
+    if key.startswith("_") or any(key in by for by in (spec.header, spec.keys, spec.ignored)):
       continue
     if key in fixed:
       if _plain(value) != _plain(fixed[key]):

@@ -1,7 +1,7 @@
 """Tensors of safetensors files, read in slices and written file by file. Nothing is unpickled."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +68,11 @@ class Tensors:
     """Keeps only the tensors whose names begin with the prefix, and removes it from them."""
     kept = {name: at for name, at in self.stored.items() if name.startswith(prefix)}
     self.stored = {name.removeprefix(prefix): at for name, at in kept.items()}
+
+  def rename(self, name_of: Callable[[str], str | None]) -> None:
+    """Gives tensors other names; those that it maps to None are left out."""
+    named = {name: name_of(name) for name in self.stored}
+    self.stored = {to: self.stored[name] for name, to in named.items() if to is not None}
 
   def read(self, name: str, slices: tuple[slice, ...]) -> np.ndarray:
     """A slice of a tensor, in the dtype it is stored in."""

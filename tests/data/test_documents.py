@@ -220,7 +220,7 @@ def test_it_can_be_pickled_and_names_a_bad_record():
 
 @pytest.mark.parametrize("packed, words", [
   (Packed(positions="spiral"), "'spiral' is not one of grid"),
-  (Packed(length=9), "Use 10 or more"),
+  (Packed(length=9), "Use rows.length=10 or more"),
   (Packed(image_first=0.9, text_only=0.3), "sum to at most 1"),
 ])  # fmt: skip
 def test_bad_rows_are_refused(packed, words):

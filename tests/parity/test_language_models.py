@@ -258,7 +258,7 @@ def test_the_older_spelling_of_rotary_settings(name, tmp_path):
 def test_every_key_of_the_config_is_known_with_its_default(kind, tmp_path):
   spec = LANGUAGE_MODELS[f"{kind}ForCausalLM"]
   defaults = getattr(transformers, f"{kind}Config")().to_diff_dict()
-  known = {**spec.keys, **spec.fixed, **spec.ignored}
+  known = {**spec.header, **spec.keys, **spec.fixed, **spec.ignored}
   assert defaults.keys() <= known.keys()
   own = {"num_key_value_heads", "head_dim", "rope_parameters", "layer_types"}  # made of others
   own |= {"bos_token_id", "eos_token_id"}
