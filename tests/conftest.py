@@ -41,6 +41,9 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"  # what is worth a file
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Tracing makes many small objects that live on: collecting them less often saves 4 to 7% of the CPU
+# time of tests/models/test_families.py (measured as above).
+gc.set_threshold(200_000, 50, 100)
 MOST_BYTES = 2 * 2**30  # of compiled programs on disk; a run writes about a tenth of it
 # Files that take longest, which the workers begin with so that they end together.
 LONGEST = (

@@ -240,6 +240,17 @@ def dynamic(
   return shifted(process, steps, float(factor), terminal)
 
 
+def dynamic_by_steps(
+  process: Process, steps: int, tokens: Count = 4096, terminal: Terminal | None = None
+) -> Time:
+  """`shifted` by exp(mu), mu linear in the number of image tokens, and in the steps between 10 and
+  200 for up to 4300 tokens.   Source: FLUX.2's sampling code"""
+  many = 0.00016927 * tokens + 0.45666666  # at 200 steps, and at any number for more tokens
+  few = 8.73809524e-05 * tokens + 1.89833333  # at 10 steps
+  mu = many if tokens > 4300 else many + (steps - 200) * (many - few) / 190
+  return shifted(process, steps, float(np.exp(mu)), terminal)
+
+
 def stretch(t: np.ndarray, terminal: float) -> np.ndarray:
   """1 - t scaled so that the last t is `terminal`."""
   if t[-1] == 1:
@@ -258,5 +269,6 @@ GRIDS: dict[str, Callable[..., Time]] = {
   "beta": beta,
   "shifted": shifted,
   "dynamic": dynamic,
+  "dynamic_by_steps": dynamic_by_steps,
   "times": times,
 }

@@ -35,40 +35,49 @@ from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
 from t2i_jax.systems.few_step import until
 from t2i_jax.systems.guides import NO_GUIDES, Guides
+from t2i_jax.systems.parts import InTurn, only
 from t2i_jax.systems.sampler import Batches, checked_plan, make_sampler
 from t2i_jax.systems.system import checked, levels
 from t2i_jax.systems.tasks import Draw, Start
 
 AND = " AND "  # between the prompts of one image
+BACKBONE, VAE = ("backbone",), ("vae",)
 DRAW_KNOWN = 2**31  # noise of the known part of an image: of other keys than the solver's
 
 
-class Inputs(NamedTuple):
-  """What a compiled sampler is given besides the model's parameters and a plan.
-
-  text            tokens by encoder;  others: of each further prompt of an image
-  seeds           [B] uint32
-  scale           of guidance
-  guide_params, label, weight  of a noisy classifier, its captions, and how strongly it guides
-  weak            (parameters, tokens by encoder) of the weak model
-  """
-
-  text: Any
-  seeds: Any
-  scale: Any
-  guide_params: Any = None
-  label: Any = ()
-  weight: Any = None
-  others: tuple[Any, ...] = ()
-  weak: Any = None
-
-
 class Origin(NamedTuple):
-  """images [B, H, W, C]; fill [B, H, W, 1] bool or None; source: tokens by encoder, or None."""
+  """images [B, H, W, C] or what they are encoded to; fill [B, H, W, 1] bool or None; source: a
+  prompt, as in Inputs, or None."""
 
   images: Any
   fill: Any = None
   source: Any = None
+
+
+class Inputs(NamedTuple):
+  """What a compiled sampler is given besides the backbone's parameters and a plan.
+
+  cond    of the prompts: their tokens by encoder, which `_conditioned` replaces by the encoders'
+          output, a Conditioning;   others: of each further prompt of an image
+  null    of the negative prompt, or None where it has no weight
+  seeds   [B] uint32
+  scale   of guidance
+  label, guide_params, weight  captions and parameters of a noisy classifier, and how strongly it
+          guides
+  weak, weak_params  of the weak model
+  """
+
+  cond: Any
+  seeds: Any
+  scale: Any = None
+  null: Any = None
+  others: tuple[Any, ...] = ()
+  label: Any = ()
+  guide_params: Any = None
+  weight: Any = None
+  weak: Any = None
+  weak_params: Any = None
+  origin: Origin | None = None
 
 
 class Drawing:
@@ -107,28 +116,36 @@ class Drawing:
     # What joins the prompts of an image; a perturbed prediction has the first prompt.
     self.joined = self.method.others if perturb is None else 0
     self.batches = Batches(mesh, c.batch)
-    self._from_noise: Any = self._jit(self._sample_noise)
+    rows = batch_sharding(mesh)
+    self._encode: Any = jax.jit(system.encode_text, out_shardings=rows)
+    if guides.weak is not None:
+      self._encode_weak: Any = jax.jit(guides.weak.system.encode_text, out_shardings=rows)
+    self._encode_image: Any = jax.jit(system.encode, out_shardings=rows)
+    self._from_noise: Any = jax.jit(self._sample_noise, out_shardings=rows)
     self._from_images = cache(self._compile_from_images)
-
-  def _jit(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    return jax.jit(function, out_shardings=jax.NamedSharding(self.mesh, jax.P()))
+    self._decode: Any = jax.jit(self._finished, out_shardings=jax.NamedSharding(mesh, jax.P()))
 
   def draw(self, params: Params, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     """tasks.Draw. Raises PromptError."""
-    given = self._inputs(prompts, seeds)
-    return self._in_batches(
-      len(prompts), given, lambda part: self._from_noise(params, self.plan, *part)
-    )
+    sampler = lambda own, part: self._from_noise(own, self.plan, *part)
+    return self._in_stages(params, len(prompts), self._inputs(prompts, seeds), sampler)
 
   def lower(self, params: Params) -> Any:
     """The sampler that `draw` compiles, lowered for parameters that may be abstract."""
-    given = self._inputs([AND.join([""] * (self.joined + 1))], [0])
     put, rows = batch_sharding(self.mesh), self.batches.rows
     row = lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype, sharding=put)
+    given = jax.tree.map(row, self._inputs([AND.join([""] * (self.joined + 1))], [0]))
+    of = lambda text: jax.tree.map(row, jax.eval_shape(self.system.encode_text, params, text))
+    null = of(given.cond) if self._with_null else None
+    given = given._replace(
+      cond=of(given.cond),
+      null=null,
+      others=tuple(map(of, given.others)),
+      scale=jax.ShapeDtypeStruct((), jnp.float32),
+    )
     plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.plan)
-    given = jax.tree.map(row, given)._replace(scale=jax.ShapeDtypeStruct((), jnp.float32))
     with jax.set_mesh(self.mesh):
-      return self._from_noise.lower(params, plan, *given)
+      return self._from_noise.lower(only(params, BACKBONE), plan, *given)
 
   def redraw(
     self, params: Params, prompts: Sequence[str], seeds: Sequence[int], start: Start
@@ -142,8 +159,10 @@ class Drawing:
     sampler = self._from_images(first, start.repeats, start.inverter)
     fill = None if start.mask is None else np.asarray(start.mask, bool)[..., None]
     source = None if start.source is None else self._tokens(start.source)
-    given = (self._inputs(prompts, seeds), Origin(np.asarray(start.images), fill, source))
-    return self._in_batches(len(prompts), given, lambda part: sampler(params, *part))
+    given = self._inputs(prompts, seeds)._replace(
+      origin=Origin(np.asarray(start.images), fill, source)
+    )
+    return self._in_stages(params, len(prompts), given, sampler)
 
   def _first(self, strength: float) -> int:
     """The step from which a start at this strength is sampled."""
@@ -165,8 +184,7 @@ class Drawing:
     given = Inputs(
       self._tokens(first),
       np.asarray(seeds, np.uint32),
-      None,
-      others=tuple(map(self._tokens, others)),
+      others=tuple(self._tokens(texts) for texts in others),
     )
     if self.guides.classifier is not None:
       given = given._replace(label=self.guides.classifier.system.text["text"].encode(prompts))
@@ -187,50 +205,73 @@ class Drawing:
       )
     return parts
 
-  def _in_batches(self, n: int, given: Any, run: Callable[[Any], jax.Array]) -> np.ndarray:
-    images = []
-    for part in self.batches(given):
-      with jax.set_mesh(self.mesh):
-        images.append(checked(run(self._with_models(part))))
-    return np.concatenate(images)[:n]
+  def _in_stages(
+    self, params: Params, n: int, given: Inputs, sampler: Callable[[Params, Any], jax.Array]
+  ) -> np.ndarray:
+    """Encoders, sampler and decoder, batch by batch; one after the other for params in turn."""
+    with jax.set_mesh(self.mesh):
+      each: Any = list if isinstance(params, InTurn) else iter
+      parts = each(self._conditioned(params, part) for part in self.batches(given))
+      drawn = each((sampler(only(params, BACKBONE), part), origin) for part, origin in parts)
+      found = [checked(self._decode(only(params, VAE), *both)) for both in drawn]
+    return np.concatenate(found)[:n]
 
-  def _with_models(self, part: Any) -> Any:
-    """The inputs with the scales and the other models' parameters."""
-    if not isinstance(part, Inputs):
-      return (self._with_models(part[0]), part[1])
-    guide, weak = self.guides
-    part = part._replace(scale=jnp.float32(self.scale))
+  @property
+  def _with_null(self) -> bool:
+    """Whether the negative prompt is encoded: without guidance it has no weight."""
+    return self.guides.weak is None and (self.c.cfg != 1 or self.joined > 0)
+
+  def _conditioned(self, params: Params, part: Inputs) -> tuple[Inputs, Origin | None]:
+    """The inputs with the encoders' outputs, the scales and other models' parameters; and the
+    images that they start from as they were."""
+    own, (guide, weak), origin = only(params, self.system.text), self.guides, part.origin
+    of = lambda text: self._encode(own, text)
+    null = None
+    if self._with_null:
+      null = jax.tree.map(
+        lambda row, to: jax.device_put(np.repeat(row, len(to), 0), to.sharding),
+        self.negative,
+        part.cond,
+      )
+    part = part._replace(
+      cond=of(part.cond),
+      null=None if null is None else of(null),
+      others=tuple(map(of, part.others)),
+      scale=jnp.float32(self.scale),
+    )
+    if origin is not None:
+      x0 = self._encode_image(only(params, VAE), origin.images)
+      source = None if origin.source is None else of(origin.source)
+      part = part._replace(origin=origin._replace(images=x0, source=source))
     if guide is not None:
       part = part._replace(guide_params=guide.params, weight=jnp.float32(guide.weight))
-    return part if weak is None else part._replace(weak=(weak.params, part.weak))
+    if weak is not None:
+      cond = self._encode_weak(weak.params, part.weak)
+      part = part._replace(weak=cond, weak_params=weak.params)
+    return part, origin
 
   def _guided(
     self, params: Params, given: Inputs, x: jax.Array, plan: Step, on_step: Any = None
   ) -> tuple[Denoiser, Any, dict[str, Any]]:
     """The denoiser, its condition, and the hooks of `sample`."""
-    system, control, method, c = self.system, self.control, self.method, self.c
-    cond: Any = system.encode_text(params, given.text)
+    system, control, method = self.system, self.control, self.method
+    cond: Any = given.cond
     denoise: Denoiser = lambda x_t, time, cond: system.denoise(params, x_t, time, cond, control)
     hooks: dict[str, Any] = {} if on_step is None else {"on_step": on_step}
     if system.two_times:
       hooks["cond_at"] = lambda i, cond, _: _until(cond, plan.to.model_time[i])
     if self.guides.weak is not None:
-      weak, (weak_params, tokens) = self.guides.weak.system, given.weak
+      weak, weak_params = self.guides.weak.system, given.weak_params
       denoise = autoguide(
         lambda x_t, time, both: system.denoise(params, x_t, time, both[0]),
         lambda x_t, time, both: weak.denoise(weak_params, x_t, time, both[1]),
         method,
         given.scale,
       )
-      cond = Guided((cond, weak.encode_text(weak_params, tokens)))
-    elif c.cfg != 1 or control is not None or given.others:  # else the null has no weight
-      like = given.text
-      tokens = jax.tree.map(lambda row, to: jnp.broadcast_to(row, to.shape), self.negative, like)
-      null = None
-      if c.cfg != 1 or given.others:
-        null = system.encode_text(params, tokens)
-      others = tuple(system.encode_text(params, text) for text in given.others)
-      cond = Guided(cond, null, others) if control is None else _with_roles(cond, null)
+      cond = Guided((cond, given.weak))
+    elif given.null is not None or control is not None:
+      null = given.null
+      cond = Guided(cond, null, given.others) if control is None else _with_roles(cond, null)
       denoise = guide(denoise, method, given.scale)
       hooks = remember(method, x, **hooks)
     if self.guides.classifier is not None:
@@ -245,8 +286,13 @@ class Drawing:
     prior = system.process.prior(keys, system.x_shape)
     denoise, cond, hooks = self._guided(params, inputs, prior, plan)
     noise = row_noise(keys, system.x_shape)
-    x0_hat, _ = sample(denoise, self.solver, plan, prior, cond, noise, **hooks)
-    return levels(system.decode(params, x0_hat))
+    return sample(denoise, self.solver, plan, prior, cond, noise, **hooks)[0]
+
+  def _finished(self, params: Params, x0_hat: jax.Array, origin: Origin | None) -> jax.Array:
+    images = levels(self.system.decode(params, x0_hat))
+    if origin is None or origin.fill is None:
+      return images
+    return jnp.where(origin.fill, images, origin.images)
 
   def _compile_from_images(self, first: int, repeats: int, inverter: str) -> Callable[..., Any]:
     """The sampler of the grid's times from `first` on. Raises ConfigError."""
@@ -262,9 +308,10 @@ class Drawing:
     upwards = build(INVERTERS, inverter, "inverter")
     start = jax.tree.map(lambda field: field[0], plan.now)
 
-    def run(params: Params, given: Inputs, origin: Origin) -> jax.Array:
-      keys = jax.vmap(jax.random.key)(given.seeds)
-      x0 = system.encode(params, origin.images)
+    def run(params: Params, given: Inputs) -> jax.Array:
+      keys, origin = jax.vmap(jax.random.key)(given.seeds), given.origin
+      assert origin is not None
+      x0 = origin.images
       noise, on_step, steps = row_noise(keys, system.x_shape), None, plan
       if origin.fill is not None:
         own = jax.vmap(lambda key: jax.random.fold_in(key, DRAW_KNOWN))(keys)
@@ -275,7 +322,7 @@ class Drawing:
         eps = process.prior(keys, system.x_shape) / process.prior_std
         x = mix(x0, eps, start)
       else:
-        cond = system.encode_text(params, origin.source)
+        cond = origin.source
         denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
         up, x = rising(times), x0
         if len(up.t) < len(times.t):  # the sampler's last step ends at sigma = 0
@@ -283,11 +330,9 @@ class Drawing:
           x = before_last_step(denoise, first, x0, cond)
         x, _ = invert(denoise, upwards, process, up, x, cond)
       denoise, cond, hooks = self._guided(params, given, x, steps, on_step)
-      x0_hat, _ = sample(denoise, self.solver, steps, x, cond, noise, **hooks)
-      images = levels(system.decode(params, x0_hat))
-      return images if origin.fill is None else jnp.where(origin.fill, images, origin.images)
+      return sample(denoise, self.solver, steps, x, cond, noise, **hooks)[0]
 
-    return self._jit(run)
+    return jax.jit(run, out_shardings=batch_sharding(self.mesh))
 
 
 def make_draw(system: Any, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Draw:

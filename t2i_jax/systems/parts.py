@@ -3,7 +3,7 @@
 config.parts has a section a part: {"backbone": {"start": "", "train": "all"}, "text": ...}.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -95,3 +95,37 @@ def merge_params(trainable: Params, frozen: Params) -> Params:
   """The inverse of split_params."""
   flat = traverse_util.flatten_dict(trainable) | traverse_util.flatten_dict(frozen)
   return traverse_util.unflatten_dict(flat)
+
+
+class InTurn(Mapping[str, Params]):
+  """Parameters by part that are in memory one group at a time: the encoders' while prompts are
+  encoded, the backbone's while latents are sampled, the autoencoder's while they are decoded.
+
+  load  name of a part -> its parameters, read anew each time
+  """
+
+  def __init__(self, names: Iterable[str], load: Callable[[str], Params]):
+    self._names, self._load, self._held = tuple(names), load, dict[str, Params]()
+
+  def __getitem__(self, name: str) -> Params:
+    return self.hold((name,))[name]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._names)
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def hold(self, names: Iterable[str]) -> dict[str, Params]:
+    """These parts; all others leave memory."""
+    wanted = [name for name in names if name in self._names]
+    self._held = {name: self._held[name] for name in wanted if name in self._held}
+    self._held |= {name: self._load(name) for name in wanted if name not in self._held}
+    return dict(self._held)
+
+
+def only(params: Params | InTurn, names: Iterable[str]) -> Params:
+  """The parameters of these parts, of which some may have none."""
+  if isinstance(params, InTurn):
+    return params.hold(names)
+  return {name: params[name] for name in names if name in params}

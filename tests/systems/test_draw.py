@@ -10,12 +10,11 @@ from weights import random_weights
 from t2i_jax.config import load_config
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
-from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.parallel import make_mesh
 from t2i_jax.plan import Program
-from t2i_jax.sampling import GUIDANCE, make_plan
+from t2i_jax.sampling import GUIDANCE
 from t2i_jax.systems import make_system
-from t2i_jax.systems.draw import make_draw
-from t2i_jax.systems.sampler import make_sampler
+from t2i_jax.systems.draw import Drawing, make_draw
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
 
@@ -88,23 +87,14 @@ def test_a_perturbation_needs_no_null(images):
 
 @pytest.mark.newest
 @pytest.mark.parametrize("name", ["cfg", "apg", "pag", "slg"])
-def test_no_method_moves_rows_between_devices(name, system, params, monkeypatch):
+def test_no_method_moves_rows_between_devices(name, system):
   """Conditional and null rows are interleaved, so each stays where its row of the batch is."""
   mesh, c = make_mesh(8, 1, 1), config_of(guidance=TEXTS[name], cfg=4.0).sampling
-  jit, caught = jax.jit, []
-  monkeypatch.setattr(jax, "jit", lambda *a, **k: caught.append(jit(*a, **k)) or caught[-1])
-  make_draw(system, c, mesh)
-  monkeypatch.undo()
-  solver, times, _ = make_sampler(c, system.process)
-  plan = make_plan(solver, system.process, times)
-  rows = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
-  text = {"text": (rows((16, 16), np.int32), rows((16, 16), bool))}
-  seeds = rows((16,), np.uint32)
   with jax.set_mesh(mesh):
-    lowered = caught[-1].lower(params, plan, text, seeds, np.float32(2), None, (), None)
-    found = Program(lowered.compile().as_text()).collectives()
+    compiled = Drawing(system, c, mesh).lower(system.abstract).compile()
+  found = Program(compiled.as_text()).collectives()
   assert found["all-to-all"] == found["collective-permute"] == 0
-  assert found.total() <= 1  # the images, gathered at the end
+  assert found.total() == 0
 
 
 @pytest.mark.parametrize(
