@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
   "data.val_split": "val",
   "data.workers": 0,  # processes that decode; 0 = threads
   "text.tokenizer": "bpe",  # the data's own byte-level BPE; or "bytes", "labels:N", "folder:PATH"
+  "text.join": "each",  # encoders to towers of the backbone: each by its name; or "flux", "sd3"
   "text.too_long": "error",  # a caption of more than text.length tokens; or "truncate", "skip"
   # data.documents.Packed says what these are.
   "rows.length": 256,
@@ -54,6 +55,7 @@ DEFAULTS: dict[str, Any] = {
 }
 # Keys of DEFAULTS that not every config with their section has -> the key that those list.
 LISTED_WITH: dict[str, str] = {
+  "text.join": "text.towers",
   "process.penalty": "process.prediction",
   "train.objective": "text.towers",
 }
@@ -73,6 +75,7 @@ VALUES: dict[str, Any] = {
   "data.workers": Annotated[int, Range("[0, 1024]")],
   "text.tokenizer": str,
   "text.vocab": Count,
+  "text.join": str,
   "text.too_long": Literal["error", "truncate", "skip"],
   "text.length": Annotated[int, Range("[1, 2^20]")],
   "text.towers.*": str,

@@ -48,16 +48,18 @@ def with_references(x_t: jax.Array, cond: Conditioning) -> tuple[jax.Array, ...]
   return (x_t, *(r.astype(x_t.dtype) for r in cond.extras.get("references", ())))
 
 
-def drop_towers(cond: Conditioning, null: Conditioning, drop: dict[str, jax.Array]) -> Conditioning:
-  """The conditioning whose towers are the null's in the rows where `drop` is True.
+def drop_towers(
+  towers: dict[str, Tower], null: dict[str, Tower], drop: dict[str, jax.Array]
+) -> dict[str, Tower]:
+  """The towers, replaced by the null's in the rows where `drop` is True.
 
-  null  one row, or as many as cond;   drop  tower -> bool [B]; towers not named are kept
+  null  one row, or as many as towers;   drop  tower -> bool [B]; towers not named are kept
   """
 
   def mixed(name: str, tower: Tower) -> Tower:
     if name not in drop:
       return tower
     where = lambda new, old: jnp.where(drop[name].reshape(-1, *[1] * (old.ndim - 1)), new, old)
-    return jax.tree.map(where, null.towers[name], tower)
+    return jax.tree.map(where, null[name], tower)
 
-  return cond._replace(towers={name: mixed(name, t) for name, t in cond.towers.items()})
+  return {name: mixed(name, tower) for name, tower in towers.items()}

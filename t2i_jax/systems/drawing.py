@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch
 from t2i_jax.models import Conditioning
-from t2i_jax.models.conditioning import drop_towers
+from t2i_jax.models.conditioning import Tower, drop_towers
 from t2i_jax.models.control import Control
 from t2i_jax.models.params import Params
 from t2i_jax.models.stack import Answer
@@ -33,12 +33,14 @@ from t2i_jax.systems.system import (
   predicted,
 )
 from t2i_jax.systems.tasks import Tasks
+from t2i_jax.towers.join import Join
 
 
 @dataclass(frozen=True)
 class DrawingSystem(System):
   """A model that draws.
 
+  join                text encoders to towers of the backbone
   layers              blocks of the backbone, by which a control names them
   inner               weights of the losses that the backbone itself gives, by name
   weighting, penalty  of the denoising loss, whatever the network predicts
@@ -46,6 +48,7 @@ class DrawingSystem(System):
                       have check(system), which raises ConfigError
   """
 
+  join: Join
   layers: int
   inner: dict[str, float]
   output: Output
@@ -75,23 +78,31 @@ class DrawingSystem(System):
   def losses(self, params: Params, batch: Batch, draws: Draws) -> dict[str, jax.Array]:
     return self.objective(self, params, batch, draws)
 
-  def encode_text(self, params: Params, text: dict[str, Any]) -> Conditioning:
-    """text: (ids [B, T] int32, mask [B, T] bool) by encoder."""
-    towers = {
+  def towers(self, params: Params, text: dict[str, Any]) -> dict[str, Tower]:
+    """The output of each encoder.   text: (ids [B, T] int32, mask [B, T] bool) by encoder"""
+    return {
       name: self.module(params, name, encoder.make)(*text[name], self.dtype)
       for name, encoder in self.text.items()
     }
-    return Conditioning(towers, {})
+
+  def encode_text(self, params: Params, text: dict[str, Any]) -> Conditioning:
+    """The encoders' outputs as the backbone takes them.   text: as for `towers`"""
+    return Conditioning(self.join.towers(self.towers(params, text)), {})
 
   def null(self, params: Params) -> Conditioning:
     """The conditioning of "", one row."""
+    return Conditioning(self.join.towers(self._nulls(params)), {})
+
+  def _nulls(self, params: Params) -> dict[str, Tower]:
     nulls = {name: encoder.null for name, encoder in self.text.items()}
-    return self.encode_text(params, jax.tree.map(jnp.asarray, nulls))
+    return self.towers(params, jax.tree.map(jnp.asarray, nulls))
 
   def conditioning(self, params: Params, batch: Batch, draws: Draws) -> Conditioning:
-    """Of a batch's captions, the dropped ones replaced by the null."""
-    cond = self.encode_text(params, batch.text)
-    return drop_towers(cond, self.null(params), draws.drop) if draws.drop else cond
+    """Of a batch's captions, those dropped of an encoder replaced by its null."""
+    towers = self.towers(params, batch.text)
+    if draws.drop:
+      towers = drop_towers(towers, self._nulls(params), draws.drop)
+    return Conditioning(self.join.towers(towers), {})
 
   def network(
     self,

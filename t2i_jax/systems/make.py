@@ -33,6 +33,7 @@ from t2i_jax.systems.joint import JointSystem
 from t2i_jax.systems.parts import Part, configured
 from t2i_jax.systems.system import Mixing, Noise, Output, System
 from t2i_jax.towers import TOWERS, Own, TextEncoder
+from t2i_jax.towers.join import JOINS
 
 # Keys of config.model that are no fields of a backbone's config.
 BESIDES = ("kind", "dtype")
@@ -105,7 +106,11 @@ def _drawing(
   text: dict[str, TextEncoder] = {
     name: build(TOWERS, kind, f"text.towers.{name}", own) for name, kind in c.text.towers.items()
   }
-  widths = {key: value for encoder in text.values() for key, value in encoder.widths.items()}
+  if c.text.join not in JOINS:
+    raise ConfigError(f"text.join = {c.text.join!r} is not one of {', '.join(JOINS)}.")
+  join = JOINS[c.text.join]
+  join.check(text, f"text.join = {c.text.join!r}")
+  widths = join.widths({name: encoder.widths for name, encoder in text.items()})
   fields = inspect.signature(BACKBONES[c.model.kind][1]).parameters
   missing = [n for n in WIDTHS if n in fields and fields[n].default is inspect.Parameter.empty]
   missing = [n for n in missing if n not in widths and n not in c.model]
@@ -121,6 +126,7 @@ def _drawing(
   return DrawingSystem(
     parts={"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae,
     text=text,
+    join=join,
     layers=config.layers,
     inner=getattr(config, "inner_losses", {}),
     output=output,
