@@ -59,13 +59,25 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None
 
 
 def weighted_values(
-  q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  allowed: jax.Array | None,
+  *,
+  bias: jax.Array | None = None,
+  scale: float | None = None,
 ) -> jax.Array:
-  """`attend`, of a mask as a predicate [B, Lq, Lkv], without its name for rematerialisation."""
+  """`attend`, of a mask as a predicate [B, Lq, Lkv], without its name for rematerialisation.
+
+  bias   [N, Lq, Lkv] float32, added to the scores
+  scale  of the scores; None: 1 / sqrt(K)
+  """
   groups = q.shape[2] // k.shape[2]
   q = q.reshape(*q.shape[:2], k.shape[2], groups, q.shape[3])
   scores = jnp.einsum("bqngk,bsnk->bngqs", q, k, preferred_element_type=jnp.float32)
-  scores = scores * q.shape[-1] ** -0.5
+  scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
+  if bias is not None:
+    scores = scores + bias.reshape(scores.shape[1:3] + bias.shape[1:])
   if allowed is not None:
     scores = jnp.where(allowed[:, None, None], scores, -1e30)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)

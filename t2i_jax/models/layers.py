@@ -7,8 +7,9 @@ float32. A model chooses float32 or bfloat16 by the dtype it gives its first act
 
 import math
 import string
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ class BlockConfig:
   """What a transformer block is made of.
 
   hidden    width inside the MLP; 0 = MLP_RATIO times the width
-  mlp       "gelu" or "swiglu"
+  mlp       a name in MLPS
   bias      of every matrix
   qk_norm   RMS norm of each head's q and k, with qk_eps
   kv_heads  heads of k and v, each shared by heads / kv_heads of q [2305.13245]; 0 = heads
@@ -97,6 +98,34 @@ def gelu(x: jax.Array) -> jax.Array:
 def _gelu_jvp(primals, tangents):
   value, slope = jax.lax.optimization_barrier(_gelu_and_slope(*primals))
   return value, slope * tangents[0]
+
+
+def gelu_erf(x: jax.Array) -> jax.Array:
+  """GELU itself, x Phi(x), in float32 inside [1606.08415 sec. 2]."""
+  return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(x.dtype)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+  """GELU's sigmoid form, x sigmoid(1.702 x) [1606.08415 sec. 2]."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
+class MLP(NamedTuple):
+  """gated: the activation is of one half of the first matrix, and multiplies the other."""
+
+  activation: Callable[[jax.Array], jax.Array]
+  gated: bool = False
+
+
+# Gated ones: [2002.05202 sec. 2].
+MLPS = {
+  "gelu": MLP(gelu),
+  "gelu_erf": MLP(gelu_erf),
+  "quick_gelu": MLP(quick_gelu),
+  "relu": MLP(jax.nn.relu),
+  "swiglu": MLP(jax.nn.silu, gated=True),
+  "geglu": MLP(gelu, gated=True),
+}
 
 
 def timestep_embedding(
@@ -235,16 +264,16 @@ class Modulation(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-  """Two matrices with a GELU between, or three as SwiGLU [2002.05202 sec. 2].
+  """Two matrices with an activation between, or three: down(act(gate x) * up x).
 
-  "swiglu": down(silu(gate x) * up x), gate and up in one matrix [D, 2, F].
+  gate and up are one matrix [D, 2, F].
   """
 
   def __init__(self, c: BlockConfig, rngs: nnx.Rngs, *, down_bias: bool | None = None):
     hidden = c.hidden or MLP_RATIO * c.width
     down_bias = c.bias if down_bias is None else down_bias
     self.kind = c.mlp
-    gated = c.mlp == "swiglu"
+    gated = MLPS[c.mlp].gated
     self.up = Dense(
       rngs,
       c.width,
@@ -258,7 +287,8 @@ class FeedForward(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     x = checkpoint_name(self.up(x), "mlp")  # [B, L, F], or [B, L, 2, F]
-    return self.down(jax.nn.silu(x[..., 0, :]) * x[..., 1, :] if self.kind == "swiglu" else gelu(x))
+    activation, gated = MLPS[self.kind]
+    return self.down(activation(x[..., 0, :]) * x[..., 1, :] if gated else activation(x))
 
 
 def patchify(x: jax.Array, patch: int) -> jax.Array:

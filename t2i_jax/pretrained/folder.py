@@ -22,11 +22,17 @@ from t2i_jax.errors import ConfigError, RestoreError, WorkdirError
 from t2i_jax.models.params import Params, axes_of
 from t2i_jax.parallel import check_divides
 from t2i_jax.parallel import shardings as shardings_of
-from t2i_jax.pretrained.fill import Faults, host_layers, make_array, make_tensor, read_shard
+from t2i_jax.pretrained.fill import (
+  Faults,
+  host_layers,
+  make_array,
+  make_tensor,
+  read_shard,
+  row_spans,
+)
 from t2i_jax.pretrained.known import spec_for, spec_of
 from t2i_jax.pretrained.names import Entry, Shape, stored_shapes, tensors_of
 from t2i_jax.pretrained.spec import (
-  RUNS,
   Buffer,
   Spec,
   abstract_params,
@@ -91,17 +97,17 @@ def load(
   """The module class, our config and the parameters of a folder of one network.
 
   shardings  one per parameter, or a mesh with the default rules; None: all on the first device
-  changes    fields of the config to change: remat, attention, guidance, attend_padding
+  changes    fields of the config to change on which no weight depends: `runs` of the spec
   Every process reads only the shards of its own devices, one at a time.
   Raises RestoreError naming every missing, unexpected or invalid tensor; ConfigError for another
   field in `changes`.
   """
   folder = Path(folder)
   spec, config = open_folder(folder)
-  config = changed(config, changes, RUNS)
+  config = changed(config, changes, spec.runs)
   found = open_tensors(folder, spec.stem)
   with found.tensors:
-    found.tensors.rename(spec.renamed)
+    found = found.renamed(spec.renamed)
     config = spec.infer_from_tensors(config, found.tensors)
     params = read_params(spec, config, found, str(folder), shardings, dtype)
   return spec.module, config, params
@@ -116,19 +122,22 @@ def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None =
   spec, stored = open_folder(folder)
   found = open_tensors(folder, spec.stem)
   with found.tensors:
-    found.tensors.rename(spec.renamed)
+    found = found.renamed(spec.renamed)
     stored = spec.infer_from_tensors(stored, found.tensors)
-    check_same_model(config, stored, str(folder))
+    check_same_model(config, stored, str(folder), spec.runs)
     return read_params(spec, config, found, str(folder), shardings, jnp.float32)
 
 
-def check_same_model(config: Any, stored: Any, where: str) -> None:
-  """Raises ConfigError naming each field in which a config differs from the stored one."""
+def check_same_model(config: Any, stored: Any, where: str, runs: tuple[str, ...]) -> None:
+  """Raises ConfigError naming each field in which a config differs from the stored one.
+
+  runs  fields that may differ
+  """
   if type(config) is not type(stored):
     raise ConfigError(
       f"{where} holds a {type(stored).__name__}; this config's model is a {type(config).__name__}."
     )
-  names = [f.name for f in dataclasses.fields(config) if f.name not in RUNS]
+  names = [f.name for f in dataclasses.fields(config) if f.name not in runs]
   wrong = [
     f"model.{name} = {getattr(config, name)!r} is {getattr(stored, name)!r} there"
     for name in names
@@ -220,7 +229,7 @@ def _check_tensors(
   if untyped:
     problems.append(f"of a dtype that is none of {known}: {some(untyped)}")
   if not problems:
-    problems = _check_buffers(buffers, found.tensors)
+    problems = _check_buffers(buffers, found.tensors) + _check_again(found.tensors)
   if problems:
     raise RestoreError(
       f"{where} does not match the {spec.hf_class} of its config: {'; '.join(problems)}."
@@ -243,6 +252,19 @@ def _check_buffers(buffers: dict[str, Buffer], tensors: Tensors) -> list[str]:
   return problems
 
 
+def _check_again(tensors: Tensors) -> list[str]:
+  """Tensors that are stored a second time under another name and differ, one text each."""
+  problems = []
+  for name, at in tensors.again:
+    first = tensors.stored[name]
+    rows = [(slice(*span),) for span in row_spans(at.shape[0] if at.shape else 0)]
+    if at.shape != first.shape or not all(
+      np.array_equal(tensors.read_at(first, row), tensors.read_at(at, row)) for row in rows
+    ):
+      problems.append(f"{first.key} and {at.key} differ, and should be one tensor")
+  return problems
+
+
 def save(
   folder: str | Path,
   config: Any,
@@ -261,6 +283,8 @@ def save(
   """
   spec = spec_for(config)
   content = {**spec.header, **write_config(spec, config)}
+  if spec.library == "transformers":  # which makes a model of this dtype
+    content |= {"dtype": dtype, "torch_dtype": dtype}
   write_folder(Path(folder), spec, config, params, content, dtype, shard_bytes)
 
 

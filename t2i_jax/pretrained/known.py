@@ -5,15 +5,21 @@ from typing import Any
 
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.pretrained.class_dit import CLASS_DIT
+from t2i_jax.pretrained.clip import CLIP_PROJECTED, CLIP_TEXT
 from t2i_jax.pretrained.flux import FLUX, FLUX2
 from t2i_jax.pretrained.pixart import PIXART
 from t2i_jax.pretrained.qwen_image import QWEN_IMAGE
 from t2i_jax.pretrained.sd3 import SD3_SPEC
 from t2i_jax.pretrained.spec import Spec
+from t2i_jax.pretrained.t5 import T5_ENCODER
 from t2i_jax.pretrained.z_image import Z_IMAGE
 
 SPECS: dict[str, Spec] = {
-  spec.hf_class: spec for spec in (CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE)
+  spec.hf_class: spec
+  for spec in (
+    *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE),
+    *(CLIP_TEXT, CLIP_PROJECTED, T5_ENCODER),
+  )
 }
 
 # Older folders, from before DiT and PixArt had their own classes, are distinguished by a key.
@@ -37,7 +43,7 @@ def spec_of(content: Mapping[str, Any], where: str) -> Spec:
 def spec_for(config: Any) -> Spec:
   """The spec for our config. Raises ConfigError for a model without a published layout."""
   for spec in SPECS.values():
-    if type(config) is spec.config:
+    if type(config) is spec.config and spec.fits(config):
       return spec
-  kinds = ", ".join(spec.config.__name__ for spec in SPECS.values())
+  kinds = ", ".join(dict.fromkeys(spec.config.__name__ for spec in SPECS.values()))
   raise ConfigError(f"a {type(config).__name__} has no published layout; {kinds} have one.")

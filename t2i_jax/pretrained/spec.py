@@ -13,7 +13,8 @@ from t2i_jax.models.params import Params, abstract_of
 from t2i_jax.pretrained.names import Entry
 from t2i_jax.pretrained.tensors import STEM
 
-# Fields of a config that may be changed on loading: no weight depends on them.
+# Fields of a config that may be changed on loading: no weight depends on them. `Spec.runs` has
+# those of a class that has others.
 RUNS = ("remat", "attention", "guidance", "attend_padding")
 DIFFUSERS_VERSION, TRANSFORMERS_VERSION = "0.42.1", "5.24.0"  # whose layouts are written
 CHUNK = 4096  # positions of a table that are computed at once
@@ -46,7 +47,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Spec:
-  """One published class of transformer.
+  """One published class.
 
   hf_class  its name in diffusers or transformers
   module, config  our classes
@@ -54,6 +55,7 @@ class Spec:
   fixed     keys of which one value is supported
   ignored   keys that do not affect what is computed, with the value to write
   legacy    as fixed, for keys that only older folders have: they are not written
+  dropped   keys that some folders have, that do not affect what is computed and are not written
   read      keys -> our config, raising RestoreError for values that are not supported
   write     our config -> keys, raising ConfigError for a config that the class cannot express
   entries   our config -> the table of tensors
@@ -62,7 +64,9 @@ class Spec:
   stem      stem of the names of the weight files
   library   that has the class: "diffusers" or "transformers"
   renamed   stored name -> the name in `entries`, for older folders; None: the tensor is not read,
-            and is lost where the folder is written
+            and is lost where the folder is written. Tensors of one name must be equal
+  runs      fields of our config that may be changed on loading
+  fits      whether the class is the one of a config, where two classes share our config's
   """
 
   hf_class: str
@@ -80,6 +84,9 @@ class Spec:
   stem: str = STEM
   library: str = "diffusers"
   renamed: Callable[[str], str | None] = lambda name: name
+  dropped: tuple[str, ...] = ()
+  runs: tuple[str, ...] = RUNS
+  fits: Callable[[Any], bool] = lambda config: True
 
   @property
   def header(self) -> dict[str, Any]:
@@ -98,7 +105,8 @@ def read_config(spec: Spec, content: Mapping[str, Any], where: str) -> Any:
   problems = []
   fixed = {**spec.fixed, **spec.legacy}
   for key, value in content.items():
-    if key.startswith("_") or any(key in by for by in (spec.header, spec.keys, spec.ignored)):
+    unchecked = (spec.header, spec.keys, spec.ignored, spec.dropped)
+    if key.startswith("_") or any(key in by for by in unchecked):
       continue
     if key in fixed:
       if _plain(value) != _plain(fixed[key]):

@@ -39,6 +39,7 @@ class Tensors:
 
   def __init__(self) -> None:
     self.stored: dict[str, Stored] = {}
+    self.again: list[tuple[str, Stored]] = []  # further tensors of a name, after renaming
     self._files: dict[Path, Any] = {}
     self._open = ExitStack()
 
@@ -71,12 +72,20 @@ class Tensors:
 
   def rename(self, name_of: Callable[[str], str | None]) -> None:
     """Gives tensors other names; those that it maps to None are left out."""
-    named = {name: name_of(name) for name in self.stored}
-    self.stored = {to: self.stored[name] for name, to in named.items() if to is not None}
+    stored, self.stored = self.stored, {}
+    for name, at in stored.items():
+      to = name_of(name)
+      if to in self.stored:
+        self.again.append((to, at))
+      elif to is not None:
+        self.stored[to] = at
 
   def read(self, name: str, slices: tuple[slice, ...]) -> np.ndarray:
     """A slice of a tensor, in the dtype it is stored in."""
-    at = self.stored[name]
+    return self.read_at(self.stored[name], slices)
+
+  def read_at(self, at: Stored, slices: tuple[slice, ...]) -> np.ndarray:
+    """As `read`, of a tensor by where it is stored."""
     return self._files[at.file].get_slice(at.key)[slices]
 
 
@@ -103,6 +112,12 @@ class Found(NamedTuple):
   tensors: Tensors
   problems: list[str]
   lost: set[str]
+
+  def renamed(self, name_of: Callable[[str], str | None]) -> "Found":
+    """With other names: see Tensors.rename."""
+    self.tensors.rename(name_of)
+    lost = {to for to in map(name_of, self.lost) if to is not None}
+    return self._replace(lost=lost)
 
 
 def open_tensors(folder: Path, stem: str = STEM) -> Found:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 from t2i_jax.ranges import Count, Depth, Whole, Width
 from t2i_jax.towers.bag_of_words import BagOfWords, BagOfWordsConfig
+from t2i_jax.towers.clip import Clip, ClipConfig
 from t2i_jax.towers.encoder import Own, TextEncoder
 from t2i_jax.towers.label import Label, LabelConfig
+from t2i_jax.towers.t5 import T5, T5Config
 from t2i_jax.towers.text import TextTower, TextTowerConfig
 
 
@@ -31,12 +33,16 @@ TOWERS: dict[str, Callable[..., TextEncoder]] = {
 }
 
 __all__ = [
+  "T5",
   "TOWERS",
   "BagOfWords",
   "BagOfWordsConfig",
+  "Clip",
+  "ClipConfig",
   "Label",
   "LabelConfig",
   "Own",
+  "T5Config",
   "TextEncoder",
   "TextTower",
   "TextTowerConfig",

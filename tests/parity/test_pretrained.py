@@ -130,7 +130,7 @@ def test_published_sizes_have_these_tensors(name):
   assert ours == theirs
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", [k for k, spec in SPECS.items() if spec.library == "diffusers"])
 def test_every_key_of_the_config_is_known_with_its_default(kind):
   spec = SPECS[kind]
   parameters = inspect.signature(getattr(diffusers, kind).__init__).parameters

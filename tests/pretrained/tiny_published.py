@@ -13,6 +13,7 @@ from t2i_jax.pretrained.fill import host_layers, make_tensor
 from t2i_jax.pretrained.known import spec_for
 from t2i_jax.pretrained.names import stored_shapes, tensors_of
 from t2i_jax.pretrained.spec import abstract_params, flat
+from t2i_jax.towers import ClipConfig, T5Config
 
 # Width 48 in 4 heads: any mesh of 8 devices whose sides divide 4 and 48 divides the weights.
 CONFIGS = {
@@ -27,6 +28,10 @@ CONFIGS = {
   "flux2": Flux2Config(48, 2, 3, 4, 1, 16, 16, 24, (4, 4, 2, 2), mlp_ratio=17 / 6, guidance=4.0),
   "qwen_image": QwenImageConfig(48, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
   "z_image": ZImageConfig(48, 3, 4, 2, 4, 4, 24, 2, (4, 4, 4)),
+  "clip": ClipConfig(96, 12, 48, 2, 4, 64, eos=2),
+  "clip_projected": ClipConfig(96, 12, 48, 3, 4, 64, "gelu", projection=16, pooled="projected"),
+  "t5": T5Config(96, 48, 3, 4, 8, 64),
+  "t5_first": T5Config(96, 48, 2, 4, 16, 64, "relu", buckets=16, max_distance=20),
 }
 
 
