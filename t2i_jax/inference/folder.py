@@ -1,0 +1,107 @@
+"""A published model from its folder: a config whose parts all start there, and what it opens."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from t2i_jax.config import apply_overrides, fill
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.errors import ConfigError
+from t2i_jax.inference.open import Model, tasks_of
+from t2i_jax.models import BACKBONES
+from t2i_jax.parallel import mesh_of, overridden
+from t2i_jax.pretrained.folder import open_folder
+from t2i_jax.pretrained.pipelines import Index, read_index
+from t2i_jax.pretrained.scheduler import How, read_scheduler
+from t2i_jax.systems import make_system
+from t2i_jax.systems.make import WIDTHS
+from t2i_jax.systems.parts import InTurn
+from t2i_jax.towers.published import TEXT
+from t2i_jax.training.restore import load_starts
+from t2i_jax.training.state import abstract_params
+
+LATENTS = 128  # of a side by default, where the backbone was not made for one size
+
+
+def folder_config(folder: str | Path, size: tuple[int, int] | None = None) -> ConfigDict:
+  """The config of a published model: its sizes and scheduler, and the settings it is sampled with.
+
+  folder  with model_index.json
+  size    height and width in pixels, by default those that the model was made for
+  Raises RestoreError for a folder that is damaged, or of a class or with a flag that has no equal
+  here; ConfigError for a size that it cannot draw.
+  """
+  index = read_index(folder)
+  published, root = index.published, index.folder
+  backbone, vae = (open_folder(root / name)[1] for name in ("transformer", "vae"))
+  size = size or _default_size(backbone, vae)
+  height, width = _tokens(vae, backbone.patch, size)
+  how = How(height * width, published.even, published.by_steps)
+  sampling = read_scheduler(index.scheduler, index.scheduler_file, how)
+  kind = next(kind for kind, (_, config) in BACKBONES.items() if type(backbone) is config)
+  learned = backbone.out == 2 * backbone.channels
+  given = {"out", *WIDTHS}
+  fields = {f.name: getattr(backbone, f.name) for f in dataclasses.fields(backbone)}
+
+  c = ConfigDict()
+  c.name = root.resolve().name
+  c.autoencoder = f"folder(path={str(root / 'vae')!r})"
+  c.data = {"dir": "", "image_size": size}
+  c.text = _text(index)
+  c.parts = {name: {"start": f"folder:{root / sub}"} for name, sub in _subfolders(index).items()}
+  c.model = {"kind": kind, "dtype": "float32"}
+  c.model.update({name: value for name, value in fields.items() if name not in given})
+  c.process = {
+    "kind": sampling.process,
+    "prediction": sampling.prediction + ("(learned_variance=True)" if learned else ""),
+    "weighting": sampling.prediction,
+    "timesteps": "uniform",
+  }
+  c.train = {"objective": "denoising"}
+  c.mesh = {}
+  c.sampling = {
+    "every": 0,
+    "solver": sampling.solver,
+    "grid": sampling.grid,
+    "steps": published.steps,
+    "guidance": published.guidance,
+    "cfg": published.cfg,
+    "negative": published.negative,
+    "batch": 1,
+    "prompts": ("",),
+  }
+  fill(c, str(folder))
+  return c.lock()
+
+
+def open_pipeline(
+  folder: str | Path,
+  overrides: dict[str, str] | None = None,
+  size: tuple[int, int] | None = None,
+  in_turn: bool = False,
+) -> Model:
+  """A published model on all devices, its weights read onto the mesh, each device its own shards.
+
+  overrides, size  of folder_config's keys, as for open_model
+  in_turn          encoders, backbone and autoencoder are in memory one after the other, and read
+                   anew for each call
+  Raises RestoreError, ConfigError, MeshError.
+  """
+  config = folder_config(folder, size)
+  apply_overrides(config, overrides or {}, f"the config of {folder}")
+  with overridden(config.mesh.rules):
+    mesh = mesh_of(config.mesh)
+    labels = config.text.tokenizer.startswith("labels")
+    tokenizer = Tokenizer.load("", config.text.tokenizer) if labels else Tokenizer.bytes()
+    system = make_system(config, tokenizer)
+    tasks = tasks_of(system, config, mesh)
+    abstract = abstract_params(system, mesh)
+    read = lambda name: jax.block_until_ready(load_starts(system, abstract, (name,)))[name]
+    params: Any = InTurn(system.parts, read)
+    if not in_turn:
+      params = params.hold(system.parts)
+  return Model(config, system, tokenizer, params, 0, mesh, tasks, f"--from={folder}")

@@ -1,0 +1,152 @@
+"""Whole published models: the folders of diffusers' pipelines, by their model_index.json.
+
+A pipeline class decides what its files do not say: which text goes into which encoder, the times it
+gives its scheduler, and the settings it samples with. PIPELINES has that, by class.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t2i_jax.errors import RestoreError
+from t2i_jax.pretrained.scheduler import SCHEDULERS
+
+INDEX = "model_index.json"
+
+
+class Published(NamedTuple):
+  """One class of pipeline.
+
+  text      its name in towers.published, "label" for classes
+  side      pixels of a side by default; 0: what the backbone was made for
+  multiple  pixels of a side are a multiple of it, with an autoencoder of factor 8
+  even, by_steps  as in scheduler.How
+  steps, guidance, cfg  of sampling by default. cfg = 1: none
+  negative  prompt of the null by default
+  """
+
+  text: str
+  side: int = 1024
+  multiple: int = 16
+  even: bool = True
+  by_steps: bool = False
+  steps: int = 50
+  guidance: str = "cfg"
+  cfg: float = 1.0
+  negative: str = ""
+
+
+# Sources: the __call__ of each class in diffusers 0.42.1.
+QWEN = Published("qwen_image", guidance="cfg_norm", cfg=4.0, negative=" ")
+FLUX = Published("flux", steps=28)
+PIPELINES: dict[str, Published] = {
+  "DiTPipeline": Published("label", side=0, even=False, cfg=4.0),
+  "PixArtAlphaPipeline": Published("pixart_alpha", side=0, even=False, steps=20, cfg=4.5),
+  "PixArtSigmaPipeline": Published("pixart_sigma", side=0, even=False, steps=20, cfg=4.5),
+  "StableDiffusion3Pipeline": Published("sd3", side=0, even=False, steps=28, cfg=7.0),
+  "FluxPipeline": FLUX,
+  "Flux2Pipeline": Published("flux2", by_steps=True),
+  "Flux2KleinPipeline": Published("flux2_klein", by_steps=True, cfg=4.0),
+  "QwenImagePipeline": QWEN,
+  # It guides by pos + g (pos - neg), which is cfg at 1 + g; g = 5.
+  "ZImagePipeline": Published("z_image", cfg=6.0),
+}
+# Classes of the same files, that take images besides.
+SAME = {
+  "FluxImg2ImgPipeline": "FluxPipeline",
+  "FluxInpaintPipeline": "FluxPipeline",
+  "StableDiffusion3Img2ImgPipeline": "StableDiffusion3Pipeline",
+  "StableDiffusion3InpaintPipeline": "StableDiffusion3Pipeline",
+  "QwenImageImg2ImgPipeline": "QwenImagePipeline",
+  "ZImageImg2ImgPipeline": "ZImagePipeline",
+}
+
+
+class Index(NamedTuple):
+  """What model_index.json says.
+
+  name       of the class;   published: what the class does
+  parts      subfolder -> the class of what lies in it
+  scheduler  the content of its config
+  content    the whole of it
+  """
+
+  folder: Path
+  name: str
+  published: Published
+  parts: dict[str, str]
+  scheduler: dict[str, Any]
+  content: dict[str, Any]
+
+  @property
+  def scheduler_file(self) -> str:
+    return str(self.folder / "scheduler" / "scheduler_config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """The object in a file. Raises RestoreError where it is missing or cannot be read."""
+  try:
+    content = json.loads(path.read_text("utf-8"))
+  except FileNotFoundError as error:
+    raise RestoreError(f"{path} is missing. Copy the whole folder of the model again.") from error
+  except (OSError, ValueError) as error:
+    raise RestoreError(f"{path} cannot be read: {error}. Copy it again.") from error
+  if not isinstance(content, dict):
+    raise RestoreError(f"{path} is not a JSON object. Copy it again.")
+  return content
+
+
+def read_index(folder: str | Path) -> Index:
+  """The pipeline of a folder, its parts found. Raises RestoreError naming what is missing."""
+  folder = Path(folder)
+  if not folder.is_dir():
+    raise RestoreError(f"{folder} is not a folder.")
+  if not (folder / INDEX).is_file():
+    raise RestoreError(
+      f"{folder} has no {INDEX}. Give the folder of a whole model, as FLUX.1-dev, not that of one "
+      "of its parts."
+    )
+  content = read_json(folder / INDEX)
+  name = content.get("_class_name")
+  name = SAME.get(str(name), name)
+  if name not in PIPELINES:
+    raise RestoreError(
+      f"{folder / INDEX}: _class_name = {name!r} is not one of {', '.join(PIPELINES)}."
+      f"{_nearest(str(name))}"
+    )
+  parts = _parts(content, folder)
+  path = folder / "scheduler" / "scheduler_config.json"
+  scheduler = read_json(path) if "scheduler" in parts else {}
+  if not scheduler:
+    raise RestoreError(
+      f"{folder / INDEX} names no scheduler. One of {', '.join(SCHEDULERS)} is needed."
+    )
+  return Index(folder, str(name), PIPELINES[name], parts, scheduler, content)
+
+
+def _parts(content: Mapping[str, Any], folder: Path) -> dict[str, str]:
+  """Subfolder -> class, of the parts that the index names. Raises RestoreError."""
+  found = {}
+  for key, value in content.items():
+    if not isinstance(value, list) or len(value) != 2 or key.startswith("_"):
+      continue
+    if value[1] is not None:
+      found[key] = str(value[1])
+  missing = [name for name in found if not (folder / name).is_dir()]
+  if missing:
+    raise RestoreError(
+      f"{folder / INDEX} names {', '.join(missing)}, and there is no such folder. Copy the whole "
+      "folder of the model again."
+    )
+  return found
+
+
+def _nearest(name: str) -> str:
+  """The class that we have with the longest common beginning, for a message."""
+  common = lambda other: next(
+    (i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b),
+    min(len(name), len(other)),
+  )
+  best = max(PIPELINES, key=common)
+  return f" The nearest is {best}." if common(best) >= 4 else ""
