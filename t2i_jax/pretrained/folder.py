@@ -101,10 +101,16 @@ def load(
   config = changed(config, changes, RUNS)
   found = open_tensors(folder, spec.stem)
   with found.tensors:
-    found.tensors.rename(spec.renamed)
+    name_tensors(spec, found.tensors)
     config = spec.infer_from_tensors(config, found.tensors)
     params = read_params(spec, config, found, str(folder), shardings, dtype)
   return spec.module, config, params
+
+
+def name_tensors(spec: Spec, tensors: Tensors) -> None:
+  """Gives the tensors of a folder the names and shapes of the spec's table."""
+  tensors.rename(lambda name: None if name in spec.constants else spec.renamed(name))
+  tensors.squeeze(spec.squeezed)
 
 
 def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None = None) -> Params:
@@ -116,7 +122,7 @@ def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None =
   spec, stored = open_folder(folder)
   found = open_tensors(folder, spec.stem)
   with found.tensors:
-    found.tensors.rename(spec.renamed)
+    name_tensors(spec, found.tensors)
     stored = spec.infer_from_tensors(stored, found.tensors)
     check_same_model(config, stored, str(folder))
     return read_params(spec, config, found, str(folder), shardings, jnp.float32)
@@ -260,6 +266,8 @@ def save(
   cannot be written.
   """
   spec = spec_for(config)
+  if spec.unwritten:
+    raise ConfigError(f"a {spec.hf_class} cannot be written: {spec.unwritten}")
   content = {**spec.header, **write_config(spec, config)}
   write_folder(Path(folder), spec, config, params, content, dtype, shard_bytes)
 
@@ -330,8 +338,9 @@ def _write_tensors(
   layer_of = host_layers(params)
   weight_map: dict[str, str] = {}
   not_finite: set[str] = set()
+  *_, last = file_names(spec.stem, len(files))
   for file, names in zip(file_names(spec.stem, len(files)), files, strict=True):
-    content = {}
+    content: dict[str, np.ndarray] = {}
     for name in names:
       if name in buffers:
         made = buffers[name].full()
@@ -341,9 +350,11 @@ def _write_tensors(
         content[name] = made.astype(dtype)
       if not np.isfinite(content[name].astype(np.float32)).all():
         not_finite.add(name)
+    if file == last:
+      content |= spec.constants
     if folder is not None and not not_finite:
       write_file(folder / file, content)
-    weight_map |= dict.fromkeys(names, file)
+    weight_map |= dict.fromkeys(content, file)
   if not_finite:
     raise RestoreError(
       f"NaN or infinity, as {dtype.name}, in {some(not_finite)}: nothing was written. "

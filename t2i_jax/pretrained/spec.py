@@ -14,7 +14,7 @@ from t2i_jax.pretrained.names import Entry
 from t2i_jax.pretrained.tensors import STEM
 
 # Fields of a config that may be changed on loading: no weight depends on them.
-RUNS = ("remat", "attention", "guidance", "attend_padding")
+RUNS = ("remat", "attention", "guidance", "attend_padding", "tiling", "activations")
 DIFFUSERS_VERSION, TRANSFORMERS_VERSION = "0.42.1", "5.24.0"  # whose layouts are written
 CHUNK = 4096  # positions of a table that are computed at once
 
@@ -63,6 +63,9 @@ class Spec:
   library   that has the class: "diffusers" or "transformers"
   renamed   stored name -> the name in `entries`, for older folders; None: the tensor is not read,
             and is lost where the folder is written
+  squeezed  name -> whether it is a matrix that may be stored as a 1 x 1 convolution
+  constants tensors that are not read, and are written with these values
+  unwritten why a folder of the class cannot be written; "" where it can
   """
 
   hf_class: str
@@ -80,6 +83,9 @@ class Spec:
   stem: str = STEM
   library: str = "diffusers"
   renamed: Callable[[str], str | None] = lambda name: name
+  squeezed: Callable[[str], bool] = lambda name: False
+  constants: Mapping[str, np.ndarray] = field(default_factory=dict)
+  unwritten: str = ""
 
   @property
   def header(self) -> dict[str, Any]:
