@@ -11,8 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 from t2i_jax.autoencoders.identity import Identity, IdentityConfig
+from t2i_jax.autoencoders.kl import AutoencoderKL, AutoencoderKLFlux2, Flux2KLConfig, KLConfig
 
 # By the name in config.autoencoder; each takes the channels of the backbone first.
-AUTOENCODERS: dict[str, Callable[..., Any]] = {"identity": IdentityConfig}
+AUTOENCODERS: dict[str, Callable[..., Any]] = {
+  "identity": IdentityConfig,
+  "kl": KLConfig,
+  "kl_flux2": Flux2KLConfig,
+}
 
-__all__ = ["AUTOENCODERS", "Identity", "IdentityConfig"]
+__all__ = [
+  "AUTOENCODERS",
+  "AutoencoderKL",
+  "AutoencoderKLFlux2",
+  "Flux2KLConfig",
+  "Identity",
+  "IdentityConfig",
+  "KLConfig",
+]

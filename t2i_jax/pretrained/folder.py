@@ -107,10 +107,17 @@ def load(
   config = changed(config, changes, spec.runs)
   found = open_tensors(folder, spec.stem)
   with found.tensors:
-    found = found.renamed(spec.renamed)
+    found = named(spec, found)
     config = spec.infer_from_tensors(config, found.tensors)
     params = read_params(spec, config, found, str(folder), shardings, dtype)
   return spec.module, config, params
+
+
+def named(spec: Spec, found: Found) -> Found:
+  """The tensors of a folder with the names and shapes of the spec's table."""
+  found = found.renamed(lambda name: None if name in spec.constants else spec.renamed(name))
+  found.tensors.squeeze(spec.squeezed)
+  return found
 
 
 def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None = None) -> Params:
@@ -122,7 +129,7 @@ def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None =
   spec, stored = open_folder(folder)
   found = open_tensors(folder, spec.stem)
   with found.tensors:
-    found = found.renamed(spec.renamed)
+    found = named(spec, found)
     stored = spec.infer_from_tensors(stored, found.tensors)
     check_same_model(config, stored, str(folder), spec.runs)
     return read_params(spec, config, found, str(folder), shardings, jnp.float32)
@@ -282,6 +289,8 @@ def save(
   cannot be written.
   """
   spec = spec_for(config)
+  if spec.unwritten:
+    raise ConfigError(f"a {spec.hf_class} cannot be written: {spec.unwritten}")
   content = {**spec.header, **write_config(spec, config)}
   if spec.library == "transformers":  # which makes a model of this dtype
     content |= {"dtype": dtype, "torch_dtype": dtype}
@@ -354,8 +363,9 @@ def _write_tensors(
   layer_of = host_layers(params)
   weight_map: dict[str, str] = {}
   not_finite: set[str] = set()
+  *_, last = file_names(spec.stem, len(files))
   for file, names in zip(file_names(spec.stem, len(files)), files, strict=True):
-    content = {}
+    content: dict[str, np.ndarray] = {}
     for name in names:
       if name in buffers:
         made = buffers[name].full()
@@ -365,9 +375,11 @@ def _write_tensors(
         content[name] = made.astype(dtype)
       if not np.isfinite(content[name].astype(np.float32)).all():
         not_finite.add(name)
+    if file == last:
+      content |= spec.constants
     if folder is not None and not not_finite:
       write_file(folder / file, content)
-    weight_map |= dict.fromkeys(names, file)
+    weight_map |= dict.fromkeys(content, file)
   if not_finite:
     raise RestoreError(
       f"NaN or infinity, as {dtype.name}, in {some(not_finite)}: nothing was written. "

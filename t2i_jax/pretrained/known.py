@@ -7,6 +7,7 @@ from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.pretrained.class_dit import CLASS_DIT
 from t2i_jax.pretrained.clip import CLIP_PROJECTED, CLIP_TEXT
 from t2i_jax.pretrained.flux import FLUX, FLUX2
+from t2i_jax.pretrained.kl import KL, KL_FLUX2
 from t2i_jax.pretrained.pixart import PIXART
 from t2i_jax.pretrained.qwen_image import QWEN_IMAGE
 from t2i_jax.pretrained.sd3 import SD3_SPEC
@@ -21,6 +22,7 @@ SPECS: dict[str, Spec] = {
     *(CLIP_TEXT, CLIP_PROJECTED, T5_ENCODER),
   )
 }
+SPECS |= {spec.hf_class: spec for spec in (KL, KL_FLUX2)}
 
 # Older folders, from before DiT and PixArt had their own classes, are distinguished by a key.
 LEGACY_CLASS, LEGACY_KEY = "Transformer2DModel", "norm_type"

@@ -15,7 +15,7 @@ from t2i_jax.pretrained.tensors import STEM
 
 # Fields of a config that may be changed on loading: no weight depends on them. `Spec.runs` has
 # those of a class that has others.
-RUNS = ("remat", "attention", "guidance", "attend_padding")
+RUNS = ("remat", "attention", "guidance", "attend_padding", "tiling", "activations")
 DIFFUSERS_VERSION, TRANSFORMERS_VERSION = "0.42.1", "5.24.0"  # whose layouts are written
 CHUNK = 4096  # positions of a table that are computed at once
 
@@ -67,6 +67,9 @@ class Spec:
             and is lost where the folder is written. Tensors of one name must be equal
   runs      fields of our config that may be changed on loading
   fits      whether the class is the one of a config, where two classes share our config's
+  squeezed  name -> whether it is a matrix that may be stored as a 1 x 1 convolution
+  constants tensors that are not read, and are written with these values
+  unwritten why a folder of the class cannot be written; "" where it can
   """
 
   hf_class: str
@@ -87,6 +90,9 @@ class Spec:
   dropped: tuple[str, ...] = ()
   runs: tuple[str, ...] = RUNS
   fits: Callable[[Any], bool] = lambda config: True
+  squeezed: Callable[[str], bool] = lambda name: False
+  constants: Mapping[str, np.ndarray] = field(default_factory=dict)
+  unwritten: str = ""
 
   @property
   def header(self) -> dict[str, Any]:

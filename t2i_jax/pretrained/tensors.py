@@ -80,13 +80,25 @@ class Tensors:
       elif to is not None:
         self.stored[to] = at
 
+  def squeeze(self, which: Callable[[str], bool]) -> None:
+    """Drops the axes of size 1 after the second of these tensors: matrices stored as 1 x 1
+    convolutions."""
+    for name, at in self.stored.items():
+      if which(name) and at.shape[2:] == (1,) * len(at.shape[2:]):
+        self.stored[name] = at._replace(shape=at.shape[:2])
+
   def read(self, name: str, slices: tuple[slice, ...]) -> np.ndarray:
     """A slice of a tensor, in the dtype it is stored in."""
     return self.read_at(self.stored[name], slices)
 
   def read_at(self, at: Stored, slices: tuple[slice, ...]) -> np.ndarray:
     """As `read`, of a tensor by where it is stored."""
-    return self._files[at.file].get_slice(at.key)[slices]
+    stored = self._files[at.file].get_slice(at.key)
+    dropped = len(stored.get_shape()) - len(at.shape)
+    if not dropped:
+      return stored[slices]
+    found = stored[(*slices, *[slice(0, 1)] * dropped)]
+    return found.reshape(found.shape[: len(at.shape)])
 
 
 def _lengths(path: Path) -> str:
