@@ -91,7 +91,7 @@ def load(
   """The module class, our config and the parameters of a folder of one network.
 
   shardings  one per parameter, or a mesh with the default rules; None: all on the first device
-  changes    fields of the config to change: remat, attention, guidance, attend_padding
+  changes    fields of the config to change: remat, attention, guidance, attend_padding, layers
   Every process reads only the shards of its own devices, one at a time.
   Raises RestoreError naming every missing, unexpected or invalid tensor; ConfigError for another
   field in `changes`.
@@ -153,7 +153,8 @@ def read_params(
   spec: Spec, config: Any, found: Found, where: str, shardings: Any, dtype: Any
 ) -> Params:
   """The parameters, read after all tensors are checked. Raises RestoreError."""
-  abstract = abstract_params(spec.module, config)
+  abstract, unused = abstract_params(spec.module, config), spec.unused(config)
+  found.tensors.rename(lambda name: None if unused(name) else name)
   shapes, entries = shapes_of(abstract), spec.entries(config)
   _check_tensors(spec, config, entries, shapes, found, where)
   onto = _shardings(spec, config, abstract, shardings)

@@ -13,8 +13,9 @@ from t2i_jax.models.params import Params, abstract_of
 from t2i_jax.pretrained.names import Entry
 from t2i_jax.pretrained.tensors import STEM
 
-# Fields of a config that may be changed on loading: no weight depends on them.
-RUNS = ("remat", "attention", "guidance", "attend_padding")
+# Fields of a config that may be changed on loading: no weight depends on them, though `layers` of
+# a text encoder determine how many are read.
+RUNS = ("remat", "attention", "guidance", "attend_padding", "layers")
 DIFFUSERS_VERSION, TRANSFORMERS_VERSION = "0.42.1", "5.24.0"  # whose layouts are written
 CHUNK = 4096  # positions of a table that are computed at once
 
@@ -63,6 +64,7 @@ class Spec:
   library   that has the class: "diffusers" or "transformers"
   renamed   stored name -> the name in `entries`, for older folders; None: the tensor is not read,
             and is lost where the folder is written
+  unused    our config -> whether a tensor of that name is one that this config does without
   """
 
   hf_class: str
@@ -80,6 +82,7 @@ class Spec:
   stem: str = STEM
   library: str = "diffusers"
   renamed: Callable[[str], str | None] = lambda name: name
+  unused: Callable[[Any], Callable[[str], bool]] = lambda config: lambda name: False
 
   @property
   def header(self) -> dict[str, Any]:
