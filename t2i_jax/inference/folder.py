@@ -1,7 +1,6 @@
 """A published model from its folder: a config whose parts all start there, and what it opens."""
 
 import dataclasses
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from ml_collections import ConfigDict
 
 from t2i_jax.config import apply_overrides, fill
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.errors import ConfigError
 from t2i_jax.inference.open import Model, tasks_of
 from t2i_jax.models import BACKBONES
 from t2i_jax.parallel import mesh_of, overridden
@@ -24,8 +22,6 @@ from t2i_jax.towers.published import TEXT
 from t2i_jax.training.restore import load_starts
 from t2i_jax.training.state import abstract_params
 
-LATENTS = 128  # of a side by default, where the backbone was not made for one size
-
 
 def folder_config(folder: str | Path, size: tuple[int, int] | None = None) -> ConfigDict:
   """The config of a published model: its sizes and scheduler, and the settings it is sampled with.
@@ -38,9 +34,12 @@ def folder_config(folder: str | Path, size: tuple[int, int] | None = None) -> Co
   index = read_index(folder)
   published, root = index.published, index.folder
   backbone, vae = (open_folder(root / name)[1] for name in ("transformer", "vae"))
-  size = size or _default_size(backbone, vae)
-  height, width = _tokens(vae, backbone.patch, size)
-  how = How(height * width, published.even, published.by_steps)
+  if size is None:
+    side = vae.factor * getattr(backbone, "side", published.latents)
+    size = (side, side)
+  rows, cols, _ = vae.latent_shape(vae.image_shape(*size))
+  tokens = (rows // backbone.patch) * (cols // backbone.patch)
+  how = How(tokens, published.even, published.by_steps)
   sampling = read_scheduler(index.scheduler, index.scheduler_file, how)
   kind = next(kind for kind, (_, config) in BACKBONES.items() if type(backbone) is config)
   learned = backbone.out == 2 * backbone.channels

@@ -17,7 +17,7 @@ from t2i_jax.models.params import Params
 from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
 from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
 from t2i_jax.systems import System, Tasks, make_system
-from t2i_jax.systems.guides import Guide, Guides, Weak
+from t2i_jax.systems.guides import NO_GUIDES, Guide, Guides, Weak
 from t2i_jax.systems.tasks import Ode, Start
 from t2i_jax.training.checkpoint import open_checkpoints
 from t2i_jax.training.restore import restore_params
@@ -104,17 +104,22 @@ def open_model(
       guides = Guides(
         None if guide is None else _opened_guide(guide, guide_weight), _opened_weak(config)
       )
-      tasks = system.tasks(config.get("sampling"), mesh, guides)
-      under_rules: dict[str, Any] = {
-        n: bound(task) for n, task in tasks._asdict().items() if callable(task)
-      }
-      tasks = tasks._replace(**under_rules)
+      tasks = tasks_of(system, config, mesh, guides)
       params = jax.block_until_ready(restore_params(checkpoints, step, meta, system, mesh))
     where = f"--workdir={workdir}"
     return Model(config, system, meta.tokenizer, params, step, mesh, tasks, where)
 
   with closing(open_checkpoints(workdir)) as checkpoints:
     return checkpoints.newest(read, step)[1]
+
+
+def tasks_of(system: System, config: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
+  """The tasks of a system with config.sampling, each under the mesh's rules that are in force."""
+  tasks = system.tasks(config.get("sampling"), mesh, guides)
+  under_rules: dict[str, Any] = {
+    name: bound(task) for name, task in tasks._asdict().items() if callable(task)
+  }
+  return tasks._replace(**under_rules)
 
 
 def _opened_guide(workdir: str | Path, weight: float) -> Guide:

@@ -98,11 +98,11 @@ class Heads(nnx.Module):
 
   def __init__(self, c: BlockConfig, rngs: nnx.Rngs, *, kv_width: int | None = None):
     d, n, k = c.width, c.heads, c.head_width
-    axes = ("embed", "heads", "head_dim")
-    self.q = Dense(rngs, d, (n, k), axes, bias=c.bias, matrix=((0,), (1, 2)))
+    axes, bias = ("embed", "heads", "head_dim"), c.bias or c.qkv_bias
+    self.q = Dense(rngs, d, (n, k), axes, bias=bias, matrix=((0,), (1, 2)))
     self.kv = Dense(
       rngs, kv_width or d, (2, c.kv_heads or n, k), ("embed", None, "kv_heads", "head_dim"),
-      bias=c.bias, matrix=((0,), (2, 3)),
+      bias=bias, matrix=((0,), (2, 3)),
     )  # fmt: skip
     self.eps, self.qk_norm = c.qk_eps, c.qk_norm
     if c.qk_norm:

@@ -32,7 +32,7 @@ class BlockConfig:
 
   hidden    width inside the MLP; 0 = MLP_RATIO times the width
   mlp       a name in MLPS
-  bias      of every matrix
+  bias      of every matrix;   qkv_bias: of q, k and v, also where `bias` is False
   qk_norm   RMS norm of each head's q and k, with qk_eps
   kv_heads  heads of k and v, each shared by heads / kv_heads of q [2305.13245]; 0 = heads
   head_dim  width of a head; 0 = width / heads
@@ -47,6 +47,7 @@ class BlockConfig:
   qk_eps: float = 1e-6
   kv_heads: int = 0
   head_dim: int = 0
+  qkv_bias: bool = False
 
   @property
   def head_width(self) -> int:

@@ -169,7 +169,8 @@ def read_params(
   spec: Spec, config: Any, found: Found, where: str, shardings: Any, dtype: Any
 ) -> Params:
   """The parameters, read after all tensors are checked. Raises RestoreError."""
-  abstract = abstract_params(spec.module, config)
+  abstract, unused = abstract_params(spec.module, config), spec.unused(config)
+  found.tensors.rename(lambda name: None if unused(name) else name)
   shapes, entries = shapes_of(abstract), spec.entries(config)
   _check_tensors(spec, config, entries, shapes, found, where)
   onto = _shardings(spec, config, abstract, shardings)

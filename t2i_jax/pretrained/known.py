@@ -13,6 +13,7 @@ from t2i_jax.pretrained.qwen_image import QWEN_IMAGE
 from t2i_jax.pretrained.sd3 import SD3_SPEC
 from t2i_jax.pretrained.spec import Spec
 from t2i_jax.pretrained.t5 import T5_ENCODER
+from t2i_jax.pretrained.text_models import TEXT_MODELS
 from t2i_jax.pretrained.z_image import Z_IMAGE
 
 SPECS: dict[str, Spec] = {
@@ -20,9 +21,12 @@ SPECS: dict[str, Spec] = {
   for spec in (
     *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE),
     *(CLIP_TEXT, CLIP_PROJECTED, T5_ENCODER),
+    *(KL, KL_FLUX2),
   )
 }
-SPECS |= {spec.hf_class: spec for spec in (KL, KL_FLUX2)}
+# Text encoders that are a part of what their folder holds: they are read, and never written. Of
+# the same folders, pretrained.language_model reads the decoder of a joint model.
+READ_ONLY: dict[str, Spec] = {spec.hf_class: spec for spec in TEXT_MODELS}
 
 # Older folders, from before DiT and PixArt had their own classes, are distinguished by a key.
 LEGACY_CLASS, LEGACY_KEY = "Transformer2DModel", "norm_type"
@@ -37,14 +41,15 @@ def spec_of(content: Mapping[str, Any], where: str) -> Spec:
   key = "_class_name"
   if name is None and content.get("architectures"):
     key, (name, *_) = "architectures", content["architectures"]
-  if not isinstance(name, str) or name not in SPECS:
-    raise RestoreError(f"{where}: {key} = {name!r} is not one of {', '.join(SPECS)}.")
-  return SPECS[name]
+  known = SPECS | READ_ONLY
+  if not isinstance(name, str) or name not in known:
+    raise RestoreError(f"{where}: {key} = {name!r} is not one of {', '.join(known)}.")
+  return known[name]
 
 
 def spec_for(config: Any) -> Spec:
   """The spec for our config. Raises ConfigError for a model without a published layout."""
-  for spec in SPECS.values():
+  for spec in (SPECS | READ_ONLY).values():
     if type(config) is spec.config and spec.fits(config):
       return spec
   kinds = ", ".join(dict.fromkeys(spec.config.__name__ for spec in SPECS.values()))

@@ -19,16 +19,14 @@ class Published(NamedTuple):
   """One class of pipeline.
 
   text      its name in towers.published, "label" for classes
-  side      pixels of a side by default; 0: what the backbone was made for
-  multiple  pixels of a side are a multiple of it, with an autoencoder of factor 8
+  latents   of a side by default, where the backbone was not made for one size
   even, by_steps  as in scheduler.How
   steps, guidance, cfg  of sampling by default. cfg = 1: none
   negative  prompt of the null by default
   """
 
   text: str
-  side: int = 1024
-  multiple: int = 16
+  latents: int = 128
   even: bool = True
   by_steps: bool = False
   steps: int = 50
@@ -41,13 +39,13 @@ class Published(NamedTuple):
 QWEN = Published("qwen_image", guidance="cfg_norm", cfg=4.0, negative=" ")
 FLUX = Published("flux", steps=28)
 PIPELINES: dict[str, Published] = {
-  "DiTPipeline": Published("label", side=0, even=False, cfg=4.0),
-  "PixArtAlphaPipeline": Published("pixart_alpha", side=0, even=False, steps=20, cfg=4.5),
-  "PixArtSigmaPipeline": Published("pixart_sigma", side=0, even=False, steps=20, cfg=4.5),
-  "StableDiffusion3Pipeline": Published("sd3", side=0, even=False, steps=28, cfg=7.0),
+  "DiTPipeline": Published("label", even=False, cfg=4.0),
+  "PixArtAlphaPipeline": Published("pixart_alpha", even=False, steps=20, cfg=4.5),
+  "PixArtSigmaPipeline": Published("pixart_sigma", even=False, steps=20, cfg=4.5),
+  "StableDiffusion3Pipeline": Published("sd3", even=False, steps=28, cfg=7.0),
   "FluxPipeline": FLUX,
-  "Flux2Pipeline": Published("flux2", by_steps=True),
-  "Flux2KleinPipeline": Published("flux2_klein", by_steps=True, cfg=4.0),
+  "Flux2Pipeline": Published("flux2", latents=64, by_steps=True),
+  "Flux2KleinPipeline": Published("flux2_klein", latents=64, by_steps=True, cfg=4.0),
   "QwenImagePipeline": QWEN,
   # It guides by pos + g (pos - neg), which is cfg at 1 + g; g = 5.
   "ZImagePipeline": Published("z_image", cfg=6.0),

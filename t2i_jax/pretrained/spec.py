@@ -13,9 +13,9 @@ from t2i_jax.models.params import Params, abstract_of
 from t2i_jax.pretrained.names import Entry
 from t2i_jax.pretrained.tensors import STEM
 
-# Fields of a config that may be changed on loading: no weight depends on them. `Spec.runs` has
-# those of a class that has others.
-RUNS = ("remat", "attention", "guidance", "attend_padding", "tiling", "activations")
+# Fields of a config that may be changed on loading: no weight depends on them, though `layers` of
+# a text encoder determine how many are read. `Spec.runs` has those of a class that has others.
+RUNS = ("remat", "attention", "guidance", "attend_padding", "tiling", "activations", "layers")
 DIFFUSERS_VERSION, TRANSFORMERS_VERSION = "0.42.1", "5.24.0"  # whose layouts are written
 CHUNK = 4096  # positions of a table that are computed at once
 
@@ -70,6 +70,7 @@ class Spec:
   squeezed  name -> whether it is a matrix that may be stored as a 1 x 1 convolution
   constants tensors that are not read, and are written with these values
   unwritten why a folder of the class cannot be written; "" where it can
+  unused    our config -> whether a tensor of that name is one that this config does without
   """
 
   hf_class: str
@@ -93,6 +94,7 @@ class Spec:
   squeezed: Callable[[str], bool] = lambda name: False
   constants: Mapping[str, np.ndarray] = field(default_factory=dict)
   unwritten: str = ""
+  unused: Callable[[Any], Callable[[str], bool]] = lambda config: lambda name: False
 
   @property
   def header(self) -> dict[str, Any]:

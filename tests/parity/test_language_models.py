@@ -13,7 +13,7 @@ from t2i_jax.models.decoder import Cache
 from t2i_jax.models.params import with_params
 from t2i_jax.models.transfusion import Rows, Transfusion, TransfusionConfig
 from t2i_jax.pretrained import language_model_fields, load_language_model, save_language_model
-from t2i_jax.pretrained.language_model import LANGUAGE_MODELS
+from t2i_jax.pretrained.language_specs import LANGUAGE_MODELS
 from t2i_jax.pretrained.spec import abstract_params, make_of
 
 torch = pytest.importorskip("torch")

@@ -19,7 +19,7 @@ from t2i_jax.pretrained import (
   load_language_model,
   save_language_model,
 )
-from t2i_jax.pretrained.language_model import text_decoder
+from t2i_jax.pretrained.language_specs import text_decoder
 from t2i_jax.pretrained.spec import make_of
 
 VOCAB, WIDTH, DEPTH, HEADS, KV, K, HIDDEN = 11, 16, 3, 4, 2, 6, 20
