@@ -20,7 +20,7 @@ DEFAULTS: dict[str, Any] = {
   "data.val_split": "val",
   "data.workers": 0,  # processes that decode; 0 = threads
   "text.tokenizer": "bpe",  # the data's own byte-level BPE; or "bytes", "labels:N", "folder:PATH"
-  "text.join": "each",  # encoders to towers of the backbone: each by its name; or "flux", "sd3"
+  "text.join": "each",  # encoder to tower of the backbone by name; "one", "features", "tokens"
   "text.too_long": "error",  # a caption of more than text.length tokens; or "truncate", "skip"
   # data.documents.Packed says what these are.
   "rows.length": 256,

@@ -9,16 +9,17 @@ from ml_collections import ConfigDict
 
 from t2i_jax.config import apply_overrides, fill
 from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.errors import RestoreError
 from t2i_jax.inference.open import Model, tasks_of
 from t2i_jax.models import BACKBONES
 from t2i_jax.parallel import mesh_of, overridden
 from t2i_jax.pretrained.folder import open_folder
-from t2i_jax.pretrained.pipelines import Index, read_index
-from t2i_jax.pretrained.scheduler import How, read_scheduler
+from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
+from t2i_jax.pretrained.scheduler import How, call, read_scheduler
 from t2i_jax.systems import make_system
 from t2i_jax.systems.make import WIDTHS
 from t2i_jax.systems.parts import InTurn
-from t2i_jax.towers.published import TEXT
+from t2i_jax.towers.published import PUBLISHED
 from t2i_jax.training.restore import load_starts
 from t2i_jax.training.state import abstract_params
 
@@ -50,8 +51,10 @@ def folder_config(folder: str | Path, size: tuple[int, int] | None = None) -> Co
   c.name = root.resolve().name
   c.autoencoder = f"folder(path={str(root / 'vae')!r})"
   c.data = {"dir": "", "image_size": size}
-  c.text = _text(index)
-  c.parts = {name: {"start": f"folder:{root / sub}"} for name, sub in _subfolders(index).items()}
+  c.text = _text(index, backbone)
+  starts = {"backbone": "transformer", "vae": "vae"}
+  starts |= {name: name for name in c.text.towers if name in index.parts}
+  c.parts = {part: {"start": f"folder:{root / sub}"} for part, sub in starts.items()}
   c.model = {"kind": kind, "dtype": "float32"}
   c.model.update({name: value for name, value in fields.items() if name not in given})
   c.process = {
@@ -69,7 +72,7 @@ def folder_config(folder: str | Path, size: tuple[int, int] | None = None) -> Co
     "steps": published.steps,
     "guidance": published.guidance,
     "cfg": published.cfg,
-    "negative": published.negative,
+    "negative": "" if published.text == "label" else PUBLISHED[published.text].null.text,
     "batch": 1,
     "prompts": ("",),
   }
@@ -104,3 +107,24 @@ def open_pipeline(
     if not in_turn:
       params = params.hold(system.parts)
   return Model(config, system, tokenizer, params, 0, mesh, tasks, f"--from={folder}")
+
+
+def _text(index: Index, backbone: Any) -> dict[str, Any]:
+  """config.text: the encoders of a pipeline, each from its own subfolder."""
+  if index.published.text == "label":
+    classes = backbone.classes
+    text = {"tokenizer": f"labels:{classes}", "vocab": classes + 1, "length": 1}
+    return text | {"towers": {"label": "label"}}
+  name, row = index.published.text, PUBLISHED[index.published.text]
+  towers = {}
+  for part in row.parts:
+    if part.weights in index.parts:
+      own = {"system": name, "part": part.weights, "folder": str(index.folder)}
+      towers[part.weights] = call("published", **own)
+    elif part.optional:
+      towers[part.weights] = call("nothing", width=backbone.text_width, length=part.length)
+    else:
+      raise RestoreError(f"{index.folder / INDEX} names no {part.weights}, which {name} needs.")
+  # Each encoder has a tokenizer of its own; that of the config has no use.
+  none = {"tokenizer": "bytes", "vocab": Tokenizer.bytes().vocab, "length": 1}
+  return none | {"towers": towers, "join": row.join}

@@ -40,9 +40,12 @@ class Model:
   tasks: Tasks
   where: str
 
-  def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-    """uint8 [n, H, W, 3], or float32 latents [n, h, w, C]. Raises ConfigError, PromptError."""
-    return self.need("draw")(self.params, prompts, seeds)
+  def draw(self, prompts: Sequence[str], seeds: Sequence[int], **how: Any) -> np.ndarray:
+    """uint8 [n, H, W, 3], or float32 latents [n, h, w, C]. Raises ConfigError, PromptError.
+
+    how  noise, decode: systems.draw.Drawing.draw
+    """
+    return self.need("draw")(self.params, prompts, seeds, **how)
 
   def redraw(self, prompts: Sequence[str], seeds: Sequence[int], start: Start) -> np.ndarray:
     """`draw` from images: systems.tasks.Start. Raises ConfigError, PromptError."""

@@ -76,10 +76,10 @@ def bound(function: Callable[..., Any]) -> Callable[..., Any]:
   rules = _in_force.get()
 
   @wraps(function)
-  def under_rules(*args: Any) -> Any:
+  def under_rules(*args: Any, **kwargs: Any) -> Any:
     token = _in_force.set(rules)
     try:
-      return function(*args)
+      return function(*args, **kwargs)
     finally:
       _in_force.reset(token)
 

@@ -22,7 +22,6 @@ class Published(NamedTuple):
   latents   of a side by default, where the backbone was not made for one size
   even, by_steps  as in scheduler.How
   steps, guidance, cfg  of sampling by default. cfg = 1: none
-  negative  prompt of the null by default
   """
 
   text: str
@@ -32,11 +31,10 @@ class Published(NamedTuple):
   steps: int = 50
   guidance: str = "cfg"
   cfg: float = 1.0
-  negative: str = ""
 
 
 # Sources: the __call__ of each class in diffusers 0.42.1.
-QWEN = Published("qwen_image", guidance="cfg_norm", cfg=4.0, negative=" ")
+QWEN = Published("qwen_image", guidance="cfg_norm", cfg=4.0)
 FLUX = Published("flux", steps=28)
 PIPELINES: dict[str, Published] = {
   "DiTPipeline": Published("label", even=False, cfg=4.0),

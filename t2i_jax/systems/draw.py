@@ -60,7 +60,7 @@ class Inputs(NamedTuple):
   cond    of the prompts: their tokens by encoder, which `_conditioned` replaces by the encoders'
           output, a Conditioning;   others: of each further prompt of an image
   null    of the negative prompt, or None where it has no weight
-  seeds   [B] uint32
+  seeds   [B] uint32;   noise: unit Gaussian [B, h, w, C] in place of that of the seeds, or None
   scale   of guidance
   label, guide_params, weight  captions and parameters of a noisy classifier, and how strongly it
           guides
@@ -70,6 +70,7 @@ class Inputs(NamedTuple):
   cond: Any
   seeds: Any
   scale: Any = None
+  noise: Any = None
   null: Any = None
   others: tuple[Any, ...] = ()
   label: Any = ()
@@ -123,12 +124,26 @@ class Drawing:
     self._encode_image: Any = jax.jit(system.encode, out_shardings=rows)
     self._from_noise: Any = jax.jit(self._sample_noise, out_shardings=rows)
     self._from_images = cache(self._compile_from_images)
-    self._decode: Any = jax.jit(self._finished, out_shardings=jax.NamedSharding(mesh, jax.P()))
+    whole = jax.NamedSharding(mesh, jax.P())
+    self._decode: Any = jax.jit(self._finished, out_shardings=whole)
+    self._whole: Any = jax.jit(lambda x: x, out_shardings=whole)
 
-  def draw(self, params: Params, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-    """tasks.Draw. Raises PromptError."""
+  def draw(
+    self,
+    params: Params,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    noise: np.ndarray | None = None,
+    decode: bool = True,
+  ) -> np.ndarray:
+    """tasks.Draw. Raises PromptError.
+
+    noise   unit Gaussian float32 [n, h, w, C] to start from; None: that of the seeds
+    decode  False: latents float32 [n, h, w, C]
+    """
     sampler = lambda own, part: self._from_noise(own, self.plan, *part)
-    return self._in_stages(params, len(prompts), self._inputs(prompts, seeds), sampler)
+    given = self._inputs(prompts, seeds)._replace(noise=noise)
+    return self._in_stages(params, len(prompts), given, sampler, decode)
 
   def lower(self, params: Params) -> Any:
     """The sampler that `draw` compiles, lowered for parameters that may be abstract."""
@@ -206,13 +221,20 @@ class Drawing:
     return parts
 
   def _in_stages(
-    self, params: Params, n: int, given: Inputs, sampler: Callable[[Params, Any], jax.Array]
+    self,
+    params: Params | InTurn,
+    n: int,
+    given: Inputs,
+    sampler: Callable[[Params, Any], jax.Array],
+    decode: bool = True,
   ) -> np.ndarray:
     """Encoders, sampler and decoder, batch by batch; one after the other for params in turn."""
     with jax.set_mesh(self.mesh):
       each: Any = list if isinstance(params, InTurn) else iter
       parts = each(self._conditioned(params, part) for part in self.batches(given))
       drawn = each((sampler(only(params, BACKBONE), part), origin) for part, origin in parts)
+      if not decode:
+        return np.concatenate([np.asarray(self._whole(x0)) for x0, _ in drawn])[:n]
       found = [checked(self._decode(only(params, VAE), *both)) for both in drawn]
     return np.concatenate(found)[:n]
 
@@ -221,7 +243,7 @@ class Drawing:
     """Whether the negative prompt is encoded: without guidance it has no weight."""
     return self.guides.weak is None and (self.c.cfg != 1 or self.joined > 0)
 
-  def _conditioned(self, params: Params, part: Inputs) -> tuple[Inputs, Origin | None]:
+  def _conditioned(self, params: Params | InTurn, part: Inputs) -> tuple[Inputs, Origin | None]:
     """The inputs with the encoders' outputs, the scales and other models' parameters; and the
     images that they start from as they were."""
     own, (guide, weak), origin = only(params, self.system.text), self.guides, part.origin
@@ -284,6 +306,8 @@ class Drawing:
     system, inputs = self.system, Inputs(*given)
     keys = jax.vmap(jax.random.key)(inputs.seeds)
     prior = system.process.prior(keys, system.x_shape)
+    if inputs.noise is not None:
+      prior = system.process.prior_std * inputs.noise
     denoise, cond, hooks = self._guided(params, inputs, prior, plan)
     noise = row_noise(keys, system.x_shape)
     return sample(denoise, self.solver, plan, prior, cond, noise, **hooks)[0]

@@ -81,7 +81,7 @@ class DrawingSystem(System):
   def towers(self, params: Params, text: dict[str, Any]) -> dict[str, Tower]:
     """The output of each encoder.   text: (ids [B, T] int32, mask [B, T] bool) by encoder"""
     return {
-      name: self.module(params, name, encoder.make)(*text[name], self.dtype)
+      name: encoder.after(self.module(params, name, encoder.make)(*text[name], self.dtype))
       for name, encoder in self.text.items()
     }
 

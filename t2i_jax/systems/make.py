@@ -27,6 +27,7 @@ from t2i_jax.process import (
 )
 from t2i_jax.process.prediction import check_prediction
 from t2i_jax.ranges import Factor
+from t2i_jax.systems import published
 from t2i_jax.systems.classifier import ClassifierSystem
 from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
 from t2i_jax.systems.joint import JointSystem
@@ -72,7 +73,9 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
       f"= {c.text.tokenizer!r}. Use text.vocab={tokenizer.vocab}, or of data built with "
       f"--vocab={c.text.vocab}."
     )
-  autoencoder = build(AUTOENCODERS, c.autoencoder, "autoencoder", c.model.channels)
+  autoencoder = build(
+    AUTOENCODERS | {"folder": published.autoencoder}, c.autoencoder, "autoencoder", c.model.channels
+  )
   image_shape = autoencoder.image_shape(*c.data.image_size)
   height, width, channels = autoencoder.latent_shape(image_shape)
   if channels != c.model.channels:
@@ -103,13 +106,13 @@ def _drawing(
 ) -> DrawingSystem:
   output = _checked_output(c, common["process"])
   own = Own(tokenizer, c.text.vocab, c.text.length)
+  choices = TOWERS | {"published": published.text_encoder}
   text: dict[str, TextEncoder] = {
-    name: build(TOWERS, kind, f"text.towers.{name}", own) for name, kind in c.text.towers.items()
+    name: build(choices, kind, f"text.towers.{name}", own) for name, kind in c.text.towers.items()
   }
   if c.text.join not in JOINS:
     raise ConfigError(f"text.join = {c.text.join!r} is not one of {', '.join(JOINS)}.")
   join = JOINS[c.text.join]
-  join.check(text, f"text.join = {c.text.join!r}")
   widths = join.widths({name: encoder.widths for name, encoder in text.items()})
   fields = inspect.signature(BACKBONES[c.model.kind][1]).parameters
   missing = [n for n in WIDTHS if n in fields and fields[n].default is inspect.Parameter.empty]

@@ -45,8 +45,9 @@ class Ode(NamedTuple):
   smallest: float = 1e-3
 
 
-# (params, prompts, one seed a prompt) -> uint8 [n, H, W, 3], or float32 latents [n, h, w, C]
-Draw = Callable[[Params, Sequence[str], Sequence[int]], np.ndarray]
+# (params, prompts, one seed a prompt) -> uint8 [n, H, W, 3], or float32 latents [n, h, w, C]. That
+# of a model from captions to images takes noise= and decode= besides: systems.draw.Drawing.draw.
+Draw = Callable[..., np.ndarray]
 # The same, from images.
 Redraw = Callable[[Params, Sequence[str], Sequence[int], Start], np.ndarray]
 # (params, images, one caption an image, one seed an image, Ode) -> bits a dimension [n]

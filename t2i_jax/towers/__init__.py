@@ -7,6 +7,7 @@ from t2i_jax.towers.bag_of_words import BagOfWords, BagOfWordsConfig
 from t2i_jax.towers.clip import Clip, ClipConfig
 from t2i_jax.towers.encoder import Own, TextEncoder
 from t2i_jax.towers.label import Label, LabelConfig
+from t2i_jax.towers.nothing import NothingConfig
 from t2i_jax.towers.t5 import T5, T5Config
 from t2i_jax.towers.text import TextTower, TextTowerConfig
 
@@ -21,6 +22,10 @@ def bag_of_words(own: Own, width: Width) -> TextEncoder:
   return own.encoder(BagOfWordsConfig(own.vocab, own.length, width))
 
 
+def nothing(own: Own, width: Width, length: Count) -> TextEncoder:
+  return own.encoder(NothingConfig(width, length))
+
+
 def label(own: Own) -> TextEncoder:
   return own.encoder(LabelConfig(own.vocab, own.length))
 
@@ -30,6 +35,7 @@ TOWERS: dict[str, Callable[..., TextEncoder]] = {
   "transformer": transformer,
   "bag_of_words": bag_of_words,
   "label": label,
+  "nothing": nothing,
 }
 
 __all__ = [

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from flax import nnx
 
+from t2i_jax.models.conditioning import Tower
+
 
 class Tokenizer(Protocol):
   """The interface of a tokenizer that encoders use; data.tokenize implements it."""
@@ -24,6 +26,8 @@ class TextEncoder:
   widths     fields of the backbone's config: text_width, pooled_width, or classes
   tokenizer  captions to ids
   length     T, maximum number of tokens of a caption, including begin and end
+  after      what is done to the network's output
+  null_text  caption of the null of classifier-free guidance
   """
 
   make: Callable[[nnx.Rngs], nnx.Module]
@@ -31,6 +35,8 @@ class TextEncoder:
   widths: dict[str, int]
   tokenizer: Any
   length: int
+  after: Callable[[Tower], Tower] = lambda tower: tower
+  null_text: str = ""
 
   def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """ids [n, T] int32, mask [n, T] bool of n captions. Raises PromptError if one is too long."""
@@ -38,8 +44,8 @@ class TextEncoder:
 
   @property
   def null(self) -> tuple[np.ndarray, np.ndarray]:
-    """(ids [1, T], mask [1, T]) of "", the null of classifier-free guidance."""
-    return self.encode([""])
+    """(ids [1, T], mask [1, T]) of the null of classifier-free guidance."""
+    return self.encode([self.null_text])
 
 
 class Own(NamedTuple):

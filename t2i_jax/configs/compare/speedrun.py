@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.configs import scenes_dit_flow as parent
 
-VARIANTS = ("first", "candidate")
+VARIANTS = ("first", "candidate", "noisier")
 
 
 def get_config(variant: str = "candidate") -> ConfigDict:
@@ -26,5 +26,7 @@ def get_config(variant: str = "candidate") -> ConfigDict:
     c.model.absolute = True
     c.process.t_sampling = ("stratified",)  # [2107.00630 app. I]
     c.train.update(steps=2200, batch=64, optimizer="muon(b2=0.99, iteration='polar')")
+  if variant == "noisier":
+    c.process.timesteps = "logit_normal(mean=1.5, std=1.2)"
   c.sampling.every = 0
   return c

@@ -1,0 +1,113 @@
+"""Published pipelines at tiny sizes, drawn here and by diffusers from the same noise.
+
+python -m benchmarks.pipeline_parity --to docs
+
+Both are given the same folder, prompts and noise; compared are the latents that the decoder is
+given and the images. Needs torch, diffusers and transformers, which the package itself does not.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.pages import made_by, table, write
+from benchmarks.tiny_pipelines import PIPELINES, Tiny
+from t2i_jax.inference.folder import open_pipeline
+from t2i_jax.pretrained.pipelines import read_index
+
+PROMPTS = ("a red cat", "photo of a cat on a red")
+LABELS = ("3", "207")
+SIDE = 32  # pixels
+STEPS = (1, 4, 20)
+LATENTS, PIXELS = 1e-4, 0.999  # bounds of what is compared
+
+
+class Compared(NamedTuple):
+  """latents: largest difference over the largest latent;   pixels: share within 1 / 255"""
+
+  latents: float
+  pixels: float
+
+
+def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+  """What the decoder is given [B, c, h, w], and images [B, H, W, 3] in [0, 1], of a pipeline.
+
+  noise  [B, h, w, C], which the pipeline draws
+  """
+  module: Any = sys.modules[type(pipe).__module__]
+  z = torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())
+  given: dict[str, Any] = tiny.call | {"num_inference_steps": steps}
+  if tiny.labels:
+    given["class_labels"] = [int(label) for label in LABELS]
+  else:
+    given |= {"prompt": list(PROMPTS), "height": SIDE, "width": SIDE}
+  latents: list[np.ndarray] = []
+  drawn, decode = module.randn_tensor, pipe.vae.decode
+
+  def caught(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    latents.append(x.detach().numpy())
+    return decode(x, *args, **kwargs)
+
+  module.randn_tensor = lambda shape, *_, **__: z.reshape(shape)
+  pipe.vae.decode = caught
+  try:
+    images = pipe(**given, output_type="np").images
+  finally:
+    module.randn_tensor, pipe.vae.decode = drawn, decode
+  (x,) = latents
+  return x, np.asarray(images)
+
+
+def saved(name: str, folder: Path) -> Any:
+  """A tiny pipeline, saved as folder/model."""
+  pipe = PIPELINES[name].make(folder / "tokenizers")
+  pipe.set_progress_bar_config(disable=True)
+  pipe.save_pretrained(folder / "model")
+  return pipe
+
+
+def compare(name: str, pipe: Any, folder: Path, steps: int) -> Compared:
+  """A pipeline and its folder, both sampled."""
+  tiny = PIPELINES[name]
+  settings = {"sampling.steps": str(steps), "sampling.batch": "2"} | tiny.settings
+  model = open_pipeline(folder, settings, (SIDE, SIDE))
+  shape = (2, *model.system.x_shape)
+  noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+  prompts = LABELS if tiny.labels else PROMPTS
+  z = model.draw(prompts, [0, 0], noise=noise, decode=False)
+  images = model.draw(prompts, [0, 0], noise=noise)
+  x = np.moveaxis(np.asarray(model.system.module(model.params, "vae").restore(z)), -1, 1)
+  expected, theirs_images = theirs(tiny, pipe, noise, steps)
+  expected = expected.reshape(x.shape)
+  off = np.abs(x - expected).max() / np.abs(expected).max()
+  near = np.abs(images.astype(np.float32) - 255 * theirs_images) <= 1
+  return Compared(float(off), float(near.mean()))
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--to", type=Path, default=Path("docs"))
+  args = parser.parse_args()
+  rows = []
+  for name in PIPELINES:
+    with tempfile.TemporaryDirectory() as temporary:
+      folder = Path(temporary)
+      pipe = saved(name, folder)
+      index = read_index(folder / "model")
+      found = [compare(name, pipe, folder / "model", steps) for steps in STEPS]
+    cells = [f"{one.latents:.1e}, {one.pixels:.2%}" for one in found]
+    rows.append([f"`{index.name}`", index.scheduler["_class_name"], *cells])
+    print(rows[-1], flush=True)
+  head = ["pipeline", "scheduler", *(f"{steps} steps" for steps in STEPS)]
+  write(args.to / "pipelines.md", [INTRODUCTION, table(head, rows), made_by("pipeline_parity")])
+
+
+INTRODUCTION = ""
+
+if __name__ == "__main__":
+  main()

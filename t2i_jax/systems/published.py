@@ -1,0 +1,97 @@
+"""The networks of published folders as choices of a config: text encoders and autoencoders.
+
+    text.towers.text_encoder = "published(system='flux', part='text_encoder', folder='FLUX.1-dev')"
+    autoencoder = "folder(path='FLUX.1-dev/vae')"
+
+Their sizes come from the folders; their weights from the starts of their parts.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.conditioning import Tower
+from t2i_jax.pretrained.folder import open_folder
+from t2i_jax.ranges import Whole
+from t2i_jax.towers import ClipConfig, Own, T5Config, TextEncoder
+from t2i_jax.towers.language_model import LanguageModelConfig
+from t2i_jax.towers.published import PUBLISHED, TextPart, tokenizer_of
+
+TooLong = Literal["error", "truncate", "chunk"]
+
+
+def autoencoder(channels: int, path: str) -> Any:
+  """The config of the autoencoder in a folder. Raises RestoreError, ConfigError.
+
+  channels  of the backbone, which make_system compares
+  """
+  config = open_folder(path)[1]
+  if not hasattr(config, "latent_shape"):
+    raise ConfigError(f"{path} holds a {type(config).__name__}, which is no autoencoder.")
+  return config
+
+
+def text_encoder(
+  own: Own,
+  system: str,
+  part: str,
+  folder: str,
+  length: Whole = 0,
+  layers: tuple[int, ...] = (),
+  too_long: TooLong = "error",
+) -> TextEncoder:
+  """The text encoder of a published pipeline, and what that pipeline does to its captions.
+
+  system   a row of towers.published.PUBLISHED
+  part     its subfolder, "text_encoder", "text_encoder_2", ...
+  folder   of the whole model
+  length, layers  of tokens, and hidden states that are taken; by default as published
+  too_long  of captions: an error, "truncate" as the pipelines do, or for CLIP "chunk": `length` is
+           a number of windows of the published length
+  Raises ConfigError, RestoreError.
+  """
+  if system not in PUBLISHED:
+    raise ConfigError(f"system = {system!r} is not one of {', '.join(PUBLISHED)}.")
+  row = PUBLISHED[system]
+  parts = {one.weights: one for one in row.parts}
+  if part not in parts:
+    raise ConfigError(f"part = {part!r} of {system} is not one of {', '.join(parts)}.")
+  rule = parts[part]
+  if layers:
+    rule = rule._replace(layers=layers)
+  config = as_taken(open_folder(Path(folder) / part)[1], rule)
+  keep = row.pads == "kept"
+
+  def after(tower: Tower) -> Tower:
+    tokens, mask = tower.tokens[:, rule.rule.drop :], tower.mask[:, rule.rule.drop :]
+    pooled = None if rule.pooled == "none" else tower.pooled
+    return Tower(tokens, jnp.ones_like(mask) if keep else mask, pooled)
+
+  widths = dict(config.widths)
+  if rule.pooled == "none":
+    widths.pop("pooled_width", None)
+  return TextEncoder(
+    config.make,
+    config,
+    widths,
+    tokenizer_of(folder, rule, too_long),
+    length or rule.length,
+    after,
+    row.null.text,
+  )
+
+
+def as_taken(config: Any, rule: TextPart) -> Any:
+  """The config of an encoder, read as a pipeline does."""
+  if isinstance(config, ClipConfig):
+    pooled = "projected" if rule.pooled == "projected" else "eos"
+    (layer,) = rule.layers or (-1,)
+    return dataclasses.replace(config, layer=layer, pooled=pooled, masked=rule.masked)
+  if isinstance(config, T5Config):
+    return dataclasses.replace(config, masked=rule.masked)
+  if isinstance(config, LanguageModelConfig):
+    return dataclasses.replace(config, layers=rule.layers)
+  raise ConfigError(f"a {type(config).__name__} is no text encoder.")

@@ -1,0 +1,40 @@
+"""The tower that stands for an encoder that a folder does not have: zeros."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from t2i_jax.models.conditioning import Tower
+
+
+@dataclass(frozen=True)
+class NothingConfig:
+  """width of tokens [B, length, width], which are zeros and attended to"""
+
+  width: int
+  length: int
+
+  @property
+  def widths(self) -> dict[str, int]:
+    return {"text_width": self.width}
+
+  def make(self, rngs: nnx.Rngs) -> "Nothing":
+    return Nothing(self)
+
+
+class Nothing(nnx.Module):
+  """(ids [B, T] int32, mask [B, T] bool) -> Tower of zeros; it has no weights.
+
+  SD3 without T5 is given these [2403.03206 sec. 5.3.3].
+  """
+
+  def __init__(self, config: NothingConfig):
+    self.config = config
+
+  def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
+    c, rows = self.config, len(ids)
+    return Tower(
+      jnp.zeros((rows, c.length, c.width), dtype), jnp.ones((rows, c.length), bool), None
+    )
