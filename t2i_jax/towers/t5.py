@@ -84,9 +84,7 @@ def biased(bias: jax.Array) -> Attend:
   """
 
   def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None) -> jax.Array:
-    return weighted_values(
-      q, k, v, None if mask is None else mask.allowed(), bias=bias, scale=1.0
-    )
+    return weighted_values(q, k, v, None if mask is None else mask.allowed(), bias=bias, scale=1.0)
 
   return attend
 
