@@ -27,11 +27,12 @@ def _norm(path: str, name: str) -> list[Entry]:
 def entries(c: ClipConfig) -> list[Entry]:
   attn = f"{BLOCK}.self_attn"
   of_token, of_place = (f"{PREFIX}embeddings.{x}_embedding.weight" for x in ("token", "position"))
+  q, k, v = (f"{attn}.{x}_proj" for x in "qkv")
   found = [
     Entry("embedding", (Part(of_token, "v d -> v d"),)),
     Entry("place", (Part(of_place, "l d -> l d"),)),
     *_norm("blocks/attn_norm", f"{BLOCK}.layer_norm1"),
-    *heads("blocks/attn", *(f"{attn}.{x}_proj" for x in "qkv"), norms=None, rope=False),
+    *heads("blocks/attn", q, k, v, None, rope=False),
     *heads_out("blocks/attn/out", f"{attn}.out_proj"),
     *_norm("blocks/mlp_norm", f"{BLOCK}.layer_norm2"),
     *mlp("blocks/mlp", f"{BLOCK}.mlp.fc1", f"{BLOCK}.mlp.fc2"),

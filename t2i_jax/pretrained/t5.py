@@ -19,6 +19,7 @@ MLPS = {"gated-gelu": ("geglu", "gelu_new", True), "relu": ("relu", "relu", Fals
 
 def entries(c: T5Config) -> list[Entry]:
   attn, mlp = f"{ATTENTION}.SelfAttention", f"{MLP}.DenseReluDense"
+  q, k, v = (f"{attn}.{x}" for x in "qkv")
   if c.mlp == "geglu":
     gate = matrix(f"{mlp}.wi_0", "f d -> d 1 f", (1, 0, 1))
     up = matrix(f"{mlp}.wi_1", "f d -> d 1 f", (1, 1, 2))
@@ -29,7 +30,7 @@ def entries(c: T5Config) -> list[Entry]:
     Entry("embedding", (Part(TABLE, "v d -> v d"),)),
     Entry("bias_table", (Part(BIAS, "b n -> b n"),)),
     *gain("blocks/attn_gain", f"{ATTENTION}.layer_norm.weight"),
-    *heads("blocks/attn", *(f"{attn}.{x}" for x in "qkv"), norms=None, rope=False, bias=False),
+    *heads("blocks/attn", q, k, v, None, rope=False, bias=False),
     *heads_out("blocks/attn/out", f"{attn}.o", bias=False),
     *gain("blocks/mlp_gain", f"{MLP}.layer_norm.weight"),
     *widening,
