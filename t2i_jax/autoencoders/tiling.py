@@ -25,7 +25,7 @@ TILINGS = ("smooth", "diffusers")
 
 
 class Ratio(NamedTuple):
-  """Size of the input and of the output over that of the latents: (1, f) decodes, (f, 1) encodes."""
+  """Sizes of input and output over that of the latents: (1, f) decodes, (f, 1) encodes."""
 
   into: int
   out: int

@@ -9,14 +9,16 @@ from t2i_jax.pretrained.flux import FLUX, FLUX2
 from t2i_jax.pretrained.kl import KL, KL_FLUX2
 from t2i_jax.pretrained.pixart import PIXART
 from t2i_jax.pretrained.qwen_image import QWEN_IMAGE
+from t2i_jax.pretrained.qwen_vae import QWEN_VAE
 from t2i_jax.pretrained.sd3 import SD3_SPEC
 from t2i_jax.pretrained.spec import Spec
+from t2i_jax.pretrained.vq import VQ
 from t2i_jax.pretrained.z_image import Z_IMAGE
 
 SPECS: dict[str, Spec] = {
   spec.hf_class: spec for spec in (CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE)
 }
-SPECS |= {spec.hf_class: spec for spec in (KL, KL_FLUX2)}
+SPECS |= {spec.hf_class: spec for spec in (KL, KL_FLUX2, QWEN_VAE, VQ)}
 
 # Older folders, from before DiT and PixArt had their own classes, are distinguished by a key.
 LEGACY_CLASS, LEGACY_KEY = "Transformer2DModel", "norm_type"
