@@ -5,27 +5,43 @@ A config has  image_shape(height, width) -> [H, W, C] of an image in the data se
               make(rngs) -> the module
 A module has  encode(image [B, H, W, 3] in [-1, 1], key) -> z [B, h, w, C], about unit variance
               decode(z) -> image
+              moments(image) -> mean and logarithm of the variance, where it has a posterior
 """
 
 from collections.abc import Callable
 from typing import Any
 
+from t2i_jax.autoencoders.finite import check_finite, first_not_finite
 from t2i_jax.autoencoders.identity import Identity, IdentityConfig
 from t2i_jax.autoencoders.kl import AutoencoderKL, AutoencoderKLFlux2, Flux2KLConfig, KLConfig
+from t2i_jax.autoencoders.qwen import AutoencoderKLQwenImage, QwenImageVAEConfig
+from t2i_jax.autoencoders.tiling import Ratio, tiled
+from t2i_jax.autoencoders.vq import VQConfig, VQModel
 
-# By the name in config.autoencoder; each takes the channels of the backbone first.
+# By the name in config.autoencoder; each takes the channels of the backbone first, and its other
+# fields as arguments: "kl(scale=0.13025)".
 AUTOENCODERS: dict[str, Callable[..., Any]] = {
   "identity": IdentityConfig,
   "kl": KLConfig,
   "kl_flux2": Flux2KLConfig,
+  "qwen_image": QwenImageVAEConfig,
+  "vq": VQConfig,
 }
 
 __all__ = [
   "AUTOENCODERS",
   "AutoencoderKL",
   "AutoencoderKLFlux2",
+  "AutoencoderKLQwenImage",
   "Flux2KLConfig",
   "Identity",
   "IdentityConfig",
   "KLConfig",
+  "QwenImageVAEConfig",
+  "Ratio",
+  "VQConfig",
+  "VQModel",
+  "check_finite",
+  "first_not_finite",
+  "tiled",
 ]

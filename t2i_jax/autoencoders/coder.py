@@ -6,6 +6,7 @@ Source: [2112.10752 app. G], and diffusers' models/autoencoders/vae.py, whose mo
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 from flax import nnx
@@ -102,6 +103,7 @@ class Coder(nnx.Module):
   """Modules one after the other."""
 
   order: tuple[str, ...]  # their names
+  norm_out: Any
 
   def stages(self, prefix: str) -> list[Stage]:
     """What is applied in turn, each with its name."""

@@ -22,7 +22,7 @@ from t2i_jax.autoencoders.layers import GroupNorm, pointwise
 from t2i_jax.autoencoders.tiling import Ratio, tiled
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import ones, weight, zeros
-from t2i_jax.ranges import Count, Depth, Width
+from t2i_jax.ranges import Count, Depth, Whole, Width
 
 LOGVAR = (-30.0, 20.0)  # bounds of the logarithm of the variance that is sampled, as published
 COLOURS = 3
@@ -67,6 +67,7 @@ class KLConfig(Sizes):
   scale, shift   z = (x - shift) scale; shift None is 0
   latents_mean, latents_std  of x by channel in place of the shift: z = (x - mean) scale / std
   quant, post_quant  1 x 1 convolutions after the encoder and before the decoder
+  attends        levels whose blocks have attention each
   mid_attention  at the smallest size
   sample_size    side of a tile in pixels
   tiling         "" off, or how images larger than a tile are divided (tiling.py)
@@ -83,13 +84,14 @@ class KLConfig(Sizes):
   latents_std: tuple[float, ...] | None = None
   quant: bool = True
   post_quant: bool = True
+  attends: tuple[Whole, ...] = ()
   mid_attention: bool = True
   sample_size: Count = 512
   tiling: Tiling = ""
   activations: Activations = "float32"
 
   def __post_init__(self) -> None:
-    check_groups(self.widths, self.groups)
+    check_levels(self.widths, self.groups, self.attends)
     if (self.latents_mean is None) != (self.latents_std is None):
       raise ConfigError("latents_mean and latents_std must both be given, or neither.")
     if self.latents_mean is not None and self.shift is not None:
@@ -130,6 +132,7 @@ class Flux2KLConfig(Sizes):
   groups: Count = 32
   quant: bool = True
   post_quant: bool = True
+  attends: tuple[Whole, ...] = ()
   mid_attention: bool = True
   eps: float = 1e-4
   sample_size: Count = 1024
@@ -137,7 +140,9 @@ class Flux2KLConfig(Sizes):
   activations: Activations = "float32"
 
   def __post_init__(self) -> None:
-    check_groups(self.widths + self.decoder_widths, self.groups)
+    check_levels(self.widths, self.groups, self.attends)
+    if self.decoder_widths:
+      check_levels(self.decoder_widths, self.groups, self.attends)
     if self.channels % PATCH**2:
       raise ConfigError(f"channels = {self.channels} of 2 x 2 latents is not a multiple of 4.")
     if self.decoder_widths and len(self.decoder_widths) != len(self.widths):
@@ -165,10 +170,12 @@ class Flux2KLConfig(Sizes):
 PATCH = 2  # of FLUX.2's latents
 
 
-def check_groups(widths: tuple[int, ...], groups: int) -> None:
-  """Raises ConfigError for widths that the groups of a norm do not divide."""
+def check_levels(widths: tuple[int, ...], groups: int, attends: tuple[int, ...]) -> None:
+  """Raises ConfigError for widths that the groups of a norm do not divide, or other levels."""
   if not widths or any(width % groups for width in widths):
     raise ConfigError(f"widths = {widths} must be multiples of groups = {groups}.")
+  if any(level >= len(widths) for level in attends):
+    raise ConfigError(f"attends = {attends} has a level that {len(widths)} widths do not have.")
 
 
 def check_length(name: str, values: tuple[float, ...] | None, channels: int) -> None:
@@ -179,7 +186,7 @@ def check_length(name: str, values: tuple[float, ...] | None, channels: int) -> 
 
 def _coder(c: Any, widths: tuple[int, ...]) -> CoderConfig:
   norm = partial(GroupNorm, groups=c.groups)
-  return CoderConfig(widths, c.layers, norm, mid_attention=c.mid_attention)
+  return CoderConfig(widths, c.layers, norm, c.attends, c.mid_attention)
 
 
 class Autoencoder(nnx.Module):

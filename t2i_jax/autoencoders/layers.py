@@ -122,7 +122,7 @@ class Attention(nnx.Module):
 
 
 def attend_in_chunks(q: jax.Array, k: jax.Array, v: jax.Array, size: int = QUERIES) -> jax.Array:
-  """models.attention.attend with the scores of `size` queries in memory at once.  # [B, L, N, K]"""
+  """models.attention.attend with scores of `size` queries in memory at once.   # [B, L, N, K]"""
   b, length, n, width = q.shape
   if length <= size:
     return attend(q, k, v)

@@ -13,17 +13,18 @@ from t2i_jax.autoencoders.kl import (
   KLConfig,
 )
 from t2i_jax.pretrained.coder import (
-  block_types,
+  DOWN,
+  UP,
   decoder,
   encoder,
   is_attention_matrix,
   new_name,
   pointwise,
+  read_levels,
+  write_levels,
 )
 from t2i_jax.pretrained.names import Entry, gain
 from t2i_jax.pretrained.spec import Spec
-
-DOWN, UP = ("DownEncoderBlock2D",), ("UpDecoderBlock2D",)
 
 
 def _both(c: KLConfig | Flux2KLConfig) -> list[Entry]:
@@ -38,8 +39,8 @@ def _entries_2(c: Flux2KLConfig) -> list[Entry]:
 
 def _read(k: dict[str, Any]) -> dict[str, Any]:
   """Fields that both classes have."""
-  block_types(k, DOWN, UP)
   return {
+    "attends": read_levels(k),
     "widths": k["block_out_channels"],
     "layers": k["layers_per_block"],
     "groups": k["norm_num_groups"],
@@ -71,15 +72,10 @@ def _read_2(k: dict[str, Any]) -> Flux2KLConfig:
 
 
 def _write(c: KLConfig | Flux2KLConfig) -> dict[str, Any]:
-  return {
-    "down_block_types": list(DOWN * len(c.widths)),
-    "up_block_types": list(UP * len(c.widths)),
-    "block_out_channels": list(c.widths),
-    "layers_per_block": c.layers,
+  return write_levels(c.encoder) | {
     "norm_num_groups": c.groups,
     "use_quant_conv": c.quant,
     "use_post_quant_conv": c.post_quant,
-    "mid_block_add_attention": c.mid_attention,
     "sample_size": c.sample_size,
   }
 
@@ -109,8 +105,8 @@ KL = Spec(
   module=AutoencoderKL,
   config=KLConfig,
   keys={
-    "down_block_types": DOWN,
-    "up_block_types": UP,
+    "down_block_types": (DOWN,),
+    "up_block_types": (UP,),
     "block_out_channels": (64,),
     "layers_per_block": 1,
     "latent_channels": 4,
@@ -138,8 +134,8 @@ KL_FLUX2 = Spec(
   module=AutoencoderKLFlux2,
   config=Flux2KLConfig,
   keys={
-    "down_block_types": DOWN * 4,
-    "up_block_types": UP * 4,
+    "down_block_types": (DOWN,) * 4,
+    "up_block_types": (UP,) * 4,
     "block_out_channels": (128, 256, 512, 512),
     "decoder_block_out_channels": None,
     "layers_per_block": 2,

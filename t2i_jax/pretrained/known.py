@@ -10,10 +10,12 @@ from t2i_jax.pretrained.flux import FLUX, FLUX2
 from t2i_jax.pretrained.kl import KL, KL_FLUX2
 from t2i_jax.pretrained.pixart import PIXART
 from t2i_jax.pretrained.qwen_image import QWEN_IMAGE
+from t2i_jax.pretrained.qwen_vae import QWEN_VAE
 from t2i_jax.pretrained.sd3 import SD3_SPEC
 from t2i_jax.pretrained.spec import Spec
 from t2i_jax.pretrained.t5 import T5_ENCODER
 from t2i_jax.pretrained.text_models import TEXT_MODELS
+from t2i_jax.pretrained.vq import VQ
 from t2i_jax.pretrained.z_image import Z_IMAGE
 
 SPECS: dict[str, Spec] = {
@@ -21,7 +23,7 @@ SPECS: dict[str, Spec] = {
   for spec in (
     *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE),
     *(CLIP_TEXT, CLIP_PROJECTED, T5_ENCODER),
-    *(KL, KL_FLUX2),
+    *(KL, KL_FLUX2, QWEN_VAE, VQ),
   )
 }
 # Text encoders that are a part of what their folder holds: they are read, and never written. Of
