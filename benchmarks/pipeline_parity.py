@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.pages import made_by, table, write
 from benchmarks.tiny_pipelines import PIPELINES, Tiny
-from t2i_jax.inference.folder import open_pipeline
+from t2i_jax.inference.folder import folder_config, open_pipeline
 from t2i_jax.pretrained.pipelines import read_index
 
 PROMPTS = ("a red cat", "photo of a cat on a red")
@@ -75,6 +75,10 @@ def compare(name: str, pipe: Any, folder: Path, steps: int) -> Compared:
   """A pipeline and its folder, both sampled."""
   tiny = PIPELINES[name]
   settings = {"sampling.steps": str(steps), "sampling.batch": "2"} | tiny.settings
+  if tiny.layers:
+    key = "text.towers.text_encoder"
+    text = folder_config(folder, (SIDE, SIDE)).text.towers.text_encoder
+    settings[key] = f"{text.removesuffix(')')}, layers={tiny.layers})"
   model = open_pipeline(folder, settings, (SIDE, SIDE))
   shape = (2, *model.system.x_shape)
   noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

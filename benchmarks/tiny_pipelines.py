@@ -4,8 +4,6 @@ save(name, folder) makes and saves one of PIPELINES. Every constant of a fresh n
 random, so that a norm or a bias that is left out or swapped is seen.
 """
 
-import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +11,8 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
+
+from benchmarks import tiny_tokenizers
 
 VAE = {
   "block_out_channels": (16, 32),
@@ -23,7 +23,6 @@ VAE = {
 }
 NO_QUANT = {"use_quant_conv": False, "use_post_quant_conv": False}
 HEADS = {"attention_head_dim": 16, "num_attention_heads": 2}
-WORDS = ("a", "cat", "red", "on", "of", "photo", "▁a", "▁cat", "▁red", "▁on", "▁photo", "▁of")
 
 
 def randomised(module, seed):
@@ -49,58 +48,29 @@ def of_config(cls, config, seed=0):
   return randomised(cls(config), seed)
 
 
-@functools.cache
-def letters():
-  """The 256 letters that byte-level BPE is written in."""
-  from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-  return list(bytes_to_unicode().values())
-
-
-def clip_tokenizer(folder, pad="<|endoftext|>"):
-  """CLIP's tokenizer with four merges, read from its old files."""
-  merges = [("c", "a"), ("ca", "t</w>"), ("r", "e"), ("re", "d</w>")]
-  vocab = [*letters(), *(letter + "</w>" for letter in letters()), *("".join(m) for m in merges)]
-  vocab += ["<|startoftext|>", "<|endoftext|>"]
-  folder.mkdir(parents=True)
-  (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocab)}))
-  lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
-  (folder / "merges.txt").write_text("\n".join(lines) + "\n")
-  special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": pad}
-  about = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77} | special
-  about["unk_token"] = "<|endoftext|>"
-  if pad == "!":
-    about["added_tokens_decoder"] = {"0": {"content": "!", "special": True}}
-  (folder / "tokenizer_config.json").write_text(json.dumps(about))
-  return transformers.CLIPTokenizer.from_pretrained(folder)
-
-
-CLIP_WORDS = 256 * 2 + 4 + 2
+def tokenizer(folder, kind, **how):
+  """One of tiny_tokenizers.KINDS, written to a new folder."""
+  path = folder / str(len(list(folder.iterdir())) if folder.is_dir() else 0)
+  tiny_tokenizers.KINDS[kind](path, **how)
+  return transformers.AutoTokenizer.from_pretrained(path)
 
 
 def clip(projected=False, width=32, act="quick_gelu"):
   config = transformers.CLIPTextConfig(
-    vocab_size=CLIP_WORDS,
+    vocab_size=tiny_tokenizers.CLIP_VOCAB,
     hidden_size=width,
     intermediate_size=64,
     num_hidden_layers=3,
     num_attention_heads=4,
     max_position_embeddings=77,
-    bos_token_id=CLIP_WORDS - 2,
-    eos_token_id=CLIP_WORDS - 1,
-    pad_token_id=CLIP_WORDS - 1,
+    bos_token_id=tiny_tokenizers.CLIP_VOCAB - 2,
+    eos_token_id=tiny_tokenizers.CLIP_VOCAB - 1,
+    pad_token_id=tiny_tokenizers.CLIP_VOCAB - 1,
     hidden_act=act,
     projection_dim=16,
   )
   cls = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
   return of_config(cls, config, seed=width)
-
-
-def t5_tokenizer():
-  pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
-  pieces += [(word, -2.0) for word in WORDS]
-  pieces += [(chr(c), -6.0) for c in range(ord("a"), ord("z") + 1) if chr(c) not in WORDS]
-  return transformers.T5Tokenizer(vocab=pieces, extra_ids=0)
 
 
 def t5(width=32):
@@ -141,9 +111,9 @@ def flux(folder):
     scheduler=flow(shift=3.0, use_dynamic_shifting=True),
     vae=kl(scaling_factor=0.3611, shift_factor=0.1159, **NO_QUANT),
     text_encoder=clip(),
-    tokenizer=clip_tokenizer(folder / "clip"),
+    tokenizer=tokenizer(folder, "clip"),
     text_encoder_2=t5(),
-    tokenizer_2=t5_tokenizer(),
+    tokenizer_2=tokenizer(folder, "t5"),
     transformer=transformer,
   )
 
@@ -168,11 +138,11 @@ def sd3(folder):
     scheduler=flow(shift=3.0),
     vae=kl(scaling_factor=1.5305, shift_factor=0.0609, **NO_QUANT),
     text_encoder=clip(projected=True, width=24),
-    tokenizer=clip_tokenizer(folder / "clip"),
+    tokenizer=tokenizer(folder, "clip"),
     text_encoder_2=clip(projected=True, act="gelu"),
-    tokenizer_2=clip_tokenizer(folder / "clip_2", pad="!"),
+    tokenizer_2=tokenizer(folder, "clip", pad="!"),
     text_encoder_3=t5(64),
-    tokenizer_3=t5_tokenizer(),
+    tokenizer_3=tokenizer(folder, "t5"),
   )
 
 
@@ -189,7 +159,7 @@ def pixart(folder, cls=None):
     **HEADS,
   )
   return (cls or diffusers.PixArtAlphaPipeline)(
-    tokenizer=t5_tokenizer(),
+    tokenizer=tokenizer(folder, "t5"),
     text_encoder=t5(),
     vae=kl(),
     transformer=transformer,
@@ -219,6 +189,128 @@ def dit(folder):
   return diffusers.DiTPipeline(transformer, kl(), scheduler, id2label=labels)
 
 
+LANGUAGE = {
+  "vocab_size": 272,
+  "hidden_size": 32,
+  "intermediate_size": 64,
+  "num_hidden_layers": 3,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+}
+
+
+def z_image(folder):
+  transformer = made(
+    diffusers.ZImageTransformer2DModel,
+    in_channels=16,
+    dim=48,
+    n_layers=2,
+    n_refiner_layers=1,
+    n_heads=4,
+    n_kv_heads=4,
+    cap_feat_dim=32,
+    axes_dims=(4, 4, 4),
+    axes_lens=(512, 32, 32),
+  )
+  config = transformers.Qwen3Config(head_dim=16, max_position_embeddings=512, **LANGUAGE)
+  return diffusers.ZImagePipeline(
+    scheduler=flow(shift=3.0),
+    vae=kl(16, scaling_factor=0.3611, shift_factor=0.1159, **NO_QUANT),
+    text_encoder=of_config(transformers.Qwen3Model, config),
+    tokenizer=tokenizer(folder, "qwen"),
+    transformer=transformer,
+  )
+
+
+def qwen_image(folder):
+  transformer = made(
+    diffusers.QwenImageTransformer2DModel,
+    in_channels=16,
+    out_channels=4,
+    num_layers=2,
+    joint_attention_dim=32,
+    axes_dims_rope=(4, 4, 8),
+    **HEADS,
+  )
+  rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
+  vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2}
+  vision |= {"out_hidden_size": 32, "fullatt_block_indexes": [0]}
+  config = transformers.Qwen2_5_VLConfig(
+    text_config=LANGUAGE | {"rope_parameters": rope}, vision_config=vision
+  )
+  vae = made(
+    diffusers.AutoencoderKLQwenImage,
+    base_dim=12,
+    z_dim=4,
+    dim_mult=[1, 2],
+    num_res_blocks=1,
+    temperal_downsample=[False],
+    latents_mean=[0.1, -0.2, 0.3, 0.0],
+    latents_std=[1.1, 0.9, 1.3, 0.7],
+  )
+  dynamic = {"use_dynamic_shifting": True, "max_shift": 0.9, "max_image_seq_len": 8192}
+  return diffusers.QwenImagePipeline(
+    scheduler=flow(shift_terminal=0.02, **dynamic),
+    vae=vae,
+    text_encoder=of_config(transformers.Qwen2_5_VLForConditionalGeneration, config),
+    tokenizer=tokenizer(folder, "qwen"),
+    transformer=transformer,
+  )
+
+
+def flux2_parts(guidance):
+  transformer = made(
+    diffusers.Flux2Transformer2DModel,
+    in_channels=32,
+    num_layers=1,
+    num_single_layers=2,
+    joint_attention_dim=96,
+    axes_dims_rope=(4, 4, 4, 4),
+    guidance_embeds=guidance,
+    **HEADS,
+  )
+  vae = made(diffusers.AutoencoderKLFlux2, latent_channels=8, **VAE)
+  return {
+    "scheduler": flow(shift=3.0, use_dynamic_shifting=True),
+    "vae": vae,
+    "transformer": transformer,
+  }
+
+
+def flux2(folder):
+  config = transformers.Mistral3Config(
+    text_config=LANGUAGE | {"model_type": "mistral", "num_hidden_layers": 4, "head_dim": 8},
+    vision_config={
+      "model_type": "pixtral",
+      "hidden_size": 16,
+      "intermediate_size": 32,
+      "num_hidden_layers": 1,
+      "num_attention_heads": 2,
+      "head_dim": 8,
+      "image_size": 28,
+      "patch_size": 14,
+    },
+  )
+  return diffusers.Flux2Pipeline(
+    text_encoder=of_config(transformers.Mistral3ForConditionalGeneration, config),
+    tokenizer=tokenizer(folder, "mistral"),
+    **flux2_parts(guidance=True),
+  )
+
+
+def klein(folder):
+  config = transformers.Qwen3Config(head_dim=16, max_position_embeddings=1024, **LANGUAGE)
+  return diffusers.Flux2KleinPipeline(
+    text_encoder=of_config(transformers.Qwen3ForCausalLM, config),
+    tokenizer=tokenizer(folder, "qwen"),
+    is_distilled=False,
+    **flux2_parts(guidance=False),
+  )
+
+
+LAYERS = (1, 2, 3)  # of text that are taken, in place of those of the full models
+
+
 class Tiny(NamedTuple):
   """One pipeline.
 
@@ -226,12 +318,14 @@ class Tiny(NamedTuple):
   call      what its call takes besides prompts, sizes and steps
   settings  what our config has for the same
   labels    prompts are numbers of classes
+  layers    of the text encoder that are taken, in place of those of the full model
   """
 
   make: Callable[[Path], Any]
   call: dict[str, Any]
   settings: dict[str, str] = {}  # noqa: RUF012  read only
   labels: bool = False
+  layers: tuple[int, ...] = ()
 
 
 PLAIN = {"use_resolution_binning": False, "clean_caption": False}
@@ -241,4 +335,10 @@ PIPELINES: dict[str, Tiny] = {
   "pixart_sigma": Tiny(pixart_sigma, PLAIN),
   "sd3": Tiny(sd3, {"guidance_scale": 4.0}, {"sampling.cfg": "4.0"}),
   "flux": Tiny(flux, {"guidance_scale": 3.5}),
+  "flux2": Tiny(flux2, {"guidance_scale": 4.0, "text_encoder_out_layers": LAYERS}, layers=LAYERS),
+  "flux2_klein": Tiny(
+    klein, {"guidance_scale": 4.0, "text_encoder_out_layers": LAYERS}, layers=LAYERS
+  ),
+  "qwen_image": Tiny(qwen_image, {"true_cfg_scale": 4.0, "negative_prompt": [" ", " "]}),
+  "z_image": Tiny(z_image, {"guidance_scale": 5.0}),
 }

@@ -34,7 +34,7 @@ class Published(NamedTuple):
 
 
 # Sources: the __call__ of each class in diffusers 0.42.1.
-QWEN = Published("qwen_image", guidance="cfg_norm", cfg=4.0)
+QWEN = Published("qwen_image", guidance="cfg_norm(patch=2)", cfg=4.0)
 FLUX = Published("flux", steps=28)
 PIPELINES: dict[str, Published] = {
   "DiTPipeline": Published("label", even=False, cfg=4.0),

@@ -1,0 +1,14 @@
+"""A whole pipeline of each class, drawn here and by diffusers from the same noise."""
+
+import pytest
+
+pytest.importorskip("diffusers")
+parity = pytest.importorskip("benchmarks.pipeline_parity")
+
+
+@pytest.mark.parametrize("name", parity.PIPELINES)
+def test_it_draws_what_the_reference_draws(name, tmp_path, one_device):
+  pipe = parity.saved(name, tmp_path)
+  found = parity.compare(name, pipe, tmp_path / "model", steps=4)
+  assert found.latents < parity.LATENTS
+  assert found.pixels > parity.PIXELS
