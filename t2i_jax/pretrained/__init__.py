@@ -1,8 +1,9 @@
-"""Published transformers: diffusers' folders to our parameter trees and back; original files.
+"""Published networks: folders to our parameter trees and back; original files.
 
-`load` and `save` are for diffusers' folders, `load_language_model` and `save_language_model` for
-transformers', `load_file` for single files in the original layout. `open_folder` returns the model
-of a folder; `read` loads the weights of a part of a system from either kind of folder.
+`load` and `save` are for diffusers' folders and for text encoders of transformers,
+`load_language_model` and `save_language_model` for its language models, `load_file` for single
+files in the original layout. `open_folder` returns the model of a folder; `read` loads the weights
+of a part of a system from either kind of folder.
 """
 
 from t2i_jax.pretrained.folder import load, open_folder, save

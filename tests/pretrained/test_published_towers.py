@@ -5,12 +5,14 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from published_towers import PUBLISHED
 from tiny_published import CONFIGS, random_params
 
 from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.models import with_params
 from t2i_jax.pretrained import load, read, save
 from t2i_jax.pretrained.folder import load_like
 from t2i_jax.pretrained.known import spec_for, spec_of
@@ -22,8 +24,17 @@ def test_published_configs_are_read(name):
   content, parameters = PUBLISHED[name]
   spec = spec_of(content, name)
   config = read_config(spec, content, name)
-  leaves = jax.tree.leaves(abstract_params(spec.module, config))
-  assert sum(math.prod(leaf.shape) for leaf in leaves) == parameters
+  params = abstract_params(spec.module, config)
+  assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == parameters
+  ids = jax.ShapeDtypeStruct((2, 77), jnp.int32)
+  mask = jax.ShapeDtypeStruct((2, 77), jnp.bool_)
+  tower = jax.eval_shape(
+    lambda params, *given: with_params(config.make)(params)(*given, jnp.bfloat16),
+    *(params, ids, mask),
+  )
+  assert tower.tokens.shape == (2, 77, config.widths["text_width"])
+  pooled = config.widths.get("pooled_width")
+  assert (None if tower.pooled is None else tower.pooled.shape) == (pooled and (2, pooled))
   assert spec_for(config) is spec
   assert read_config(spec, spec.header | write_config(spec, config), "ours") == config
 
