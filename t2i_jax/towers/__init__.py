@@ -6,7 +6,10 @@ from t2i_jax.ranges import Count, Depth, Whole, Width
 from t2i_jax.towers.bag_of_words import BagOfWords, BagOfWordsConfig
 from t2i_jax.towers.encoder import Own, TextEncoder
 from t2i_jax.towers.label import Label, LabelConfig
+from t2i_jax.towers.language_model import LanguageModel, LanguageModelConfig
+from t2i_jax.towers.published import PUBLISHED
 from t2i_jax.towers.text import TextTower, TextTowerConfig
+from t2i_jax.towers.tokenizers import FolderTokenizer
 
 
 def transformer(
@@ -31,11 +34,15 @@ TOWERS: dict[str, Callable[..., TextEncoder]] = {
 }
 
 __all__ = [
+  "PUBLISHED",
   "TOWERS",
   "BagOfWords",
   "BagOfWordsConfig",
+  "FolderTokenizer",
   "Label",
   "LabelConfig",
+  "LanguageModel",
+  "LanguageModelConfig",
   "Own",
   "TextEncoder",
   "TextTower",
