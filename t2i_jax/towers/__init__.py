@@ -7,9 +7,12 @@ from t2i_jax.towers.bag_of_words import BagOfWords, BagOfWordsConfig
 from t2i_jax.towers.clip import Clip, ClipConfig
 from t2i_jax.towers.encoder import Own, TextEncoder
 from t2i_jax.towers.label import Label, LabelConfig
+from t2i_jax.towers.language_model import LanguageModel, LanguageModelConfig
 from t2i_jax.towers.nothing import NothingConfig
+from t2i_jax.towers.published import PUBLISHED
 from t2i_jax.towers.t5 import T5, T5Config
 from t2i_jax.towers.text import TextTower, TextTowerConfig
+from t2i_jax.towers.tokenizers import FolderTokenizer
 
 
 def transformer(
@@ -39,14 +42,18 @@ TOWERS: dict[str, Callable[..., TextEncoder]] = {
 }
 
 __all__ = [
+  "PUBLISHED",
   "T5",
   "TOWERS",
   "BagOfWords",
   "BagOfWordsConfig",
   "Clip",
   "ClipConfig",
+  "FolderTokenizer",
   "Label",
   "LabelConfig",
+  "LanguageModel",
+  "LanguageModelConfig",
   "Own",
   "T5Config",
   "TextEncoder",

@@ -226,7 +226,7 @@ def test_folders_come_back(name, folder, tmp_path):
 def test_a_part_of_a_model_is_not_written(folder, tmp_path):
   """Weights that never act on a single frame are not read, and so cannot be written."""
   _, config, params = load(folder("qwen"))
-  with pytest.raises(ConfigError, match="AutoencoderKLQwenImage cannot be written: .* Copy"):
+  with pytest.raises(ConfigError, match=r"AutoencoderKLQwenImage cannot be written: .* Copy"):
     save(tmp_path / "new", config, params)
   assert not any(tmp_path.iterdir())
 
