@@ -1,5 +1,7 @@
 """Draw prompts: t2i sample --workdir=D --prompt="a red circle" [--image=FILE [--mask=FILE]]
 
+With --from=FOLDER of a published model, as diffusers saves it, in place of --workdir: drawn with
+that pipeline's sizes, scheduler and settings, unless flags say otherwise.
 From noise, or from an image: --strength is the noise level from which it is drawn again (1: nothing
 of it is left), a --mask is white where it is filled, --invert starts from the noise that the image
 would have been made of under another prompt.
@@ -12,7 +14,7 @@ from typing import Annotated, Any
 
 from t2i_jax.cli.flags import Images, number
 from t2i_jax.errors import ConfigError, MeshError, PromptError
-from t2i_jax.ranges import Range, Seed, Weight, Whole
+from t2i_jax.ranges import Count, Range, Seed, Weight, Whole
 
 SAMPLING_FLAGS = {
   "solver": "as in config.sampling: euler, heun, ddim(eta=1.0), dpmpp(order=3), ...",
@@ -27,7 +29,9 @@ SAMPLING_FLAGS = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--workdir", required=True, help="of a training run")
+  model = parser.add_mutually_exclusive_group(required=True)
+  model.add_argument("--workdir", help="of a training run")
+  model.add_argument("--from", dest="folder", metavar="FOLDER", help="with model_index.json")
   parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
   parser.add_argument("--prompts", help="a UTF-8 file with one prompt a line")
   parser.add_argument(
@@ -37,7 +41,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--num", type=number("--num", Images), default=1, help="images a prompt: seed, seed + 1, ..."
   )
   parser.add_argument(
-    "--out", help="folder for the PNGs, or .npy of latents; default WORKDIR/drawn"
+    "--out",
+    help="folder for the PNGs, or .npy of latents; default WORKDIR/drawn, with --from drawn",
   )
   parser.add_argument(
     "--guidance.classifier", dest="classifier", metavar="DIR", help="workdir of a noisy classifier"
@@ -51,6 +56,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   add_start_flags(parser)
   add_sampling_flags(parser)
+  add_folder_flags(parser)
+
+
+def add_folder_flags(parser: argparse.ArgumentParser) -> None:
+  """What --from takes besides."""
+  parser.add_argument("--size", help="HEIGHTxWIDTH in pixels; default what the model was made for")
+  parser.add_argument("--batch", type=number("--batch", Count), help="images at once, default 1")
+  parser.add_argument(
+    "--dtype", choices=("float32", "bfloat16"), help="of weights and activations; default float32"
+  )
+  parser.add_argument(
+    "--embedded-cfg",
+    type=number("--embedded-cfg", Weight),
+    help="guidance scale that a distilled model is given as an input, as FLUX.1-dev",
+  )
+  parser.add_argument(
+    "--offload", action="store_true", help="encoders, backbone and decoder in memory in turn"
+  )
 
 
 def add_start_flags(parser: argparse.ArgumentParser) -> None:
@@ -133,20 +156,51 @@ def check_start(args: argparse.Namespace) -> None:
       raise ConfigError(f"--{flag} belongs to --{other}: give that, too, or leave it out.")
 
 
+FOLDER_FLAGS = ("size", "batch", "dtype", "embedded_cfg", "offload")
+
+
+def opened(args: argparse.Namespace) -> Any:
+  """The model of --workdir or --from. Raises ConfigError for a flag of the other one."""
+  from t2i_jax.inference import open_model, open_pipeline
+
+  overrides = opened_with(args)
+  given = [f"--{name.replace('_', '-')}" for name in FOLDER_FLAGS if getattr(args, name)]
+  if args.folder is None:
+    if given:
+      raise ConfigError(f"{', '.join(given)}: only with --from=FOLDER of a published model.")
+    return open_model(
+      args.workdir, overrides, args.step, guide=args.classifier, guide_weight=args.weight
+    )
+  for flag, value in (("--step", args.step), ("--guidance.classifier", args.classifier)):
+    if value is not None:
+      raise ConfigError(f"{flag} belongs to --workdir: a published model has none.")
+  if args.batch is not None:
+    overrides["sampling.batch"] = str(args.batch)
+  if args.embedded_cfg is not None:
+    overrides["model.guidance"] = str(args.embedded_cfg)
+  size = None if args.size is None else parse_size(args.size)
+  return open_pipeline(args.folder, overrides, size, args.dtype or "float32", args.offload)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+  """ "768x1024": height, width. Raises ConfigError."""
+  height, x, width = text.partition("x")
+  if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+    raise ConfigError(f"--size={text}: write HEIGHTxWIDTH in pixels, as 768x1024.")
+  return int(height), int(width)
+
+
 def run(args: argparse.Namespace) -> None:
-  from t2i_jax.inference import open_model
   from t2i_jax.inference.save import check_out, save_images
   from t2i_jax.inference.start import Mask, SourceImage
 
   prompts = read_prompts(args)
   check_start(args)
-  out = Path(args.out or Path(args.workdir) / "drawn")
+  out = Path(args.out or Path(args.workdir or "") / "drawn")
   check_out(out)
   image = None if args.image is None else SourceImage(args.image)
   mask = None if image is None or args.mask is None else Mask(args.mask, image)
-  model = open_model(
-    args.workdir, opened_with(args), args.step, guide=args.classifier, guide_weight=args.weight
-  )
+  model = opened(args)
   texts = [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
   if image is None:

@@ -1,5 +1,7 @@
-"""A trained model at work: opened on any mesh, without an optimiser, and what it makes saved."""
+"""A model at work: opened from a run or a published folder, on any mesh, without an optimiser; and
+what it makes, saved."""
 
+from t2i_jax.inference.folder import folder_config, open_pipeline
 from t2i_jax.inference.open import Model, kept_steps, open_model
 
-__all__ = ["Model", "kept_steps", "open_model"]
+__all__ = ["Model", "folder_config", "kept_steps", "open_model", "open_pipeline"]

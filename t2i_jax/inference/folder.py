@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 
 from t2i_jax.config import apply_overrides, fill
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.errors import RestoreError
+from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.inference.open import Model, tasks_of
 from t2i_jax.models import BACKBONES
-from t2i_jax.parallel import mesh_of, overridden
+from t2i_jax.models.params import Params
+from t2i_jax.parallel import MESH_AXES, mesh_of, overridden
 from t2i_jax.pretrained.folder import open_folder
 from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
 from t2i_jax.pretrained.scheduler import How, call, read_scheduler
@@ -38,8 +39,7 @@ def folder_config(folder: str | Path, size: tuple[int, int] | None = None) -> Co
   if size is None:
     side = vae.factor * getattr(backbone, "side", published.latents)
     size = (side, side)
-  rows, cols, _ = vae.latent_shape(vae.image_shape(*size))
-  tokens = (rows // backbone.patch) * (cols // backbone.patch)
+  tokens = _tokens(size, vae.factor * backbone.patch)
   how = How(tokens, published.even, published.by_steps)
   sampling = read_scheduler(index.scheduler, index.scheduler_file, how)
   kind = next(kind for kind, (_, config) in BACKBONES.items() if type(backbone) is config)
@@ -84,17 +84,20 @@ def open_pipeline(
   folder: str | Path,
   overrides: dict[str, str] | None = None,
   size: tuple[int, int] | None = None,
+  dtype: str = "float32",
   in_turn: bool = False,
 ) -> Model:
   """A published model on all devices, its weights read onto the mesh, each device its own shards.
 
   overrides, size  of folder_config's keys, as for open_model
+  dtype            of activations and weights; the autoencoder's stay float32
   in_turn          encoders, backbone and autoencoder are in memory one after the other, and read
                    anew for each call
   Raises RestoreError, ConfigError, MeshError.
   """
   config = folder_config(folder, size)
-  apply_overrides(config, overrides or {}, f"the config of {folder}")
+  given = {f"mesh.{axis}": "1" for axis in MESH_AXES} | {"mesh.data": "-1", "model.dtype": dtype}
+  apply_overrides(config, given | (overrides or {}), f"the config of {folder}")
   with overridden(config.mesh.rules):
     mesh = mesh_of(config.mesh)
     labels = config.text.tokenizer.startswith("labels")
@@ -102,11 +105,29 @@ def open_pipeline(
     system = make_system(config, tokenizer)
     tasks = tasks_of(system, config, mesh)
     abstract = abstract_params(system, mesh)
+    abstract = {name: in_dtype(tree, name, dtype) for name, tree in abstract.items()}
     read = lambda name: jax.block_until_ready(load_starts(system, abstract, (name,)))[name]
     params: Any = InTurn(system.parts, read)
     if not in_turn:
       params = params.hold(system.parts)
   return Model(config, system, tokenizer, params, 0, mesh, tasks, f"--from={folder}")
+
+
+def _tokens(size: tuple[int, int], side: int) -> int:
+  """Image tokens of an image.   side: of a token, in pixels. Raises ConfigError."""
+  if size[0] % side or size[1] % side:
+    near = [max(1, round(pixels / side)) * side for pixels in size]
+    raise ConfigError(
+      f"an image of {size[0]} x {size[1]} pixels: this model draws multiples of {side}. Nearest: "
+      f"--size={near[0]}x{near[1]}."
+    )
+  return (size[0] // side) * (size[1] // side)
+
+
+def in_dtype(tree: Params, part: str, dtype: str) -> Params:
+  """The abstract weights of a part in the dtype that they are read in."""
+  kept = "float32" if part == "vae" else dtype
+  return jax.tree.map(lambda leaf: leaf.update(dtype=kept), tree)
 
 
 def _text(index: Index, backbone: Any) -> dict[str, Any]:

@@ -120,8 +120,13 @@ def named(spec: Spec, found: Found) -> Found:
   return found
 
 
-def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None = None) -> Params:
-  """The parameters of a folder that holds a model of this config, float32.
+def load_like(
+  folder: str | Path,
+  config: Any,
+  shardings: Params | Mesh | None = None,
+  dtype: Any = jnp.float32,
+) -> Params:
+  """The parameters of a folder that holds a model of this config.
 
   shardings and errors as for `load`; ConfigError where the folder holds another model.
   """
@@ -132,7 +137,7 @@ def load_like(folder: str | Path, config: Any, shardings: Params | Mesh | None =
     found = named(spec, found)
     stored = spec.infer_from_tensors(stored, found.tensors)
     check_same_model(config, stored, str(folder), spec.runs)
-    return read_params(spec, config, found, str(folder), shardings, jnp.float32)
+    return read_params(spec, config, found, str(folder), shardings, dtype)
 
 
 def check_same_model(config: Any, stored: Any, where: str, runs: tuple[str, ...]) -> None:

@@ -3,19 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from t2i_jax.models.params import Params
 from t2i_jax.models.transfusion import TransfusionConfig
 from t2i_jax.pretrained.folder import load_like
 from t2i_jax.pretrained.language_model import DECODER, load_language_model
 
 
-def read(folder: str | Path, config: Any, shardings: Params) -> Params:
-  """The weights of a folder for a network of this config, float32, placed by these shardings.
+def read(folder: str | Path, config: Any, shardings: Params, dtype: Any = jnp.float32) -> Params:
+  """The weights of a folder for a network of this config, placed by these shardings.
 
-  For a joint model they are those of a language model; its other parameters are left out.
+  For a joint model they are those of a language model, float32; its other parameters are left out.
   Raises ConfigError for a folder of another model, RestoreError for a damaged one.
   """
   if isinstance(config, TransfusionConfig):
     own = {name: shardings[name] for name in DECODER if name in shardings}
     return load_language_model(folder, config, own)
-  return load_like(folder, config, shardings)
+  return load_like(folder, config, shardings, dtype)

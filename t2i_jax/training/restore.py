@@ -41,7 +41,8 @@ def copied_parts(system: System, how: str, frozen: Params, starts: Params) -> tu
 
 
 def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None = None) -> Params:
-  """The weights of every part that has a start, sharded as `abstract`; of a part it may be some.
+  """The weights of every part that has a start, sharded and typed as `abstract`; of a part it may
+  be some.
 
   abstract  as of training.state.abstract_params;   only: names of parts, by default all
   Raises ConfigError for a folder or run of another model, RestoreError for a damaged one.
@@ -53,7 +54,8 @@ def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None =
       continue
     if kind == "folder":
       shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract[name])
-      found[name] = pretrained.read(path, part.config, shardings)
+      dtype = jax.tree.leaves(abstract[name])[0].dtype
+      found[name] = pretrained.read(path, part.config, shardings, dtype)
     else:
       found[name] = _of_run(path, name, abstract[name])
   return found
