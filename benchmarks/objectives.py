@@ -71,7 +71,7 @@ def train_all(data: str, runs: Path, steps: int) -> dict[str, Path]:
     flags += [f"--config.model.patch={PATCH}", f"--config.train.steps={steps}"]
     flags += ["--config.checkpoint.every=0", "--config.sampling.every=0"]
     common = [f"--workdir={workdir}", f"--config.data.dir={data}"]
-    t2i("train", "--config=configs/scenes_dit_flow.py", *common, *flags)
+    t2i("train", "--config=configs/compare/speedrun.py:first", *common, *flags)
     workdirs[name] = workdir
   return workdirs
 

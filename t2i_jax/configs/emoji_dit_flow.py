@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
   c.data.update(dir="runs/data/emoji", val_split="val_concept")
   c.text.update(vocab=4096, length=40)  # the longest caption has 36 tokens
   c.model.width = 256
+  sections.first_recipe(c)
   c.train.update(steps=2600, lr=1.5e-2, ema=0.998)
   c.process.timesteps = "logit_normal(mean=0.3, std=1.2)"
   c.sampling.prompts = sections.EMOJI_PROMPTS

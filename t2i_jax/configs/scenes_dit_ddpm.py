@@ -16,6 +16,7 @@ from t2i_jax.configs import sections
 def get_config() -> ConfigDict:
   c = parent.get_config()
   c.name = "scenes_dit_ddpm"
+  sections.first_recipe(c)
   c.process = sections.ddpm("ddpm_scaled_linear")  # [2112.10752, its code]
   # A patch of side 8 has as many values as a token is wide, too narrow for noise:
   # docs/objectives.md.

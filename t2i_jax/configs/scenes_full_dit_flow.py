@@ -11,6 +11,7 @@ the curves.
 from ml_collections import ConfigDict
 
 from t2i_jax.configs import scenes_dit_flow as parent
+from t2i_jax.configs import sections
 
 
 def get_config() -> ConfigDict:
@@ -19,6 +20,7 @@ def get_config() -> ConfigDict:
   c.data.update(dir="runs/data/scenes_full", image_size=(48, 48))
   # Measured on the 60,000 captions of 20,000 scenes: 500 BPE tokens in all, the longest 143.
   c.text.update(vocab=512, length=160)
+  sections.first_recipe(c)
   c.train.update(steps=3600, ema=0.998)
   c.process.timesteps = "logit_normal(mean=0.6, std=1.2)"  # of the run of Result
   for part in (c.eval, c.sampling, c.checkpoint):

@@ -1,7 +1,10 @@
-"""Sections that several configs share: functions that return plain dicts. t2i_jax.config.DEFAULTS
+"""Sections that several configs share: functions that return plain dicts, and
+one that sets some keys. t2i_jax.config.DEFAULTS
 has the keys that none of them lists."""
 
 from typing import Any
+
+from ml_collections import ConfigDict
 
 SCENES_PROMPTS = (
   "a red circle",
@@ -63,6 +66,13 @@ def muon() -> dict[str, Any]:
     "schedule": "cosine(warmup=50)",
     "ema": 0.995,
   }
+
+
+def first_recipe(c: ConfigDict) -> None:
+  """The quickstart's settings before docs/speedrun.md, which the figures of other runs are of."""
+  c.model.absolute = False
+  c.process.t_sampling = ()
+  c.train.update(batch=96, optimizer="muon(b2=0.99)")
 
 
 def adamw(lr: float, schedule: str) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.config import apply_overrides, fill
@@ -13,11 +14,11 @@ from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.inference.open import Model, tasks_of
 from t2i_jax.models import BACKBONES
 from t2i_jax.models.params import Params
-from t2i_jax.parallel import MESH_AXES, mesh_of, overridden
+from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
 from t2i_jax.pretrained.folder import open_folder
 from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
 from t2i_jax.pretrained.scheduler import How, call, read_scheduler
-from t2i_jax.systems import make_system
+from t2i_jax.systems import System, make_system
 from t2i_jax.systems.make import WIDTHS
 from t2i_jax.systems.parts import InTurn
 from t2i_jax.towers.published import PUBLISHED
@@ -80,6 +81,39 @@ def folder_config(folder: str | Path, size: tuple[int, int] | None = None) -> Co
   return c.lock()
 
 
+class Prepared(NamedTuple):
+  """A published model before its weights are read.
+
+  abstract  parameters as ShapeDtypeStructs with their shardings, in the dtype they are read in
+  """
+
+  config: ConfigDict
+  mesh: Mesh
+  system: System
+  tokenizer: Tokenizer
+  abstract: Params
+
+
+def prepare(
+  folder: str | Path,
+  overrides: dict[str, str] | None = None,
+  size: tuple[int, int] | None = None,
+  dtype: str = "float32",
+) -> Prepared:
+  """Arguments and errors as for open_pipeline. No weights are read."""
+  config = folder_config(folder, size)
+  given = {f"mesh.{axis}": "1" for axis in MESH_AXES} | {"mesh.data": "-1", "model.dtype": dtype}
+  apply_overrides(config, given | (overrides or {}), f"the config of {folder}")
+  with overridden(config.mesh.rules):
+    mesh = mesh_of(config.mesh)
+    labels = config.text.tokenizer.startswith("labels")
+    tokenizer = Tokenizer.load("", config.text.tokenizer) if labels else Tokenizer.bytes()
+    system = make_system(config, tokenizer)
+    abstract = abstract_params(system, mesh)
+  abstract = {name: _in_dtype(tree, name, dtype) for name, tree in abstract.items()}
+  return Prepared(config, mesh, system, tokenizer, abstract)
+
+
 def open_pipeline(
   folder: str | Path,
   overrides: dict[str, str] | None = None,
@@ -95,19 +129,11 @@ def open_pipeline(
                    anew for each call
   Raises RestoreError, ConfigError, MeshError.
   """
-  config = folder_config(folder, size)
-  given = {f"mesh.{axis}": "1" for axis in MESH_AXES} | {"mesh.data": "-1", "model.dtype": dtype}
-  apply_overrides(config, given | (overrides or {}), f"the config of {folder}")
+  config, mesh, system, tokenizer, abstract = prepare(folder, overrides, size, dtype)
+  read = lambda name: jax.block_until_ready(load_starts(system, abstract, (name,)))[name]
   with overridden(config.mesh.rules):
-    mesh = mesh_of(config.mesh)
-    labels = config.text.tokenizer.startswith("labels")
-    tokenizer = Tokenizer.load("", config.text.tokenizer) if labels else Tokenizer.bytes()
-    system = make_system(config, tokenizer)
     tasks = tasks_of(system, config, mesh)
-    abstract = abstract_params(system, mesh)
-    abstract = {name: in_dtype(tree, name, dtype) for name, tree in abstract.items()}
-    read = lambda name: jax.block_until_ready(load_starts(system, abstract, (name,)))[name]
-    params: Any = InTurn(system.parts, read)
+    params: Any = InTurn(system.parts, bound(read))
     if not in_turn:
       params = params.hold(system.parts)
   return Model(config, system, tokenizer, params, 0, mesh, tasks, f"--from={folder}")
@@ -124,7 +150,7 @@ def _tokens(size: tuple[int, int], side: int) -> int:
   return (size[0] // side) * (size[1] // side)
 
 
-def in_dtype(tree: Params, part: str, dtype: str) -> Params:
+def _in_dtype(tree: Params, part: str, dtype: str) -> Params:
   """The abstract weights of a part in the dtype that they are read in."""
   kept = "float32" if part == "vae" else dtype
   return jax.tree.map(lambda leaf: leaf.update(dtype=kept), tree)

@@ -113,7 +113,7 @@ def compile_sampler(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any]:
   with overridden(config.mesh.rules):
     system = system_of(config)
     params = abstract_params(system, mesh)
-    return Drawing(system, config.sampling, mesh).lower(params).compile(), params
+    return Drawing(system, config.sampling, mesh).lower(params)["sampler"].compile(), params
 
 
 def plan_step(config: ConfigDict, topology: str) -> Planned:

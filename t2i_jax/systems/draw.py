@@ -145,11 +145,13 @@ class Drawing:
     given = self._inputs(prompts, seeds)._replace(noise=noise)
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
-  def lower(self, params: Params) -> Any:
-    """The sampler that `draw` compiles, lowered for parameters that may be abstract."""
+  def lower(self, params: Params) -> dict[str, Any]:
+    """The programs of `draw`, lowered for parameters that may be abstract: "encoders", "sampler",
+    "decoder"."""
     put, rows = batch_sharding(self.mesh), self.batches.rows
     row = lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype, sharding=put)
     given = jax.tree.map(row, self._inputs([AND.join([""] * (self.joined + 1))], [0]))
+    tokens, x0 = given.cond, jax.ShapeDtypeStruct((rows, *self.system.x_shape), jnp.float32)
     of = lambda text: jax.tree.map(row, jax.eval_shape(self.system.encode_text, params, text))
     null = of(given.cond) if self._with_null else None
     given = given._replace(
@@ -159,8 +161,13 @@ class Drawing:
       scale=jax.ShapeDtypeStruct((), jnp.float32),
     )
     plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.plan)
+    x0 = x0.update(sharding=put)
     with jax.set_mesh(self.mesh):
-      return self._from_noise.lower(only(params, BACKBONE), plan, *given)
+      return {
+        "encoders": self._encode.lower(only(params, self.system.text), tokens),
+        "sampler": self._from_noise.lower(only(params, BACKBONE), plan, *given),
+        "decoder": self._decode.lower(only(params, VAE), x0, None),
+      }
 
   def redraw(
     self, params: Params, prompts: Sequence[str], seeds: Sequence[int], start: Start

@@ -91,7 +91,7 @@ def test_no_method_moves_rows_between_devices(name, system):
   """Conditional and null rows are interleaved, so each stays where its row of the batch is."""
   mesh, c = make_mesh(8, 1, 1), config_of(guidance=TEXTS[name], cfg=4.0).sampling
   with jax.set_mesh(mesh):
-    compiled = Drawing(system, c, mesh).lower(system.abstract).compile()
+    compiled = Drawing(system, c, mesh).lower(system.abstract)["sampler"].compile()
   found = Program(compiled.as_text()).collectives()
   assert found["all-to-all"] == found["collective-permute"] == 0
   assert found.total() == 0

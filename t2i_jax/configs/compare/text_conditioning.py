@@ -13,6 +13,7 @@ Result: docs/text_conditioning.md.
 from ml_collections import ConfigDict
 
 from t2i_jax.configs import scenes_dit_flow as parent
+from t2i_jax.configs import sections
 
 DOUBLE_SINGLE = {"double": (3, 0), "double_single": (1, 2), "single": (0, 3)}
 VARIANTS = ("cross", "pooled", *DOUBLE_SINGLE, "bag_of_words")
@@ -21,6 +22,9 @@ VARIANTS = ("cross", "pooled", *DOUBLE_SINGLE, "bag_of_words")
 def get_config(variant: str = "cross") -> ConfigDict:
   c = parent.get_config()
   c.name = f"text_conditioning_{variant}"
+  sections.first_recipe(c)
+  c.train.steps = 1400
+  c.process.timesteps = "logit_normal(mean=1.0, std=1.2)"
   if variant == "pooled":
     c.model.update(text="pooled", depth=5)
   if variant == "bag_of_words":
