@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.pages import made_by, table, write
 from benchmarks.tiny_pipelines import PIPELINES, Tiny
@@ -46,6 +47,8 @@ def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.nda
     given["class_labels"] = [int(label) for label in LABELS]
   else:
     given |= {"prompt": list(PROMPTS), "height": SIDE, "width": SIDE}
+  if tiny.images:
+    given["image"] = [Image.fromarray(image_of(size)) for size in tiny.images]
   latents: list[np.ndarray] = []
   drawn, decode = module.randn_tensor, pipe.vae.decode
 
@@ -61,6 +64,12 @@ def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.nda
     module.randn_tensor, pipe.vae.decode = drawn, decode
   (x,) = latents
   return x, np.asarray(images)
+
+
+def image_of(size: tuple[int, int]) -> np.ndarray:
+  """A coloured gradient of this height and width, uint8."""
+  y, x = np.meshgrid(*(np.linspace(0, 1, side) for side in size), indexing="ij")
+  return (255 * np.stack([y, x, (y + x) / 2], -1)).astype(np.uint8)
 
 
 def saved(name: str, folder: Path) -> Any:
@@ -83,8 +92,10 @@ def compare(name: str, pipe: Any, folder: Path, steps: int) -> Compared:
   shape = (2, *model.system.x_shape)
   noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
   prompts = LABELS if tiny.labels else PROMPTS
-  z = model.draw(prompts, [0, 0], noise=noise, decode=False)
-  images = model.draw(prompts, [0, 0], noise=noise)
+  shown = [image_of(size) for size in tiny.images]
+  how = {"noise": noise, "references": [np.repeat(image[None], 2, 0) for image in shown]}
+  z = model.draw(prompts, [0, 0], **how, decode=False)
+  images = model.draw(prompts, [0, 0], **how)
   x = np.moveaxis(np.asarray(model.system.module(model.params, "vae").restore(z)), -1, 1)
   expected, theirs_images = theirs(tiny, pipe, noise, steps)
   expected = expected.reshape(x.shape)

@@ -318,6 +318,8 @@ class Tiny(NamedTuple):
   call      what its call takes besides prompts, sizes and steps
   settings  what our config has for the same
   labels    prompts are numbers of classes
+  images    (height, width) of the images that it is shown
+  least     steps; PixArt-alpha's pipeline fails with one step of its own scheduler
   layers    of the text encoder that are taken, in place of those of the full model
   """
 
@@ -326,16 +328,24 @@ class Tiny(NamedTuple):
   settings: dict[str, str] = {}  # noqa: RUF012  read only
   labels: bool = False
   layers: tuple[int, ...] = ()
+  images: tuple[tuple[int, int], ...] = ()
+  least: int = 1
 
 
 PLAIN = {"use_resolution_binning": False, "clean_caption": False}
 PIPELINES: dict[str, Tiny] = {
   "dit": Tiny(dit, {"guidance_scale": 4.0}, labels=True),
-  "pixart_alpha": Tiny(pixart, PLAIN),
+  "pixart_alpha": Tiny(pixart, PLAIN, least=2),
   "pixart_sigma": Tiny(pixart_sigma, PLAIN),
   "sd3": Tiny(sd3, {"guidance_scale": 4.0}, {"sampling.cfg": "4.0"}),
   "flux": Tiny(flux, {"guidance_scale": 3.5}),
   "flux2": Tiny(flux2, {"guidance_scale": 4.0, "text_encoder_out_layers": LAYERS}, layers=LAYERS),
+  "flux2, shown two images": Tiny(
+    flux2,
+    {"guidance_scale": 4.0, "text_encoder_out_layers": LAYERS},
+    layers=LAYERS,
+    images=((64, 64), (64, 96)),
+  ),
   "flux2_klein": Tiny(
     klein, {"guidance_scale": 4.0, "text_encoder_out_layers": LAYERS}, layers=LAYERS
   ),

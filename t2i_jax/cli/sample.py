@@ -79,6 +79,12 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
 def add_start_flags(parser: argparse.ArgumentParser) -> None:
   """What --image needs; argparse leaves those out that were not given."""
   parser.add_argument(
+    "--reference",
+    action="append",
+    default=[],
+    help="a file that the model is shown besides the prompt (FLUX.2); may be given several times",
+  )
+  parser.add_argument(
     "--image", help="a file to start from, scaled and cropped to the model's size"
   )
   parser.add_argument("--mask", help="a file of the image's size, white where it is filled")
@@ -149,6 +155,8 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 
 def check_start(args: argparse.Namespace) -> None:
   """Raises ConfigError for a flag of --image that cannot be used as it is."""
+  if args.reference and args.image is not None:
+    raise ConfigError("--reference and --image: an image is shown, or started from; give one.")
   needs = {"mask": "image", "strength": "image", "invert": "image"}
   needs |= {"repeats": "mask", "inverter": "invert"}
   for flag, other in needs.items():
@@ -192,7 +200,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference.save import check_out, save_images
-  from t2i_jax.inference.start import Mask, SourceImage
+  from t2i_jax.inference.start import Mask, SourceImage, fitted_reference, repeated
 
   prompts = read_prompts(args)
   check_start(args)
@@ -204,7 +212,8 @@ def run(args: argparse.Namespace) -> None:
   texts = [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
   if image is None:
-    images = model.draw(texts, seeds)
+    shown = [fitted_reference(path, model.system.autoencoder) for path in args.reference]
+    images = model.draw(texts, seeds, references=[repeated(one, len(texts)) for one in shown])
   else:
     model.need("redraw")
     images = model.redraw(texts, seeds, start_of(args, image, mask, model, len(texts)))
@@ -214,18 +223,16 @@ def run(args: argparse.Namespace) -> None:
 
 def start_of(args: argparse.Namespace, image: Any, mask: Any, model: Any, n: int) -> Any:
   """systems.tasks.Start of n copies of an image, as the flags say."""
-  import numpy as np
-
+  from t2i_jax.inference.start import repeated
   from t2i_jax.systems.tasks import Start
 
   size = model.config.data.image_size
-  copies = lambda array: np.repeat(array[None], n, 0)
   strength = args.strength
   if strength is None:
     strength = 0.6 if mask is None and args.invert is None else 1.0
   return Start(
-    copies(image.fitted(size)),
-    None if mask is None else copies(mask.fitted(size)),
+    repeated(image.fitted(size), n),
+    None if mask is None else repeated(mask.fitted(size), n),
     strength,
     None if args.invert is None else [args.invert] * n,
     args.inverter or "ddim_inverse",

@@ -1,12 +1,13 @@
 """Image files that a drawing starts from, and masks of what is to be filled."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from t2i_jax.data.images import decode, is_latent, read_latent
 from t2i_jax.data.transforms import fit, fit_image
-from t2i_jax.errors import DataError
+from t2i_jax.errors import ConfigError, DataError
 
 HALF = 128  # grey from which a mask is white
 
@@ -33,6 +34,32 @@ class SourceImage:
       return fit_image(self.data, image_size)
     except DataError as error:
       raise DataError(f"{self.path}: {error}") from error
+
+
+REFERENCE_PIXELS = 1024**2  # the most of a reference image, as FLUX.2's pipeline has it
+
+
+def fitted_reference(path: str, autoencoder: Any) -> np.ndarray:
+  """An image file to show a model: uint8 [H, W, 3], of its own size as far as the autoencoder can.
+
+  Larger ones are scaled down to REFERENCE_PIXELS; sides become multiples of the autoencoder's
+  factor. Raises DataError, ConfigError.
+  """
+  image = SourceImage(path)
+  height, width = image.size
+  scale = min(1.0, (REFERENCE_PIXELS / (height * width)) ** 0.5)
+  factor = getattr(autoencoder, "factor", 1)
+  sides = tuple(int(side * scale) // factor * factor for side in (height, width))
+  if not all(sides):
+    raise ConfigError(
+      f"{path} is {height} x {width}: a reference image has at least {factor} pixels a side."
+    )
+  return image.fitted((sides[0], sides[1]))
+
+
+def repeated(image: np.ndarray, n: int) -> np.ndarray:
+  """n copies.   [...] -> [n, ...]"""
+  return np.repeat(image[None], n, 0)
 
 
 class Mask:

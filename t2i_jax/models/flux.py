@@ -89,6 +89,11 @@ class FluxConfig(Runs):
   def layers(self) -> int:
     return self.double_blocks + self.single_blocks
 
+  @property
+  def references(self) -> bool:
+    """Whether images come as extras["references"]."""
+    return self.reference_step > 0
+
 
 @dataclass(frozen=True)
 class Flux2Config(FluxConfig):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
 from t2i_jax.systems.few_step import until
 from t2i_jax.systems.guides import NO_GUIDES, Guides
+from t2i_jax.systems.inputs import Inputs, Origin
 from t2i_jax.systems.parts import InTurn, only
 from t2i_jax.systems.sampler import Batches, checked_plan, make_sampler
 from t2i_jax.systems.system import checked, levels
@@ -43,42 +44,6 @@ from t2i_jax.systems.tasks import Draw, Start
 AND = " AND "  # between the prompts of one image
 BACKBONE, VAE = ("backbone",), ("vae",)
 DRAW_KNOWN = 2**31  # noise of the known part of an image: of other keys than the solver's
-
-
-class Origin(NamedTuple):
-  """images [B, H, W, C] or what they are encoded to; fill [B, H, W, 1] bool or None; source: a
-  prompt, as in Inputs, or None."""
-
-  images: Any
-  fill: Any = None
-  source: Any = None
-
-
-class Inputs(NamedTuple):
-  """What a compiled sampler is given besides the backbone's parameters and a plan.
-
-  cond    of the prompts: their tokens by encoder, which `_conditioned` replaces by the encoders'
-          output, a Conditioning;   others: of each further prompt of an image
-  null    of the negative prompt, or None where it has no weight
-  seeds   [B] uint32;   noise: unit Gaussian [B, h, w, C] in place of that of the seeds, or None
-  scale   of guidance
-  label, guide_params, weight  captions and parameters of a noisy classifier, and how strongly it
-          guides
-  weak, weak_params  of the weak model
-  """
-
-  cond: Any
-  seeds: Any
-  scale: Any = None
-  noise: Any = None
-  null: Any = None
-  others: tuple[Any, ...] = ()
-  label: Any = ()
-  guide_params: Any = None
-  weight: Any = None
-  weak: Any = None
-  weak_params: Any = None
-  origin: Origin | None = None
 
 
 class Drawing:
@@ -135,14 +100,21 @@ class Drawing:
     seeds: Sequence[int],
     noise: np.ndarray | None = None,
     decode: bool = True,
+    references: Sequence[np.ndarray] = (),
   ) -> np.ndarray:
-    """tasks.Draw. Raises PromptError.
+    """tasks.Draw. Raises PromptError, ConfigError.
 
-    noise   unit Gaussian float32 [n, h, w, C] to start from; None: that of the seeds
-    decode  False: latents float32 [n, h, w, C]
+    noise       unit Gaussian float32 [n, h, w, C] to start from; None: that of the seeds
+    decode      False: latents float32 [n, h, w, C]
+    references  uint8 [n, H, W, 3], images that the model is shown besides the prompts
     """
+    if references and not getattr(self.system.parts["backbone"].config, "references", False):
+      raise ConfigError(
+        "this model takes no reference images: FLUX.2 and Qwen-Image-Edit do. With --image a "
+        "drawing starts from one."
+      )
     sampler = lambda own, part: self._from_noise(own, self.plan, *part)
-    given = self._inputs(prompts, seeds)._replace(noise=noise)
+    given = self._inputs(prompts, seeds)._replace(noise=noise, references=tuple(references))
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
   def lower(self, params: Params) -> dict[str, Any]:
@@ -153,10 +125,9 @@ class Drawing:
     given = jax.tree.map(row, self._inputs([AND.join([""] * (self.joined + 1))], [0]))
     tokens, x0 = given.cond, jax.ShapeDtypeStruct((rows, *self.system.x_shape), jnp.float32)
     of = lambda text: jax.tree.map(row, jax.eval_shape(self.system.encode_text, params, text))
-    null = of(given.cond) if self._with_null else None
     given = given._replace(
       cond=of(given.cond),
-      null=null,
+      null=None if given.null is None else of(given.null),
       others=tuple(map(of, given.others)),
       scale=jax.ShapeDtypeStruct((), jnp.float32),
     )
@@ -203,9 +174,11 @@ class Drawing:
   def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> Inputs:
     """Of all prompts: arrays [n, ...], with the other models' parameters left out."""
     first, *others = zip(*map(self._split, prompts), strict=True)
+    repeated_row = lambda row: np.repeat(row, len(prompts), 0)
     given = Inputs(
       self._tokens(first),
       np.asarray(seeds, np.uint32),
+      null=jax.tree.map(repeated_row, self.negative) if self._with_null else None,
       others=tuple(self._tokens(texts) for texts in others),
     )
     if self.guides.classifier is not None:
@@ -254,19 +227,18 @@ class Drawing:
     """The inputs with the encoders' outputs, the scales and other models' parameters; and the
     images that they start from as they were."""
     own, (guide, weak), origin = only(params, self.system.text), self.guides, part.origin
-    of = lambda text: self._encode(own, text)
-    null = None
-    if self._with_null:
-      null = jax.tree.map(
-        lambda row, to: jax.device_put(np.repeat(row, len(to), 0), to.sharding),
-        self.negative,
-        part.cond,
-      )
+    seen = tuple(self._encode_image(only(params, VAE), image) for image in part.references)
+
+    def of(text: Any) -> Conditioning:
+      cond = self._encode(own, text)
+      return cond._replace(extras=cond.extras | {"references": seen}) if seen else cond
+
     part = part._replace(
       cond=of(part.cond),
-      null=None if null is None else of(null),
+      null=None if part.null is None else of(part.null),
       others=tuple(map(of, part.others)),
       scale=jnp.float32(self.scale),
+      references=(),
     )
     if origin is not None:
       x0 = self._encode_image(only(params, VAE), origin.images)
