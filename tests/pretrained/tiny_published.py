@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from t2i_jax.autoencoders import Flux2KLConfig, KLConfig, QwenImageVAEConfig, VQConfig
 from t2i_jax.models.class_dit import ClassDiTConfig
 from t2i_jax.models.flux import Flux2Config, FluxConfig
 from t2i_jax.models.pixart import PixArtConfig
@@ -27,6 +28,13 @@ CONFIGS = {
   "flux2": Flux2Config(48, 2, 3, 4, 1, 16, 16, 24, (4, 4, 2, 2), mlp_ratio=17 / 6, guidance=4.0),
   "qwen_image": QwenImageConfig(48, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
   "z_image": ZImageConfig(48, 3, 4, 2, 4, 4, 24, 2, (4, 4, 4)),
+}
+AUTOENCODERS = {
+  "kl": KLConfig(4, (8, 8, 16), groups=4, shift=0.5, attends=(1,), post_quant=False),
+  "kl_statistics": KLConfig(2, (8,), 1, 4, latents_mean=(1.0, 2.0), latents_std=(3.0, 4.0)),
+  "kl_flux2": Flux2KLConfig(8, (8, 16), (4, 8), groups=4, quant=False),
+  "qwen_image_vae": QwenImageVAEConfig(2, 6, (1, 2), 2, (1.0, 2.0), (3.0, 4.0), (True,)),
+  "vq": VQConfig(3, (8, 16), 2, 4, 32, latent=5, attends=(1,), mid_attention=False),
 }
 
 
