@@ -10,7 +10,7 @@ halves memory; norms and softmax stay float32. finite.py names a module that giv
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,13 @@ from t2i_jax.autoencoders.layers import GroupNorm, pointwise
 from t2i_jax.autoencoders.tiling import Ratio, tiled
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import ones, weight, zeros
-from t2i_jax.ranges import Count, Depth, Whole, Width
+from t2i_jax.ranges import Count, Depth, Factor, Range, Weight, Whole, Width
 
 LOGVAR = (-30.0, 20.0)  # bounds of the logarithm of the variance that is sampled, as published
 COLOURS = 3
 Tiling = Literal["", "smooth", "diffusers"]
 Activations = Literal["float32", "bfloat16"]
+Offset = Annotated[float, Range("[-1000, 1000]")]
 
 
 class Sizes:
@@ -78,10 +79,10 @@ class KLConfig(Sizes):
   widths: tuple[Width, ...] = (128, 256, 512, 512)
   layers: Depth = 2
   groups: Count = 32
-  scale: float = 0.18215
-  shift: float | None = None
-  latents_mean: tuple[float, ...] | None = None
-  latents_std: tuple[float, ...] | None = None
+  scale: Factor = 0.18215
+  shift: Offset | None = None
+  latents_mean: tuple[Offset, ...] | None = None
+  latents_std: tuple[Factor, ...] | None = None
   quant: bool = True
   post_quant: bool = True
   attends: tuple[Whole, ...] = ()
@@ -134,7 +135,7 @@ class Flux2KLConfig(Sizes):
   post_quant: bool = True
   attends: tuple[Whole, ...] = ()
   mid_attention: bool = True
-  eps: float = 1e-4
+  eps: Weight = 1e-4
   sample_size: Count = 1024
   tiling: Tiling = ""
   activations: Activations = "float32"

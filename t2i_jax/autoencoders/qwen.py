@@ -13,10 +13,10 @@ import numpy as np
 from flax import nnx
 
 from t2i_jax.autoencoders.coder import CoderConfig
-from t2i_jax.autoencoders.kl import Activations, Gaussian, Sizes, Tiling, check_length
+from t2i_jax.autoencoders.kl import Activations, Gaussian, Offset, Sizes, Tiling, check_length
 from t2i_jax.autoencoders.layers import RMSNorm
 from t2i_jax.errors import ConfigError
-from t2i_jax.ranges import Count, Depth, Width
+from t2i_jax.ranges import Count, Depth, Factor, Width
 
 MEAN = (
   -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -47,8 +47,8 @@ class QwenImageVAEConfig(Sizes):
   base: Width = 96
   multipliers: tuple[Count, ...] = (1, 2, 4, 4)
   layers: Depth = 2
-  latents_mean: tuple[float, ...] = MEAN
-  latents_std: tuple[float, ...] = STD
+  latents_mean: tuple[Offset, ...] = MEAN
+  latents_std: tuple[Factor, ...] = STD
   halves_time: tuple[bool, ...] = (False, True, True)
   sample_size: Count = 256
   tiling: Tiling = ""

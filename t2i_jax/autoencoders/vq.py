@@ -15,7 +15,7 @@ from t2i_jax.autoencoders.coder import CoderConfig, Decoder, Encoder, Stage
 from t2i_jax.autoencoders.kl import COLOURS, Activations, Autoencoder, Sizes, Tiling, check_levels
 from t2i_jax.autoencoders.layers import GroupNorm, pointwise
 from t2i_jax.models.params import weight
-from t2i_jax.ranges import Count, Depth, Whole, Width
+from t2i_jax.ranges import Count, Depth, Factor, Whole, Width
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class VQConfig(Sizes):
   codes: Count = 8192
   latent: Whole = 0
   attends: tuple[Whole, ...] = ()
-  scale: float = 0.18215
+  scale: Factor = 0.18215
   mid_attention: bool = True
   indices: bool = False
   sample_size: Count = 256

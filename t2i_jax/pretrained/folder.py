@@ -392,4 +392,5 @@ def _write_tensors(
       "Use dtype='float32' if the values only exceed the range of the dtype."
     )
   if folder is not None and len(files) > 1:
-    write_index(folder, spec.stem, weight_map, sum(size for _, size in planned))
+    constants = sum(value.nbytes for value in spec.constants.values())
+    write_index(folder, spec.stem, weight_map, sum(size for _, size in planned) + constants)

@@ -24,7 +24,7 @@ from t2i_jax.pretrained.coder import (
   write_levels,
 )
 from t2i_jax.pretrained.names import Entry, gain
-from t2i_jax.pretrained.spec import Spec
+from t2i_jax.pretrained.spec import Spec, whole
 
 
 def _both(c: KLConfig | Flux2KLConfig) -> list[Entry]:
@@ -47,7 +47,7 @@ def _read(k: dict[str, Any]) -> dict[str, Any]:
     "quant": k["use_quant_conv"],
     "post_quant": k["use_post_quant_conv"],
     "mid_attention": k["mid_block_add_attention"],
-    "sample_size": k["sample_size"],
+    "sample_size": whole("sample_size", k["sample_size"], 1),
   }
 
 

@@ -13,9 +13,9 @@ from t2i_jax.models.params import Params, abstract_of
 from t2i_jax.pretrained.names import Entry
 from t2i_jax.pretrained.tensors import STEM
 
-# Fields of a config that may be changed on loading: no weight depends on them, though `layers` of
-# a text encoder determine how many are read. `Spec.runs` has those of a class that has others.
-RUNS = ("remat", "attention", "guidance", "attend_padding", "tiling", "activations", "layers")
+# Fields of a config that may be changed on loading: no weight depends on them. `Spec.runs` has
+# those of a class that has others.
+RUNS = ("remat", "attention", "guidance", "attend_padding", "sample_size", "tiling", "activations")
 DIFFUSERS_VERSION, TRANSFORMERS_VERSION = "0.42.1", "5.24.0"  # whose layouts are written
 CHUNK = 4096  # positions of a table that are computed at once
 

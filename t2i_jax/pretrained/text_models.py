@@ -102,6 +102,7 @@ def _text(hf_class: str, kind: str, **keys: Any) -> Spec:
     entries=entries,
     renamed=renamed,
     unused=unused,
+    runs=("layers",),
   )
 
 

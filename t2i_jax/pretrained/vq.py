@@ -16,7 +16,7 @@ from t2i_jax.pretrained.coder import (
   write_levels,
 )
 from t2i_jax.pretrained.names import Entry, Part
-from t2i_jax.pretrained.spec import Spec
+from t2i_jax.pretrained.spec import Spec, whole
 
 
 def entries(c: VQConfig) -> list[Entry]:
@@ -42,7 +42,7 @@ def _read(k: dict[str, Any]) -> VQConfig:
     scale=k["scaling_factor"],
     mid_attention=k["mid_block_add_attention"],
     indices=k["lookup_from_codebook"],
-    sample_size=k["sample_size"],
+    sample_size=whole("sample_size", k["sample_size"], 1),
   )
 
 

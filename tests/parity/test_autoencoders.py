@@ -8,9 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from t2i_jax.autoencoders import Flux2KLConfig, KLConfig, QwenImageVAEConfig, VQConfig
+from t2i_jax.autoencoders import (
+  AutoencoderKL,
+  Flux2KLConfig,
+  KLConfig,
+  QwenImageVAEConfig,
+  VQConfig,
+)
 from t2i_jax.autoencoders.tiling import Ratio, tiled
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import with_params
@@ -21,6 +28,8 @@ from t2i_jax.pretrained.tensors import STEM
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution  # noqa: E402
 
 BOUND = 1e-4  # relative to the largest value
 BLOCKS = {
@@ -44,12 +53,11 @@ CASES = {
   "sd3": ("AutoencoderKL", BLOCKS | NO_QUANT | THREE | SD3),
   "flux2": (
     "AutoencoderKLFlux2",
-    BLOCKS | {"latent_channels": 3, "decoder_block_out_channels": (12, 8)},
+    BLOCKS | {"latent_channels": 3, "layers_per_block": 1, "decoder_block_out_channels": (12, 8)},
   ),
   "qwen": (
     "AutoencoderKLQwenImage",
-    STATISTICS
-    | {"base_dim": 6, "z_dim": 4, "dim_mult": [1, 2, 4], "temperal_downsample": [False, True]},
+    STATISTICS | {"base_dim": 6, "z_dim": 4, "dim_mult": [1, 2], "temperal_downsample": [True]},
   ),
   "vq": (
     "VQModel",
@@ -61,12 +69,15 @@ MORE = {
   "sdxl": ("AutoencoderKL", BLOCKS | STATISTICS | {"scaling_factor": 0.13025}),
   "no attention": ("AutoencoderKL", BLOCKS | {"mid_block_add_attention": False}),
   "attention in a level": ("AutoencoderKL", BLOCKS | ATTENDS),
-  "flux2, equal widths": ("AutoencoderKLFlux2", BLOCKS | NO_QUANT | {"latent_channels": 3}),
+  "flux2, equal widths": (
+    "AutoencoderKLFlux2",
+    BLOCKS | {"layers_per_block": 2} | NO_QUANT | {"latent_channels": 3},
+  ),
   "qwen, one block": (
     "AutoencoderKLQwenImage",
     STATISTICS
-    | {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 1], "num_res_blocks": 1}
-    | {"temperal_downsample": [True]},
+    | {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 2], "num_res_blocks": 1}
+    | {"temperal_downsample": [False, True]},
   ),
   "vq, three levels": ("VQModel", BLOCKS | THREE | {"lookup_from_codebook": True}),
 }
@@ -161,7 +172,8 @@ def their_z(model, x):
 def test_encoded_and_decoded_as_there(name, folder):
   model = build(name)
   own, config, _ = opened(folder(name))
-  image = image_of(16, 24)
+  odd = name == "sd3"  # the factor does not divide the sides, whose ends are lost
+  image = image_of(18, 21) if odd else image_of(16, 24)
   latents = their_latents(model, image)
   z = ours(their_z(model, latents[0]))
   moments = own.moments if len(latents) > 1 else lambda image: (own.to_latents(image),)
@@ -169,9 +181,10 @@ def test_encoded_and_decoded_as_there(name, folder):
   for have, want in zip(found, latents, strict=True):
     assert distance(have, ours(want)) < BOUND
   found = own.normalise(found[0])
-  assert found.shape[1:] == config.latent_shape(config.image_shape(16, 24))
+  assert odd or found.shape[1:] == config.latent_shape(config.image_shape(16, 24))
   assert distance(found, z) < BOUND
-  assert distance(back, ours(their_image(model, latents[0]))) < BOUND
+  want = ours(their_image(model, latents[0]))
+  assert distance(back, want) < BOUND and np.mean(np.abs(want) < 1) > 0.2
 
 
 def test_codes_are_theirs(folder):
@@ -187,23 +200,16 @@ def test_codes_are_theirs(folder):
   np.testing.assert_array_equal(own.indices(own.lookup(found)), found)
 
 
-@pytest.mark.parametrize("name", ["sd3"])
-def test_sides_that_the_factor_does_not_divide(name, folder):
-  """The ends of the image are lost there, and here; a config refuses such a size."""
-  own, _, _ = opened(folder(name))
-  image = image_of(19, 21)
-  with torch.no_grad():
-    want = build(name).encode(theirs(image)).latent_dist.mean
-  assert distance(jax.jit(own.moments)(image)[0], ours(want)) < BOUND
-
-
-def test_a_sample_of_the_posterior(folder):
-  own, config, _ = opened(folder("sd"))
-  image, key = image_of(16, 16), jax.random.key(3)
-  with torch.no_grad():
-    posterior = build("sd").encode(theirs(image)).latent_dist
-  x = ours(posterior.mean + posterior.std * theirs(jax.random.normal(key, (2, 8, 8, 4))))
-  assert distance(jax.jit(own.encode)(image, key), config.scale * x) < BOUND
+def test_samples_of_the_posterior_are_theirs(monkeypatch):
+  """Of variances beyond both bounds, too."""
+  config, key = KLConfig(3, (4,), groups=1), jax.random.key(3)
+  mean, logvar = image_of(4, 4), np.linspace(-40, 30, 96, dtype=np.float32).reshape(2, 4, 4, 3)
+  monkeypatch.setattr(AutoencoderKL, "moments", lambda self, image: (mean, logvar))
+  parameters = torch.cat([theirs(mean), theirs(logvar)], 1)
+  posterior = DiagonalGaussianDistribution(parameters)
+  x = ours(posterior.mean + posterior.std * theirs(jax.random.normal(key, mean.shape)))
+  found = config.make(nnx.Rngs(0)).encode(mean, key)
+  np.testing.assert_allclose(found, config.scale * x, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if "qwen" not in str(name)])
@@ -321,6 +327,7 @@ def test_published_sizes_have_these_tensors(name):
   assert read == (44_599_603 if name == "Qwen-Image" else count)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("name", ["sd"])
 def test_bfloat16_activations_are_near(name, folder):
   own, _, _ = opened(folder(name))

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from t2i_jax.autoencoders import Flux2KLConfig, KLConfig, QwenImageVAEConfig, VQConfig
 from t2i_jax.models.class_dit import ClassDiTConfig
 from t2i_jax.models.flux import Flux2Config, FluxConfig
 from t2i_jax.models.pixart import PixArtConfig
@@ -32,6 +33,13 @@ CONFIGS = {
   "clip_projected": ClipConfig(96, 12, 48, 3, 4, 64, "gelu", projection=16, pooled="projected"),
   "t5": T5Config(96, 48, 3, 4, 8, 64),
   "t5_first": T5Config(96, 48, 2, 4, 16, 64, "relu", buckets=16, max_distance=20),
+}
+AUTOENCODERS = {
+  "kl": KLConfig(4, (8, 8, 16), groups=4, shift=0.5, attends=(1,), post_quant=False),
+  "kl_statistics": KLConfig(2, (8,), 1, 4, latents_mean=(1.0, 2.0), latents_std=(3.0, 4.0)),
+  "kl_flux2": Flux2KLConfig(8, (8, 16), (4, 8), groups=4, quant=False),
+  "qwen_image_vae": QwenImageVAEConfig(2, 6, (1, 2), 2, (1.0, 2.0), (3.0, 4.0), (True,)),
+  "vq": VQConfig(3, (8, 16), 2, 4, 32, latent=5, attends=(1,), mid_attention=False),
 }
 
 
