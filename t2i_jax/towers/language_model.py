@@ -134,7 +134,7 @@ class LanguageModel(nnx.Module):
     x = constrain(self.table[...], None, None)[ids].astype(dtype)  # [B, T, D]
     rope = rope_angles(jnp.arange(length)[:, None], c.head_dim, c.rope_theta)
     if images is not None:
-      index = images.index[:, :, None]
+      index = images.which[:, :, None]
       placed = jnp.take_along_axis(images.tokens.astype(dtype), jnp.maximum(index, 0), axis=1)
       x = jnp.where(index >= 0, placed, x)
       if images.positions is not None and not c.rope_sections:

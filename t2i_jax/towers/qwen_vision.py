@@ -28,12 +28,12 @@ class ImageTokens(NamedTuple):
   """Tokens of images inside texts.
 
   tokens     [B, N, D] of a vision tower
-  index      [B, T] int32, which of the N stands there; -1: the token of the text
+  which      [B, T] int32, the one of the N that stands there; -1: the token of the text
   positions  [B, T, 3] of `mrope_positions`; None: those in the row, on all axes
   """
 
   tokens: jax.Array
-  index: jax.Array
+  which: jax.Array
   positions: jax.Array | None = None
 
 
@@ -95,7 +95,7 @@ class QwenVision(nnx.Module):
     patches = repeat(patches, "b l c p q -> b l (c t p q)", t=c.frames)
     x = constrain(self.patch_in(patches.astype(dtype)), "batch", "sequence", None)
     places = rearrange(
-      np.stack(np.mgrid[: height // c.patch, : width // c.patch], -1),
+      np.moveaxis(np.indices((height // c.patch, width // c.patch)), 0, -1),
       "(h m) (w n) a -> (h w m n) a", m=c.merge, n=c.merge,
     )  # fmt: skip
     rope = rope_angles(jnp.asarray(places), c.width // c.heads, ROPE_THETA)
@@ -117,7 +117,7 @@ def mrope_positions(
 ) -> np.ndarray:
   """(time, row, column) of each token: equal in text, a grid in an image.   # [B, T, 3] int32
 
-  index  of ImageTokens;   mask [B, T] bool: padding has position 0
+  index  `which` of ImageTokens;   mask [B, T] bool: padding has position 0
   sizes  of each text, (rows, columns) of its images in tokens, in order
   A text after an image goes on at the larger of its sides. Source: [2502.13923 sec. 2.1]
   Raises ConfigError where a text has not as many tokens of images as they are large.
@@ -129,12 +129,13 @@ def mrope_positions(
       raise ConfigError(
         f"text {row} has {is_image.sum()} tokens of images, and images of {list(images)} tokens."
       )
-    parts, start, at = [], 0, 0
+    parts: list[np.ndarray] = []
+    start = at = 0
     left = iter(images)
     while at < len(is_image):
       if is_image[at]:
         rows, cols = next(left)
-        grid = np.stack(np.mgrid[:1, :rows, :cols], -1).reshape(-1, 3)
+        grid = np.indices((1, rows, cols)).reshape(3, -1).T
         parts.append(grid + start)
         start, at = start + max(rows, cols), at + rows * cols
       else:
