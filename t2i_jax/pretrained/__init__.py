@@ -14,6 +14,7 @@ from t2i_jax.pretrained.language_model import (
   save_language_model,
 )
 from t2i_jax.pretrained.part import read
+from t2i_jax.pretrained.qwen_vision import load_qwen_vision
 from t2i_jax.pretrained.single_file import load_file
 from t2i_jax.pretrained.spec import Spec
 
@@ -24,6 +25,7 @@ __all__ = [
   "load",
   "load_file",
   "load_language_model",
+  "load_qwen_vision",
   "open_folder",
   "read",
   "save",

@@ -57,10 +57,11 @@ def renamed(name: str) -> str | None:
 
 def _config(k: dict[str, Any], qk_norm: bool, qkv_bias: bool = False) -> LanguageModelConfig:
   """Our config; of multimodal positions (mrope) the text alone has the plain ones."""
-  k = dict(k)
+  k, sections = dict(k), ()
   for key in ("rope_scaling", "rope_parameters"):
     rope = dict(k[key] or {})
-    if rope.pop("mrope_section", None):
+    if "mrope_section" in rope:
+      sections = tuple(rope.pop("mrope_section"))
       for name in ("type", "rope_type"):
         if rope.get(name) == "mrope":
           rope[name] = "default"
@@ -70,12 +71,15 @@ def _config(k: dict[str, Any], qk_norm: bool, qkv_bias: bool = False) -> Languag
   del fields["tied"]  # no head is read
   if fields.pop("rope_scaling"):
     raise refuse("rope_type = 'llama3', of which only 'default' is supported for text encoders")
-  return LanguageModelConfig(**fields, qkv_bias=qkv_bias, window=window or 0)
+  return LanguageModelConfig(
+    **fields, qkv_bias=qkv_bias, window=window or 0, rope_sections=sections
+  )
 
 
-def _not_written(c: Any) -> dict[str, Any]:
+def not_written(c: Any) -> dict[str, Any]:
+  """Raises ConfigError: the `write` of a part of a folder."""
   raise ConfigError(
-    "a LanguageModelConfig is a text encoder, which holds a part of its folder's weights: heads, "
+    f"a {type(c).__name__} is a text encoder, which holds a part of its folder's weights: heads, "
     "vision towers and later layers were not read, so no folder can be written. Copy the one that "
     "it was loaded from."
   )
@@ -98,7 +102,7 @@ def _text(hf_class: str, kind: str, **keys: Any) -> Spec:
     fixed={**QWEN3.fixed, "model_type": kind},
     ignored={key: value for key, value in ignored.items() if key not in window},
     read=partial(_config, qk_norm=qwen3, qkv_bias=qwen2),
-    write=_not_written,
+    write=not_written,
     entries=entries,
     renamed=renamed,
     unused=unused,

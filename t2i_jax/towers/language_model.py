@@ -18,6 +18,7 @@ from t2i_jax.models.layers import BlockConfig, rms_norm
 from t2i_jax.models.params import fan_in, ones, scan_blocks, stack_blocks, weight
 from t2i_jax.models.positions import rope_angles
 from t2i_jax.parallel import constrain
+from t2i_jax.towers.qwen_vision import ImageTokens, mrope_angles
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class LanguageModelConfig:
   qkv_bias  biases of q, k and v; the other matrices have none
   window    positions that a token attends to, its own included; 0: all before it. Longer texts are
             refused, so that no attention has to be cut
+  rope_sections  of a head's frequencies, those of each axis of multimodal positions; () = one axis
   """
 
   vocab: int
@@ -45,6 +47,7 @@ class LanguageModelConfig:
   rope_theta: float = 10_000.0
   norm_eps: float = 1e-6
   window: int = 0
+  rope_sections: tuple[int, ...] = ()
   layers: tuple[int, ...] = (-1,)
 
   def __post_init__(self) -> None:
@@ -54,6 +57,11 @@ class LanguageModelConfig:
       raise ConfigError(
         f"layers = {self.layers} of a language model of {self.depth} blocks: give numbers from "
         f"{-self.depth - 1} to {self.depth}, of which one is not the embedding, 0."
+      )
+    if self.rope_sections and 2 * sum(self.rope_sections) != self.head_dim:
+      raise ConfigError(
+        f"rope_sections = {self.rope_sections} of a language model whose heads have "
+        f"{self.head_dim // 2} frequencies: they must add up to that."
       )
     if self.heads % self.kv_heads or self.head_dim % 2:
       raise ConfigError(
@@ -108,8 +116,14 @@ class LanguageModel(nnx.Module):
     if c.run == c.depth:
       self.gain = weight(rngs, (c.width,), ("embed",), ones)
 
-  def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
-    """Raises ConfigError for a text that is longer than the model's window."""
+  def __call__(
+    self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32, images: ImageTokens | None = None
+  ) -> Tower:
+    """Raises ConfigError for a text that is longer than the model's window, and for positions of
+    images that it does not have.
+
+    images  tokens of images in place of some of the text's
+    """
     c = self.config
     length = ids.shape[1]
     if 0 < c.window < length:
@@ -118,8 +132,16 @@ class LanguageModel(nnx.Module):
         f"use a length of {c.window} at most."
       )
     x = constrain(self.table[...], None, None)[ids].astype(dtype)  # [B, T, D]
-    x = constrain(x, "batch", "sequence", None)
     rope = rope_angles(jnp.arange(length)[:, None], c.head_dim, c.rope_theta)
+    if images is not None:
+      index = images.which[:, :, None]
+      placed = jnp.take_along_axis(images.tokens.astype(dtype), jnp.maximum(index, 0), axis=1)
+      x = jnp.where(index >= 0, placed, x)
+      if images.positions is not None and not c.rope_sections:
+        raise ConfigError("positions of images for a language model without rope_sections.")
+      if images.positions is not None:
+        rope = mrope_angles(images.positions, c.head_dim, c.rope_theta, c.rope_sections)
+    x = constrain(x, "batch", "sequence", None)
     causal = causal_mask(mask)
     seen = (jnp.cumsum(mask, axis=1) > 0)[:, :, None, None]
 

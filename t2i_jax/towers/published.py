@@ -149,7 +149,8 @@ PUBLISHED: dict[str, PublishedText] = {
     null=NullText(" ", given=True),
   ),
   # The one <|image_pad|> becomes as many as the image has tokens, about 1370 at 1024 x 1024. The
-  # pipeline truncates nothing; the length is assumed.
+  # pipeline truncates nothing; the length is assumed. As diffusers 0.42.1 gives transformers 5 no
+  # types of tokens, images have plain positions there, not those of towers.qwen_vision.
   "qwen_image_edit": PublishedText(
     _single(2560, (-1,), QWEN_IMAGE_EDIT),
     "qwenimage/pipeline_qwenimage_edit.py: _get_qwen_prompt_embeds, encode_prompt",

@@ -158,13 +158,13 @@ class FolderTokenizer:
   def _fill_windows(self, caption: str, ids: np.ndarray, mask: np.ndarray) -> None:
     """Writes a caption into a row of windows; those after its end are as of ""."""
     first, last = self._added()
-    room = self.window - len(first) - len(last)
+    size = self.window - len(first) - len(last)
     tokens = self._ids(self.text_of(caption), special=False)
-    if len(tokens) > room * (len(ids) // self.window):
-      raise _too_long(caption, len(tokens), room * (len(ids) // self.window))
+    if len(tokens) > size * (len(ids) // self.window):
+      raise _too_long(caption, len(tokens), size * (len(ids) // self.window))
     for i, start in enumerate(range(0, len(ids), self.window)):
       at = slice(start, start + self.window)
-      self._fill([*first, *tokens[i * room : (i + 1) * room], *last], ids[at], mask[at])
+      self._fill([*first, *tokens[i * size : (i + 1) * size], *last], ids[at], mask[at])
 
   def _added(self) -> tuple[list[int], list[int]]:
     """The tokens that the tokenizer adds before and after a text."""

@@ -58,6 +58,11 @@ def test_layers_that_do_not_exist(layers):
     LanguageModelConfig(**TINY, layers=layers)
 
 
+def test_sections_of_positions_that_do_not_fit():
+  with pytest.raises(ConfigError, match="4 frequencies"):
+    LanguageModelConfig(**TINY, rope_sections=(1, 1, 1))
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_tokens_do_not_depend_on_padding(side):
   """On the left they move by as many positions, which a relative encoding does not see."""
