@@ -8,6 +8,7 @@ would have been made of under another prompt.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +71,11 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
     "--embedded-cfg",
     type=number("--embedded-cfg", Weight),
     help="guidance scale that a distilled model is given as an input, as FLUX.1-dev",
+  )
+  parser.add_argument(
+    "--too-long",
+    choices=("truncate", "error"),
+    help="of prompts for an encoder; default truncate, as the published pipelines do",
   )
   parser.add_argument(
     "--offload", action="store_true", help="encoders, backbone and decoder in memory in turn"
@@ -164,7 +170,7 @@ def check_start(args: argparse.Namespace) -> None:
       raise ConfigError(f"--{flag} belongs to --{other}: give that, too, or leave it out.")
 
 
-FOLDER_FLAGS = ("size", "batch", "dtype", "embedded_cfg", "offload")
+FOLDER_FLAGS = ("size", "batch", "dtype", "embedded_cfg", "too_long", "offload")
 
 
 def opened(args: argparse.Namespace) -> Any:
@@ -187,7 +193,19 @@ def opened(args: argparse.Namespace) -> Any:
   if args.embedded_cfg is not None:
     overrides["model.guidance"] = str(args.embedded_cfg)
   size = None if args.size is None else parse_size(args.size)
-  return open_pipeline(args.folder, overrides, size, args.dtype or "float32", args.offload)
+  how = (args.dtype or "float32", args.too_long or "truncate", args.offload)
+  return open_pipeline(args.folder, overrides, size, *how)
+
+
+def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:
+  """A line for each prompt and encoder of which the encoder takes only the beginning."""
+  found = []
+  for name, encoder in model.system.text.items():
+    for prompt in prompts if hasattr(encoder.tokenizer, "count") else ():
+      tokens = encoder.tokenizer.count(prompt)
+      if tokens > encoder.length:
+        found.append(f"{prompt[:40]!r}: {name} takes {encoder.length} of its {tokens} tokens.")
+  return found
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -209,6 +227,8 @@ def run(args: argparse.Namespace) -> None:
   image = None if args.image is None else SourceImage(args.image)
   mask = None if image is None or args.mask is None else Mask(args.mask, image)
   model = opened(args)
+  if args.folder is not None and args.too_long != "error":
+    print("".join(f"{line}\n" for line in cut_prompts(model, prompts)), end="", file=sys.stderr)
   texts = [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
   if image is None:

@@ -26,11 +26,14 @@ from t2i_jax.training.restore import load_starts
 from t2i_jax.training.state import abstract_params
 
 
-def folder_config(folder: str | Path, size: tuple[int, int] | None = None) -> ConfigDict:
+def folder_config(
+  folder: str | Path, size: tuple[int, int] | None = None, too_long: str = "truncate"
+) -> ConfigDict:
   """The config of a published model: its sizes and scheduler, and the settings it is sampled with.
 
-  folder  with model_index.json
-  size    height and width in pixels, by default those that the model was made for
+  folder    with model_index.json
+  size      height and width in pixels, by default those that the model was made for
+  too_long  of prompts for an encoder, as for systems.published.text_encoder
   Raises RestoreError for a folder that is damaged, or of a class or with a flag that has no equal
   here; ConfigError for a size that it cannot draw.
   """
@@ -52,7 +55,7 @@ def folder_config(folder: str | Path, size: tuple[int, int] | None = None) -> Co
   c.name = root.resolve().name
   c.autoencoder = f"folder(path={str(root / 'vae')!r})"
   c.data = {"dir": "", "image_size": size}
-  c.text = _text(index, backbone)
+  c.text = _text(index, backbone, too_long)
   starts = {"backbone": "transformer", "vae": "vae"}
   starts |= {name: name for name in c.text.towers if name in index.parts}
   c.parts = {part: {"start": f"folder:{root / sub}"} for part, sub in starts.items()}
@@ -99,13 +102,18 @@ def prepare(
   overrides: dict[str, str] | None = None,
   size: tuple[int, int] | None = None,
   dtype: str = "float32",
+  too_long: str = "truncate",
+  devices: list | None = None,
 ) -> Prepared:
-  """Arguments and errors as for open_pipeline. No weights are read."""
-  config = folder_config(folder, size)
+  """Arguments and errors as for open_pipeline. No weights are read.
+
+  devices  of the mesh, by default all of this machine
+  """
+  config = folder_config(folder, size, too_long)
   given = {f"mesh.{axis}": "1" for axis in MESH_AXES} | {"mesh.data": "-1", "model.dtype": dtype}
   apply_overrides(config, given | (overrides or {}), f"the config of {folder}")
   with overridden(config.mesh.rules):
-    mesh = mesh_of(config.mesh)
+    mesh = mesh_of(config.mesh, devices)
     labels = config.text.tokenizer.startswith("labels")
     tokenizer = Tokenizer.load("", config.text.tokenizer) if labels else Tokenizer.bytes()
     system = make_system(config, tokenizer)
@@ -119,17 +127,19 @@ def open_pipeline(
   overrides: dict[str, str] | None = None,
   size: tuple[int, int] | None = None,
   dtype: str = "float32",
+  too_long: str = "truncate",
   in_turn: bool = False,
 ) -> Model:
   """A published model on all devices, its weights read onto the mesh, each device its own shards.
 
-  overrides, size  of folder_config's keys, as for open_model
+  overrides        of folder_config's keys, as for open_model
+  size, too_long   as for folder_config
   dtype            of activations and weights; the autoencoder's stay float32
   in_turn          encoders, backbone and autoencoder are in memory one after the other, and read
                    anew for each call
   Raises RestoreError, ConfigError, MeshError.
   """
-  config, mesh, system, tokenizer, abstract = prepare(folder, overrides, size, dtype)
+  config, mesh, system, tokenizer, abstract = prepare(folder, overrides, size, dtype, too_long)
   read = lambda name: jax.block_until_ready(load_starts(system, abstract, (name,)))[name]
   with overridden(config.mesh.rules):
     tasks = tasks_of(system, config, mesh)
@@ -156,7 +166,7 @@ def _in_dtype(tree: Params, part: str, dtype: str) -> Params:
   return jax.tree.map(lambda leaf: leaf.update(dtype=kept), tree)
 
 
-def _text(index: Index, backbone: Any) -> dict[str, Any]:
+def _text(index: Index, backbone: Any, too_long: str) -> dict[str, Any]:
   """config.text: the encoders of a pipeline, each from its own subfolder."""
   if index.published.text == "label":
     classes = backbone.classes
@@ -167,6 +177,7 @@ def _text(index: Index, backbone: Any) -> dict[str, Any]:
   for part in row.parts:
     if part.weights in index.parts:
       own = {"system": name, "part": part.weights, "folder": str(index.folder)}
+      own["too_long"] = too_long
       towers[part.weights] = call("published", **own)
     elif part.optional:
       towers[part.weights] = call("nothing", width=backbone.text_width, length=part.length)

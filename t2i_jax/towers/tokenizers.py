@@ -123,6 +123,10 @@ class FolderTokenizer:
         self._fill(self._tokens(text, length), ids[row], mask[row])
     return ids, mask
 
+  def count(self, caption: str) -> int:
+    """Tokens of a caption before any are cut, its template and added tokens included."""
+    return len(self._ids(self.text_of(caption)))
+
   def text_of(self, caption: str) -> str:
     """What is tokenised for a caption."""
     rule = self.rule

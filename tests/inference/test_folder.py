@@ -1,0 +1,163 @@
+"""A published model's folder: opened, drawn from, described, refused. Written without torch."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_published import random_params
+
+from benchmarks import tiny_tokenizers
+from t2i_jax.autoencoders import KLConfig
+from t2i_jax.cli.main import main
+from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.inference import folder_config, open_pipeline
+from t2i_jax.models.flux import FluxConfig
+from t2i_jax.pretrained import save
+from t2i_jax.systems.parts import InTurn
+from t2i_jax.towers import ClipConfig, T5Config
+
+VAE = KLConfig(4, (16, 32), 1, 8, scale=0.4, shift=0.1, quant=False, post_quant=False)
+PARTS = {
+  "transformer": FluxConfig(32, 1, 1, 2, 2, 4, 4, 32, (4, 4, 8), pooled_width=32, guidance=3.5),
+  "vae": VAE,
+  "text_encoder": ClipConfig(tiny_tokenizers.CLIP_VOCAB, 77, 32, 2, 4, 64, eos=517),
+  "text_encoder_2": T5Config(tiny_tokenizers.T5_VOCAB, 32, 2, 4, 8, 64),
+}
+TOKENIZERS = {"tokenizer": "clip", "tokenizer_2": "t5"}
+SCHEDULER = {
+  "_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": True,
+}  # fmt: skip
+FEW = {"sampling.steps": "2", "sampling.batch": "2"}
+SIZE = (16, 16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A FLUX.1 of a few thousand weights. Do not change it."""
+  root = tmp_path_factory.mktemp("published") / "tiny"
+  index = {"_class_name": "FluxPipeline", "scheduler": ["diffusers", SCHEDULER["_class_name"]]}
+  for i, (name, config) in enumerate(PARTS.items()):
+    shrunk = jax.tree.map(lambda leaf: 0.2 * leaf, random_params(config, i))
+    save(root / name, config, shrunk)
+    index[name] = ["library", "class"]
+  for name, kind in TOKENIZERS.items():
+    tiny_tokenizers.KINDS[kind](root / name)
+    index[name] = ["transformers", kind]
+  (root / "scheduler").mkdir()
+  (root / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+  (root / "model_index.json").write_text(json.dumps(index))
+  return root
+
+
+@pytest.fixture(scope="module")
+def model(folder, one_device):
+  return open_pipeline(folder, FEW, SIZE)
+
+
+@pytest.mark.newest
+def test_it_draws_and_parts_in_turn_draw_the_same(folder, model, one_device):
+  prompts, seeds = ["a cat", "a red dog", "on"], [0, 1, 2]
+  images = model.draw(prompts, seeds)
+  assert images.shape == (3, *SIZE, 3) and images.dtype == np.uint8 and images.std() > 5
+  in_turn = open_pipeline(folder, FEW, SIZE, in_turn=True)
+  assert isinstance(in_turn.params, InTurn)
+  np.testing.assert_array_equal(in_turn.draw(prompts, seeds), images)
+
+
+def test_parts_in_turn_are_in_memory_one_group_at_a_time():
+  read = []
+  params = InTurn(("backbone", "text", "t5"), lambda name: read.append(name) or {name: 0})
+  assert params.hold(("text", "t5", "none")) == {"text": {"text": 0}, "t5": {"t5": 0}}
+  params.hold(("text",))
+  assert read == ["text", "t5"] and set(params._held) == {"text"}
+  assert params["backbone"] == {"backbone": 0} and set(params._held) == {"backbone"}
+  assert list(params) == ["backbone", "text", "t5"] and len(params) == 3
+
+
+def test_noise_and_latents(model):
+  noise = np.random.default_rng(0).standard_normal((1, 8, 8, 4)).astype(np.float32)
+  one, two = (model.draw(["a cat"], [seed], noise=noise, decode=False) for seed in (0, 1))
+  assert one.shape == noise.shape and one.dtype == np.float32
+  np.testing.assert_array_equal(one, two)  # the seed has no effect then
+  decoded = model.system.decode(model.params, one)
+  levels = np.clip(np.round((np.asarray(decoded) + 1) * 127.5), 0, 255)
+  drawn = model.draw(["a cat"], [0], noise=noise)
+  assert np.abs(levels - drawn).max() <= 1
+
+
+def test_the_config_says_all_of_it(folder):
+  c = folder_config(folder, SIZE)
+  assert c.sampling.grid.startswith("dynamic(tokens=16,")
+  assert (c.sampling.solver, c.sampling.steps, c.sampling.cfg) == ("euler", 28, 1.0)
+  assert c.text.join == "one" and set(c.text.towers) == {"text_encoder", "text_encoder_2"}
+  assert c.parts.text_encoder.start == f"folder:{folder}/text_encoder"
+  assert folder_config(folder).data.image_size == (256, 256)  # 128 latents of factor 2
+
+
+def test_the_verbs(folder, tmp_path, capsys, one_device):
+  args = ["sample", f"--from={folder}", "--prompt=a cat", "--size=16x16", "--steps=2"]
+  args[2] += " and a dog" * 40
+  assert main([*args, f"--out={tmp_path}", "--dtype=bfloat16", "--offload", "--num=2"]) == 0
+  assert "text_encoder takes 77 of its" in capsys.readouterr().err
+  drawn = Image.open(tmp_path / "0001_seed1.png")
+  assert drawn.size == (16, 16) and "FluxPipeline" not in drawn.text["config"]
+  assert json.loads(drawn.text["config"])["model"]["dtype"] == "bfloat16"
+  assert main(["describe", f"--from={folder}", "--size=16x16"]) == 0
+  out = capsys.readouterr().out
+  weights = sum(leaf.size for leaf in jax.tree.leaves(random_params(VAE)))
+  assert f"{weights:,} parameters" in out and "with --offload" in out
+
+
+def changed(folder, tmp_path, file, **keys):
+  """A copy of the folder with keys of a JSON file changed."""
+  copy = tmp_path / "copy"
+  shutil.copytree(folder, copy)
+  content = json.loads((copy / file).read_text())
+  (copy / file).write_text(json.dumps(content | keys))
+  return copy
+
+
+@pytest.mark.parametrize("file, keys, words", [
+  ("model_index.json", {"_class_name": "FluxFillPipeline"}, "The nearest is FluxPipeline"),
+  ("model_index.json", {"text_encoder_2": [None, None]}, "names no text_encoder_2, which flux"),
+  ("model_index.json", {"image_encoder": ["transformers", "X"]}, "no such folder"),
+  ("scheduler/scheduler_config.json", {"_class_name": "KDPM2DiscreteScheduler"}, "is not one of"),
+  ("scheduler/scheduler_config.json", {"use_wavelets": True}, "use_wavelets = True, which is not"),
+  ("transformer/config.json", {"_class_name": "FooModel"}, "'FooModel' is not one of"),
+  ("tokenizer/tokenizer_config.json", {"tokenizer_class": "FooTokenizer"}, "has no tokenizer.json"),
+])  # fmt: skip
+def test_a_wrong_folder_is_refused_by_name(folder, tmp_path, file, keys, words):
+  with pytest.raises((RestoreError, ConfigError), match=words):
+    open_pipeline(changed(folder, tmp_path, file, **keys), FEW, SIZE)
+
+
+def test_missing_parts_are_named(folder, tmp_path):
+  copy = changed(folder, tmp_path, "model_index.json")
+  shutil.rmtree(copy / "vae")
+  with pytest.raises(RestoreError, match="names vae, and there is no such folder"):
+    folder_config(copy)
+  with pytest.raises(RestoreError, match=r"no model_index.json\. Give the folder of a whole model"):
+    folder_config(folder / "vae")
+
+
+@pytest.mark.parametrize("flags, words", [
+  (["--size=18x16"], "multiples of 4. Nearest: --size=16x16"),
+  (["--size=large"], "HEIGHTxWIDTH"),
+  (["--step=3"], "--step belongs to --workdir"),
+  (["--reference={image}"], "takes no reference images"),
+  (["--prompt=" + "cat " * 99, "--too-long=error"], "has 101 tokens"),
+])  # fmt: skip
+def test_wrong_flags_are_named(folder, tmp_path, capsys, flags, words, one_device):
+  image = tmp_path / "image.png"
+  Image.new("RGB", (16, 16)).save(image)
+  args = ["sample", f"--from={folder}", "--prompt=a cat", "--size=16x16", f"--out={tmp_path}"]
+  assert main([*args, *(flag.format(image=image) for flag in flags)]) == 2
+  assert words in capsys.readouterr().err
+
+
+def test_flags_of_a_folder_need_one(capsys):
+  assert main(["sample", "--workdir=nowhere", "--prompt=x", "--offload"]) == 2
+  assert "--offload: only with --from" in capsys.readouterr().err
