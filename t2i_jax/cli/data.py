@@ -64,6 +64,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   show.add_argument("--count", type=number("--count", Images), default=24, help="images (24)")
   columns = number("--columns", Images)
   show.add_argument("--columns", type=columns, default=6, help="images a row (6)")
+  show.add_argument(
+    "--from",
+    dest="folder",
+    metavar="FOLDER",
+    help="of a published model: lengths of the captions in tokens of its encoders",
+  )
   show.add_argument("--out", help="the PNG to write (DIR/sheet-SPLIT.png)")
   show.set_defaults(act=run_show)
   verify = verbs.add_parser("verify", help="check every record against the manifest")
@@ -169,7 +175,25 @@ def run_show(args: argparse.Namespace) -> None:
     sheet.save(out, format="PNG")
   except OSError as error:
     raise DataError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
-  print_lines([*length_lines(manifest), str(out)])
+  print_lines([*length_lines(manifest), *_tower_lines(args, split), str(out)])
+
+
+def _tower_lines(args: argparse.Namespace, split: str) -> list[str]:
+  """A line for each text encoder of --from: its length, and those of the split's captions."""
+  if args.folder is None:
+    return []
+  from t2i_jax.data.lengths import Limit, of_records, shares
+  from t2i_jax.data.source import ShardSource
+  from t2i_jax.inference.folder import prepare
+
+  source, lines = ShardSource(args.dir, split), []
+  for name, encoder in prepare(args.folder).system.text.items():
+    counts = of_records(source, Limit(encoder.tokenizer, encoder.length), None)
+    lines.append(
+      f"tokens of captions, {split}, {name} (takes {encoder.length}): {shares(counts.summary())}; "
+      f"{counts.over(encoder.length):,} of {counts.total():,} are longer"
+    )
+  return lines
 
 
 def run_verify(args: argparse.Namespace) -> int:

@@ -201,8 +201,7 @@ def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:
   """A line for each prompt and encoder of which the encoder takes only the beginning."""
   found = []
   for name, encoder in model.system.text.items():
-    for prompt in prompts if hasattr(encoder.tokenizer, "count") else ():
-      tokens = encoder.tokenizer.count(prompt)
+    for prompt, tokens in zip(prompts, encoder.tokenizer.lengths(prompts), strict=True):
       if tokens > encoder.length:
         found.append(f"{prompt[:40]!r}: {name} takes {encoder.length} of its {tokens} tokens.")
   return found

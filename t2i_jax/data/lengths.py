@@ -78,10 +78,14 @@ def length_lines(manifest: dict[str, Any]) -> list[str]:
   lines = []
   for split, texts in manifest.get("lengths", {}).items():
     for text, kinds in texts.items():
-      found = kinds["bpe"]
-      shares = [f"{share} up to {n}" for share, n in found["quantiles"].items()]
-      lines.append(f"tokens of {text}, {split}: {', '.join(shares)}, longest {found['longest']}")
+      lines.append(f"tokens of {text}, {split}: {shares(kinds['bpe'])}")
   return lines
+
+
+def shares(found: dict[str, Any]) -> str:
+  """A Histogram.summary in words."""
+  quantiles = [f"{share} up to {n}" for share, n in found["quantiles"].items()]
+  return f"{', '.join(quantiles)}, longest {found['longest']}"
 
 
 def check_lengths(
@@ -106,7 +110,7 @@ def check_lengths(
   if counts is None and policy != "error":
     return ""
   if counts is None or (records is not None and counts.over(limit.length)):
-    counts = _of_records(source, limit, records)
+    counts = of_records(source, limit, records)
   over = counts.over(limit.length)
   if not over:
     return ""
@@ -136,7 +140,8 @@ def _of_manifest(source: ShardSource, limit: Limit) -> Histogram | None:
   return counts
 
 
-def _of_records(source: ShardSource, limit: Limit, records: int | None) -> Histogram:
+def of_records(source: ShardSource, limit: Limit, records: int | None) -> Histogram:
+  """Lengths of the captions of a split.   records: the first ones that are read; None: all"""
   counts, texts = Histogram(), list[str]()
   for index in range(min(len(source), len(source) if records is None else records)):
     record = source[index]

@@ -78,6 +78,8 @@ class FolderTokenizer:
   vocab     number of ids
   """
 
+  kind = "published"  # beside those of data.tokenize.Tokenizer
+
   def __init__(
     self,
     folder: str | Path,
@@ -106,9 +108,12 @@ class FolderTokenizer:
         f"{folder}: the tokenizer has no chat template. Copy its chat_template.jinja there."
       )
 
-  def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+  def encode(
+    self, texts: Sequence[str], length: int, truncate: bool = False
+  ) -> tuple[np.ndarray, np.ndarray]:
     """ids int32 [n, length], mask bool [n, length] of n captions.
 
+    truncate  whether too long ones are, whatever `too_long` is
     Raises PromptError for a caption with too many tokens, unless they are truncated; ConfigError
     for a length that is not a multiple of the window.
     """
@@ -120,12 +125,12 @@ class FolderTokenizer:
       if self.too_long == "chunk":
         self._fill_windows(text, ids[row], mask[row])
       else:
-        self._fill(self._tokens(text, length), ids[row], mask[row])
+        self._fill(self._tokens(text, length, truncate), ids[row], mask[row])
     return ids, mask
 
-  def count(self, caption: str) -> int:
-    """Tokens of a caption before any are cut, its template and added tokens included."""
-    return len(self._ids(self.text_of(caption)))
+  def lengths(self, texts: Sequence[str]) -> list[int]:
+    """Tokens of each caption before any are cut, its template and added tokens included."""
+    return [len(self._ids(self.text_of(text))) for text in texts]
 
   def text_of(self, caption: str) -> str:
     """What is tokenised for a caption."""
@@ -144,9 +149,9 @@ class FolderTokenizer:
     special = how.pop("special", self.rule.special)
     return self._opened(text, add_special_tokens=special, verbose=False, **how)["input_ids"]
 
-  def _tokens(self, caption: str, length: int) -> list[int]:
+  def _tokens(self, caption: str, length: int, truncate: bool) -> list[int]:
     text = self.text_of(caption)
-    if self.too_long == "truncate":
+    if truncate or self.too_long == "truncate":
       return self._ids(text, truncation=True, max_length=length)
     found = self._ids(text)
     if len(found) > length:
