@@ -17,7 +17,8 @@ from t2i_jax.models.params import Params
 from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
 from t2i_jax.pretrained.folder import open_folder
 from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
-from t2i_jax.pretrained.scheduler import How, call, read_scheduler
+from t2i_jax.pretrained.scheduler import How, read_scheduler
+from t2i_jax.pretrained.scheduler_keys import call
 from t2i_jax.systems import System, make_system
 from t2i_jax.systems.make import WIDTHS
 from t2i_jax.systems.parts import InTurn

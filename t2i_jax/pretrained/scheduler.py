@@ -6,277 +6,30 @@ compares every pair of a scheduler and its solver; tests/parity/test_pipelines.p
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from t2i_jax.errors import RestoreError
-
-
-class Sampling(NamedTuple):
-  """Values of config.process.kind and .prediction, config.sampling.solver and .grid."""
-
-  process: str
-  prediction: str
-  solver: str
-  grid: str
-
-
-class How(NamedTuple):
-  """What a pipeline decides besides its scheduler.
-
-  tokens    of an image, by which a dynamic shift is chosen
-  even      whether the pipeline gives the scheduler times evenly spaced from 1 to 1 / steps
-  by_steps  whether the shift depends on the number of steps, as that of FLUX.2 does
-  """
-
-  tokens: int
-  even: bool = False
-  by_steps: bool = False
-
-
-Keys = dict[str, Any]
-
-
-def call(name: str, **arguments: Any) -> str:
-  """ "name" or "name(a=1)" as a config has it, without the arguments that are None."""
-  given = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if value is not None)
-  return f"{name}({given})" if given else name
-
-
-TABLES = {
-  "linear": "ddpm_linear",
-  "scaled_linear": "ddpm_scaled_linear",
-  "squaredcos_cap_v2": "ddpm_cosine",
-}
-PREDICTIONS = {
-  "epsilon": "eps",
-  "sample": "x0",
-  "v_prediction": "v",
-  "flow_prediction": "velocity",
-}
-TABLE: Keys = {
-  "beta_start": 1e-4,
-  "beta_end": 0.02,
-  "beta_schedule": "linear",
-  "prediction_type": "epsilon",
-  "rescale_betas_zero_snr": False,
-}
-SPACES: Keys = {"timestep_spacing": "linspace", "steps_offset": 0}
-RATIOS: Keys = {
-  "use_karras_sigmas": False,
-  "use_exponential_sigmas": False,
-  "use_beta_sigmas": False,
-}
-FIXED: Keys = {"num_train_timesteps": 1000, "trained_betas": None}
-UNCLIPPED: Keys = {"clip_sample": False, "thresholding": False}
-
-
-def _chosen(k: Keys, key: str, choices: Mapping[str, Any]) -> Any:
-  if k[key] not in choices:
-    raise RestoreError(f"{key} = {k[key]!r}, which is not one of {', '.join(choices)}.")
-  return choices[k[key]]
-
-
-def _process(k: Keys, between: str | None = None) -> tuple[str, str]:
-  """config.process.kind and .prediction;   between: what is linear between two steps"""
-  name = _chosen(k, "beta_schedule", TABLES)
-  zero = True if k["rescale_betas_zero_snr"] else None
-  own = {} if name == "ddpm_cosine" else {"beta_start": k["beta_start"], "beta_end": k["beta_end"]}
-  kind = call(
-    name,
-    **own,
-    published=True,
-    zero_terminal_snr=zero,
-    between=("angle" if zero else None) if between is None else between,
-  )
-  return kind, _chosen(k, "prediction_type", PREDICTIONS)
-
-
-def _never_zero(k: Keys) -> None:
-  if k["rescale_betas_zero_snr"]:
-    raise RestoreError(
-      "rescale_betas_zero_snr = True, with which this scheduler ends at a signal of 2^-24. Use "
-      "DDIMScheduler or DDPMScheduler, which end at zero."
-    )
-
-
-def _whole_grid(k: Keys, **leading: Any) -> str:
-  """Times at training steps.   leading: more arguments of that grid"""
-  spacings = {
-    "leading": call("leading", offset=k["steps_offset"], **leading),
-    "trailing": call("trailing", to_zero=leading.get("to_zero")),
-    "linspace": call("linspace", rounded=True, to_zero=leading.get("to_zero")),
-  }
-  return _chosen(k, "timestep_spacing", spacings)
-
-
-def _ratio_grid(k: Keys, rounded: bool | None = None) -> str | None:
-  """The grid in sigma / alpha that a flag chooses, or None.   rounded: the network's times"""
-  grids = {
-    "use_karras_sigmas": call("karras", rounded=rounded),
-    "use_exponential_sigmas": "exponential",
-    "use_beta_sigmas": call("beta", of="s", keep_lowest=True),
-  }
-  return next((grid for flag, grid in grids.items() if k[flag]), None)
-
-
-def _final(k: Keys) -> bool | None:
-  """to_zero of a grid: None (it ends at t = 0) or False (at training step 0)."""
-  return _chosen(k, "final_sigmas_type", {"zero": None, "sigma_min": False})
-
-
-def _to_one(k: Keys) -> bool | None:
-  return None if k["set_alpha_to_one"] else False
-
-
-def _ddpm(k: Keys, how: How) -> Sampling:
-  variances = {
-    "fixed_small": "ddpm",
-    "fixed_large": "ddpm(variance='large')",
-    "learned": "ddpm_learned",
-    "learned_range": "ddpm_learned",
-  }
-  return Sampling(*_process(k), _chosen(k, "variance_type", variances), _whole_grid(k))
-
-
-def _ddim(k: Keys, how: How) -> Sampling:
-  return Sampling(*_process(k), "ddim", _whole_grid(k, to_zero=_to_one(k)))
-
-
-def _pndm(k: Keys, how: How) -> Sampling:
-  solver = call("pndm", runge_kutta=None if k["skip_prk_steps"] else True)
-  return Sampling(*_process(k), solver, _whole_grid(k, to_zero=_to_one(k)))
-
-
-def _euler(k: Keys, how: How) -> Sampling:
-  _never_zero(k)
-  spaced = _ratio_grid(k)
-  if spaced is not None:
-    if k["timestep_spacing"] != "linspace":
-      raise RestoreError(
-        f"timestep_spacing = {k['timestep_spacing']!r} and a grid of sigmas, whose ends it moves "
-        "with the number of steps: use 'linspace', or no use_..._sigmas."
-      )
-    return Sampling(*_process(k, "log_sigma"), "euler", spaced)
-  final = _final(k)
-  grids = {
-    "leading": call("leading", offset=k["steps_offset"], to_zero=final),
-    "trailing": call("trailing", to_zero=final),
-    "linspace": call("linspace", to_zero=final),
-  }
-  return Sampling(*_process(k), "euler", _chosen(k, "timestep_spacing", grids))
-
-
-def _ancestral(k: Keys, how: How) -> Sampling:
-  return _euler(k, how)._replace(solver="euler_ancestral")
-
-
-def _heun(k: Keys, how: How) -> Sampling:
-  return _euler(k, how)._replace(solver="heun(frame='sigma')")
-
-
-def _multistep(k: Keys, solver: str, rounded: bool, flow: str) -> Sampling:
-  """Of DPM-Solver and UniPC, which leave out the lowest of steps + 1 times.
-
-  rounded  whether the network's times of a grid in sigma / alpha are;   flow: the grid of a flow
-  """
-  if k["use_flow_sigmas"]:
-    return Sampling("flow", _chosen(k, "prediction_type", PREDICTIONS), solver, flow)
-  _never_zero(k)
-  spaced = _ratio_grid(k, True if rounded and k["use_karras_sigmas"] else None)
-  if spaced is not None:
-    between = None if rounded and k["use_karras_sigmas"] else "log_sigma"
-    return Sampling(*_process(k, between), solver, spaced)
-  final, rest = _final(k), {"keep_lowest": False}
-  grids = {
-    "leading": call("leading", offset=k["steps_offset"], to_zero=final, **rest),
-    "trailing": call("trailing", to_zero=final),
-    "linspace": call("linspace", rounded=True, to_zero=final, **rest),
-  }
-  return Sampling(*_process(k), solver, _chosen(k, "timestep_spacing", grids))
-
-
-def _dpm(k: Keys, how: How) -> Sampling:
-  names = {"dpmsolver++": "dpmpp", "sde-dpmsolver++": "dpmpp_sde"}
-  given: Keys = {"order": k["solver_order"]}
-  given["midpoint"] = _chosen(k, "solver_type", {"midpoint": None, "heun": False})
-  if k["algorithm_type"] == "dpmsolver++":
-    given["lower_final"] = None if k["lower_order_final"] else False
-  elif not k["lower_order_final"]:
-    raise RestoreError(f"lower_order_final = False with {k['algorithm_type']!r} is not supported.")
-  solver = call(_chosen(k, "algorithm_type", names), **given)
-  return _multistep(k, solver, True, call("shifted", factor=k["flow_shift"], top=0.999))
-
-
-def _unipc(k: Keys, how: How) -> Sampling:
-  if k["use_flow_sigmas"]:
-    raise RestoreError("use_flow_sigmas = True, whose grid depends on the number of steps.")
-  solver = call(
-    "unipc",
-    order=k["solver_order"],
-    bh1=_chosen(k, "solver_type", {"bh1": True, "bh2": None}),
-    kind=None if k["predict_x0"] else "eps",
-    lower_final=None if k["lower_order_final"] else False,
-  )
-  return _multistep(k, solver, True, "")
-
-
-def _flow_euler(k: Keys, how: How) -> Sampling:
-  solver = "consistency" if k["stochastic_sampling"] else "euler"
-  return Sampling("flow", "velocity", solver, _flow_grid(k, how))
-
-
-def _flow_heun(k: Keys, how: How) -> Sampling:
-  return Sampling("flow", "velocity", "heun", _flow_grid({**FLOW, **k}, how))
-
-
-def _flow_grid(k: Keys, how: How) -> str:
-  """The times that FlowMatchEulerDiscreteScheduler has, as each pipeline sets them."""
-  factor = float(k["shift"])
-  smallest = factor * 1e-3 / (1 + (factor - 1) * 1e-3)  # of the table, which is shifted already
-  spaced = _ratio_grid(k)
-  if spaced is not None:
-    if k["use_dynamic_shifting"] or k["shift_terminal"]:
-      raise RestoreError(
-        "a grid of sigmas (use_karras_sigmas, ...) with use_dynamic_shifting or shift_terminal is "
-        "not supported: set one of them to false."
-      )
-    twice = factor * smallest / (1 + (factor - 1) * smallest)
-    lowest = {"keep_lowest": True} if k["use_beta_sigmas"] else {}
-    name = spaced.split("(")[0]
-    of = None if name == "beta" else "t"
-    return call(name, of=of, bottom=twice, **lowest)
-  if k["use_dynamic_shifting"]:
-    if k["time_shift_type"] != "exponential":
-      raise RestoreError(
-        f"time_shift_type = {k['time_shift_type']!r}, of which only 'exponential' is supported."
-      )
-    if how.by_steps:
-      return call("dynamic_by_steps", tokens=how.tokens, terminal=k["shift_terminal"])
-    return call(
-      "dynamic",
-      tokens=how.tokens,
-      base_shift=k["base_shift"],
-      max_shift=k["max_shift"],
-      base_tokens=k["base_image_seq_len"],
-      max_tokens=k["max_image_seq_len"],
-      terminal=k["shift_terminal"],
-    )
-  bottom = None if how.even else smallest
-  return call("shifted", factor=factor, terminal=k["shift_terminal"], bottom=bottom)
-
-
-FLOW: Keys = {
-  "shift": 1.0,
-  "use_dynamic_shifting": False,
-  "base_shift": 0.5,
-  "max_shift": 1.15,
-  "base_image_seq_len": 256,
-  "max_image_seq_len": 4096,
-  "shift_terminal": None,
-  "time_shift_type": "exponential",
-  "stochastic_sampling": False,
-  **RATIOS,
-}
+from t2i_jax.pretrained.scheduler_keys import (
+  FIXED,
+  FLOW,
+  RATIOS,
+  SPACES,
+  TABLE,
+  UNCLIPPED,
+  How,
+  Keys,
+  Sampling,
+  ancestral,
+  ddim,
+  ddpm,
+  dpm,
+  euler,
+  flow_euler,
+  flow_heun,
+  heun,
+  pndm,
+  unipc,
+)
 
 
 @dataclass(frozen=True)
@@ -299,34 +52,34 @@ NO_SIGMAS: Keys = {"sigma_min": None, "sigma_max": None}
 CLIPS: Keys = {"clip_sample": True}
 SCHEDULERS: dict[str, Scheduler] = {
   "DDPMScheduler": Scheduler(
-    _ddpm,
+    ddpm,
     TABLE | SPACES | {"timestep_spacing": "leading", "variance_type": "fixed_small"},
     FIXED | UNCLIPPED,
     CLIPS,
   ),
   "DDIMScheduler": Scheduler(
-    _ddim,
+    ddim,
     TABLE | SPACES | {"timestep_spacing": "leading", "set_alpha_to_one": True},
     FIXED | UNCLIPPED,
     CLIPS,
   ),
   "PNDMScheduler": Scheduler(
-    _pndm,
+    pndm,
     TABLE
     | SPACES
     | {"timestep_spacing": "leading", "set_alpha_to_one": False, "skip_prk_steps": False},
     FIXED,
   ),
   "EulerDiscreteScheduler": Scheduler(
-    _euler,
+    euler,
     TABLE | SPACES | RATIOS | {"final_sigmas_type": "zero"},
     FIXED | NO_SIGMAS | {"interpolation_type": "linear", "timestep_type": "discrete"},
   ),
   "EulerAncestralDiscreteScheduler": Scheduler(
-    _ancestral, TABLE | SPACES | RATIOS | {"final_sigmas_type": "zero"}, FIXED
+    ancestral, TABLE | SPACES | RATIOS | {"final_sigmas_type": "zero"}, FIXED
   ),
   "HeunDiscreteScheduler": Scheduler(
-    _heun,
+    heun,
     TABLE
     | SPACES
     | RATIOS
@@ -334,7 +87,7 @@ SCHEDULERS: dict[str, Scheduler] = {
     FIXED | {"clip_sample": False},
   ),
   "DPMSolverMultistepScheduler": Scheduler(
-    _dpm,
+    dpm,
     TABLE
     | SPACES
     | RATIOS
@@ -357,7 +110,7 @@ SCHEDULERS: dict[str, Scheduler] = {
     },
   ),
   "UniPCMultistepScheduler": Scheduler(
-    _unipc,
+    unipc,
     TABLE
     | SPACES
     | RATIOS
@@ -381,10 +134,10 @@ SCHEDULERS: dict[str, Scheduler] = {
     },
   ),
   "FlowMatchEulerDiscreteScheduler": Scheduler(
-    _flow_euler, FLOW, {"num_train_timesteps": 1000, "invert_sigmas": False}
+    flow_euler, FLOW, {"num_train_timesteps": 1000, "invert_sigmas": False}
   ),
   "FlowMatchHeunDiscreteScheduler": Scheduler(
-    _flow_heun, {"shift": 1.0}, {"num_train_timesteps": 1000}
+    flow_heun, {"shift": 1.0}, {"num_train_timesteps": 1000}
   ),
 }
 # Keys that change nothing: those of other classes, which diffusers leaves out, and these.
