@@ -1,4 +1,4 @@
-"""Published transformers: diffusers' folders to our parameter trees and back; original files.
+"""Published networks: diffusers' folders to our parameter trees and back; original files.
 
 `load` and `save` are for diffusers' folders, `load_language_model` and `save_language_model` for
 transformers', `load_file` for single files in the original layout. `open_folder` returns the model

@@ -91,7 +91,7 @@ def load(
   """The module class, our config and the parameters of a folder of one network.
 
   shardings  one per parameter, or a mesh with the default rules; None: all on the first device
-  changes    fields of the config to change: remat, attention, guidance, attend_padding
+  changes    fields of the config on which no weight depends (spec.RUNS): remat, attention, tiling
   Every process reads only the shards of its own devices, one at a time.
   Raises RestoreError naming every missing, unexpected or invalid tensor; ConfigError for another
   field in `changes`.
