@@ -26,7 +26,7 @@ ROWS: dict[str, str] = {
   "first": "batch 96, Muon with five Newton-Schulz steps",
   "positions": "batch 64; three Newton-Schulz steps [2505.16932]; fixed sin-cos positions added to "
   "the patches [2212.09748]; stratified t [2107.00630]",
-  "recipe": "the same, and t = logistic(N(1.5, 1.2)) in place of N(1, 1.2): more of the training at "
+  "recipe": "the same, and t = logistic(N(1.5, 1.2)) in place of N(1, 1.2): trained more at "
   "high noise",
 }
 SEEDS = (0, 1)
@@ -40,14 +40,14 @@ the same recipe on the same prompts.
 
 ## What is known of it
 
-The goal is not reached; `recipe` is the best of these, and what the quickstart trains. All rows are
-of equal FLOPs; they were trained beside other work, so that minutes are not given. Where each object
-is to be is decided at high noise, and relations are right where both objects are (`recipe`, seed 1:
-100% and 98.6%). Of the sampler nothing was gained: on the model of `positions`, seed 1, 120 prompts a
-cell of another seed, binding and relation were 74 to 78% and 68 to 84% with the settings of the
-config, 74 to 76% and 72 to 83% with a grid that is denser at high noise (`shifted(factor=3.0)`), and
-65% and 63 to 70% with guidance 4. The rest was measured on one shared core, so that only figures at
-equal steps, data and noise are compared:
+The goal is not reached; `recipe` is the best of these, and what the quickstart trains. All rows
+are of equal FLOPs; they were trained beside other work, so that minutes are not given. Where each
+object is to be is decided at high noise, and relations are right where both objects are (`recipe`,
+seed 1: 100% and 98.6%). Of the sampler nothing was gained: on the model of `positions`, seed 1, 120
+prompts a cell of another seed, binding and relation were 74 to 78% and 68 to 84% with the settings
+of the config, 74 to 76% and 72 to 83% with a grid that is denser at high noise
+(`shifted(factor=3.0)`), and 65% and 63 to 70% with guidance 4. The rest was measured on one shared
+core, so that only figures at equal steps, data and noise are compared:
 
 - Muon's iteration is a third of the first recipe's FLOPs (12 of 36 GFLOP a step). The update of all
   weights took 0.208 s with five Newton-Schulz steps and 0.099 s with three minimax ones, which
