@@ -1,4 +1,4 @@
-"""t2i train | sample | caption | chat | eval | score | describe | plan | data."""
+"""t2i train | sample | caption | chat | eval | export | score | describe | plan | data."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ from t2i_jax.cli import (
   data,
   describe,
   evaluate,
+  export,
   plan,
   sample,
   score,
@@ -24,6 +25,7 @@ VERBS: dict[str, Any] = {
   "caption": caption,
   "chat": chat,
   "eval": evaluate,
+  "export": export,
   "score": score,
   "describe": describe,
   "plan": plan,
