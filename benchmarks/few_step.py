@@ -133,7 +133,7 @@ def main() -> None:
   parser.add_argument("--data", default="runs/data/scenes_quickstart")
   parser.add_argument("--runs", default="runs/few_step", help="where runs go")
   parser.add_argument("--teacher", help="a trained run to start from; default: trained here")
-  parser.add_argument("--steps", type=int, default=1400, help="of training of the teacher")
+  parser.add_argument("--steps", type=int, default=2200, help="of training of the teacher")
   parser.add_argument("--to", default="docs", help="folder of the page")
   args = parser.parse_args()
   dirs = train(args)

@@ -17,9 +17,9 @@ from t2i_jax.configs import scenes_dit_flow as parent
 def get_config() -> ConfigDict:
   c = parent.get_config()
   c.name = "scenes_consistency"
-  c.train.steps, c.train.batch = 200, 64
+  c.train.steps = 600
   # Few levels: each doubling needs steps that a short training has not.
-  c.train.objective = "consistency(steps=200, first=10, last=40)"
-  c.train.lr, c.train.vector_lr = 1e-2, 2e-3
+  c.train.objective = "consistency(steps=600, first=10, last=40)"
+  c.train.lr, c.train.vector_lr = 2e-3, 4e-4
   c.sampling.update(solver="consistency", steps=2, cfg=1.5)
   return c

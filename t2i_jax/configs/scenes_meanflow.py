@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
   c = parent.get_config()
   c.name = "scenes_meanflow"
   c.model.times = 2  # its own, and that at which a step ends
-  c.train.steps, c.train.batch = 200, 64
+  c.train.steps = 400
   c.train.objective = "meanflow(ratio=0.5, guidance=2.0)"
   c.train.lr, c.train.vector_lr = 1e-2, 2e-3
   c.sampling.update(solver="euler", steps=2, cfg=1.0)
