@@ -59,7 +59,6 @@ def setup(**overrides):
 
 
 @functools.cache
-@functools.cache
 def accumulating(accumulate):
   """state, data -> the loss and the norm of the gradient; and a state."""
   config, system, optimizer, state = setup(train__accumulate=accumulate, train__clip=1e9)
