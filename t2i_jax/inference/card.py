@@ -49,7 +49,7 @@ def _front_matter(path: Path) -> dict[str, str]:
   first, *lines = path.read_text("utf-8", "replace").splitlines() or [""]
   if first.strip() != "---":
     return {}
-  found = {}
+  found: dict[str, str] = {}
   for line in lines:
     if line.strip() == "---":
       return found
