@@ -169,21 +169,23 @@ def _run_plan(
     sub = {"backbone": "transformer"}.get(name, name)
     if start is not None and _same(start.parent, index.folder):
       sub = start.name
-    folder = _unchanged(part, start)
-    spec = open_folder(folder)[0] if folder else spec_for(part.config)
-    if index.parts.get(sub) not in (spec.hf_class, LEGACY_CLASS):
-      raise ConfigError(
-        f"part {name!r} is a {spec.hf_class}, and {index.folder / INDEX} names "
-        f"{index.parts.get(sub, 'nothing')} as {sub}.{_alone(able)}"
-      )
-    subs[sub] = spec.hf_class
+    folder, kind = _unchanged(part, start), index.parts.get(sub)
+    if folder is None or kind is None or not _same(folder, index.folder / sub):
+      own = (open_folder(folder)[0] if folder else spec_for(part.config)).hf_class
+      if kind not in (own, LEGACY_CLASS):
+        raise ConfigError(
+          f"part {name!r} is a {own}, and {index.folder / INDEX} names {kind or 'nothing'} as "
+          f"{sub}.{_alone(able)}"
+        )
+      kind = own
+    subs[sub] = kind
     if folder:
       found = files_of(folder, sub, dtype)
       files += found
-      rows.append(_row(sub, spec.hf_class, found, dtype))
+      rows.append(_row(sub, kind, found, dtype))
     else:
       written[name] = _written(system, name, sub, start)
-      rows.append((sub, spec.hf_class, f"trained, {dtype or TRAINED}"))
+      rows.append((sub, kind, f"trained, {dtype or TRAINED}"))
   networks = {"transformer", "vae"}
   if index.published.text in PUBLISHED:
     networks |= {one.weights for one in PUBLISHED[index.published.text].parts}
