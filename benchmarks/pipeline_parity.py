@@ -9,8 +9,11 @@ given and the images. Needs torch, diffusers and transformers, which the package
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -46,9 +49,11 @@ def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.nda
   if tiny.labels:
     given["class_labels"] = [int(label) for label in LABELS]
   else:
-    given |= {"prompt": list(PROMPTS), "height": SIDE, "width": SIDE}
+    given |= {"prompt": list(PROMPTS[: tiny.prompts]), "height": SIDE, "width": SIDE}
   if tiny.images:
     given["image"] = [Image.fromarray(image_of(size)) for size in tiny.images]
+  if len(tiny.images) == 1:  # QwenImageEditPipeline shows the text encoder lists unresized
+    (given["image"],) = given["image"]
   latents: list[np.ndarray] = []
   drawn, decode = module.randn_tensor, pipe.vae.decode
 
@@ -59,11 +64,36 @@ def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.nda
   module.randn_tensor = lambda shape, *_, **__: z.reshape(shape)
   pipe.vae.decode = caught
   try:
-    images = pipe(**given, output_type="np").images
+    with as_edited(pipe, module, tiny.area):
+      images = pipe(**given, output_type="np").images
   finally:
     module.randn_tensor, pipe.vae.decode = drawn, decode
   (x,) = latents
   return x, np.asarray(images)
+
+
+@contextmanager
+def as_edited(pipe: Any, module: Any, area: int) -> Iterator[None]:
+  """A pipeline that resizes images to an area in place of 1024 x 1024 pixels; 0: as it is.
+
+  Its text encoder is given the types of tokens, as its processor has them: diffusers 0.42.1 leaves
+  them out, with which transformers 5 has no positions on three axes.
+  """
+  if not area:
+    yield
+    return
+  sized, encode = module.calculate_dimensions, pipe.text_encoder.forward
+  image = pipe.text_encoder.config.image_token_id
+
+  def typed(input_ids: torch.Tensor, **how: Any) -> Any:
+    return encode(input_ids, **how, mm_token_type_ids=(input_ids == image).int())
+
+  smaller = lambda full, ratio: sized(area if full == 1024**2 else full, ratio)
+  with (
+    mock.patch.object(module, "calculate_dimensions", smaller),
+    mock.patch.object(pipe.text_encoder, "forward", typed),
+  ):
+    yield
 
 
 def image_of(size: tuple[int, int]) -> np.ndarray:
@@ -83,19 +113,22 @@ def saved(name: str, folder: Path) -> Any:
 def compare(name: str, pipe: Any, folder: Path, steps: int) -> Compared:
   """A pipeline and its folder, both sampled."""
   tiny = PIPELINES[name]
-  settings = {"sampling.steps": str(steps), "sampling.batch": "2"} | tiny.settings
-  if tiny.layers:
+  n = tiny.prompts
+  settings = {"sampling.steps": str(steps), "sampling.batch": str(n)} | tiny.settings
+  smaller = {"layers": tiny.layers, "area": tiny.area}
+  own = "".join(f", {key}={value}" for key, value in smaller.items() if value)
+  if own:
     key = "text.towers.text_encoder"
     text = folder_config(folder, (SIDE, SIDE)).text.towers.text_encoder
-    settings[key] = f"{text.removesuffix(')')}, layers={tiny.layers})"
+    settings[key] = f"{text.removesuffix(')')}{own})"
   model = open_pipeline(folder, settings, (SIDE, SIDE))
-  shape = (2, *model.system.x_shape)
+  shape = (n, *model.system.x_shape)
   noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-  prompts = LABELS if tiny.labels else PROMPTS
+  prompts = (LABELS if tiny.labels else PROMPTS)[:n]
   shown = [image_of(size) for size in tiny.images]
-  how = {"noise": noise, "references": [np.repeat(image[None], 2, 0) for image in shown]}
-  z = model.draw(prompts, [0, 0], **how, decode=False)
-  images = model.draw(prompts, [0, 0], **how)
+  how = {"noise": noise, "references": [np.repeat(image[None], n, 0) for image in shown]}
+  z = model.draw(prompts, [0] * n, **how, decode=False)
+  images = model.draw(prompts, [0] * n, **how)
   x = np.moveaxis(np.asarray(model.system.module(model.params, "vae").restore(z)), -1, 1)
   expected, theirs_images = theirs(tiny, pipe, noise, steps)
   expected = expected.reshape(x.shape)

@@ -7,10 +7,12 @@ random, so that a norm or a bias that is left out or swapped is seen.
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import diffusers
 import torch
 import transformers
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from benchmarks import tiny_tokenizers
 
@@ -222,7 +224,25 @@ def z_image(folder):
   )
 
 
+def processor(opened):
+  """The processor of images and texts, without that of videos, which needs torchvision."""
+  with mock.patch.object(transformers.Qwen2VLProcessor, "check_argument_for_proper_class"):
+    made = transformers.Qwen2VLProcessor(Qwen2VLImageProcessorPil(), opened, None)
+  made.save_pretrained = made.image_processor.save_pretrained
+  return made
+
+
+def qwen_image_edit(folder, cls=diffusers.QwenImageEditPipeline):
+  plain = qwen_image(folder)
+  return cls(**plain.components, processor=processor(plain.tokenizer))
+
+
+def qwen_image_edit_plus(folder):
+  return qwen_image_edit(folder, diffusers.QwenImageEditPlusPipeline)
+
+
 def qwen_image(folder):
+  opened = tokenizer(folder, "qwen")
   transformer = made(
     diffusers.QwenImageTransformer2DModel,
     in_channels=16,
@@ -236,7 +256,9 @@ def qwen_image(folder):
   vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2}
   vision |= {"out_hidden_size": 32, "fullatt_block_indexes": [0]}
   config = transformers.Qwen2_5_VLConfig(
-    text_config=LANGUAGE | {"rope_parameters": rope}, vision_config=vision
+    text_config=LANGUAGE | {"rope_parameters": rope},
+    vision_config=vision,
+    image_token_id=opened.convert_tokens_to_ids("<|image_pad|>"),
   )
   vae = made(
     diffusers.AutoencoderKLQwenImage,
@@ -253,7 +275,7 @@ def qwen_image(folder):
     scheduler=flow(shift_terminal=0.02, **dynamic),
     vae=vae,
     text_encoder=of_config(transformers.Qwen2_5_VLForConditionalGeneration, config),
-    tokenizer=tokenizer(folder, "qwen"),
+    tokenizer=opened,
     transformer=transformer,
   )
 
@@ -319,6 +341,8 @@ class Tiny(NamedTuple):
   settings  what our config has for the same
   labels    prompts are numbers of classes
   images    (height, width) of the images that it is shown
+  area      in pixels, to which it resizes them, in place of that of the full model; 0: it does not
+  prompts   that it takes at once
   least     steps; PixArt-alpha's pipeline fails with one step of its own scheduler
   layers    of the text encoder that are taken, in place of those of the full model
   """
@@ -330,8 +354,11 @@ class Tiny(NamedTuple):
   layers: tuple[int, ...] = ()
   images: tuple[tuple[int, int], ...] = ()
   least: int = 1
+  area: int = 0
+  prompts: int = 2
 
 
+AREA = 64 * 96  # of images to edit, in pixels
 PLAIN = {"use_resolution_binning": False, "clean_caption": False}
 PIPELINES: dict[str, Tiny] = {
   "dit": Tiny(dit, {"guidance_scale": 4.0}, labels=True),
@@ -350,5 +377,19 @@ PIPELINES: dict[str, Tiny] = {
     klein, {"guidance_scale": 4.0, "text_encoder_out_layers": LAYERS}, layers=LAYERS
   ),
   "qwen_image": Tiny(qwen_image, {"true_cfg_scale": 4.0, "negative_prompt": [" ", " "]}),
+  "qwen_image_edit": Tiny(
+    qwen_image_edit,
+    {"true_cfg_scale": 4.0, "negative_prompt": " "},
+    images=((60, 100),),
+    area=AREA,
+    prompts=1,
+  ),
+  "qwen_image_edit_plus": Tiny(
+    qwen_image_edit_plus,
+    {"true_cfg_scale": 4.0, "negative_prompt": " "},
+    images=((64, 64), (60, 100)),
+    area=AREA,
+    prompts=1,
+  ),
   "z_image": Tiny(z_image, {"guidance_scale": 5.0}),
 }

@@ -48,7 +48,7 @@ def qwen(folder):
   made = Qwen2Tokenizer(
     vocab={word: i for i, word in enumerate([*LETTERS, "ca"])}, merges=[("c", "a")]
   )
-  names = ("im_start", "im_end", "vision_start", "image_pad", "vision_end")
+  names = ("im_start", "im_end", "vision_start", "image_pad", "vision_end", "video_pad")
   made.add_tokens([END, *(f"<|{name}|>" for name in names)], special_tokens=True)
   made.chat_template = CHATML
   made.save_pretrained(folder)

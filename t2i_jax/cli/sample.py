@@ -88,7 +88,8 @@ def add_start_flags(parser: argparse.ArgumentParser) -> None:
     "--reference",
     action="append",
     default=[],
-    help="a file that the model is shown besides the prompt (FLUX.2); may be given several times",
+    help="a file that the model is shown besides the prompt (FLUX.2), or edits as the prompt says "
+    "(Qwen-Image-Edit); may be given several times",
   )
   parser.add_argument(
     "--image", help="a file to start from, scaled and cropped to the model's size"
@@ -176,6 +177,7 @@ FOLDER_FLAGS = ("size", "batch", "dtype", "embedded_cfg", "too_long", "offload")
 def opened(args: argparse.Namespace) -> Any:
   """The model of --workdir or --from. Raises ConfigError for a flag of the other one."""
   from t2i_jax.inference import open_model, open_pipeline
+  from t2i_jax.inference.start import edited_size
 
   overrides = opened_with(args)
   given = [f"--{name.replace('_', '-')}" for name in FOLDER_FLAGS if getattr(args, name)]
@@ -192,7 +194,9 @@ def opened(args: argparse.Namespace) -> Any:
     overrides["sampling.batch"] = str(args.batch)
   if args.embedded_cfg is not None:
     overrides["model.guidance"] = str(args.embedded_cfg)
-  size = None if args.size is None else parse_size(args.size)
+  size = edited_size(args.folder, args.reference)
+  if args.size is not None:
+    size = parse_size(args.size)
   how = (args.dtype or "float32", args.too_long or "truncate", args.offload)
   return open_pipeline(args.folder, overrides, size, *how)
 
@@ -231,7 +235,7 @@ def run(args: argparse.Namespace) -> None:
   texts = [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
   if image is None:
-    shown = [fitted_reference(path, model.system.autoencoder) for path in args.reference]
+    shown = [fitted_reference(path, model.system) for path in args.reference]
     images = model.draw(texts, seeds, references=[repeated(one, len(texts)) for one in shown])
   else:
     model.need("redraw")

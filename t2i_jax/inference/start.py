@@ -8,6 +8,9 @@ import numpy as np
 from t2i_jax.data.images import decode, is_latent, read_latent
 from t2i_jax.data.transforms import fit, fit_image
 from t2i_jax.errors import ConfigError, DataError
+from t2i_jax.pretrained.pipelines import read_index
+from t2i_jax.towers.published import PUBLISHED
+from t2i_jax.towers.shown import size_of_area
 
 HALF = 128  # grey from which a mask is white
 
@@ -39,14 +42,17 @@ class SourceImage:
 REFERENCE_PIXELS = 1024**2  # the most of a reference image, as FLUX.2's pipeline has it
 
 
-def fitted_reference(path: str, autoencoder: Any) -> np.ndarray:
+def fitted_reference(path: str, system: Any) -> np.ndarray:
   """An image file to show a model: uint8 [H, W, 3], of its own size as far as the autoencoder can.
 
   Larger ones are scaled down to REFERENCE_PIXELS; sides become multiples of the autoencoder's
-  factor. Raises DataError, ConfigError.
+  factor. A model that edits is given it as it is. Raises DataError, ConfigError.
   """
   image = SourceImage(path)
   height, width = image.size
+  if any(encoder.shown is not None for encoder in system.text.values()):
+    return image.fitted(image.size)
+  autoencoder = system.autoencoder
   scale = min(1.0, (REFERENCE_PIXELS / (height * width)) ** 0.5)
   factor = getattr(autoencoder, "factor", 1)
   sides = tuple(int(side * scale) // factor * factor for side in (height, width))
@@ -55,6 +61,18 @@ def fitted_reference(path: str, autoencoder: Any) -> np.ndarray:
       f"{path} is {height} x {width}: a reference image has at least {factor} pixels a side."
     )
   return image.fitted((sides[0], sides[1]))
+
+
+def edited_size(folder: str, references: list[str]) -> tuple[int, int] | None:
+  """Height and width that a published model which edits draws by default: about those of its last
+  image. None for another model. Raises ConfigError where there is no image, DataError.
+  """
+  rule = PUBLISHED.get(read_index(folder).published.text)
+  if rule is None or rule.images is None:
+    return None
+  if not references:
+    raise ConfigError(f"{folder} is a model that edits an image. Give it with --reference=FILE.")
+  return size_of_area(SourceImage(references[-1]).size, rule.images.area)
 
 
 def repeated(image: np.ndarray, n: int) -> np.ndarray:

@@ -45,6 +45,8 @@ PIPELINES: dict[str, Published] = {
   "Flux2Pipeline": Published("flux2", latents=64, by_steps=True),
   "Flux2KleinPipeline": Published("flux2_klein", latents=64, by_steps=True, cfg=4.0),
   "QwenImagePipeline": QWEN,
+  "QwenImageEditPipeline": QWEN._replace(text="qwen_image_edit"),
+  "QwenImageEditPlusPipeline": QWEN._replace(text="qwen_image_edit_plus"),
   # It guides by pos + g (pos - neg), which is cfg at 1 + g; g = 5.
   "ZImagePipeline": Published("z_image", cfg=6.0),
 }

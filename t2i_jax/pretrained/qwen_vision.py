@@ -95,15 +95,21 @@ QWEN_VISION = Spec(
 )  # fmt: skip
 
 
+def vision_config(folder: str | Path) -> QwenVisionConfig:
+  """The config of the vision tower of a folder. Raises RestoreError for another class."""
+  folder = Path(folder)
+  content, where = config_json(folder), f"{folder / 'config.json'}: vision_config"
+  if content.get("architectures") != [QWEN_VISION.hf_class]:
+    raise RestoreError(f"{folder} is not of the class {QWEN_VISION.hf_class}.")
+  return read_config(QWEN_VISION, content.get("vision_config") or {}, where)
+
+
 def load_qwen_vision(
   folder: str | Path, shardings: Params | Mesh | None = None, dtype: Any = jnp.float32
 ) -> tuple[QwenVisionConfig, Params]:
   """The config and parameters of the vision tower of a folder. As `load`, which reads the text."""
   folder = Path(folder)
-  content, where = config_json(folder), f"{folder / 'config.json'}: vision_config"
-  if content.get("architectures") != [QWEN_VISION.hf_class]:
-    raise RestoreError(f"{folder} is not of the class {QWEN_VISION.hf_class}.")
-  config = read_config(QWEN_VISION, content.get("vision_config") or {}, where)
+  config = vision_config(folder)
   found = open_tensors(folder, QWEN_VISION.stem)
   with found.tensors:
     found.tensors.rename(QWEN_VISION.renamed)

@@ -66,7 +66,10 @@ class Drawing:
       None if perturb is None else CONTROLS[perturb.kind](perturb.layers, system.layers)
     )
     self.plan = checked_plan(c, sampler, system)
-    self.negative = {name: encoder.encode([c.negative]) for name, encoder in system.text.items()}
+    # Of what sees images a prompt is encoded with them.
+    blind = {name: encoder for name, encoder in system.text.items() if encoder.shown is None}
+    self.negative = {name: encoder.encode([c.negative]) for name, encoder in blind.items()}
+    self.shown = next((e.shown for e in system.text.values() if e.shown is not None), None)
     guides.check(system)
     if system.two_times and c.solver != "euler":
       raise ConfigError(
@@ -106,15 +109,17 @@ class Drawing:
 
     noise       unit Gaussian float32 [n, h, w, C] to start from; None: that of the seeds
     decode      False: latents float32 [n, h, w, C]
-    references  uint8 [n, H, W, 3], images that the model is shown besides the prompts
+    references  uint8 [n, H, W, 3], images that the model is shown besides the prompts. A model
+                that edits resizes them; for another, sides are multiples of its autoencoder's
     """
-    if references and not getattr(self.system.parts["backbone"].config, "references", False):
+    takes = getattr(self.system.parts["backbone"].config, "references", False)
+    if references and not takes and self.shown is None:
       raise ConfigError(
         "this model takes no reference images: FLUX.2 and Qwen-Image-Edit do. With --image a "
         "drawing starts from one."
       )
     sampler = lambda own, part: self._from_noise(own, self.plan, *part)
-    given = self._inputs(prompts, seeds)._replace(noise=noise, references=tuple(references))
+    given = self._inputs(prompts, seeds, references)._replace(noise=noise)
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
   def lower(self, params: Params) -> dict[str, Any]:
@@ -122,10 +127,19 @@ class Drawing:
     "decoder"."""
     put, rows = batch_sharding(self.mesh), self.batches.rows
     row = lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype, sharding=put)
-    given = jax.tree.map(row, self._inputs([AND.join([""] * (self.joined + 1))], [0]))
+    # A model that edits is shown one image of the size that it draws.
+    image = np.zeros((1, *self.system.image_shape[:2], 3), np.uint8)
+    shown = () if self.shown is None else (image,)
+    given = jax.tree.map(row, self._inputs([AND.join([""] * (self.joined + 1))], [0], shown))
     tokens, x0 = given.cond, jax.ShapeDtypeStruct((rows, *self.system.x_shape), jnp.float32)
-    of = lambda text: jax.tree.map(row, jax.eval_shape(self.system.encode_text, params, text))
+    seen = tuple(jax.eval_shape(self.system.encode, params, image) for image in given.references)
+
+    def of(text: Any) -> Any:
+      cond = jax.eval_shape(self.system.encode_text, params, text)
+      return jax.tree.map(row, _with_images(cond, seen))
+
     given = given._replace(
+      references=(),
       cond=of(given.cond),
       null=None if given.null is None else of(given.null),
       others=tuple(map(of, given.others)),
@@ -168,18 +182,26 @@ class Drawing:
       )
     return first
 
-  def _tokens(self, texts: Sequence[str]) -> Any:
-    return {name: encoder.encode(texts) for name, encoder in self.system.text.items()}
+  def _tokens(self, texts: Sequence[str], images: Sequence[np.ndarray] = ()) -> Any:
+    return {name: encoder.encode(texts, images) for name, encoder in self.system.text.items()}
 
-  def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> Inputs:
+  def _nulls(self, n: int, images: Sequence[np.ndarray]) -> Any:
+    """The tokens of the negative prompt, n times."""
+    if self.shown is not None:
+      return self._tokens([self.c.negative] * n, images)
+    return jax.tree.map(lambda row: np.repeat(row, n, 0), self.negative)
+
+  def _inputs(
+    self, prompts: Sequence[str], seeds: Sequence[int], images: Sequence[np.ndarray] = ()
+  ) -> Inputs:
     """Of all prompts: arrays [n, ...], with the other models' parameters left out."""
     first, *others = zip(*map(self._split, prompts), strict=True)
-    repeated_row = lambda row: np.repeat(row, len(prompts), 0)
     given = Inputs(
-      self._tokens(first),
+      self._tokens(first, images),
       np.asarray(seeds, np.uint32),
-      null=jax.tree.map(repeated_row, self.negative) if self._with_null else None,
-      others=tuple(self._tokens(texts) for texts in others),
+      null=self._nulls(len(prompts), images) if self._with_null else None,
+      references=tuple(images if self.shown is None else map(self.shown.for_backbone, images)),
+      others=tuple(self._tokens(texts, images) for texts in others),
     )
     if self.guides.classifier is not None:
       given = given._replace(label=self.guides.classifier.system.text["text"].encode(prompts))
@@ -229,10 +251,7 @@ class Drawing:
     own, (guide, weak), origin = only(params, self.system.text), self.guides, part.origin
     seen = tuple(self._encode_image(only(params, VAE), image) for image in part.references)
 
-    def of(text: Any) -> Conditioning:
-      cond = self._encode(own, text)
-      return cond._replace(extras=cond.extras | {"references": seen}) if seen else cond
-
+    of = lambda text: _with_images(self._encode(own, text), seen)
     part = part._replace(
       cond=of(part.cond),
       null=None if part.null is None else of(part.null),
@@ -341,6 +360,11 @@ class Drawing:
 def make_draw(system: Any, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Draw:
   """The task of drawing alone: see `Drawing`."""
   return Drawing(system, c, mesh, guides).draw
+
+
+def _with_images(cond: Conditioning, latents: tuple[Any, ...]) -> Conditioning:
+  """A condition with the images that a model is shown, encoded."""
+  return cond._replace(extras=cond.extras | {"references": latents}) if latents else cond
 
 
 def _with_roles(cond: Conditioning, null: Conditioning | None) -> Guided:

@@ -79,11 +79,16 @@ class DrawingSystem(System):
     return self.objective(self, params, batch, draws)
 
   def towers(self, params: Params, text: dict[str, Any]) -> dict[str, Tower]:
-    """The output of each encoder.   text: (ids [B, T] int32, mask [B, T] bool) by encoder"""
-    return {
-      name: encoder.after(self.module(params, name, encoder.make)(*text[name], self.dtype))
-      for name, encoder in self.text.items()
-    }
+    """The output of each encoder.
+
+    text  (ids [B, T] int32, mask [B, T] bool), and the images of one that sees them, by encoder
+    """
+    found = {}
+    for name, encoder in self.text.items():
+      ids, mask, *images = text[name]
+      module = self.module(params, name, encoder.make)
+      found[name] = encoder.after(module(ids, mask, self.dtype, *images))
+    return found
 
   def encode_text(self, params: Params, text: dict[str, Any]) -> Conditioning:
     """The encoders' outputs as the backbone takes them.   text: as for `towers`"""

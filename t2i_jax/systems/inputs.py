@@ -15,8 +15,9 @@ class Origin(NamedTuple):
 class Inputs(NamedTuple):
   """What a compiled sampler is given besides the backbone's parameters and a plan.
 
-  cond    of the prompts: their tokens by encoder, which `_conditioned` replaces by the encoders'
-          output, a Conditioning;   others: of each further prompt of an image
+  cond    of the prompts: their tokens, and images of an encoder that sees them, by encoder, which
+          `_conditioned` replaces by the encoders' output, a Conditioning;   others: of each further
+          prompt of an image
   null    of the negative prompt, or None where it has no weight
   references  images [B, H, W, 3] that the model is shown besides, encoded like those of `origin`
   seeds   [B] uint32;   noise: unit Gaussian [B, h, w, C] in place of that of the seeds, or None

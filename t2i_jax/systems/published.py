@@ -15,10 +15,13 @@ import jax.numpy as jnp
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.conditioning import Tower
 from t2i_jax.pretrained.folder import open_folder
+from t2i_jax.pretrained.qwen_vision import vision_config
 from t2i_jax.ranges import Whole
 from t2i_jax.towers import ClipConfig, Own, T5Config, TextEncoder
 from t2i_jax.towers.language_model import LanguageModelConfig
 from t2i_jax.towers.published import PUBLISHED, TextPart, tokenizer_of
+from t2i_jax.towers.shown import ShownImages, read_processor
+from t2i_jax.towers.vision_language import VisionLanguageConfig
 
 TooLong = Literal["error", "truncate", "chunk"]
 
@@ -42,6 +45,7 @@ def text_encoder(
   length: Whole = 0,
   layers: tuple[int, ...] = (),
   too_long: TooLong = "error",
+  area: Whole = 0,
 ) -> TextEncoder:
   """The text encoder of a published pipeline, and what that pipeline does to its captions.
 
@@ -51,6 +55,7 @@ def text_encoder(
   length, layers  of tokens, and hidden states that are taken; by default as published
   too_long  of captions: an error, "truncate" as the pipelines do, or for CLIP "chunk": `length` is
            a number of windows of the published length
+  area     of the images that a model edits, in pixels; by default as published
   Raises ConfigError, RestoreError.
   """
   if system not in PUBLISHED:
@@ -63,7 +68,13 @@ def text_encoder(
   if layers:
     rule = rule._replace(layers=layers)
   config = as_taken(open_folder(Path(folder) / part)[1], rule)
-  keep = row.pads == "kept"
+  keep, tokenizer, shown = row.pads == "kept", tokenizer_of(folder, rule, too_long), None
+  if row.images is not None:
+    config = VisionLanguageConfig(config, vision_config(Path(folder) / part))
+    of_images = row.images._replace(area=area or row.images.area)
+    shown = ShownImages(of_images, read_processor(Path(folder) / "processor"), tokenizer)
+  elif area:
+    raise ConfigError(f"area = {area}: {system} edits no images. Leave it out.")
 
   def after(tower: Tower) -> Tower:
     tokens, mask = tower.tokens[:, rule.rule.drop :], tower.mask[:, rule.rule.drop :]
@@ -77,10 +88,11 @@ def text_encoder(
     config.make,
     config,
     widths,
-    tokenizer_of(folder, rule, too_long),
+    tokenizer,
     length or rule.length,
     after,
     row.null.text,
+    shown,
   )
 
 

@@ -18,16 +18,28 @@ class Tokenizer(Protocol):
   def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
+class Images(Protocol):
+  """The images of captions; towers.shown implements it."""
+
+  def for_backbone(self, images: np.ndarray) -> np.ndarray: ...
+
+  def encode(
+    self, texts: Sequence[str], images: Sequence[np.ndarray], length: int
+  ) -> tuple[Any, ...]: ...
+
+
 @dataclass(frozen=True)
 class TextEncoder:
   """One text encoder of a system.
 
-  make       rngs -> the network: (ids [B, T] int32, mask [B, T] bool, dtype) -> models.Tower
+  make       rngs -> the network: (ids [B, T] int32, mask [B, T] bool, dtype) -> models.Tower; one
+             that sees images takes them, too
   widths     fields of the backbone's config: text_width, pooled_width, or classes
   tokenizer  captions to ids
   length     T, maximum number of tokens of a caption, including begin and end
   after      what is done to the network's output
   null_text  caption of the null of classifier-free guidance
+  shown      images that its captions have, for an encoder that sees them; None: there are none
   """
 
   make: Callable[[nnx.Rngs], nnx.Module]
@@ -37,13 +49,20 @@ class TextEncoder:
   length: int
   after: Callable[[Tower], Tower] = lambda tower: tower
   null_text: str = ""
+  shown: Images | None = None
 
-  def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """ids [n, T] int32, mask [n, T] bool of n captions. Raises PromptError if one is too long."""
+  def encode(self, texts: Sequence[str], images: Sequence[np.ndarray] = ()) -> tuple[Any, ...]:
+    """ids [n, T] int32, mask [n, T] bool of n captions; and the images, where it sees them.
+
+    images  [n, H, W, 3] uint8, each in all of the captions; T is larger by their tokens
+    Raises PromptError for a caption that is too long, ConfigError where images are needed.
+    """
+    if self.shown is not None:
+      return self.shown.encode(list(texts), images, self.length)
     return self.tokenizer.encode(list(texts), self.length)
 
   @property
-  def null(self) -> tuple[np.ndarray, np.ndarray]:
+  def null(self) -> tuple[Any, ...]:
     """(ids [1, T], mask [1, T]) of the null of classifier-free guidance."""
     return self.encode([self.null_text])
 

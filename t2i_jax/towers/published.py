@@ -7,6 +7,7 @@ their outputs, and what stands for no prompt. Files that are named are those of 
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from t2i_jax.towers.shown import ImageRule
 from t2i_jax.towers.tokenizers import Chat, FolderTokenizer, TextRule
 
 CLIP_LENGTH = 77
@@ -56,13 +57,18 @@ class NullText(NamedTuple):
 
 
 class PublishedText(NamedTuple):
-  """The text of one system.   source: its file, and the functions in it"""
+  """The text of one system.
+
+  source  its file, and the functions in it
+  images  what it does to those of its prompts, which have at least one; None: they have none
+  """
 
   parts: tuple[TextPart, ...]
   source: str
   join: Join = "one"
   pads: Pads = "kept"
   null: NullText = NullText()
+  images: ImageRule | None = None
 
 
 # "Describe the image by ...": prompt_template_encode.
@@ -71,13 +77,15 @@ QWEN_IMAGE_TEMPLATE = (
   "text, spatial relationships of the objects and background:<|im_end|>\n"
   "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
-QWEN_IMAGE_EDIT_TEMPLATE = (
+QWEN_IMAGE_MARK = "<|vision_start|><|image_pad|><|vision_end|>"
+QWEN_IMAGE_EDIT_PLUS_TEMPLATE = (
   "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, "
   "objects, background), then explain how the user's text instruction should alter or modify the "
   "image. Generate a new image that meets the user's requirements while maintaining consistency "
   "with the original input where appropriate.<|im_end|>\n<|im_start|>user\n"
-  "<|vision_start|><|image_pad|><|vision_end|>{}<|im_end|>\n<|im_start|>assistant\n"
+  "{}<|im_end|>\n<|im_start|>assistant\n"
 )
+QWEN_IMAGE_EDIT_TEMPLATE = QWEN_IMAGE_EDIT_PLUS_TEMPLATE.replace("{}", f"{QWEN_IMAGE_MARK}{{}}")
 # A newline, no space, is between "object" and "attribution".
 FLUX2_SYSTEM_MESSAGE = (
   "You are an AI that reasons about image descriptions. You give structured responses focusing on "
@@ -86,6 +94,7 @@ FLUX2_SYSTEM_MESSAGE = (
 
 QWEN_IMAGE = TextRule(QWEN_IMAGE_TEMPLATE, drop=34)
 QWEN_IMAGE_EDIT = TextRule(QWEN_IMAGE_EDIT_TEMPLATE, drop=64)
+QWEN_IMAGE_EDIT_PLUS = TextRule(QWEN_IMAGE_EDIT_PLUS_TEMPLATE, drop=64)
 # The template has the begin token: the tokenizer adds none.
 FLUX2 = TextRule(
   Chat(FLUX2_SYSTEM_MESSAGE, answer=False, typed=True), remove="[IMG]", special=False
@@ -148,14 +157,23 @@ PUBLISHED: dict[str, PublishedText] = {
     pads="masked",
     null=NullText(" ", given=True),
   ),
-  # The one <|image_pad|> becomes as many as the image has tokens, about 1370 at 1024 x 1024. The
-  # pipeline truncates nothing; the length is assumed. As diffusers 0.42.1 gives transformers 5 no
-  # types of tokens, images have plain positions there, not those of towers.qwen_vision.
+  # The one <|image_pad|> becomes as many as the image has tokens, about 1370 at 1024 x 1024, which
+  # the length does not count. The pipeline truncates nothing; the length is assumed. As diffusers
+  # 0.42.1 gives transformers 5 no types of tokens, images have plain positions there, not those of
+  # towers.qwen_vision, with which the model was made and which transformers 4 gave them.
   "qwen_image_edit": PublishedText(
-    _single(2560, (-1,), QWEN_IMAGE_EDIT),
-    "qwenimage/pipeline_qwenimage_edit.py: _get_qwen_prompt_embeds, encode_prompt",
+    _single(512 + QWEN_IMAGE_EDIT.drop, (-1,), QWEN_IMAGE_EDIT),
+    "qwenimage/pipeline_qwenimage_edit.py: _get_qwen_prompt_embeds, encode_prompt, __call__",
     pads="masked",
     null=NullText(" ", given=True),
+    images=ImageRule(),
+  ),
+  "qwen_image_edit_plus": PublishedText(
+    _single(512 + QWEN_IMAGE_EDIT.drop, (-1,), QWEN_IMAGE_EDIT_PLUS),
+    "qwenimage/pipeline_qwenimage_edit_plus.py: _get_qwen_prompt_embeds, encode_prompt, __call__",
+    pads="masked",
+    null=NullText(" ", given=True),
+    images=ImageRule(prompt=384**2, each=f"Picture {{}}: {QWEN_IMAGE_MARK}", most=3),
   ),
   "z_image": PublishedText(
     _single(512, (-2,), TextRule(Chat(thinking=True))),

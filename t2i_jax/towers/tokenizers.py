@@ -132,6 +132,13 @@ class FolderTokenizer:
     """Tokens of each caption before any are cut, its template and added tokens included."""
     return [len(self._ids(self.text_of(text))) for text in texts]
 
+  def id_of(self, token: str) -> int:
+    """The id of a special token. Raises RestoreError where the folder has none of that name."""
+    found = self._opened.get_added_vocab().get(token)
+    if found is None:
+      raise RestoreError(f"the tokenizer has no {token}. Copy its folder again.")
+    return int(found)
+
   def text_of(self, caption: str) -> str:
     """What is tokenised for a caption."""
     rule = self.rule

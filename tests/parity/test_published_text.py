@@ -18,6 +18,7 @@ from t2i_jax.towers.published import (
   PUBLISHED,
   QWEN_IMAGE,
   QWEN_IMAGE_EDIT,
+  QWEN_IMAGE_EDIT_PLUS,
   tokenizer_of,
 )
 from t2i_jax.towers.tokenizers import drop_prefix
@@ -244,7 +245,9 @@ def test_embeddings_are_theirs(system, pipeline, tmp_path):
 def test_texts_are_those_of_the_installed_library():
   made = diffusers.QwenImagePipeline(None, None, None, None, None)
   edit = diffusers.QwenImageEditPipeline(None, None, None, None, None, None)
-  for pipe, rule in ((made, QWEN_IMAGE), (edit, QWEN_IMAGE_EDIT)):
+  plus = diffusers.QwenImageEditPlusPipeline(None, None, None, None, None, None)
+  rules = (made, QWEN_IMAGE), (edit, QWEN_IMAGE_EDIT), (plus, QWEN_IMAGE_EDIT_PLUS)
+  for pipe, rule in rules:
     assert pipe.prompt_template_encode == rule.template
     assert pipe.prompt_template_encode_start_idx == rule.drop
   from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
