@@ -8,14 +8,18 @@ from benchmarks import pages
 
 MADE = "Made by"  # what a page says that a program writes
 COMPARED = {"equations.md"}  # tests/test_equations.py compares every line of it
-# Compiled programs: minutes to hours each, and of nearly the whole package.
-COMPILED = {"attention_memory.md", "joint_on_tpu.md", "pod.md", "tpu_programs.md"}
+# Of nearly the whole package, which every change of it would make stale: minutes to hours of
+# compiled programs, and comparisons whose cases tests/parity runs.
+OF_THE_WHOLE_PACKAGE = {
+  *("attention_memory.md", "joint_on_tpu.md", "pod.md", "tpu_programs.md"),
+  *("parity_autoencoders.md", "parity_towers.md", "pipelines.md"),
+}
 
 
 @pytest.mark.parametrize(
   "page",
   [
-    pytest.param(page, marks=pytest.mark.proof) if page.path.name in COMPILED else page
+    pytest.param(page, marks=pytest.mark.proof) if page.path.name in OF_THE_WHOLE_PACKAGE else page
     for page in pages.held()
   ],
   ids=lambda page: page.path.name,

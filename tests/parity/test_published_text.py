@@ -26,7 +26,8 @@ from t2i_jax.towers.tokenizers import drop_prefix
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
-tiny_tokenizers = pytest.importorskip("tiny_tokenizers")
+
+from benchmarks import tiny_tokenizers  # noqa: E402
 
 diffusers.utils.logging.set_verbosity_error()  # on prompts that are truncated
 FORWARD = 1e-4

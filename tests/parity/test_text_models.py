@@ -17,60 +17,17 @@ from t2i_jax.pretrained.spec import make_of
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-FORWARD = 1e-4
-VOCAB, ROWS, LENGTH = 97, 3, 11
-SHAPE = {
-  "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 44, "num_hidden_layers": 4,
-  "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 1,
-}  # fmt: skip
-MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
-
-
-def qwen3(kind, **keys):
-  config = transformers.Qwen3Config(**SHAPE, head_dim=12, **keys)
-  return getattr(transformers, kind)(config)
-
-
-def qwen2_5_vl():
-  vision = {
-    "depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2,
-    "out_hidden_size": 32, "fullatt_block_indexes": [0],
-  }  # fmt: skip
-  text = {**SHAPE, "rope_parameters": MROPE}
-  config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-  return transformers.Qwen2_5_VLForConditionalGeneration(config)
-
-
-def mistral3():
-  vision = {
-    "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-    "num_attention_heads": 2, "head_dim": 8, "image_size": 28, "patch_size": 14,
-  }  # fmt: skip
-  text = {**SHAPE, "model_type": "mistral", "head_dim": 12, "rope_parameters": {"rope_theta": 1e9}}
-  config = transformers.Mistral3Config(
-    text_config=text, vision_config=vision, tie_word_embeddings=False
-  )
-  return transformers.Mistral3ForConditionalGeneration(config)
-
-
-CASES = {
-  "qwen3": functools.partial(qwen3, "Qwen3ForCausalLM"),
-  "qwen3, tied": functools.partial(qwen3, "Qwen3ForCausalLM", tie_word_embeddings=True),
-  "qwen3, no head": functools.partial(qwen3, "Qwen3Model"),
-  "qwen2.5-vl": qwen2_5_vl,
-  "mistral3": mistral3,
-}
-
-
-@functools.cache
-def build(name):
-  """The model of transformers, every weight off its initial value."""
-  torch.manual_seed(0)
-  model = CASES[name]().eval()
-  with torch.no_grad():
-    for parameter in model.parameters():
-      parameter.add_(0.2 * torch.randn_like(parameter))
-  return model
+from benchmarks.published_towers import LANGUAGE_MODELS  # noqa: E402
+from benchmarks.tower_cases import (  # noqa: E402
+  FORWARD,
+  RATIO,
+  ROWS,
+  TEXT_LENGTH,
+  distance,
+  text,
+)
+from benchmarks.tower_cases import LANGUAGE_CASES as CASES  # noqa: E402
+from benchmarks.tower_parity import bfloat16_errors, build, count, states  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -84,29 +41,6 @@ def folder(tmp_path_factory):
   return saved
 
 
-def text():
-  """ids and mask [2 ROWS, LENGTH]: the same rows padded on the left, then on the right."""
-  rng = np.random.default_rng(0)
-  ids = np.tile(rng.integers(0, VOCAB, (ROWS, LENGTH)).astype(np.int32), (2, 1))
-  pads, index = np.array([7, 3, 0])[:, None], np.arange(LENGTH)
-  return ids, np.concatenate([index >= pads, index < LENGTH - pads])
-
-
-def states(model, ids, mask):
-  with torch.no_grad():
-    found = model(
-      input_ids=torch.tensor(ids.astype(np.int64)),
-      attention_mask=torch.tensor(mask.astype(np.int64)),
-      output_hidden_states=True,
-      use_cache=False,
-    )
-  return [state.numpy() for state in found.hidden_states]
-
-
-def distance(a, b):
-  return float(np.max(np.abs(np.asarray(a) - b)) / np.max(np.abs(b)))
-
-
 def encode(path, layers):
   ids, mask = text()
   module, config, params = load(path, layers=layers)
@@ -116,9 +50,9 @@ def encode(path, layers):
 @pytest.mark.parametrize("name", CASES)
 def test_hidden_states_are_theirs_padding_included(name, folder):
   """Padding on both sides; at several layers, in any order."""
-  want, layers = states(build(name), *text()), (2, 0, -1, -2)
+  want, layers = states(build(name), text()), (2, 0, -1, -2)
   tower, _ = encode(folder(name), layers)
-  assert len(want) == 5 and tower.tokens.shape == (2 * ROWS, LENGTH, 4 * 32)
+  assert len(want) == 5 and tower.tokens.shape == (2 * ROWS, TEXT_LENGTH, 4 * 32)
   assert distance(tower.tokens, np.concatenate([want[layer] for layer in layers], -1)) < FORWARD
   assert tower.pooled is None
 
@@ -126,10 +60,26 @@ def test_hidden_states_are_theirs_padding_included(name, folder):
 @pytest.mark.parametrize("layers", [(-2,), (1,)])
 def test_later_layers_are_not_read(layers, folder):
   tower, params = encode(folder("qwen3"), layers)
-  assert distance(tower.tokens, states(build("qwen3"), *text())[layers[0]]) < FORWARD
+  assert distance(tower.tokens, states(build("qwen3"), text())[layers[0]]) < FORWARD
   last = layers[0] % 5
   assert {leaf.shape[0] for leaf in jax.tree.leaves(params["blocks"])} == {last}
   assert params.keys() == {"table", "blocks"}
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_loses_no_more_than_theirs(name, folder):
+  """Of all hidden states after the embedding."""
+  (found,) = bfloat16_errors(name, folder(name))
+  assert 0 < found.ours <= RATIO * found.theirs
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_published_sizes_have_these_tensors(name):
+  """Without a weight: names and shapes of what is read."""
+  _, whole, read = LANGUAGE_MODELS[name]
+  assert count(name) == (whole, read, read)
 
 
 def test_names_with_and_without_their_prefix(folder, tmp_path):

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from published_towers import PUBLISHED
 from tiny_published import CONFIGS, random_params
 
+from benchmarks.published_towers import PUBLISHED
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.models import with_params
 from t2i_jax.pretrained import load, read, save

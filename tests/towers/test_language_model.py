@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.published_towers import LANGUAGE_MODELS
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import axes_of, init_params, with_params
 from t2i_jax.models.params import abstract_of
+from t2i_jax.pretrained.known import spec_of
+from t2i_jax.pretrained.spec import read_config
 from t2i_jax.towers.language_model import LanguageModelConfig
 
 TINY = {
@@ -23,21 +26,10 @@ def bound(**changes):
   return jax.jit(with_params(config.make)(init_params(config.make, jax.random.key(0))))
 
 
-PUBLISHED = {
-  "Qwen2.5-VL-7B": (
-    (152064, 3584, 28, 28, 4, 128, 18944), {"qkv_bias": True}, 7_070_619_136,
-  ),
-  "Qwen3-4B": ((151936, 2560, 36, 32, 8, 128, 9728), {"qk_norm": True}, 4_022_468_096),
-  "Qwen3-8B": ((151936, 4096, 36, 32, 8, 128, 12288), {"qk_norm": True}, 7_568_405_504),
-  # The published 22,901,314,560 are without the head, which has as many as the embedding.
-  "Mistral-Small-3": ((131072, 5120, 40, 32, 8, 128, 32768), {}, 22_901_314_560),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_published_sizes(name):
-  sizes, how, count = PUBLISHED[name]
-  config = LanguageModelConfig(*sizes, **how)
+  content, _, count = LANGUAGE_MODELS[name]
+  config = read_config(spec_of(content, name), content, name)
   leaves = jax.tree.leaves(abstract_of(config.make))
   assert sum(math.prod(leaf.shape) for leaf in leaves) == count
   assert len(jax.tree.leaves(axes_of(config.make))) == len(leaves)

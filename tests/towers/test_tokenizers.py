@@ -9,8 +9,8 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_tokenizers
 
+from benchmarks import tiny_tokenizers
 from t2i_jax.errors import ConfigError, PromptError, RestoreError
 from t2i_jax.models.conditioning import Tower
 from t2i_jax.towers.published import (
