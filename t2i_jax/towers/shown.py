@@ -126,7 +126,7 @@ def read_processor(folder: str | Path) -> Processor:
     )
   except (OSError, ValueError, TypeError, AttributeError) as error:
     raise RestoreError(f"{path} cannot be read: {error}. Copy it again.") from error
-  wrong = [f"{key} = {k[key]!r}" for key, value in FIXED.items() if k.get(key, value) != value]
+  wrong = [f"{key} = {k[key]!r}" for key, value in FIXED.items() if k.get(key) not in (None, value)]
   if not kind.startswith("Qwen2VLImageProcessor"):
     wrong.append(f"image_processor_type = {kind!r}")
   if wrong:
