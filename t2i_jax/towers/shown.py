@@ -126,7 +126,7 @@ def read_processor(folder: str | Path) -> Processor:
     )
   except (OSError, ValueError, TypeError, AttributeError) as error:
     raise RestoreError(f"{path} cannot be read: {error}. Copy it again.") from error
-  wrong = [f"{key} = {k[key]!r}" for key, value in FIXED.items() if k.get(key, value) != value]
+  wrong = [f"{key} = {k[key]!r}" for key, value in FIXED.items() if k.get(key) not in (None, value)]
   if not kind.startswith("Qwen2VLImageProcessor"):
     wrong.append(f"image_processor_type = {kind!r}")
   if wrong:
@@ -152,7 +152,7 @@ class ShownImages(NamedTuple):
 
     images  [n, H, W, 3] uint8, each in all of the captions
     length  of the text with one token an image; T has as many more as the images have
-    Raises ConfigError for no image or too many, PromptError.
+    Raises ConfigError for no image, too many or other arrays; PromptError.
     """
     if not 0 < len(images) <= self.rule.most:
       limit = "one image" if self.rule.most == 1 else f"1 to {self.rule.most} images"
@@ -160,6 +160,11 @@ class ShownImages(NamedTuple):
         f"this model edits {limit} and was given {len(images)}. Give it with --reference=FILE; in "
         "Python: draw(..., references=[uint8 [n, H, W, 3]])."
       )
+    for one in images:
+      if one.dtype != np.uint8 or one.shape != (len(texts), *one.shape[1:3], 3):
+        raise ConfigError(
+          f"an image to edit is uint8 [{len(texts)}, H, W, 3], not {one.dtype} {one.shape}."
+        )
     shown = tuple(np.stack([self.processor(self._of_prompt(one)) for one in i]) for i in images)
     sizes = [tuple(side // self.processor.side for side in one.shape[1:3]) for one in shown]
     before = "".join(self.rule.each.format(i + 1) for i in range(len(images)))

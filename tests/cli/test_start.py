@@ -1,12 +1,14 @@
 """t2i sample --image and t2i score: what is refused before a model is opened, and the files."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from t2i_jax.cli.main import main
 from t2i_jax.errors import ConfigError
-from t2i_jax.inference.start import Mask, SourceImage
+from t2i_jax.inference.start import Mask, SourceImage, edited_size
 from t2i_jax.systems import Tasks
 
 
@@ -72,3 +74,15 @@ def test_a_mask_is_cropped_as_its_image_is(files):
 def test_a_system_without_the_task_is_named(task):
   with pytest.raises(ConfigError, match=rf"--workdir=runs/joint \(joint\) cannot {task}: only a"):
     Tasks().need(task, "--workdir=runs/joint (joint)")
+
+
+def test_the_size_of_an_edited_image(tmp_path, files):
+  (tmp_path / "scheduler").mkdir()
+  (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"shift": 1.0}')
+  image = str(files("image.png"))
+  for name, size in (("QwenImagePipeline", None), ("QwenImageEditPipeline", (736, 1440))):
+    index = {"_class_name": name, "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert edited_size(str(tmp_path), [image]) == size
+  with pytest.raises(ConfigError, match=r"edits an image\. Give it with --reference"):
+    edited_size(str(tmp_path), [])

@@ -83,6 +83,9 @@ def test_what_is_refused(shown, tmp_path):
   for images in ([], [image, image]):
     with pytest.raises(ConfigError, match=f"edits one image and was given {len(images)}"):
       shown.encode(["a"], images, 500)
+  for wrong in (image[0], image.astype(float), np.repeat(image, 2, 0)):
+    with pytest.raises(ConfigError, match=r"is uint8 \[1, H, W, 3\]"):
+      shown.encode(["a"], [wrong], 500)
   with pytest.raises(PromptError, match="stands for images"):
     shown.encode(["a<|image_pad|>"], [image], 500)
   with pytest.raises(ConfigError, match="8 x 2000"):

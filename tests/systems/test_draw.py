@@ -97,6 +97,12 @@ def test_no_method_moves_rows_between_devices(name, system):
   assert found.total() == 0
 
 
+def test_a_model_without_reference_images_refuses_them(system, params):
+  draw = make_draw(system, config_of().sampling, make_mesh(8, 1, 1))
+  with pytest.raises(ConfigError, match="takes no reference images"):
+    draw(params, PROMPTS, SEEDS, references=[np.zeros((2, 16, 16, 3), np.uint8)])
+
+
 @pytest.mark.parametrize(
   "guidance, words",
   [
