@@ -12,7 +12,7 @@ COMPARED = {"equations.md"}  # tests/test_equations.py compares every line of it
 # compiled programs, and comparisons whose cases tests/parity runs.
 OF_THE_WHOLE_PACKAGE = {
   *("attention_memory.md", "joint_on_tpu.md", "pod.md", "tpu_programs.md"),
-  *("parity_autoencoders.md", "parity_towers.md", "pipelines.md"),
+  *("parity_autoencoders.md", "parity_towers.md", "pipelines.md", "pipelines_on_tpu.md"),
 }
 
 
