@@ -54,7 +54,7 @@ def text_encoder(
   folder   of the whole model
   length, layers  of tokens, and hidden states that are taken; by default as published
   too_long  of captions: an error, "truncate" as the pipelines do, or for CLIP "chunk": `length` is
-           a number of windows of the published length
+           a multiple of the published one, and windows of that are encoded one by one
   area     of the images that a model edits, in pixels; by default as published
   Raises ConfigError, RestoreError.
   """

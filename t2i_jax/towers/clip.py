@@ -1,6 +1,7 @@
 """CLIP's text encoder [2103.00020 sec. 2.4], as OpenAI and OpenCLIP trained it: L, H, bigG."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,9 @@ class ClipBlock(nnx.Module):
 class Clip(nnx.Module):
   """(ids [B, T] int32, mask [B, T] bool) -> Tower, with the mask as it is given.
 
-  Raises ConfigError where T is greater than the config's length.
+  Where T is a multiple of the config's length, windows of that length are encoded one by one, and
+  their tokens follow each other; pooled is that of the first. Raises ConfigError for another T
+  greater than the length.
   """
 
   def __init__(self, config: ClipConfig, rngs: nnx.Rngs):
@@ -128,9 +131,17 @@ class Clip(nnx.Module):
       self.projection = Dense(rngs, c.width, c.projection, ("embed", None), bias=False)
 
   def __call__(self, ids: jax.Array, mask: jax.Array, dtype=jnp.float32) -> Tower:
+    window, (rows, length) = self.config.length, ids.shape
+    if length <= window:
+      return self._window(ids, mask, dtype)
+    if length % window:
+      raise ConfigError(f"clip: captions of {length} tokens, and positions for {window} only.")
+    tokens, _, pooled = self._window(ids.reshape(-1, window), mask.reshape(-1, window), dtype)
+    assert pooled is not None
+    return Tower(tokens.reshape(rows, length, -1), mask, pooled[:: length // window])
+
+  def _window(self, ids: jax.Array, mask: jax.Array, dtype: Any) -> Tower:
     c, length = self.config, ids.shape[1]
-    if length > c.length:
-      raise ConfigError(f"clip: captions of {length} tokens, and positions for {c.length} only.")
     # Replicated on every device: otherwise the compiler gathers the rows of the batch instead.
     table, place = (constrain(w[...], None, None) for w in (self.embedding, self.place))
     x = (table[ids] + place[:length]).astype(dtype)  # [B, T, D]

@@ -6,18 +6,20 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from tiny_published import random_params
 
 from benchmarks import tiny_tokenizers
 from t2i_jax.autoencoders import KLConfig
 from t2i_jax.cli.main import main
-from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.errors import ConfigError, PromptError, RestoreError
 from t2i_jax.inference import folder_config, open_pipeline
 from t2i_jax.models.flux import FluxConfig
 from t2i_jax.pretrained import save
 from t2i_jax.systems.parts import InTurn
-from t2i_jax.towers import ClipConfig, T5Config
+from t2i_jax.systems.published import text_encoder
+from t2i_jax.towers import ClipConfig, Own, T5Config
 
 VAE = KLConfig(4, (16, 32), 1, 8, scale=0.4, shift=0.1, quant=False, post_quant=False)
 PARTS = {
@@ -109,6 +111,17 @@ def test_the_verbs(folder, tmp_path, capsys, one_device):
   out = capsys.readouterr().out
   weights = sum(leaf.size for leaf in jax.tree.leaves(random_params(VAE)))
   assert f"{weights:,} parameters" in out and "with --offload" in out
+
+
+def test_a_long_caption_in_windows_of_clip(folder):
+  given = {"system": "flux", "part": "text_encoder", "folder": str(folder)}
+  encoder = text_encoder(Own(None, 0, 0), **given, length=2 * 77, too_long="chunk")
+  ids, mask = encoder.encode(["cat " * 90])
+  assert ids.shape == (1, 154) and (ids == 517).sum() >= 2 and mask.sum() == 90 + 4
+  tower = encoder.make(nnx.Rngs(0))(ids, mask)
+  assert tower.tokens.shape == (1, 154, 32)
+  with pytest.raises(PromptError, match="has 180 tokens, of which 150"):
+    encoder.encode(["cat " * 180])
 
 
 def changed(folder, tmp_path, file, **keys):

@@ -109,5 +109,13 @@ def test_configs_that_do_not_fit(changes, words):
 
 
 def test_captions_longer_than_the_positions():
-  with pytest.raises(ConfigError, match="captions of 16 tokens, and positions for 8"):
-    encode(np.tile(IDS, 2), np.tile(MASK, 2))
+  with pytest.raises(ConfigError, match="captions of 12 tokens, and positions for 8"):
+    encode(np.tile(IDS, 2)[:, :12], np.tile(MASK, 2)[:, :12])
+
+
+def test_windows_of_a_longer_caption_are_encoded_one_by_one():
+  first, second = encode(), encode(IDS[::-1], MASK[::-1])
+  both = encode(np.concatenate([IDS, IDS[::-1]], 1), np.concatenate([MASK, MASK[::-1]], 1))
+  whole = np.concatenate([first.tokens, second.tokens], 1)
+  np.testing.assert_allclose(both.tokens, whole, atol=1e-6)
+  np.testing.assert_allclose(both.pooled, first.pooled, atol=1e-6)
