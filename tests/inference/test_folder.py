@@ -2,36 +2,22 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
-from tiny_published import random_params
 
-from benchmarks import tiny_tokenizers
-from t2i_jax.autoencoders import KLConfig
+from benchmarks.tiny_folder import GOLDEN, PROMPTS, STEPS, VAE, flux_folder, noise, weights
 from t2i_jax.cli.main import main
 from t2i_jax.errors import ConfigError, PromptError, RestoreError
 from t2i_jax.inference import folder_config, open_pipeline
-from t2i_jax.models.flux import FluxConfig
-from t2i_jax.pretrained import save
 from t2i_jax.systems.parts import InTurn
 from t2i_jax.systems.published import text_encoder
-from t2i_jax.towers import ClipConfig, Own, T5Config
+from t2i_jax.towers import Own
 
-VAE = KLConfig(4, (16, 32), 1, 8, scale=0.4, shift=0.1, quant=False, post_quant=False)
-PARTS = {
-  "transformer": FluxConfig(32, 1, 1, 2, 2, 4, 4, 32, (4, 4, 8), pooled_width=32, guidance=3.5),
-  "vae": VAE,
-  "text_encoder": ClipConfig(tiny_tokenizers.CLIP_VOCAB, 77, 32, 2, 4, 64, eos=517),
-  "text_encoder_2": T5Config(tiny_tokenizers.T5_VOCAB, 32, 2, 4, 8, 64),
-}
-TOKENIZERS = {"tokenizer": "clip", "tokenizer_2": "t5"}
-SCHEDULER = {
-  "_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": True,
-}  # fmt: skip
 FEW = {"sampling.steps": "2", "sampling.batch": "2"}
 SIZE = (16, 16)
 
@@ -39,19 +25,7 @@ SIZE = (16, 16)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   """A FLUX.1 of a few thousand weights. Do not change it."""
-  root = tmp_path_factory.mktemp("published") / "tiny"
-  index = {"_class_name": "FluxPipeline", "scheduler": ["diffusers", SCHEDULER["_class_name"]]}
-  for i, (name, config) in enumerate(PARTS.items()):
-    shrunk = jax.tree.map(lambda leaf: 0.2 * leaf, random_params(config, i))
-    save(root / name, config, shrunk)
-    index[name] = ["library", "class"]
-  for name, kind in TOKENIZERS.items():
-    tiny_tokenizers.KINDS[kind](root / name)
-    index[name] = ["transformers", kind]
-  (root / "scheduler").mkdir()
-  (root / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
-  (root / "model_index.json").write_text(json.dumps(index))
-  return root
+  return flux_folder(tmp_path_factory.mktemp("published") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +41,18 @@ def test_it_draws_and_parts_in_turn_draw_the_same(folder, model, one_device):
   in_turn = open_pipeline(folder, FEW, SIZE, in_turn=True)
   assert isinstance(in_turn.params, InTurn)
   np.testing.assert_array_equal(in_turn.draw(prompts, seeds), images)
+
+
+@pytest.mark.newest
+def test_it_draws_what_diffusers_drew(folder, one_device):
+  with np.load(Path(__file__).with_name(GOLDEN)) as kept:
+    latents, expected = kept["latents"], kept["images"]
+  model = open_pipeline(folder, FEW | {"sampling.steps": str(STEPS)}, SIZE)
+  z = model.draw(PROMPTS, [0, 0], noise=noise(), decode=False)
+  x = np.moveaxis(np.asarray(model.system.module(model.params, "vae").restore(z)), -1, 1)
+  assert np.abs(x - latents).max() < 1e-4 * np.abs(latents).max()
+  images = model.draw(PROMPTS, [0, 0], noise=noise())
+  assert np.mean(np.abs(images - 255 * expected) <= 1) > 0.999
 
 
 def test_parts_in_turn_are_in_memory_one_group_at_a_time():
@@ -109,8 +95,8 @@ def test_the_verbs(folder, tmp_path, capsys, one_device):
   assert json.loads(drawn.text["config"])["model"]["dtype"] == "bfloat16"
   assert main(["describe", f"--from={folder}", "--size=16x16"]) == 0
   out = capsys.readouterr().out
-  weights = sum(leaf.size for leaf in jax.tree.leaves(random_params(VAE)))
-  assert f"{weights:,} parameters" in out and "with --offload" in out
+  count = sum(leaf.size for leaf in jax.tree.leaves(weights(VAE)))
+  assert f"{count:,} parameters" in out and "with --offload" in out
 
 
 def test_a_long_caption_in_windows_of_clip(folder):
