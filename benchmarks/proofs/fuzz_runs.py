@@ -222,7 +222,7 @@ def readers(
           lost.append(step)
         time.sleep(max(0.0, every - (time.monotonic() - began)))
     left = kept_steps(folder)
-    expected = list(range(step - KEEP + 1, step + 1))
+    expected = list(range(max(1, step - KEEP + 1), step + 1))
     same = [equal(open_model(folder, step=s).params, case.state(s).ema) for s in left]
     tree = sorted(path.name for path in Path(folder, "checkpoints").iterdir())
   return {

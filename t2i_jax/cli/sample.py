@@ -235,8 +235,12 @@ def run(args: argparse.Namespace) -> None:
   texts = [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
   if image is None:
-    shown = [fitted_reference(path, model.system) for path in args.reference]
-    images = model.draw(texts, seeds, references=[repeated(one, len(texts)) for one in shown])
+    how = {}
+    if args.reference:
+      model.need("redraw")
+      shown = [fitted_reference(path, model.system) for path in args.reference]
+      how["references"] = [repeated(one, len(texts)) for one in shown]
+    images = model.draw(texts, seeds, **how)
   else:
     model.need("redraw")
     images = model.redraw(texts, seeds, start_of(args, image, mask, model, len(texts)))

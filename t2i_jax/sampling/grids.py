@@ -220,6 +220,7 @@ def shifted(
   """
   _check(process, steps)
   t = shift(np.linspace(top, top / steps if bottom is None else bottom, steps), factor)
+  t = np.minimum(t, 1.0)  # rounding may give more
   if terminal is not None:
     t = stretch(t, terminal)
   return at_times(process, np.append(t, 0.0))

@@ -67,7 +67,7 @@ TEXTS = [
   ("train.optimizer", "muon(b2=1.0)", "b2 = 1.0 is not in [0, 1)"),
   ("train.optimizer", "adamw(weight_decay=-1)", "weight_decay = -1.0 is not in [0, inf)"),
   ("train.schedule", "cosine(warmup=-1)", "warmup = -1 is not in [0, 2^31)"),
-  ("train.schedule", "cosine(warmup=1400)", "warmup = 1400 leaves nothing of train.steps = 1400"),
+  ("train.schedule", "cosine(warmup=2200)", "warmup = 2200 leaves nothing of train.steps = 2200"),
   ("process.shift", "static(factor=0)", "factor = 0.0 is not in [0.01, 100]"),
   ("process.shift", "static(factor=-3.0)", "factor = -3.0 is not in"),
   ("process.shift", "dynamic(base_tokens=256, max_tokens=256)", "base_tokens = max_tokens = 256"),

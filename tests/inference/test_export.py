@@ -8,11 +8,11 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny_tokenizers
 from safetensors.numpy import load_file, save_file
 from tiny_published import random_params
 from toys import CONFIGS, config_of, saved
 
+from benchmarks import tiny_tokenizers
 from t2i_jax import pretrained
 from t2i_jax.autoencoders.kl import KLConfig
 from t2i_jax.cli.main import main

@@ -34,6 +34,7 @@ TINY = {
   "text.towers.text": "transformer(width=32, depth=1, heads=8)",
   "model.width": "64", "model.heads": "8", "model.depth": "2",
   "train.batch": "16", "train.steps": "20", "train.schedule": "cosine(warmup=5)",
+  "process.timesteps": "logit_normal(mean=1.0, std=1.2)", "process.t_sampling": "()",
 }  # fmt: skip
 # Large enough that what is not sharded (gains, the outer layers over tensor) does not show.
 BIGGER = TINY | {
