@@ -176,10 +176,11 @@ bounds are 1e-4 and 99.9%.
 
 {table}
 
-PixArt-alpha's pipeline fails on one step of its own scheduler, in diffusers 0.42.1. A pipeline
-reloaded by diffusers differs from itself by up to 1.6e-6. Sizes of the real models:
-docs/parity_models.md, docs/parity_towers.md, docs/parity_autoencoders.md. Schedulers:
-docs/parity.md.
+PixArt-alpha's pipeline fails on one step of its own scheduler, in diffusers 0.42.1, and the grid of
+Qwen-Image needs two. Edit and Edit-Plus are compared with diffusers given the positions of image
+tokens on three axes, which 0.42.1 does not pass on to transformers 5. A pipeline reloaded by
+diffusers differs from itself by up to 1.6e-6. Sizes of the real models: docs/parity_models.md,
+docs/parity_towers.md, docs/parity_autoencoders.md. Schedulers: docs/parity.md.
 """
 
 if __name__ == "__main__":

@@ -343,7 +343,8 @@ class Tiny(NamedTuple):
   images    (height, width) of the images that it is shown
   area      in pixels, to which it resizes them, in place of that of the full model; 0: it does not
   prompts   that it takes at once
-  least     steps; PixArt-alpha's pipeline fails with one step of its own scheduler
+  least     steps: with one, PixArt-alpha's pipeline fails on its own scheduler, and Qwen-Image's
+            grid would both begin at 1 and end at 0.02
   layers    of the text encoder that are taken, in place of those of the full model
   """
 
@@ -376,13 +377,14 @@ PIPELINES: dict[str, Tiny] = {
   "flux2_klein": Tiny(
     klein, {"guidance_scale": 4.0, "text_encoder_out_layers": LAYERS}, layers=LAYERS
   ),
-  "qwen_image": Tiny(qwen_image, {"true_cfg_scale": 4.0, "negative_prompt": [" ", " "]}),
+  "qwen_image": Tiny(qwen_image, {"true_cfg_scale": 4.0, "negative_prompt": [" ", " "]}, least=2),
   "qwen_image_edit": Tiny(
     qwen_image_edit,
     {"true_cfg_scale": 4.0, "negative_prompt": " "},
     images=((60, 100),),
     area=AREA,
     prompts=1,
+    least=2,
   ),
   "qwen_image_edit_plus": Tiny(
     qwen_image_edit_plus,
@@ -390,6 +392,7 @@ PIPELINES: dict[str, Tiny] = {
     images=((64, 64), (60, 100)),
     area=AREA,
     prompts=1,
+    least=2,
   ),
   "z_image": Tiny(z_image, {"guidance_scale": 5.0}),
 }

@@ -69,6 +69,11 @@ def text_encoder(
     rule = rule._replace(layers=layers)
   config = as_taken(open_folder(Path(folder) / part)[1], rule)
   keep, tokenizer, shown = row.pads == "kept", tokenizer_of(folder, rule, too_long), None
+  if tokenizer.vocab > config.vocab:
+    raise ConfigError(
+      f"{Path(folder) / rule.tokenizer} has {tokenizer.vocab} ids, and {Path(folder) / part} "
+      f"embeddings of {config.vocab}: it is the tokenizer of another model. Copy its own there."
+    )
   if row.images is not None:
     config = VisionLanguageConfig(config, vision_config(Path(folder) / part))
     of_images = row.images._replace(area=area or row.images.area)

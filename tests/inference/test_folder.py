@@ -142,6 +142,14 @@ def test_missing_parts_are_named(folder, tmp_path):
     folder_config(folder / "vae")
 
 
+def test_another_models_tokenizer_is_named(folder, tmp_path):
+  copy = changed(folder, tmp_path, "model_index.json")
+  shutil.rmtree(copy / "tokenizer_2")
+  shutil.copytree(copy / "tokenizer", copy / "tokenizer_2")
+  with pytest.raises(ConfigError, match=r"tokenizer_2 has 518 ids, and .* embeddings of 32"):
+    open_pipeline(copy, FEW, SIZE)
+
+
 @pytest.mark.parametrize("flags, words", [
   (["--size=18x16"], "multiples of 4. Nearest: --size=16x16"),
   (["--size=large"], "HEIGHTxWIDTH"),
