@@ -156,6 +156,7 @@ def main() -> None:
       assert one.latents < LATENTS and one.pixels > PIXELS, (name, one)
     cells = [f"{found[s].latents:.1e}, {found[s].pixels:.2%}" if s in found else "-" for s in STEPS]
     shown = ", shown two images" if len(tiny.images) == 2 else ""
+    shown += ", no T5" if name == "sd3 without T5" else ""
     scheduler = index.scheduler["_class_name"].removesuffix("Scheduler")
     rows.append([f"{index.name}{shown}", scheduler, *cells])
     print(rows[-1], flush=True)

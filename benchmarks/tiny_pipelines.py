@@ -148,6 +148,12 @@ def sd3(folder):
   )
 
 
+def sd3_without_t5(folder):
+  pipe = sd3(folder)
+  pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+  return pipe
+
+
 def pixart(folder, cls=None):
   transformer = made(
     diffusers.PixArtTransformer2DModel,
@@ -365,6 +371,7 @@ PIPELINES: dict[str, Tiny] = {
   "dit": Tiny(dit, {"guidance_scale": 4.0}, labels=True),
   "pixart_alpha": Tiny(pixart, PLAIN, least=2),
   "pixart_sigma": Tiny(pixart_sigma, PLAIN),
+  "sd3 without T5": Tiny(sd3_without_t5, {"guidance_scale": 4.0}, {"sampling.cfg": "4.0"}),
   "sd3": Tiny(sd3, {"guidance_scale": 4.0}, {"sampling.cfg": "4.0"}),
   "flux": Tiny(flux, {"guidance_scale": 3.5}),
   "flux2": Tiny(flux2, {"guidance_scale": 4.0, "text_encoder_out_layers": LAYERS}, layers=LAYERS),

@@ -8,7 +8,7 @@ from t2i_jax.towers.clip import Clip, ClipConfig
 from t2i_jax.towers.encoder import Own, TextEncoder
 from t2i_jax.towers.label import Label, LabelConfig
 from t2i_jax.towers.language_model import LanguageModel, LanguageModelConfig
-from t2i_jax.towers.nothing import NothingConfig
+from t2i_jax.towers.nothing import NothingConfig, NoTokens
 from t2i_jax.towers.published import PUBLISHED
 from t2i_jax.towers.t5 import T5, T5Config
 from t2i_jax.towers.text import TextTower, TextTowerConfig
@@ -26,7 +26,8 @@ def bag_of_words(own: Own, width: Width) -> TextEncoder:
 
 
 def nothing(own: Own, width: Width, length: Count) -> TextEncoder:
-  return own.encoder(NothingConfig(width, length))
+  config = NothingConfig(width, length)
+  return TextEncoder(config.make, config, config.widths, NoTokens(), 1)
 
 
 def label(own: Own) -> TextEncoder:

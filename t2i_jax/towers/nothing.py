@@ -1,9 +1,11 @@
 """The tower that stands for an encoder that a folder does not have: zeros."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from t2i_jax.models.conditioning import Tower
@@ -22,6 +24,22 @@ class NothingConfig:
 
   def make(self, rngs: nnx.Rngs) -> "Nothing":
     return Nothing(self)
+
+
+class NoTokens:
+  """A tokenizer whose ids say nothing: one id 0 for every caption."""
+
+  vocab = 1
+  kind = "labels"  # captions of any length are one id
+
+  def encode(
+    self, texts: Sequence[str], length: int, truncate: bool = False
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """ids int32 [n, length], mask bool [n, length]"""
+    return np.zeros((len(texts), length), np.int32), np.ones((len(texts), length), bool)
+
+  def lengths(self, texts: Sequence[str]) -> list[int]:
+    return [1] * len(texts)
 
 
 class Nothing(nnx.Module):

@@ -7,7 +7,7 @@ parity = pytest.importorskip("benchmarks.pipeline_parity")
 
 
 # Of two classes that share their code one is live, the other in `make proof`.
-LESS = {"pixart_sigma", "flux2, shown two images", "qwen_image_edit_plus"}
+LESS = {"sd3 without T5", "pixart_sigma", "flux2, shown two images", "qwen_image_edit_plus"}
 
 
 @pytest.mark.parametrize(

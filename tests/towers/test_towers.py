@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from t2i_jax.config import build
 from t2i_jax.data.tokenize import Tokenizer
@@ -76,3 +77,11 @@ def test_labels_are_numbers_and_the_null_is_the_last_row():
   for kind in ("labels", "labels:0", "labels:x"):
     with pytest.raises(ConfigError, match="labels:N"):
       Tokenizer.load("nowhere", kind)
+
+
+def test_an_encoder_that_is_not_there_gives_zeros_for_any_caption():
+  encoder = TOWERS["nothing"](Own(None, 0, 0), width=6, length=3)
+  ids, mask = encoder.encode(["a", "a " * 99])
+  tower = encoder.make(nnx.Rngs(0))(ids, mask)
+  assert tower.tokens.shape == (2, 3, 6) and not np.any(tower.tokens) and np.all(tower.mask)
+  assert encoder.tokenizer.lengths(["a", "b"]) == [1, 1]
