@@ -5,8 +5,8 @@
     --config.parts.backbone.start=run:runs/scenes_dit_flow \\
     --config.parts.text.start=run:runs/scenes_dit_flow
 
-Result: it does not work yet. 200 steps at five times this rate gave noise, 600 at this one a pattern
-that all patches share: docs/few_step.md. Tests hold the objective to its formulas.
+Result: it does not work yet. 200 steps at five times this rate gave noise, 600 at this one a
+pattern that all patches share: docs/few_step.md. Tests hold the objective to its formulas.
 """
 
 from ml_collections import ConfigDict

@@ -115,8 +115,7 @@ def prepare(
   apply_overrides(config, given | (overrides or {}), f"the config of {folder}")
   with overridden(config.mesh.rules):
     mesh = mesh_of(config.mesh, devices)
-    labels = config.text.tokenizer.startswith("labels")
-    tokenizer = Tokenizer.load("", config.text.tokenizer) if labels else Tokenizer.bytes()
+    tokenizer = Tokenizer.load("", config.text.tokenizer)
     system = make_system(config, tokenizer)
     abstract = abstract_params(system, mesh)
   abstract = {name: _in_dtype(tree, name, dtype) for name, tree in abstract.items()}

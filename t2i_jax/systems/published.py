@@ -21,6 +21,7 @@ from t2i_jax.towers import ClipConfig, Own, T5Config, TextEncoder
 from t2i_jax.towers.language_model import LanguageModelConfig
 from t2i_jax.towers.published import PUBLISHED, TextPart, tokenizer_of
 from t2i_jax.towers.shown import ShownImages, read_processor
+from t2i_jax.towers.tokenizers import drop_prefix
 from t2i_jax.towers.vision_language import VisionLanguageConfig
 
 TooLong = Literal["error", "truncate", "chunk"]
@@ -82,8 +83,8 @@ def text_encoder(
     raise ConfigError(f"area = {area}: {system} edits no images. Leave it out.")
 
   def after(tower: Tower) -> Tower:
-    tokens, mask = tower.tokens[:, rule.rule.drop :], tower.mask[:, rule.rule.drop :]
-    pooled = None if rule.pooled == "none" else tower.pooled
+    tokens, mask, pooled = drop_prefix(tower, rule.rule)
+    pooled = None if rule.pooled == "none" else pooled
     return Tower(tokens, jnp.ones_like(mask) if keep else mask, pooled)
 
   widths = dict(config.widths)
