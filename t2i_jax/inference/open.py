@@ -16,7 +16,7 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
 from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
-from t2i_jax.systems import System, Tasks, make_system
+from t2i_jax.systems import System, Tasks, for_inference, make_system
 from t2i_jax.systems.guides import NO_GUIDES, Guide, Guides, Weak
 from t2i_jax.systems.tasks import Ode, Start
 from t2i_jax.training.checkpoint import open_checkpoints
@@ -103,7 +103,7 @@ def open_model(
     apply_overrides(config, given, f"the config in {workdir}")
     with overridden(config.mesh.rules):
       mesh = mesh_of(config.mesh)
-      system = make_system(config, meta.tokenizer)
+      system = for_inference(make_system(config, meta.tokenizer))
       guides = Guides(
         None if guide is None else _opened_guide(guide, guide_weight), _opened_weak(config)
       )

@@ -113,18 +113,18 @@ def consistency_distillation(
 
 
 def heun_teacher(denoise: Callable[[jax.Array, Time], Prediction]) -> OdeStep:
-  """One step of Heun's method on x / alpha against sigma / alpha, as in [2303.01469 app. C].
+  """One step of Heun's method on x / sigma against alpha / sigma.   sigma > 0 at both ends
 
-  Requires alpha > 0 and sigma > 0 at both ends.
+  [2303.01469 app. C] has x / alpha against sigma / alpha, which has no first step from pure noise.
   """
 
   def step(x_t: jax.Array, now: Time, to: Time) -> jax.Array:
-    a, b = like(now.alpha, x_t), like(to.alpha, x_t)
-    ds = like(to.sigma / to.alpha - now.sigma / now.alpha, x_t)
-    _, eps_now = to_x0_eps(denoise(x_t, now), x_t, now)
-    euler = b * (x_t / a + ds * eps_now)
-    _, eps_to = to_x0_eps(denoise(euler, to), euler, to)
-    return b * (x_t / a + ds * (eps_now + eps_to) / 2)
+    a, b = like(now.sigma, x_t), like(to.sigma, x_t)
+    ds = like(to.alpha / to.sigma - now.alpha / now.sigma, x_t)
+    x0_now, _ = to_x0_eps(denoise(x_t, now), x_t, now)
+    euler = b * (x_t / a + ds * x0_now)
+    x0_to, _ = to_x0_eps(denoise(euler, to), euler, to)
+    return b * (x_t / a + ds * (x0_now + x0_to) / 2)
 
   return step
 

@@ -18,6 +18,7 @@ from t2i_jax.models.stack import Answer
 from t2i_jax.process import Prediction, Time
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
+from t2i_jax.systems.distillation import ConsistencyDistillation, GuidanceDistillation
 from t2i_jax.systems.draw import Drawing
 from t2i_jax.systems.few_step import Consistency, MeanFlow
 from t2i_jax.systems.guides import NO_GUIDES, Guides
@@ -45,7 +46,8 @@ class DrawingSystem(System):
   inner               weights of the losses that the backbone itself gives, by name
   weighting, penalty  of the denoising loss, whatever the network predicts
   objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES. It may
-                      have check(system), which raises ConfigError
+                      have check(system), which raises ConfigError, and teacher(config): of the
+                      backbone that is the frozen part "teacher"
   """
 
   join: Join
@@ -116,13 +118,15 @@ class DrawingSystem(System):
     time: Time,
     cond: Conditioning,
     control: Control | None = None,
+    part: str = "backbone",
   ) -> tuple[Prediction, dict[str, jax.Array]]:
     """The prediction at x_t [R, H, W, C] float32, time of scalars or [R], and the inner losses.
 
-    aux is what a control recorded, else the raw learned variance, shaped like x_t, or None.
+    part: the network's name, "backbone" or "teacher". aux is what a control recorded, else the raw
+    learned variance, shaped like x_t, or None.
     """
     model_time = jnp.broadcast_to(time.model_time, x_t.shape[:1])
-    model = self.module(params, "backbone")
+    model = self.module(params, part)
     answers: list[Answer] = []
 
     def value(x: jax.Array) -> jax.Array:
@@ -143,9 +147,10 @@ class DrawingSystem(System):
     time: Time,
     cond: Conditioning,
     control: Control | None = None,
+    part: str = "backbone",
   ) -> Prediction:
     """The network as a denoiser: see `network`."""
-    return self.network(params, x_t, time, cond, control)[0]
+    return self.network(params, x_t, time, cond, control, part)[0]
 
   def forward(self, params: Params, batch: Batch) -> Any:
     cond = self.encode_text(params, batch.text)
@@ -177,5 +182,7 @@ def denoising(
 OBJECTIVES: dict[str, Callable[..., Callable[..., dict[str, jax.Array]]]] = {
   "denoising": lambda: denoising,
   "consistency": Consistency,
+  "consistency_distillation": ConsistencyDistillation,
+  "guidance_distillation": GuidanceDistillation,
   "meanflow": MeanFlow,
 }

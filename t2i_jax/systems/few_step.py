@@ -1,5 +1,6 @@
 """Objectives of models that draw in one to four steps: consistency training and MeanFlow."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 
 Levels = Annotated[int, Range("[2, 2^16]")]
+Pairs = Callable[..., jax.Array]  # process.few_step.consistency_training
+REACHED = 0.01  # share of the times that lie below the second level, at least
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Consistency:
   x0_hat at a level is held to x0_hat at the next lower level of the same path; at the lowest level
   it is x_t / alpha itself [2303.01469 eq. 4]. draws.t is rounded to a pair of levels: on the flow
   process.timesteps = "logit_normal(mean=-1.1, std=2.0)" is the log-normal law of [2310.14189 sec.
-  3.5], ln(sigma / alpha) ~ N(-1.1, 2^2). A pair counts by 1 / (t - s).
+  3.5], ln(sigma / alpha) ~ N(-1.1, 2^2). A pair counts by 1 / (t - s). The lowest pair alone has
+  the data: a law of t that hardly reaches it leads to one image for everything, and is refused.
 
   steps        of training, in which the number of levels doubles from `first` to `last`
   first, last  [2310.14189 sec. 3.4]: 10, 1280; fewer where training is short
@@ -64,6 +68,13 @@ class Consistency:
       raise ConfigError(
         f"train.objective: consistency(s_max={self.s_max:g}) is beyond sigma / alpha at t = 1 of "
         f"process.kind = {system.process.name!r}. Lower s_max."
+      )
+    low, second = float(system.mixing.t_of(jnp.float32(REACHED))), t[0, 1]
+    if low > second:
+      raise ConfigError(
+        f"process.timesteps: {100 * REACHED:g}% of the times lie below {low:.2g}; the objective "
+        f"needs them below its second level, {second:.2g}: only there does it see the data. Use "
+        "process.timesteps='logit_normal(mean=0.0, std=2.0)'."
       )
 
   def tables(self, system: "DrawingSystem") -> tuple[int, np.ndarray, np.ndarray]:
@@ -102,8 +113,12 @@ class Consistency:
 
     distance = pseudo_huber(self.huber or None)
     target = bounded(network, t[0])
-    losses = consistency_training(network, target, x0, eps, now, to, distance)
+    losses = self.pairs(system, params, cond)(network, target, x0, eps, now, to, distance)
     return {"image": losses / (now.t - to.t)} | inner[-1]
+
+  def pairs(self, system: "DrawingSystem", params: Params, cond: Conditioning) -> Pairs:
+    """The loss between two levels of a path."""
+    return consistency_training
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,13 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
     "dtype": DTYPES[c.model.dtype],
   }
   vae = {"vae": Part(autoencoder.make, autoencoder)} if axes_of(autoencoder.make) else {}
-  system = SYSTEMS.get(c.model.kind, _drawing)(c, common, vae, tokenizer)
-  return dataclasses.replace(system, parts=configured(system.parts, c.parts))
+  return SYSTEMS.get(c.model.kind, _drawing)(c, common, vae, tokenizer)
+
+
+def for_inference(system: System) -> System:
+  """The system without the parts that only training needs."""
+  parts = {name: part for name, part in system.parts.items() if not part.aid}
+  return dataclasses.replace(system, parts=parts)
 
 
 def _drawing(
@@ -126,8 +131,15 @@ def _drawing(
   out = c.model.channels * (2 if output.learned_variance else 1)
   model, config = backbone(c.model, {"out": out} | widths)
   encoders = {name: Part(e.make, e.config) for name, e in text.items() if axes_of(e.make)}
+  objective = build(OBJECTIVES, c.train.objective, "train.objective")
+  teacher = {}
+  if hasattr(objective, "teacher"):
+    taught = objective.teacher(config)
+    make = lambda rngs: model(taught, rngs)
+    teacher = {"teacher": Part(make, taught, of="backbone", aid=True)}
+  parts = {"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae | teacher
   return DrawingSystem(
-    parts={"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae,
+    parts=configured(parts, c.parts),
     text=text,
     join=join,
     layers=config.layers,
@@ -135,7 +147,7 @@ def _drawing(
     output=output,
     weighting=build(WEIGHTINGS, c.process.weighting, "process.weighting"),
     penalty=build(PENALTIES, c.process.penalty, "process.penalty"),
-    objective=build(OBJECTIVES, c.train.objective, "train.objective"),
+    objective=objective,
     **common,
   )
 
@@ -154,8 +166,9 @@ def _joint(
     )
   out = c.model.channels * (2 if output.learned_variance else 1)
   model, config = backbone(c.model, {"out": out, "vocab": c.text.vocab})
+  parts = {"backbone": Part(lambda rngs: model(config, rngs), config)} | vae
   return JointSystem(
-    parts={"backbone": Part(lambda rngs: model(config, rngs), config)} | vae,
+    parts=configured(parts, c.parts),
     text={},
     tokenizer=tokenizer,
     text_length=c.text.length,
@@ -176,8 +189,9 @@ def _classifier(
   model, config = backbone(c.model, {"vocab": c.text.vocab})
   # It reads captions as sets of tokens: a label encoder has the tokenizer and no weights.
   text = {"text": build(TOWERS, "label", "text", Own(tokenizer, c.text.vocab, c.text.length))}
+  parts = {"classifier": Part(lambda rngs: model(config, rngs), config)} | vae
   return ClassifierSystem(
-    parts={"classifier": Part(lambda rngs: model(config, rngs), config)} | vae,
+    parts=configured(parts, c.parts),
     text=text,
     **common,
   )

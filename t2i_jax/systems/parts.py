@@ -23,12 +23,16 @@ class Part(NamedTuple):
   start   "" (random), "folder:PATH" (published weights) or "run:PATH" (the averaged weights of the
           part of this name in a work directory)
   train   "all", "none" or "only(pattern='blocks/*/cross/*')": shell patterns of paths in the part
+  of      the part of another run that run:PATH means; "" for the one of the same name
+  aid     needed by training alone: inference leaves it out
   """
 
   make: Callable[[nnx.Rngs], nnx.Module]
   config: Any = None
   start: str = ""
   train: str = "all"
+  of: str = ""
+  aid: bool = False
 
 
 STARTS = ("folder", "run")

@@ -57,17 +57,17 @@ def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None =
       dtype = jax.tree.leaves(abstract[name])[0].dtype
       found[name] = pretrained.read(path, part.config, shardings, dtype)
     else:
-      found[name] = _of_run(path, name, abstract[name])
+      where = f"parts.{name}.start = {part.start!r}"
+      found[name] = _of_run(path, part.of or name, abstract[name], where)
   return found
 
 
-def _of_run(workdir: str, name: str, abstract: Params) -> Params:
-  """The averaged weights of a part of another run; the part may have more, which begin at random.
+def _of_run(workdir: str, name: str, abstract: Params, where: str) -> Params:
+  """The averaged weights of a part of another run; `abstract` may have more, which begin at random.
 
   Raises ConfigError, RestoreError.
   """
   mesh = jax.tree.leaves(abstract)[0].sharding.mesh
-  where = f"parts.{name}.start = 'run:{workdir}'"
 
   def read(step: int) -> Any:
     meta = checkpoints.meta(step)
@@ -98,7 +98,7 @@ def _frozen(
   found = found | trees
   now = fingerprint(found)
   for name, expected in meta.frozen.items():
-    if now.get(name) != expected:
+    if name in system.parts and now.get(name) != expected:
       if name in meta.copied:
         raise Damaged(f"{checkpoints.root}/{step} is damaged: part {name} is not what was saved.")
       start = system.parts[name].start

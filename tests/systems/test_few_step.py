@@ -27,8 +27,14 @@ ROWS = 8
 
 
 def system_of(name, **changes):
+  """name: of one of CONFIGS, NAME or NAME:VARIANT"""
+  name, _, variant = name.partition(":")
+  return system_at(f"{CONFIGS / name}.py" + (f":{variant}" if variant else ""), TINY, **changes)
+
+
+def system_at(path, sizes=None, **changes):
   given = {key.replace("__", "."): str(value) for key, value in changes.items()}
-  config = load_config(CONFIGS / f"{name}.py", TINY | given)
+  config = load_config(path, (sizes or {}) | given)
   return config, make_system(config, Tokenizer.bytes())
 
 
@@ -142,6 +148,7 @@ def test_gelu_has_both_derivatives():
     ("scenes_meanflow", {"model__times": 3}, "model.times = 3"),
     ("scenes_consistency", {"train__objective": "consistency(steps=9,first=1)"}, "first = 1 is"),
     ("scenes_consistency", {"train__objective": "consistency"}, "consistency needs steps"),
+    ("scenes_consistency", {"process__timesteps": "logit_normal(mean=1.5)"}, "see the data"),
   ],
 )
 def test_refusals(name, changes, words):
