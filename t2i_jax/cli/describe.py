@@ -6,9 +6,8 @@ is allocated, and no weights are read.
 """
 
 import argparse
-from typing import Any
 
-from t2i_jax.cli.sample import add_folder_flags, parse_mesh, parse_size
+from t2i_jax.cli.sample import SIZE_FLAGS, add_size_flags, check_folder, parse_mesh, sized
 from t2i_jax.config import load_config
 from t2i_jax.errors import ConfigError
 
@@ -17,13 +16,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   which = parser.add_mutually_exclusive_group(required=True)
   which.add_argument("--config", help="a file with get_config(), or file:variant")
   which.add_argument("--from", dest="folder", metavar="FOLDER", help="with model_index.json")
-  add_folder_flags(parser)
+  add_size_flags(parser)
   parser.add_argument("--mesh", help="data=-1,fsdp=1,tensor=1,...: axes of the devices (data=-1)")
 
 
 def run(args: argparse.Namespace) -> None:
   if args.folder is not None:
     return run_folder(args)
+  check_folder(args, (*SIZE_FLAGS, "mesh"))
   config = load_config(args.config, args.overrides)
   from t2i_jax.plan.describe import GIB, describe
 
@@ -52,10 +52,8 @@ def run_folder(args: argparse.Namespace) -> None:
 
   if args.overrides:
     raise ConfigError("--config.<key>=<value> belongs to --config, not to --from.")
-  overrides: dict[str, Any] = {f"mesh.{a}": n for a, n in parse_mesh(args.mesh or "").items()}
-  if args.batch is not None:
-    overrides["sampling.batch"] = str(args.batch)
-  size = None if args.size is None else parse_size(args.size)
+  overrides = {f"mesh.{a}": n for a, n in parse_mesh(args.mesh or "").items()}
+  size = sized(args, overrides)
   found = needs_of(args.folder, overrides, size, args.dtype or "float32")
   c, gib = found.config, lambda size: f"{size / GIB:10.4f} GiB"
   height, width = c.data.image_size
