@@ -37,6 +37,7 @@ def test_it_draws_what_diffusers_drew(name, tmp_path, one_device):
 def test_no_class_is_missing():
   indices = [json.loads(load(path).texts[INDEX]) for path in FILES.values()]
   assert {index["_class_name"] for index in indices} == set(PIPELINES)
+  assert max(path.stat().st_size for path in FILES.values()) < 60_000
 
 
 def test_windows_of_clip_are_as_many_as_the_longest_prompt_needs(tmp_path, one_device):
