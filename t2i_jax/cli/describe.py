@@ -11,7 +11,6 @@ from t2i_jax.cli.sample import SIZE_FLAGS, add_size_flags, check_folder, parse_m
 from t2i_jax.config import load_config
 from t2i_jax.errors import ConfigError
 
-
 MIB, GIB = 2**20, 2**30
 
 

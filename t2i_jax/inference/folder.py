@@ -171,7 +171,7 @@ def _nearest(size: tuple[int, int], side: int) -> tuple[int, int]:
 def _tokens(size: tuple[int, int], side: int) -> int:
   """Image tokens of an image.   side: of a token, in pixels. Raises ConfigError."""
   near = _nearest(size, side)
-  if near != size:
+  if near != tuple(size):
     raise ConfigError(
       f"an image of {size[0]} x {size[1]} pixels: this model draws multiples of {side}. Nearest: "
       f"--size={near[0]}x{near[1]}, which --round takes."
