@@ -19,7 +19,9 @@ DEFAULTS: dict[str, Any] = {
   "data.train_split": "train",
   "data.val_split": "val",
   "data.workers": 0,  # processes that decode; 0 = threads
-  "text.tokenizer": "bpe",  # the data's own byte-level BPE; or "bytes", "labels:N", "folder:PATH"
+  # The data's own byte-level BPE; or "bytes", "folder:PATH", "labels:N", or with PATH's id2label
+  # "labels:N:PATH".
+  "text.tokenizer": "bpe",
   "text.join": "each",  # encoder to tower of the backbone by name; "one", "features", "tokens"
   "text.too_long": "error",  # a caption of more than text.length tokens; or "truncate", "skip"
   # data.documents.Packed says what these are.

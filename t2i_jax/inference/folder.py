@@ -1,6 +1,7 @@
 """A published model from its folder: a config whose parts all start there, and what it opens."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from t2i_jax.pretrained.scheduler_keys import call
 from t2i_jax.systems import System, make_system
 from t2i_jax.systems.make import WIDTHS
 from t2i_jax.systems.parts import InTurn
-from t2i_jax.towers.published import PUBLISHED
+from t2i_jax.towers import ClipConfig
+from t2i_jax.towers.published import CLIP_LENGTH, PUBLISHED, TextPart, tokenizer_of
 from t2i_jax.training.restore import load_starts
 from t2i_jax.training.state import abstract_params
 
@@ -34,7 +36,7 @@ def folder_config(
 
   folder    with model_index.json
   size      height and width in pixels, by default those that the model was made for
-  too_long  of prompts for an encoder, as for systems.published.text_encoder
+  too_long  of prompts for an encoder, "truncate" or "error"; for windows of CLIP see in_windows
   Raises RestoreError for a folder that is damaged, or of a class or with a flag that has no equal
   here; ConfigError for a size that it cannot draw.
   """
@@ -54,7 +56,7 @@ def folder_config(
 
   c = ConfigDict()
   c.name = root.resolve().name
-  c.autoencoder = f"folder(path={str(root / 'vae')!r})"
+  c.autoencoder = coder_of(root)
   c.data = {"dir": "", "image_size": size}
   c.text = _text(index, backbone, too_long)
   starts = {"backbone": "transformer", "vae": "vae"}
@@ -134,7 +136,8 @@ def open_pipeline(
 
   overrides        of folder_config's keys, as for open_model
   size, too_long   as for folder_config
-  dtype            of activations and weights; the autoencoder's stay float32
+  dtype            of activations and weights; the autoencoder's weights stay float32, and so do
+                   its activations unless the key `autoencoder` says otherwise: coder_of
   in_turn          encoders, backbone and autoencoder are in memory one after the other, and read
                    anew for each call
   Raises RestoreError, ConfigError, MeshError.
@@ -149,15 +152,75 @@ def open_pipeline(
   return Model(config, system, tokenizer, params, 0, mesh, tasks, f"--from={folder}")
 
 
+def nearest_size(folder: str | Path, size: tuple[int, int]) -> tuple[int, int]:
+  """The height and width, in pixels, nearest to these that the model of a folder draws.
+
+  Raises RestoreError.
+  """
+  root = read_index(folder).folder
+  backbone, vae = (open_folder(root / name)[1] for name in ("transformer", "vae"))
+  return _nearest(size, vae.factor * backbone.patch)
+
+
+def _nearest(size: tuple[int, int], side: int) -> tuple[int, int]:
+  """side: of a token, in pixels"""
+  height, width = (max(1, round(pixels / side)) * side for pixels in size)
+  return height, width
+
+
 def _tokens(size: tuple[int, int], side: int) -> int:
   """Image tokens of an image.   side: of a token, in pixels. Raises ConfigError."""
-  if size[0] % side or size[1] % side:
-    near = [max(1, round(pixels / side)) * side for pixels in size]
+  near = _nearest(size, side)
+  if near != tuple(size):
     raise ConfigError(
       f"an image of {size[0]} x {size[1]} pixels: this model draws multiples of {side}. Nearest: "
-      f"--size={near[0]}x{near[1]}."
+      f"--size={near[0]}x{near[1]}, which --round takes."
     )
   return (size[0] // side) * (size[1] // side)
+
+
+def coder_of(folder: str | Path, activations: str = "float32", tiling: str = "") -> str:
+  """The key `autoencoder` of folder_config.
+
+  activations, tiling  as in autoencoders.kl.KLConfig
+  """
+  given = None if activations == "float32" else activations
+  path = str(Path(folder) / "vae")
+  return call("folder", path=path, activations=given, tiling=tiling or None)
+
+
+def in_windows(folder: str | Path, prompts: Sequence[str]) -> dict[str, str]:
+  """Overrides of folder_config with which CLIP encodes long prompts in windows of its length.
+
+  prompts  all that are drawn, and the negative one: there are as many windows as the longest needs
+  Other encoders take the beginning of a prompt. Raises ConfigError for a model in which no CLIP
+  gives tokens, RestoreError.
+  """
+  index = read_index(folder)
+  own = PUBLISHED.get(index.published.text)
+  rules = () if own is None else own.parts
+  rules = tuple(
+    rule for rule in rules if rule.weights in index.parts and _gives_windows(index, rule)
+  )
+  if not rules:
+    raise ConfigError(
+      f"too_long = 'chunk': a {index.name} takes no tokens of a CLIP, the encoder that is given "
+      "windows. Use 'truncate' or 'error'."
+    )
+  count = max(tokenizer_of(folder, rule, "chunk").windows(prompts) for rule in rules)
+  how = {"too_long": "chunk", "length": count * CLIP_LENGTH}
+  return {f"text.towers.{rule.weights}": _encoder(index, rule, **how) for rule in rules}
+
+
+def _gives_windows(index: Index, rule: TextPart) -> bool:
+  """Whether it is a CLIP of which tokens are taken: of FLUX.1's it is the pooled vector alone."""
+  return bool(rule.layers) and isinstance(open_folder(index.folder / rule.weights)[1], ClipConfig)
+
+
+def _encoder(index: Index, rule: TextPart, **how: Any) -> str:
+  """A text encoder of a folder as a config has it."""
+  own = {"system": index.published.text, "part": rule.weights, "folder": str(index.folder)}
+  return call("published", **own, **how)
 
 
 def _in_dtype(tree: Params, part: str, dtype: str) -> Params:
@@ -170,15 +233,14 @@ def _text(index: Index, backbone: Any, too_long: str) -> dict[str, Any]:
   """config.text: the encoders of a pipeline, each from its own subfolder."""
   if index.published.text == "label":
     classes = backbone.classes
-    text = {"tokenizer": f"labels:{classes}", "vocab": classes + 1, "length": 1}
+    named = f":{index.folder}" if index.content.get("id2label") else ""
+    text = {"tokenizer": f"labels:{classes}{named}", "vocab": classes + 1, "length": 1}
     return text | {"towers": {"label": "label"}}
   name, row = index.published.text, PUBLISHED[index.published.text]
   towers = {}
   for part in row.parts:
     if part.weights in index.parts:
-      own = {"system": name, "part": part.weights, "folder": str(index.folder)}
-      own["too_long"] = too_long
-      towers[part.weights] = call("published", **own)
+      towers[part.weights] = _encoder(index, part, too_long=too_long)
     elif part.optional:
       towers[part.weights] = call("nothing", width=backbone.text_width, length=part.length)
     else:
