@@ -14,6 +14,7 @@ from t2i_jax.ranges import Count, Range, Seed, Share, Whole
 
 Pixels = Annotated[int, Range("[1, 2^16]")]
 
+USERS = "folder, webdataset, parquet, tfds"
 # Flags that belong to some sources only: argparse settings by field of the source.
 SOURCE_FLAGS: dict[str, dict[str, Any]] = {
   "level": {"help": "scenes, edits: easy, counts or full (easy)"},
@@ -36,17 +37,23 @@ SOURCE_FLAGS: dict[str, dict[str, Any]] = {
   "seed": {"type": number("--seed", Seed), "help": "scenes, edits: other scenes (0)"},
   "skins": {"action": "store_true", "help": "emoji: with skin tones"},
   "flags": {"action": "store_false", "help": "emoji: without flags"},
-  "path": {"help": "folder: its path. webdataset: a tar, a folder of tars or a quoted glob"},
+  "path": {
+    "help": "folder: its path. webdataset, parquet: a file, a folder of them or a quoted glob. "
+    "tfds: the folder of a version"
+  },
+  "image": {"help": "parquet, tfds: the column of images (found by its type)"},
+  "caption": {"help": "parquet, tfds: the column of captions (text, caption, captions)"},
+  "part": {"help": "tfds: the split that is read, as train[:1%%] (train)"},
   "max_size": {
     "type": number("--max-size", Pixels),
-    "help": "folder, webdataset: shrink longer sides to these pixels",
+    "help": f"{USERS}: shrink longer sides to these pixels",
   },
   "val_fraction": {
     "type": number("--val-fraction", Share),
-    "help": "folder, webdataset: share held out, by hash (0.02)",
+    "help": f"{USERS}: share held out, by hash (0.02)",
   },
-  "licence": {"help": "folder, webdataset: of the images, for the manifest"},
-  "attribution": {"help": "folder, webdataset: of the images, for the manifest"},
+  "licence": {"help": f"{USERS}: of the images, for the manifest"},
+  "attribution": {"help": f"{USERS}: of the images, for the manifest"},
 }
 
 
@@ -99,7 +106,7 @@ def _register_build(verbs) -> None:
     "--from",
     dest="source",
     required=True,
-    choices=("scenes", "edits", "emoji", "folder", "webdataset"),
+    choices=("scenes", "edits", "emoji", "folder", "webdataset", "parquet", "tfds"),
   )
   build.add_argument("--to", required=True, help="the folder to make")
   build.add_argument("--workers", type=number("--workers", Workers), help="processes (one a core)")
