@@ -8,7 +8,8 @@ is allocated, and no weights are read.
 import argparse
 from typing import Any
 
-from t2i_jax.cli.sample import add_folder_flags, parse_mesh, parse_size
+from t2i_jax.cli.flags import parse_size
+from t2i_jax.cli.sample import add_folder_flags, parse_mesh
 from t2i_jax.config import load_config
 from t2i_jax.errors import ConfigError
 
