@@ -13,7 +13,13 @@ from typing import Any
 
 from t2i_jax.autoencoders.finite import check_finite, first_not_finite
 from t2i_jax.autoencoders.identity import Identity, IdentityConfig
-from t2i_jax.autoencoders.kl import AutoencoderKL, AutoencoderKLFlux2, Flux2KLConfig, KLConfig, sample
+from t2i_jax.autoencoders.kl import (
+  AutoencoderKL,
+  AutoencoderKLFlux2,
+  Flux2KLConfig,
+  KLConfig,
+  sample,
+)
 from t2i_jax.autoencoders.qwen import AutoencoderKLQwenImage, QwenImageVAEConfig
 from t2i_jax.autoencoders.tiling import Ratio, tiled
 from t2i_jax.autoencoders.vq import VQConfig, VQModel

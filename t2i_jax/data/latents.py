@@ -208,7 +208,5 @@ def _split_keys(data: bytes) -> Iterator[list[bytes]]:
   place = 0
   while place < len(data):
     count = data[place]
-    yield [
-      data[place + 1 + i * KEY_BYTES : place + 1 + (i + 1) * KEY_BYTES] for i in range(count)
-    ]
+    yield [data[place + 1 + i * KEY_BYTES : place + 1 + (i + 1) * KEY_BYTES] for i in range(count)]
     place += 1 + count * KEY_BYTES

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from t2i_jax.errors import ConfigError, WorkdirError
 from t2i_jax.inference.card import CARD, Licence, card, licence_of
 from t2i_jax.inference.convert import DTYPE_KEYS, File, files_of
-from t2i_jax.inference.folder import folder_config
+from t2i_jax.systems.folder import folder_config
 from t2i_jax.inference.open import open_model
 from t2i_jax.inference.save import check_out
 from t2i_jax.models.params import Params

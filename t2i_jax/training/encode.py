@@ -187,7 +187,9 @@ def _chosen(data: Path, manifest: dict[str, Any], splits: Sequence[str]) -> list
     raise DataError(f"--data={data} holds latents already. Give the folder of the images.")
   for split in splits:
     if split not in manifest["splits"]:
-      raise DataError(f"--splits: {data} has no split {split!r}; it has {', '.join(manifest['splits'])}.")
+      raise DataError(
+        f"--splits: {data} has no split {split!r}; it has {', '.join(manifest['splits'])}."
+      )
   return [split for split in manifest["splits"] if not splits or split in splits]
 
 
@@ -272,7 +274,9 @@ def _summed(counts: tuple[int, int]) -> tuple[int, int]:
 def _begin(stack: ExitStack, out: Path, pieces: Path) -> None:
   stack.enter_context(claimed(out))
   pieces.mkdir(exist_ok=True)
-  foreign = [p.name for p in pieces.iterdir() if p.suffix not in (".piece", ".part", ".json", ".keys")]
+  foreign = [
+    p.name for p in pieces.iterdir() if p.suffix not in (".piece", ".part", ".json", ".keys")
+  ]
   if foreign:
     raise DataError(f"{pieces / foreign[0]} was not left by `t2i data encode`. Move it first.")
 
@@ -406,7 +410,9 @@ class _Entries(dict):
   def __missing__(self, key: bytes) -> bytes:
     found = self._before.find(key)
     if found is None:
-      raise DataError(f"{self._folder} has lost a piece of {self._split}. Run the same command again.")
+      raise DataError(
+        f"{self._folder} has lost a piece of {self._split}. Run the same command again."
+      )
     return found
 
 
