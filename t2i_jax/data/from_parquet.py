@@ -25,7 +25,7 @@ parquet: Any = partial(needed, "pyarrow.parquet", "parquet")
 
 @dataclasses.dataclass
 class Item:
-  """A row: the bytes of its image, and its captions.   kind: "items", or "files" of a damaged one"""
+  """A row: the bytes of its image, and its captions.   kind: "items"; "files": a damaged one"""
 
   key: str
   image: Any = None

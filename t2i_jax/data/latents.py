@@ -84,7 +84,9 @@ def latents_of(folder: str | Path) -> Latents | None:
   if entry is None:
     return None
   try:
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
+    fields: dict[str, Any] = {
+      name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()
+    }
     return Latents(**fields)
   except (TypeError, AttributeError) as error:
     raise DataError(
@@ -103,8 +105,8 @@ def check_images(folder: str | Path, latents: Latents) -> None:
     return
   if now != latents.images_hash:
     raise DataError(
-      f"{folder} holds latents of other images than {latents.images} has now: its manifest.json has "
-      f"the hash {now[:12]}, {latents.images_hash[:12]} when they were encoded. "
+      f"{folder} holds latents of other images than {latents.images} has now: its manifest.json "
+      f"has the hash {now[:12]}, {latents.images_hash[:12]} when they were encoded. "
       f"{encode_again(folder, latents)}"
     )
 

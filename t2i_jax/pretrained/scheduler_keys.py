@@ -276,7 +276,7 @@ FLOW: Keys = {
 
 def training_shift(content: Mapping[str, Any], process: str) -> str:
   """config.process.shift of a scheduler's file: the shift of t in training with flow matching."""
-  k = FLOW | {"use_flow_sigmas": False, "flow_shift": 1.0} | content
+  k = {**FLOW, "use_flow_sigmas": False, "flow_shift": 1.0, **content}
   if process != "flow":
     return call("static", factor=1.0)
   if k["use_dynamic_shifting"]:

@@ -6,6 +6,7 @@ null by encoder. Others train, and give a model that neither samples as before n
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -46,7 +47,7 @@ def _of_process(
 ) -> list[str]:
   keys = [k for k in NAMES if _name(c.process[k]) != _name(published.process[k])]
   own, other = system.mixing, reference.mixing
-  if not np.allclose(own.law(QUANTILES), other.law(QUANTILES), atol=1e-5):
+  if not np.allclose(own.law(jnp.asarray(QUANTILES)), other.law(jnp.asarray(QUANTILES)), atol=1e-5):
     keys.append("timesteps")
   if not np.isclose(own.shift, other.shift, rtol=1e-5):
     keys.append("shift")

@@ -63,7 +63,7 @@ def check_weights(c: ConfigDict, latents: Latents | None, frozen: dict[str, str]
   start = c.parts.vae.start or "random weights"
   raise DataError(
     f"{c.data.dir} holds latents of an autoencoder with the weights {latents.weights} "
-    f"({latents.autoencoder}), and parts.vae.start = {start!r} has {frozen['vae']}: the model would "
-    f"learn what its decoder cannot read. Set parts.vae.start='folder:{latents.autoencoder}', or "
-    "encode the images with this one."
+    f"({latents.autoencoder}), and parts.vae.start = {start!r} has {frozen['vae']}: the model "
+    "would learn what its decoder cannot read. Set parts.vae.start="
+    f"'folder:{latents.autoencoder}', or encode the images with this one."
   )

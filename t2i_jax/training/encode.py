@@ -6,7 +6,6 @@ that number, not on its place, the padding, the processes or on what was encoded
 in TO.encoding until the folder is complete; a process that is killed loses the one it works on.
 """
 
-import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from t2i_jax import __version__, pretrained
+from t2i_jax import pretrained
 from t2i_jax.data import latents as cache
-from t2i_jax.data.claim import ATTRIBUTION, TOKENIZER, check_target, claimed, put_in_place
+from t2i_jax.data.claim import check_target, claimed
 from t2i_jax.data.images import decode, is_latent
 from t2i_jax.data.latents import MODE, MOMENTS, Before, Latents
 from t2i_jax.data.progress import Meter
-from t2i_jax.data.record import Record
-from t2i_jax.data.shards import write_shard
 from t2i_jax.data.source import MANIFEST, ShardSource, manifest_hash, read_manifest
 from t2i_jax.data.transforms import fit_image
 from t2i_jax.errors import ConfigError, DataError, NotFinite, T2IError
@@ -37,6 +34,7 @@ from t2i_jax.parallel import batch_sharding, make_mesh
 from t2i_jax.pretrained.folder import open_folder
 from t2i_jax.pretrained.pipelines import INDEX
 from t2i_jax.systems.system import unit_range
+from t2i_jax.training.assemble import finish, write_shards
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.processes import any_process, of_first
 
@@ -45,7 +43,7 @@ LOOKED_AT = 64  # images, for their size
 
 
 class Encoded(NamedTuple):
-  """A finished folder: its manifest, images that were encoded, and those taken over as they were."""
+  """A finished folder: its manifest, images that were encoded, and those that were there before."""
 
   manifest: dict[str, Any]
   encoded: int
@@ -118,6 +116,15 @@ class _Open:
       cache.write_piece(self.path, self.found)
 
 
+class Waiting(NamedTuple):
+  """An image that is to be encoded.   record: its key, for messages"""
+
+  piece: _Open
+  key: bytes
+  record: str
+  image: np.ndarray
+
+
 def encode(
   data: str | Path,
   autoencoder: str | Path,
@@ -175,9 +182,9 @@ def encode(
     count = sum(piece.stop - piece.start for piece in own)
     with Meter(label, count, progress and jax.process_index() == 0) as meter:
       counts = _together(lambda: _encode_pieces(own, pieces, encoder, latents, before, meter))
-    _together(lambda: _write_shards(sources, partial, pieces, latents, before))
+    _together(lambda: write_shards(sources, partial, pieces, latents, before))
     encoded, kept = _summed(counts)
-    _as_first(lambda: _finish(data, manifest, sources, partial, pieces, latents, out))
+    _as_first(lambda: finish(data, manifest, sources, partial, pieces, latents, out))
   return Encoded(read_manifest(out), encoded, kept)
 
 
@@ -302,19 +309,19 @@ def _encode_pieces(
   meter: Meter,
 ) -> tuple[int, int]:
   """Writes the pieces. Returns how many images were encoded, and how many were there before."""
-  counts = {"encoded": 0, "kept": 0}
-  waiting: deque[tuple[_Open, bytes, str, np.ndarray]] = deque()
-  running: list[tuple[list, jax.Array]] = []
+  encoded = kept = 0
+  waiting: deque[Waiting] = deque()
+  running: list[tuple[list[Waiting], jax.Array]] = []
 
   def collect() -> None:
     for batch, result in running:
-      for (piece, key, name, _), x in zip(batch, np.asarray(result), strict=False):
-        piece.give(key, cache.npy(_stored(x, latents.dtype, name)))
+      for one, x in zip(batch, np.asarray(result), strict=False):  # the rest is padding
+        one.piece.give(one.key, cache.npy(_stored(x, latents.dtype, one.record)))
     running.clear()
 
   def start() -> None:
     batch = [waiting.popleft() for _ in range(min(len(waiting), encoder.rows))]
-    result = encoder([image for *_, image in batch])
+    result = encoder([one.image for one in batch])
     collect()  # of the batch before, while this one is encoded
     running.append((batch, result))
 
@@ -322,39 +329,39 @@ def _encode_pieces(
     for piece in own:
       there = cache.read_piece(piece.path(folder))
       found: dict[bytes, bytes] = {}
-      missing: dict[bytes, tuple[Record, bytes]] = {}
+      missing: dict[bytes, tuple[str, bytes]] = {}
       for record in (piece.source[i] for i in range(piece.start, piece.stop)):
         for image in record.images:
           key = latents.key(image)
           if key in there:
             found[key] = there[key]
-          elif key not in missing and before.find(key) is None:
-            missing[key] = (record, image)
-          else:
-            counts["kept"] += 1
+          elif before.find(key) is None and key not in missing:
+            missing[key] = (record.key, image)
+            encoded += 1
             continue
-          counts["kept" if key in there else "encoded"] += 1
+          kept += 1
       opened = _Open(piece.path(folder), found, len(missing))
-      fitted = threads.map(lambda pair: _fitted(*pair, latents.image_size), missing.values())
-      for (key, (record, _)), image in zip(missing.items(), fitted, strict=True):
-        waiting.append((opened, key, record.key, image))
+      fitted = threads.map(lambda named: _fitted(named, latents.image_size), missing.values())
+      for (key, (name, _)), pixels in zip(missing.items(), fitted, strict=True):
+        waiting.append(Waiting(opened, key, name, pixels))
       while len(waiting) >= encoder.rows:
         start()
       meter.advance(piece.stop - piece.start)
     while waiting:
       start()
     collect()
-  return counts["encoded"], counts["kept"]
+  return encoded, kept
 
 
-def _fitted(record: Record, image: bytes, size: tuple[int, int]) -> np.ndarray:
-  """An image of a record at the size. Raises DataError."""
-  if is_latent(image):
-    raise DataError(f"record {record.key!r} holds latents already. Encode a folder of images.")
+def _fitted(named: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
+  """The image of a record of this name, at the size. Raises DataError."""
+  name, image = named
   try:
+    if is_latent(image):
+      raise DataError("it holds latents already. Encode a folder of images.")
     return fit_image(image, size)
   except DataError as error:
-    raise DataError(f"record {record.key!r}: {error}") from error
+    raise DataError(f"record {name!r}: {error}") from error
 
 
 def _stored(x: np.ndarray, dtype: str, name: str) -> np.ndarray:
@@ -366,84 +373,3 @@ def _stored(x: np.ndarray, dtype: str, name: str) -> np.ndarray:
       "autoencoder."
     )
   return x
-
-
-def _write_shards(
-  sources: dict[str, ShardSource], partial: Path, pieces: Path, latents: Latents, before: Before
-) -> None:
-  """This process's shards into `partial`; their entries and keys beside the pieces."""
-  number = 0
-  for split, source in sources.items():
-    for shard, start, stop in source.spans():
-      number += 1
-      if number % jax.process_count() != jax.process_index():
-        continue
-      held = _Entries(split, pieces, before)
-      keys = bytearray()
-
-      def records(source=source, start=start, stop=stop, held=held, keys=keys):
-        for i in range(start, stop):
-          record = source[i]
-          keys.extend(cache.packed_keys(record, latents))
-          held.move(i)
-          yield cache.with_latents(record, latents, held).pack(), len(record.texts)
-
-      entry, captions = write_shard(partial / shard, records())
-      (pieces / f"{shard}.json").write_text(json.dumps([entry, captions]))
-      (pieces / f"{shard}.keys").write_bytes(keys)
-
-
-class _Entries(dict):
-  """Entries by key: of the piece of a record, or from before."""
-
-  def __init__(self, split: str, folder: Path, before: Before):
-    self._split, self._folder, self._before, self._start = split, folder, before, -1
-
-  def move(self, index: int) -> None:
-    """To the piece of record `index`."""
-    start = index // cache.PIECE * cache.PIECE
-    if start != self._start:
-      self.clear()
-      self._start = start
-      self.update(cache.read_piece(self._folder / f"{self._split}-{start:09d}.piece"))
-
-  def __missing__(self, key: bytes) -> bytes:
-    found = self._before.find(key)
-    if found is None:
-      raise DataError(
-        f"{self._folder} has lost a piece of {self._split}. Run the same command again."
-      )
-    return found
-
-
-def _finish(
-  data: Path,
-  manifest: dict[str, Any],
-  sources: dict[str, ShardSource],
-  partial: Path,
-  pieces: Path,
-  latents: Latents,
-  out: Path,
-) -> None:
-  """Keys, tokenizer and manifest; the folder gets its name, and the pieces go."""
-  splits = {}
-  for split, source in sources.items():
-    shards, captions = [], 0
-    with (partial / cache.keys_file(split)).open("wb") as keys:
-      for name, *_ in source.spans():
-        entry, count = json.loads((pieces / f"{name}.json").read_text())
-        shards.append(entry)
-        captions += count
-        keys.write((pieces / f"{name}.keys").read_bytes())
-    splits[split] = {"records": len(source), "captions": captions, "shards": shards}
-  for name in (TOKENIZER, ATTRIBUTION):
-    if (data / name).is_file():
-      shutil.copyfile(data / name, partial / name)
-  lengths = {split: v for split, v in manifest.get("lengths", {}).items() if split in splits}
-  made_by = {"version": __version__, "source": "latents", "arguments": manifest.get("made_by", {})}
-  written = manifest | {"made_by": made_by, "splits": splits, "lengths": lengths}
-  written["latents"] = latents.__dict__
-  text = json.dumps(written, indent=1, ensure_ascii=False) + "\n"
-  (partial / MANIFEST).write_text(text, "utf-8")
-  put_in_place(partial, out, overwrite=True)
-  shutil.rmtree(pieces)

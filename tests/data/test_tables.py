@@ -168,5 +168,5 @@ def test_a_set_of_tfds(tfds_set, tmp_path):
   ):
     with pytest.raises(DataError, match=words):
       built(Tfds(path, **how), tmp_path / "none")
-  with pytest.raises(DataError, match="has no dataset_info.json"):
+  with pytest.raises(DataError, match=r"has no dataset_info\.json"):
     built(Tfds(str(tmp_path)), tmp_path / "none")
