@@ -17,6 +17,7 @@ from t2i_jax.pretrained.pipelines import INDEX
 from t2i_jax.systems import System, make_system
 from t2i_jax.systems.folder import folder_config
 from t2i_jax.systems.parts import split_start
+from t2i_jax.towers import TextEncoder
 
 NAMES = ("kind", "prediction")
 QUANTILES = np.linspace(0.01, 0.99, 50, dtype=np.float32)
@@ -63,15 +64,19 @@ def _of_null(c: ConfigDict, system: System, published: ConfigDict, reference: Sy
   differ = [
     name
     for name, encoder in system.text.items()
-    if any(
-      not np.array_equal(a, b) for a, b in zip(encoder.null, reference.text[name].null, strict=True)
-    )
+    if not np.array_equal(_null(encoder), _null(reference.text[name]))
   ]
   return [
     f"text.towers.{name} = {c.text.towers[name]!r} has another null, and it is "
     f"{published.text.towers[name]!r}"
     for name in differ
   ]
+
+
+def _null(encoder: TextEncoder) -> np.ndarray:
+  """The token ids of the null, without padding."""
+  ids, mask, *_ = encoder.null
+  return np.asarray(ids)[np.asarray(mask)]
 
 
 def _name(text: str) -> str:

@@ -8,7 +8,7 @@ in TO.encoding until the folder is complete; a process that is killed loses the 
 
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -155,7 +155,7 @@ def encode(
   manifest = read_manifest(data)
   chosen = _chosen(data, manifest, splits)
   sources = {split: ShardSource(data, split) for split in chosen}
-  size = size or _one_size(data, next(iter(sources.values())))
+  size = size or _one_size(data, sources.values())
   encoder = Encoder(autoencoder, batch, mode)
   latents = Latents(
     images=str(data.resolve()),
@@ -200,9 +200,10 @@ def _chosen(data: Path, manifest: dict[str, Any], splits: Sequence[str]) -> list
   return [split for split in manifest["splits"] if not splits or split in splits]
 
 
-def _one_size(data: Path, source: ShardSource) -> tuple[int, int]:
+def _one_size(data: Path, sources: Iterable[ShardSource]) -> tuple[int, int]:
   """Height and width of the images, where these are one. Raises DataError."""
-  found = {decode(record.image).size[::-1] for record in source.spread(LOOKED_AT) if record.image}
+  looked_at = (record for source in sources for record in source.spread(LOOKED_AT))
+  found = {decode(record.image).size[::-1] for record in looked_at}
   if len(found) == 1:
     return found.pop()
   shown = ", ".join(f"{h}x{w}" for h, w in sorted(found)[:4])
@@ -366,10 +367,8 @@ def _fitted(named: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
 
 def _stored(x: np.ndarray, dtype: str, name: str) -> np.ndarray:
   with np.errstate(over="ignore"):
-    x = x.astype(dtype)
-  if not np.isfinite(x).all():
-    raise NotFinite(
-      f"the latents of record {name!r} are not finite as {dtype}. Use --dtype=float32, or another "
-      "autoencoder."
-    )
-  return x
+    stored = x.astype(dtype)
+  if not np.isfinite(stored).all():
+    hint = "--dtype=float32" if np.isfinite(x).all() else "another autoencoder"
+    raise NotFinite(f"the latents of record {name!r} are not finite as {dtype}. Use {hint}.")
+  return stored
