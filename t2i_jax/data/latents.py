@@ -29,6 +29,7 @@ DTYPES = ("float32", "float16")
 FIT = "scaled to cover by Lanczos, centre crop"
 PIECE = 64  # records that are written at once, and lost at most where a process is killed
 KEY_BYTES = 16
+RUNS = ("tiling", "activations", "sample_size")  # fields of an autoencoder's config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Latents:
   stored       "moments": mean and deviation; "mode": the mean alone
   dtype        of the stored numbers
   autoencoder  path of its folder;   weights: training.checksum.fingerprint of them
-  config       of the network, as text
+  config       network_text of it
   batch        images that were encoded at once on a device
   """
 
@@ -76,6 +77,13 @@ class Latents:
   def key(self, image: bytes) -> bytes:
     """Of the entry of an image."""
     return hashlib.sha256(self.made_by.encode() + b"\0" + image).digest()[:KEY_BYTES]
+
+
+def network_text(config: Any) -> str:
+  """An autoencoder's config as text, without what changes how it runs and not what it computes."""
+  fields = dataclasses.asdict(config)
+  kept = ", ".join(f"{name}={value!r}" for name, value in fields.items() if name not in RUNS)
+  return f"{type(config).__name__}({kept})"
 
 
 def latents_of(folder: str | Path) -> Latents | None:

@@ -5,7 +5,14 @@ from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from t2i_jax.data.latents import Latents, check_images, check_split, encode_again, latents_of
+from t2i_jax.data.latents import (
+  Latents,
+  check_images,
+  check_split,
+  encode_again,
+  latents_of,
+  network_text,
+)
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.systems import System
 
@@ -28,7 +35,7 @@ def latents_in(c: ConfigDict) -> Latents | None:
 def reading(system: Kind, latents: Latents | None, c: ConfigDict) -> Kind:
   """The system as it reads the data: latents, where these are in place of images.
 
-  Raises ConfigError where they are not those that the config's autoencoder would give.
+  Raises ConfigError, DataError where they are not those that the config's autoencoder would give.
   """
   if latents is None:
     return system
@@ -44,6 +51,12 @@ def reading(system: Kind, latents: Latents | None, c: ConfigDict) -> Kind:
       f"{c.data.dir} holds latents {list(latents.shape)}, and autoencoder = {c.autoencoder!r} of "
       f"data.image_size = {size} has {list(system.x_shape)}: it is another autoencoder. "
       f"{encode_again(c.data.dir, latents)}"
+    )
+  own = network_text(system.autoencoder)
+  if "vae" in system.parts and own != latents.config:
+    raise DataError(
+      f"{c.data.dir} holds latents of a {latents.config}, and autoencoder = {c.autoencoder!r} is a "
+      f"{own}. {encode_again(c.data.dir, latents)}"
     )
   if "vae" in system.parts and c.parts.vae.train != "none":
     raise ConfigError(

@@ -166,7 +166,7 @@ def encode(
     dtype=dtype,
     autoencoder=str(encoder.path.resolve()),
     weights=encoder.weights,
-    config=repr(encoder.config),
+    config=cache.network_text(encoder.config),
     batch=batch,
   )
   _check_out(out)

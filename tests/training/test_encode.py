@@ -312,6 +312,9 @@ def test_a_config_that_does_not_fit_the_latents(encoded, vae, tmp_path):
     reading(larger, latents, config)
   with pytest.raises(ConfigError, match="it is another autoencoder"):
     reading(system, dataclasses.replace(latents, shape=(4, 6, 16)), config)
+  other = dataclasses.replace(VAE, scale=1.5, tiling="smooth")
+  with pytest.raises(DataError, match=r"of a KLConfig\(.*scale=0.18215.* is a KL.*scale=1.5"):
+    reading(dataclasses.replace(system, autoencoder=other), latents, config)
   with pytest.raises(ConfigError, match=r"Use parts\.vae\.train='none'"):
     reading(system, latents, config_of(encoded, vae, train="all"))
 
