@@ -46,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
   "train.accumulate": 1,
   "train.clip": 1.0,  # of the gradient's global norm
   "train.objective": "denoising",
+  "train.as_published": True,  # refuses another process or null than a backbone's folder is for
   "mesh.data": -1,  # the devices that are left
   "mesh.fsdp": 1,
   "mesh.tensor": 1,

@@ -3,9 +3,9 @@
 A config has  image_shape(height, width) -> [H, W, C] of an image in the data set
               latent_shape(image_shape) -> [h, w, C] of its latent
               make(rngs) -> the module
-A module has  encode(image [B, H, W, 3] in [-1, 1], key) -> z [B, h, w, C], about unit variance
+A module has  encode(image [B, H, W, 3] in [-1, 1], keys [B]) -> z [B, h, w, C], about unit variance
               decode(z) -> image
-              moments(image) -> mean and logarithm of the variance, where it has a posterior
+              posterior(image) -> mean and deviation of z, where it has a posterior
 """
 
 from collections.abc import Callable
@@ -13,7 +13,13 @@ from typing import Any
 
 from t2i_jax.autoencoders.finite import check_finite, first_not_finite
 from t2i_jax.autoencoders.identity import Identity, IdentityConfig
-from t2i_jax.autoencoders.kl import AutoencoderKL, AutoencoderKLFlux2, Flux2KLConfig, KLConfig
+from t2i_jax.autoencoders.kl import (
+  AutoencoderKL,
+  AutoencoderKLFlux2,
+  Flux2KLConfig,
+  KLConfig,
+  sample,
+)
 from t2i_jax.autoencoders.qwen import AutoencoderKLQwenImage, QwenImageVAEConfig
 from t2i_jax.autoencoders.tiling import Ratio, tiled
 from t2i_jax.autoencoders.vq import VQConfig, VQModel
@@ -43,5 +49,6 @@ __all__ = [
   "VQModel",
   "check_finite",
   "first_not_finite",
+  "sample",
   "tiled",
 ]

@@ -216,6 +216,10 @@ class Autoencoder(nnx.Module):
     """The inverse of `normalise`."""
     raise NotImplementedError
 
+  def scaled(self, std: jax.Array) -> jax.Array:
+    """The deviation of z of that of x: `normalise` without its offset."""
+    raise NotImplementedError
+
   def run(self, stages: list[Stage], x: jax.Array) -> jax.Array:
     """The stages in turn, in the activations' dtype; float32."""
     x = x.astype(self.dtype)
@@ -232,6 +236,15 @@ class Autoencoder(nnx.Module):
     """z [B, h, w, C], about unit variance -> image [B, H, W, 3], about [-1, 1], float32"""
     ratio, x = Ratio(1, self.raw_factor), self.restore(z.astype(jnp.float32))
     return tiled(self.tiling, partial(self.run, self.decode_stages()), x, ratio, self.raw_tile)
+
+
+def sample(mean: jax.Array, std: jax.Array, key: jax.Array | None) -> jax.Array:
+  """mean + std eps [B, h, w, C];   key: of eps, one or [B]; None: the mean"""
+  if key is None:
+    return mean
+  if key.ndim:
+    return mean + std * jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(key)
+  return mean + std * jax.random.normal(key, mean.shape)
 
 
 class Gaussian(Autoencoder):
@@ -268,16 +281,17 @@ class Gaussian(Autoencoder):
     mean, logvar = jnp.split(self.to_latents(image), 2, axis=-1)
     return mean, logvar
 
+  def posterior(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and deviation of z.   image [B, H, W, 3] in [-1, 1] -> 2 [B, h, w, C], float32"""
+    mean, logvar = self.moments(image)
+    return self.normalise(mean), self.scaled(jnp.exp(0.5 * jnp.clip(logvar, *LOGVAR)))
+
   def encode(self, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """image [B, H, W, 3] in [-1, 1] -> z [B, h, w, C], about unit variance, float32
 
-    key  of the sample of the posterior; None: its mean
+    key  of the samples of the posteriors, one or [B]; None: their means
     """
-    x, logvar = self.moments(image)
-    if key is not None:
-      std = jnp.exp(0.5 * jnp.clip(logvar, *LOGVAR))
-      x = x + std * jax.random.normal(key, x.shape)
-    return self.normalise(x)
+    return sample(*self.posterior(image), key)
 
 
 class AutoencoderKL(Gaussian):
@@ -303,6 +317,9 @@ class AutoencoderKL(Gaussian):
     offset, factor = self._affine()
     return z / factor + offset
 
+  def scaled(self, std: jax.Array) -> jax.Array:
+    return std * self._affine()[1]
+
 
 class AutoencoderKLFlux2(Gaussian):
   """Built from a Flux2KLConfig. mean and var are statistics: no gradient reaches them."""
@@ -318,14 +335,20 @@ class AutoencoderKLFlux2(Gaussian):
     return mean, jnp.sqrt(var + self.eps)
 
   def normalise(self, x: jax.Array) -> jax.Array:
+    mean, std = self._affine()
+    return (self._paired(x) - mean) / std
+
+  def scaled(self, std: jax.Array) -> jax.Array:
+    return self._paired(std) / self._affine()[1]
+
+  def _paired(self, x: jax.Array) -> jax.Array:
     """[B, 2h, 2w, c] -> [B, h, w, 4c], channels ordered (channel, row, column)"""
     b, h, w, c = x.shape
     if h % PATCH or w % PATCH:
       f = PATCH * self.raw_factor
       raise ConfigError(f"latents of {h} x {w} are not in pairs: use images of multiples of {f}.")
     x = x.reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, c).transpose(0, 1, 3, 5, 2, 4)
-    mean, std = self._affine()
-    return (x.reshape(b, h // PATCH, w // PATCH, PATCH**2 * c) - mean) / std
+    return x.reshape(b, h // PATCH, w // PATCH, PATCH**2 * c)
 
   def restore(self, z: jax.Array) -> jax.Array:
     mean, std = self._affine()

@@ -97,6 +97,9 @@ class VQModel(Autoencoder):
   def normalise(self, x: jax.Array) -> jax.Array:
     return x * self.scale
 
+  def scaled(self, std: jax.Array) -> jax.Array:
+    return std * self.scale
+
   def restore(self, z: jax.Array) -> jax.Array:
     return z / self.scale
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from t2i_jax.cli.flags import Images, number
+from t2i_jax.cli.flags import Images, number, parse_size
 from t2i_jax.errors import ConfigError, MeshError, PromptError
 from t2i_jax.ranges import Count, Range, Seed, Weight, Whole
 
@@ -260,14 +260,6 @@ def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:
       if tokens > encoder.length:
         found.append(f"{prompt[:40]!r}: {name} takes {encoder.length} of its {tokens} tokens.")
   return found
-
-
-def parse_size(text: str) -> tuple[int, int]:
-  """ "768x1024": height, width. Raises ConfigError."""
-  height, x, width = text.partition("x")
-  if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-    raise ConfigError(f"--size={text}: write HEIGHTxWIDTH in pixels, as 768x1024.")
-  return int(height), int(width)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -95,7 +95,7 @@ class Consistency:
   def __call__(
     self, system: "DrawingSystem", params: Params, batch: Batch, draws: Draws
   ) -> dict[str, jax.Array]:
-    x0 = system.encode(params, flat_images(batch), draws.key)
+    x0 = system.encode(params, flat_images(batch), draws.key, draws.rows)
     eps = system.mix(x0, draws).eps
     cond = system.conditioning(params, batch, draws)
     span, table, counts = self.tables(system)
@@ -154,7 +154,7 @@ class MeanFlow:
   def __call__(
     self, system: "DrawingSystem", params: Params, batch: Batch, draws: Draws
   ) -> dict[str, jax.Array]:
-    m = system.mix(system.encode(params, flat_images(batch), draws.key), draws)
+    m = system.mix(system.encode(params, flat_images(batch), draws.key, draws.rows), draws)
     cond = system.conditioning(params, batch, draws)
     keys = row_keys(draws.key, draws.rows, DRAW_END)
     share, coin = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys).T
