@@ -19,6 +19,7 @@ from t2i_jax.autoencoders.vq import Rounded, RoundedSizes
 from t2i_jax.errors import ConfigError
 from t2i_jax.ranges import Count, Depth, Factor, Range, Whole, Width
 
+BITS = 14  # most of LFQ
 EPS = 1e-3  # share of the range that the bound leaves off, as published
 
 
@@ -66,7 +67,7 @@ class FSQConfig(RoundedSizes):
 class LFQConfig(RoundedSizes):
   """Lookup-free quantisation: channels are bits. Fields as of VQConfig."""
 
-  channels: Annotated[int, Range("[1, 14]")] = 9
+  channels: Width = 9
   widths: tuple[Width, ...] = (128, 256, 512)
   layers: Depth = 2
   groups: Count = 32
@@ -81,6 +82,11 @@ class LFQConfig(RoundedSizes):
 
   def __post_init__(self) -> None:
     check_levels(self.widths, self.groups, self.attends)
+    if self.channels > BITS:
+      raise ConfigError(
+        f"{self.channels} channels are 2^{self.channels} codes, which training sums over: use "
+        f"model.channels={BITS} at most."
+      )
 
   @property
   def codes(self) -> int:

@@ -77,10 +77,10 @@ def make_train_step(
   c, terms = config.train, system.terms
   drop_rates = {name: c.caption_dropout[name] for name in system.droppable}
 
-  def loss_of(own, others, player, frozen, batch, draws, drawn, counts):
-    """This micro-batch's share of a player's mean loss; sums by bin, shares of all terms, and the
-    sums that are no terms."""
-    values = system.losses(merge_params(own | others, frozen), batch, draws)
+  def losses_of(trainable, frozen, batch, draws, drawn, counts):
+    """This micro-batch's share of each player's mean loss; sums by bin, shares of all terms, and
+    the sums that are no terms."""
+    values = system.losses(merge_params(trainable, frozen), batch, draws)
     u, t, undo = (of_image.reshape(-1) for of_image in drawn)
     image, weight = values["image"], batch.image_weight.reshape(-1)
     sums = {"loss": by_bin(image, t, weight), "square": by_bin(jnp.square(image), u, weight)}
@@ -89,26 +89,26 @@ def make_train_step(
     for name, term in terms.items():
       count = term.counts(batch)
       means[name] = jnp.sum(values[name].reshape(count.shape) * count) / counts[name]
-    loss = sum(term.weight * means[n] for n, term in terms.items() if term.player == player)
-    return loss, (sums, means, {name: values[name] for name in values if name not in terms})
+    extra = {name: values[name] for name in values if name not in terms}
+    of_player = lambda player: sum(
+      (term.weight * means[n] for n, term in terms.items() if term.player == player), jnp.zeros(())
+    )
+    return {player: of_player(player) for player in system.players}, (sums, means, extra)
 
   def gradients(state, key, counts, batch, numbers, drawn):
-    """Loss, its parts, each player's gradient by its own weights, and the gradient's |.|^2."""
+    """Loss, its parts, each player's gradient by its own weights, and the gradient's |.|^2.
+
+    All players learn from one forward pass, at the weights before the step.
+    """
     drop = draw_drops(key, numbers[:, 0] // numbers.shape[1], drop_rates)
     draws = Draws(drawn[1].reshape(-1), numbers.reshape(-1), key, drop, state.step)
-    loss: Any = None
-    found: Any = None
+    loss_fn = lambda trainable: losses_of(trainable, state.frozen, batch, draws, drawn, counts)
+    losses, pull, found = jax.vjp(loss_fn, state.trainable, has_aux=True)
     grads: Params = {}
     for player, parts in system.players.items():
-      own = {name: tree for name, tree in state.trainable.items() if name in parts}
-      others = {name: tree for name, tree in state.trainable.items() if name not in parts}
-      grad_fn = jax.value_and_grad(loss_of, has_aux=True)
-      (of_player, aux), of_own = grad_fn(
-        own, others, player, state.frozen, batch, draws, drawn, counts
-      )
-      loss = of_player if loss is None else loss + of_player
-      found, grads = found or aux, grads | of_own
-    return loss, found, grads, jnp.square(optax.global_norm(grads))
+      (by_all,) = pull({name: jnp.float32(name == player) for name in losses})
+      grads |= {name: tree for name, tree in by_all.items() if name in parts}
+    return sum(losses.values()), found, grads, jnp.square(optax.global_norm(grads))
 
   def step(state: TrainState, batch: Batch):
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
