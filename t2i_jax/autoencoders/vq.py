@@ -165,4 +165,4 @@ class VQModel(Rounded):
     return jnp.argmin(jnp.sum(jnp.square(book), axis=-1) - 2 * product, axis=-1).astype(jnp.int32)
 
   def vectors(self, indices: jax.Array) -> jax.Array:
-    return self.codebook[...][indices]
+    return jnp.take(self.codebook[...], indices, axis=0)

@@ -163,9 +163,8 @@ class AutoencodingSystem(System):
       sums["codes"], sums["sums"] = codebook.assigned(fixed, indices, weight, codes)
       key = jax.random.fold_in(draws.key, DRAW_POSTERIOR)
       sums["candidates"] = codebook.candidates(fixed, draws.rows, key, codes, self.batch)
-    else:  # sums of 0 and 1: exact in any order
-      each = jnp.broadcast_to(weight[:, None, None], indices.shape)
-      sums["codes"] = jnp.zeros(codes).at[indices].add(each)
+    else:
+      sums["codes"] = used_codes(indices, weight, codes)
     return model.quantise(x), values, sums
 
   def reconstruction(
@@ -221,9 +220,7 @@ class AutoencodingSystem(System):
       values["adversarial"] = -by * losses.of_image(self.score(params, image_hat))
       values["discriminator"] = on * losses.hinge(real, fake)
       sums["adaptive_weight"] = jnp.stack([jnp.sum(by * weight), jnp.sum(weight)])
-    for name in ("psnr", "ssim"):
-      found = getattr(quality, name)(jnp.clip(image_hat, -1, 1), image)
-      sums[name] = jnp.stack([found @ weight, jnp.sum(weight)])
+    sums |= quality_sums(image_hat, image, weight)
     return {name: values[name] for name in self.terms} | jax.lax.stop_gradient(sums)
 
   @property
@@ -268,6 +265,17 @@ class AutoencodingSystem(System):
       found |= {f"latent_mean_{i}": mean[i], f"latent_std_{i}": jnp.sqrt(var[i])}
     return found
 
+  def scores(self, params: Params, images: jax.Array, weight: jax.Array) -> dict[str, jax.Array]:
+    """Sums for `measured` of reconstructions from the mean of the posterior.
+
+    images uint8 [R, H, W, 3];   weight [R], 0 or 1
+    """
+    model, z = self.module(params, "vae"), self.encode(params, images)
+    sums = {"latents": measured.moments(model.restore(z), weight)}
+    if hasattr(self.autoencoder, "codes"):
+      sums["codes"] = used_codes(model.indices(z), weight, self.autoencoder.codes)
+    return sums | quality_sums(self.decode(params, z), unit_range(images), weight)
+
   def reconstruct(self, params: Params, images: jax.Array) -> jax.Array:
     """uint8 [R, H, W, 3] through latents and back: 0, 1 .. 255 in float32."""
     return levels(self.decode(params, self.encode(params, images)))
@@ -279,7 +287,23 @@ class AutoencodingSystem(System):
   def tasks(self, c: ConfigDict | None, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
     guides.refuse("autoencoder")
     found = jax.jit(self.reconstruct)
-    return Tasks(reconstruct=lambda params, images: checked(found({"vae": params["vae"]}, images)))
+    return Tasks(
+      reconstruct=lambda params, images: checked(found({"vae": params["vae"]}, images)),
+      measures=("reconstruction",),
+    )
+
+
+def quality_sums(image_hat: jax.Array, image: jax.Array, weight: jax.Array) -> dict[str, jax.Array]:
+  """Sums of PSNR and SSIM, and how many images they are of.   # name -> [2]"""
+  shown = jnp.clip(image_hat, -1, 1)
+  values = {"psnr": quality.psnr(shown, image), "ssim": quality.ssim(shown, image)}
+  return {name: jnp.stack([v @ weight, jnp.sum(weight)]) for name, v in values.items()}
+
+
+def used_codes(indices: jax.Array, weight: jax.Array, codes: int) -> jax.Array:
+  """How often each code is used.   indices [R, h, w], weight [R] -> [K]"""
+  each = jnp.broadcast_to(weight[:, None, None], indices.shape)
+  return jnp.zeros(codes).at[indices].add(each)  # sums of 0 and 1: exact in any order
 
 
 def leaf_of(tree: Params, path: tuple[str, ...]) -> jax.Array:

@@ -68,7 +68,7 @@ class Tasks(NamedTuple):
   """The tasks of a system with config.sampling on a mesh.
 
   chat      (params, seed) -> systems.chat.Chat
-  measures  what `t2i eval` scores besides images drawn: "captions", "edits"
+  measures  what `t2i eval` scores besides images drawn: "captions", "edits"; "reconstruction"
   """
 
   draw: Draw | None = None

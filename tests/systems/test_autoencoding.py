@@ -55,7 +55,8 @@ def begun():
   _, _, abstract, _ = made()
   zeros = lambda tree: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
   state = random_like(abstract)
-  state.trainable["vae"]["latents"]["var"] = jnp.ones(3)
+  for tree in (state.trainable, state.ema):
+    tree["vae"]["latents"]["var"] = jnp.ones(3)
   return state._replace(opt=zeros(abstract.opt), running=zeros(abstract.running))
 
 
