@@ -12,11 +12,12 @@ from batches import make_batch
 from toys import CONFIGS, config_of, random_like, system_of
 
 from t2i_jax.autoencoders import losses
-from t2i_jax.config import to_json
+from t2i_jax.config import load_config, to_json
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.inference import open_model
 from t2i_jax.parallel import make_mesh
+from t2i_jax.systems import Draws
 from t2i_jax.systems.system import unit_range
 from t2i_jax.training.checkpoint import Meta
 from t2i_jax.training.optimizer import make_optimizers
@@ -219,6 +220,33 @@ def test_a_model_on_the_latents_of_a_run(tmp_path, monkeypatch):
     other = changes | {"autoencoder": f"run(path='{path}')"} | wrong
     with pytest.raises(ConfigError, match=message):
       system_of(config_of(other, CONFIGS / "scenes_dit_flow.py", {}, parts=parts))
+
+
+def test_features_of_a_trained_classifier_compare_images(tmp_path):
+  """Built of the run's config.json alone, traced with the whole loss; frozen, or refused."""
+  classifier = load_config(CONFIGS / "scenes_classifier.py", {"model.patch": "4"})
+  (tmp_path / "config.json").write_text(to_json(classifier))
+  changes = {
+    "model.perceptual": f"run(path='{tmp_path}')",
+    "train.objective": "reconstruction(perceptual=0.5, commitment=1, adversarial=0.5)",
+  }
+  parts = {name: {"start": "", "train": "all"} for name in ("vae", "discriminator")}
+  frozen = {"classifier": {"start": f"run:{tmp_path}", "train": "none"}}
+  of = lambda parts: system_of(config_of(changes, CONFIGS / "vq.py", TINY, parts=parts))
+  system = of(parts | frozen)
+  assert system.terms["perceptual"].weight == 0.5 and "classifier" not in sum(
+    system.players.values(), ()
+  )
+  draws = Draws(jnp.zeros(4), jnp.arange(4), jax.random.key(0), {}, 0)
+  found = jax.eval_shape(system.losses, system.abstract, system.rows(4), draws)
+  assert found["perceptual"].shape == (4,)
+  image = jax.ShapeDtypeStruct((4, 12, 12, 3), jnp.float32)
+  layers = jax.eval_shape(
+    lambda p, x: system.features.layers(system.module(p, "classifier"), x), system.abstract, image
+  )
+  assert [layer.shape for layer in layers] == [(4, 9, 128)] * 3
+  with pytest.raises(ConfigError, match=r"parts.classifier.train: features are frozen"):
+    of(parts | {"classifier": {"start": "", "train": "all"}})
 
 
 @pytest.mark.parametrize(
