@@ -1,12 +1,15 @@
 """Scale and shift of latents as weights, which training measures: z = (x - mean) / std."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from t2i_jax.models.params import ones, weight, zeros
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.params import Params, ones, weight, zeros
 
 EPS = 1e-6  # added to the variance
 
@@ -48,3 +51,27 @@ def tracked(
   """
   now = mean_and_var(sums)
   return keep * mean + (1 - keep) * now[0], keep * var + (1 - keep) * now[1]
+
+
+def settled(config: Any, params: Params) -> tuple[Any, Params]:
+  """A config and parameters of the same autoencoder with its statistics in the config, as published
+  folders have them: latents_mean and latents_std of a KLConfig with measured=True.
+
+  Raises ConfigError for another one.
+  """
+  if not getattr(config, "measured", False) or not hasattr(config, "latents_std"):
+    raise ConfigError(f"a {type(config).__name__} without measured=True has nothing to settle.")
+  own = params["latents"]
+  numbers = lambda x: tuple(float(value) for value in np.asarray(x, np.float32))
+  mean, std = numbers(own["mean"]), numbers(np.sqrt(np.asarray(own["var"]) + EPS))
+  fixed = dataclasses.replace(config, measured=False, scale=1.0, latents_mean=mean, latents_std=std)
+  return fixed, {name: tree for name, tree in params.items() if name != "latents"}
+
+
+def refuse(config: Any) -> None:
+  """Raises ConfigError for statistics that are weights, which published folders do not have."""
+  if config.measured:
+    raise ConfigError(
+      f"a {type(config).__name__} with measured=True has scale and shift as weights, which folders "
+      "have in their config: write what autoencoders.measured.settled gives."
+    )

@@ -286,7 +286,7 @@ class AutoencodingSystem(System):
 
   def tasks(self, c: ConfigDict | None, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
     guides.refuse("autoencoder")
-    found = jax.jit(self.reconstruct)
+    found = jax.jit(self.reconstruct, out_shardings=jax.NamedSharding(mesh, jax.P()))
     return Tasks(
       reconstruct=lambda params, images: checked(found({"vae": params["vae"]}, images)),
       measures=("reconstruction",),

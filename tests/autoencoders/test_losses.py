@@ -5,8 +5,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from t2i_jax.autoencoders import losses, measured, quality
+from t2i_jax.autoencoders import KLConfig, losses, measured, quality
+from t2i_jax.errors import ConfigError
+from t2i_jax.models.params import abstract_of, with_params
+from t2i_jax.pretrained.known import spec_for
 
 RNG = np.random.default_rng(0)
 
@@ -100,3 +104,23 @@ def test_statistics_of_latents():
   np.testing.assert_allclose(var, used.var(0), rtol=1e-4)
   first = measured.tracked(jnp.zeros(2), jnp.ones(2), measured.moments(x, counts), 0.0)
   np.testing.assert_allclose(first, (mean, var))
+
+
+def test_settled_statistics_are_those_of_the_config():
+  """latents_mean and latents_std of a published config, with the same z and back."""
+  config = KLConfig(2, (4,), 1, 2, mid_attention=False, measured=True)
+  params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), abstract_of(config.make))
+  params["latents"] = {"mean": np.array([1, -2], np.float32), "var": np.array([4, 9], np.float32)}
+  fixed, rest = measured.settled(config, params)
+  np.testing.assert_allclose(fixed.latents_std, (2, 3), rtol=1e-6)
+  assert fixed.latents_mean == (1, -2) and jax.tree.structure(rest) == jax.tree.structure(
+    abstract_of(fixed.make)
+  )
+  x = RNG.normal(0, 1, (1, 2, 2, 2)).astype(np.float32)
+  before, after = with_params(config.make)(params), with_params(fixed.make)(rest)
+  np.testing.assert_allclose(before.normalise(x), after.normalise(x), rtol=1e-5)
+  np.testing.assert_allclose(before.restore(before.normalise(x)), x, rtol=1e-5, atol=1e-6)
+  with pytest.raises(ConfigError, match="has scale and shift as weights"):
+    spec_for(config).write(config)
+  with pytest.raises(ConfigError, match="KLConfig without measured=True has nothing to settle"):
+    measured.settled(fixed, rest)
