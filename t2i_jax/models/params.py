@@ -130,7 +130,14 @@ def scan_blocks(
       x = _add(x, jax.tree.map(lambda leaf: leaf[index], residuals))
     return x, output
 
-  return jax.lax.scan(REMAT[remat](body), x, (weights, xs, index), unroll=unroll)
+  if not unroll:
+    return jax.lax.scan(REMAT[remat](body), x, (weights, xs, index))
+  outputs = []
+  for i in range(stacked(blocks)):
+    layer = jax.tree.map(lambda leaf, i=i: leaf[i], (weights, xs, index))
+    x, output = REMAT[remat](body)(x, layer)
+    outputs.append(output)
+  return x, jax.tree.map(lambda *each: jnp.stack(each), *outputs)
 
 
 def backwards(outputs: Any) -> Any:

@@ -256,7 +256,8 @@ class AutoencodingSystem(System):
   def measured(self, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """PSNR (dB) and SSIM, codes, and the latents by channel before their scale."""
     of = lambda name: sums[name][0] / jnp.maximum(sums[name][1], 1)
-    found = {name: of(name) for name in ("psnr", "ssim", "adaptive_weight") if name in sums}
+    names: tuple[str, ...] = ("psnr", "ssim", "adaptive_weight")
+    found = {name: of(name) for name in names if name in sums}
     if "codes" in sums:
       found["codes_used"] = codebook.used(sums["codes"], RECENT)
       found["perplexity"] = codebook.perplexity(sums["codes"])
@@ -307,9 +308,8 @@ def used_codes(indices: jax.Array, weight: jax.Array, codes: int) -> jax.Array:
 
 
 def leaf_of(tree: Params, path: tuple[str, ...]) -> jax.Array:
-  for key in path:
-    tree = tree[key]
-  return tree
+  first, *rest = path
+  return leaf_of(tree[first], tuple(rest)) if rest else tree[first]
 
 
 def replaced(tree: Params, path: tuple[str, ...], leaf: jax.Array) -> Params:
@@ -372,7 +372,7 @@ def check(c: ConfigDict, objective: Reconstruction, autoencoder: Any) -> None:
       f"{where}: the discriminator starts at step {objective.start}, after the last of train.steps "
       f"= {c.train.steps}. Lower start, or leave out adversarial."
     )
-  wrong = ("kl",) if codes else ("commitment", "entropy")
+  wrong: tuple[str, ...] = ("kl",) if codes else ("commitment", "entropy")
   wrong += () if isinstance(autoencoder, LFQConfig) else ("entropy",)
   for name in wrong:
     if getattr(objective, name):

@@ -45,8 +45,8 @@ def _begin(workdir: Path, captions: list[str]) -> None:
 
 def _shown(rows: Callable[[Params], list[np.ndarray]], workdir: Path, name: str) -> Show:
   def show(params: Params, step: int, log: Log) -> None:
-    images = rows(params)
-    if images[0].shape[-1] != 3 or not log.writes:  # latents of a model without an autoencoder
+    images = [list(row) for row in rows(params)]
+    if images[0][0].shape[-1] != 3 or not log.writes:  # latents of a model without an autoencoder
       return
     strip = grid(images)
     strip.save(workdir / "samples" / f"step_{step:08d}.png")
