@@ -20,9 +20,10 @@ from t2i_jax.autoencoders.kl import (
   KLConfig,
   sample,
 )
+from t2i_jax.autoencoders.lookup_free import FSQConfig, FSQModel, LFQConfig, LFQModel
 from t2i_jax.autoencoders.qwen import AutoencoderKLQwenImage, QwenImageVAEConfig
 from t2i_jax.autoencoders.tiling import Ratio, tiled
-from t2i_jax.autoencoders.vq import VQConfig, VQModel
+from t2i_jax.autoencoders.vq import Rounded, VQConfig, VQModel
 
 # By the name in config.autoencoder; each takes the channels of the backbone first, and its other
 # fields as arguments: "kl(scale=0.13025)".
@@ -32,6 +33,8 @@ AUTOENCODERS: dict[str, Callable[..., Any]] = {
   "kl_flux2": Flux2KLConfig,
   "qwen_image": QwenImageVAEConfig,
   "vq": VQConfig,
+  "fsq": FSQConfig,
+  "lfq": LFQConfig,
 }
 
 __all__ = [
@@ -39,12 +42,17 @@ __all__ = [
   "AutoencoderKL",
   "AutoencoderKLFlux2",
   "AutoencoderKLQwenImage",
+  "FSQConfig",
+  "FSQModel",
   "Flux2KLConfig",
   "Identity",
   "IdentityConfig",
   "KLConfig",
+  "LFQConfig",
+  "LFQModel",
   "QwenImageVAEConfig",
   "Ratio",
+  "Rounded",
   "VQConfig",
   "VQModel",
   "check_finite",

@@ -19,6 +19,7 @@ from flax import nnx
 
 from t2i_jax.autoencoders.coder import CoderConfig, Decoder, Encoder, Stage
 from t2i_jax.autoencoders.layers import GroupNorm, pointwise
+from t2i_jax.autoencoders.measured import Statistics
 from t2i_jax.autoencoders.tiling import Ratio, tiled
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import ones, weight, zeros
@@ -67,6 +68,7 @@ class KLConfig(Sizes):
   groups         of the norms
   scale, shift   z = (x - shift) scale; shift None is 0
   latents_mean, latents_std  of x by channel in place of the shift: z = (x - mean) scale / std
+  measured       mean and std are weights that training sets, in place of shift and scale
   quant, post_quant  1 x 1 convolutions after the encoder and before the decoder
   attends        levels whose blocks have attention each
   mid_attention  at the smallest size
@@ -83,6 +85,7 @@ class KLConfig(Sizes):
   shift: Offset | None = None
   latents_mean: tuple[Offset, ...] | None = None
   latents_std: tuple[Factor, ...] | None = None
+  measured: bool = False
   quant: bool = True
   post_quant: bool = True
   attends: tuple[Whole, ...] = ()
@@ -97,6 +100,8 @@ class KLConfig(Sizes):
       raise ConfigError("latents_mean and latents_std must both be given, or neither.")
     if self.latents_mean is not None and self.shift is not None:
       raise ConfigError(f"shift = {self.shift} cannot be used with latents_mean: use shift=None.")
+    if self.measured and (self.latents_mean is not None or self.shift is not None):
+      raise ConfigError("measured=True sets mean and deviation: leave out shift and latents_mean.")
     for name in ("latents_mean", "latents_std"):
       check_length(name, getattr(self, name), self.channels)
 
@@ -301,9 +306,14 @@ class AutoencoderKL(Gaussian):
     super().__init__(c, rngs, c.channels, c.quant, c.post_quant)
     self.scale, self.shift = c.scale, c.shift or 0.0
     self.statistics = None if c.latents_mean is None else (c.latents_mean, c.latents_std)
+    self.measured = c.measured
+    if c.measured:
+      self.latents = Statistics(rngs, c.channels)
 
   def _affine(self) -> tuple[Any, Any]:
     """Offset of x and factor of z."""
+    if self.measured:
+      return self.latents.affine()
     if self.statistics is None:
       return self.shift, self.scale
     mean, std = (np.asarray(values, np.float32) for values in self.statistics)

@@ -204,8 +204,32 @@ class System:
     return {"model": tuple(self.parts)}
 
   def losses(self, params: Params, batch: Batch, draws: Draws) -> dict[str, jax.Array]:
-    """Values by term: of each image [R], of each token [B, L]: as many as its counts."""
+    """Values by term: of each image [R], of each token [B, L]: as many as its counts.
+
+    What has the name of no term is a sum over the batch, for `moved` and `measured`.
+    """
     raise NotImplementedError
+
+  timed = True  # whether the loss depends on t: it is logged by t then
+
+  @property
+  def kept(self) -> dict[str, Any]:
+    """What is kept from step to step besides weights, as ShapeDtypeStructs; it begins at 0."""
+    return {}
+
+  def moved(
+    self, trainable: Params, kept: dict[str, jax.Array], sums: dict[str, jax.Array], step: jax.Array
+  ) -> tuple[Params, dict[str, jax.Array]]:
+    """The weights that a step moves without a gradient, and `kept` after it.
+
+    sums  over the whole batch, by the names that `losses` gives them
+    step  [] int32, optimiser steps done before this one
+    """
+    return {}, kept
+
+  def measured(self, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What is logged of the sums of a batch, or of many; in training `kept` replaces its own."""
+    return {}
 
   def forward(self, params: Params, batch: Batch) -> Any:
     """The output of the networks at t = 1/2, for a batch whose images are x_t."""
