@@ -68,6 +68,12 @@ def settled(config: Any, params: Params) -> tuple[Any, Params]:
   return fixed, {name: tree for name, tree in params.items() if name != "latents"}
 
 
+def as_folder(config: Any) -> Any:
+  """The config as a folder has it, but for the statistics that `settled` takes from weights."""
+  own = getattr(config, "measured", False) and hasattr(config, "latents_std")
+  return dataclasses.replace(config, measured=False) if own else config
+
+
 def refuse(config: Any) -> None:
   """Raises ConfigError for statistics that are weights, which published folders do not have."""
   if config.measured:

@@ -133,7 +133,7 @@ def _register_encode(verbs) -> None:
     "--autoencoder",
     required=True,
     metavar="FOLDER",
-    help="a published autoencoder, or the model that it is of",
+    help="a published autoencoder, the model that it is of, or the work directory of a run",
   )
   encode.add_argument(
     "--to", required=True, help="the folder to make, or one of latents to bring up to date"

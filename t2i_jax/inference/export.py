@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from t2i_jax.autoencoders.measured import as_folder, settled
 from t2i_jax.errors import ConfigError, WorkdirError
 from t2i_jax.inference.card import CARD, Licence, card, licence_of
 from t2i_jax.inference.convert import DTYPE_KEYS, File, files_of
@@ -235,7 +236,7 @@ def _writable(system: System, starts: Mapping[str, Path | None]) -> dict[str, st
       spec = spec_for(part.config)
       if spec.unwritten:
         return f"a {spec.hf_class} cannot be written: {spec.unwritten}"
-      write_config(spec, part.config)
+      write_config(spec, as_folder(part.config))
     except ConfigError as error:
       return str(error)
     return ""
@@ -351,7 +352,10 @@ def _write(to: Path, plan: Plan, params: Params, readme: str) -> None:
     if writes:
       part.mkdir(parents=True)
     for name, one in plan.written.items():
-      save(part / one.to, one.config, params[name], dtype=plan.dtype or TRAINED)
+      config, weights = one.config, params[name]
+      if as_folder(config) is not config:
+        config, weights = settled(config, weights)
+      save(part / one.to, config, weights, dtype=plan.dtype or TRAINED)
       if writes and one.source is not None:
         _keep_keys(part / one.to, one)
     if writes:

@@ -77,6 +77,6 @@ def check_weights(c: ConfigDict, latents: Latents | None, frozen: dict[str, str]
   raise DataError(
     f"{c.data.dir} holds latents of an autoencoder with the weights {latents.weights} "
     f"({latents.autoencoder}), and parts.vae.start = {start!r} has {frozen['vae']}: the model "
-    "would learn what its decoder cannot read. Set parts.vae.start="
-    f"'folder:{latents.autoencoder}', or encode the images with this one."
+    "would learn what its decoder cannot read. Let parts.vae.start be the former (folder:PATH or "
+    "run:PATH), or encode the images with the latter."
   )

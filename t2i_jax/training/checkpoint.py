@@ -211,9 +211,14 @@ class Checkpoints:
     self.reader.close()
 
 
+def is_workdir(path: str | Path) -> bool:
+  """Whether it is the work directory of a run with checkpoints."""
+  return (Path(path) / "checkpoints").is_dir()
+
+
 def open_checkpoints(workdir: str | Path) -> Checkpoints:
   """The checkpoints of a run that has some. Raises RestoreError."""
-  if not (Path(workdir) / "checkpoints").is_dir():
+  if not is_workdir(workdir):
     raise RestoreError(f"--workdir={workdir} has no checkpoints. Train first: t2i train.")
   return Checkpoints(workdir)
 

@@ -33,10 +33,13 @@ from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding, make_mesh
 from t2i_jax.pretrained.folder import open_folder
 from t2i_jax.pretrained.pipelines import INDEX
+from t2i_jax.systems import trained
 from t2i_jax.systems.system import unit_range
 from t2i_jax.training.assemble import finish, write_shards
+from t2i_jax.training.checkpoint import is_workdir
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.processes import any_process, of_first
+from t2i_jax.training.restore import part_of_run
 
 THREADS = 4  # that decode images
 LOOKED_AT = 64  # images, for their size
@@ -53,13 +56,19 @@ class Encoded(NamedTuple):
 class Encoder:
   """The network on this process's devices, `batch` images at once on each.
 
-  path  a published autoencoder, or the pipeline that it is the vae of
+  path  a published autoencoder, the pipeline that it is the vae of, or the work directory of a run
   mode  whether to give the mean alone; one without a posterior gives what it encodes to
   """
 
   def __init__(self, path: str | Path, batch: int, mode: bool):
+    of_run = is_workdir(path)
+    if of_run and jax.process_count() > 1:
+      raise ConfigError(
+        f"--autoencoder={path} is a run, which one process alone encodes with. Write its "
+        "autoencoder first: t2i export --part=vae."
+      )
     self.path = Path(path) / "vae" if (Path(path) / INDEX).is_file() else Path(path)
-    self.config: Any = open_folder(self.path)[1]
+    self.config: Any = trained.autoencoder(0, str(path)) if of_run else open_folder(self.path)[1]
     if not hasattr(self.config, "latent_shape"):
       raise ConfigError(
         f"--autoencoder={path} holds a {type(self.config).__name__}, which is no autoencoder."
@@ -67,8 +76,13 @@ class Encoder:
     self.mesh = make_mesh(devices=jax.local_devices())
     self.rows, self.batch = batch * self.mesh.size, batch
     alone = jax.NamedSharding(self.mesh, jax.P())
-    abstract = abstract_of(self.config.make)
-    self.params = pretrained.read(self.path, self.config, jax.tree.map(lambda _: alone, abstract))
+    if of_run:
+      put_alone = lambda leaf: leaf.update(sharding=alone)
+      abstract = jax.tree.map(put_alone, abstract_of(self.config.make))
+      self.params = part_of_run(str(path), "vae", abstract, f"--autoencoder={path}")
+    else:
+      shardings = jax.tree.map(lambda _: alone, abstract_of(self.config.make))
+      self.params = pretrained.read(self.path, self.config, shardings)
     self.weights = fingerprint({"vae": self.params})["vae"]
     self.stored = MODE if mode or not self._has_posterior() else MOMENTS
     put = batch_sharding(self.mesh)

@@ -58,13 +58,14 @@ def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None =
       found[name] = pretrained.read(path, part.config, shardings, dtype)
     else:
       where = f"parts.{name}.start = {part.start!r}"
-      found[name] = _of_run(path, part.of or name, abstract[name], where)
+      found[name] = part_of_run(path, part.of or name, abstract[name], where)
   return found
 
 
-def _of_run(workdir: str, name: str, abstract: Params, where: str) -> Params:
+def part_of_run(workdir: str, name: str, abstract: Params, where: str) -> Params:
   """The averaged weights of a part of another run; `abstract` may have more, which begin at random.
 
+  where  what the run was given as, for messages
   Raises ConfigError, RestoreError.
   """
   mesh = jax.tree.leaves(abstract)[0].sharding.mesh
