@@ -20,6 +20,8 @@ from t2i_jax.parallel import make_mesh
 from t2i_jax.systems import Draws
 from t2i_jax.systems.system import unit_range
 from t2i_jax.training.checkpoint import Meta
+from t2i_jax.training.checksum import fingerprint
+from t2i_jax.training.encode import Encoder
 from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.restore import load_starts, restore_state
 from t2i_jax.training.save import Saver
@@ -238,6 +240,9 @@ def test_a_model_on_the_latents_of_a_run(tmp_path, monkeypatch):
   same(started["vae"], state.ema["vae"])
   latents = system.encode({"vae": state.ema["vae"]}, images)
   same(above.encode(started, images), latents)
+  encoder = Encoder(workdir, len(images), mode=True)  # of `t2i data encode`
+  np.testing.assert_allclose(encoder(images)[: len(images)], latents, rtol=1e-5, atol=1e-6)
+  assert encoder.weights == fingerprint({"vae": started["vae"]})["vae"]
 
   for path, wrong, message in (
     ("nowhere", {}, "nowhere/config.json cannot be read"),
