@@ -8,7 +8,8 @@
 Variants: training (the default), from data alone; distillation, of the paths of a guided teacher,
 --config.parts.teacher.start=run:runs/scenes_dit_flow, which draws at one call a step.
 
-Result: docs/few_step.md.
+Result: after 400 steps single objects right in 1, 2 and 4 steps: 29, 60 and 66% by training (two
+calls a step), 52, 81 and 89% by distillation (one call a step): docs/few_step.md.
 """
 
 from ml_collections import ConfigDict
