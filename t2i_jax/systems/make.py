@@ -15,6 +15,7 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import BACKBONES, axes_of
 from t2i_jax.models.classifier import ClassifierConfig, NoisyClassifier
+from t2i_jax.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from t2i_jax.models.transfusion import Transfusion, TransfusionConfig
 from t2i_jax.process import (
   KINDS,
@@ -29,6 +30,7 @@ from t2i_jax.process.prediction import check_prediction
 from t2i_jax.ranges import Factor
 from t2i_jax.systems import published
 from t2i_jax.systems.classifier import ClassifierSystem
+from t2i_jax.systems.contrastive import Contrast, ContrastiveSystem, Views
 from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
 from t2i_jax.systems.joint import JointSystem
 from t2i_jax.systems.parts import Part, configured
@@ -197,11 +199,36 @@ def _classifier(
   )
 
 
+def _contrastive(
+  c: ConfigDict, common: dict[str, Any], vae: dict[str, Part], tokenizer: Tokenizer
+) -> ContrastiveSystem:
+  if vae or c.autoencoder != "identity" or c.model.channels != 3:
+    raise ConfigError(
+      f"autoencoder = {c.autoencoder!r}, model.channels = {c.model.channels}: model.kind = "
+      "'image_encoder' compares views of pixels. Use autoencoder=identity and channels=3."
+    )
+  model, config = backbone(c.model, {})
+  parts = {"encoder": Part(lambda rngs: model(config, rngs), config)}
+  return ContrastiveSystem(
+    parts=configured(parts, c.parts),
+    text={},
+    contrast=build({"nt_xent": Contrast}, c.train.objective, "train.objective"),
+    how=build({"views": Views}, c.train.views, "train.views"),
+    side=config.side,
+    **common,
+  )
+
+
 # By the name in config.model.kind, besides BACKBONES, which draw.
-SYSTEMS: dict[str, Callable[..., System]] = {"transfusion": _joint, "classifier": _classifier}
+SYSTEMS: dict[str, Callable[..., System]] = {
+  "transfusion": _joint,
+  "classifier": _classifier,
+  "image_encoder": _contrastive,
+}
 MODELS: dict[str, tuple[Any, Any]] = {
   "transfusion": (Transfusion, TransfusionConfig),
   "classifier": (NoisyClassifier, ClassifierConfig),
+  "image_encoder": (ImageEncoder, ImageEncoderConfig),
 }
 
 
