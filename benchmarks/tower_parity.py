@@ -332,12 +332,12 @@ Counted is the model of published size.
 - **tokens**, **pooled**: max|ours - theirs| / max|theirs| in float32, the largest of all layers
   that a pipeline takes. CLIP: with and without a mask, the last layer, and the one before it with
   and without the final norm; the vector at the end, projected where there is a projection. T5,
-  BERT: with and without a mask. Language models: every hidden state from the embedding on, padded on the left
-  and on the right, the padding's rows included. Bound {forward:.0e}.
+  BERT: with and without a mask. Language models: every hidden state from the embedding on, padded
+  on the left and on the right, the padding's rows included. Bound {forward:.0e}.
 - **gradient**: of sum(sin(tokens)) + sum(cos(pooled)) by **every** weight, theirs brought into our
   layout by the tables that read the folder; max|ours - theirs| / max|theirs| of each, the largest
-  shown with where it is. Bound {gradient:.0e}. Of CLIP, T5 and BERT alone; the blocks of the language
-  models are those of the joint models, whose gradients are in
+  shown with where it is. Bound {gradient:.0e}. Of CLIP, T5 and BERT alone; the blocks of the
+  language models are those of the joint models, whose gradients are in
   `tests/parity/test_language_models.py`.
 - **bf16**: root mean square of the error over that of the output, against theirs in float32: ours
   with bfloat16 activations, and theirs `.to(torch.bfloat16)`, of {draws} draws of captions. First

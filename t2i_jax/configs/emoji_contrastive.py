@@ -29,15 +29,15 @@ def get_config() -> ConfigDict:
     "side": 32,
     "patch": 4,
     "width": 64,
-    "depth": 2,
+    "depth": 1,
     "stages": 2,
     "dtype": "float32",
   }
   c.process = {"kind": "flow", "timesteps": "uniform"}
-  c.train = {"steps": 400, "batch": 192, **sections.muon(), "caption_dropout": {}}
+  c.train = {"steps": 300, "batch": 128, **sections.muon(), "caption_dropout": {}}
   c.train.update(objective="nt_xent(temperature=0.1)", views="views(crop=0.4)")
   c.mesh = {}
   c.log = {"every": 10}
-  c.update(sections.periods(every=100, rows=192, keep=2))
+  c.update(sections.periods(every=100, rows=128, keep=2))
   c.score = {"level": ""}
   return c

@@ -191,8 +191,8 @@ PUBLISHED: dict[str, PublishedText] = {
     "pixart_alpha/pipeline_pixart_sigma.py: encode_prompt, _text_preprocessing",
     pads="masked",
   ),
-  # A folder of sentence-transformers, of one encoder: all-MiniLM-L6-v2 and others of BertModel whose
-  # 1_Pooling/config.json has pooling_mode_mean_tokens. The length is that of its
+  # A folder of sentence-transformers, of one encoder: all-MiniLM-L6-v2 and others of BertModel
+  # whose 1_Pooling/config.json has pooling_mode_mean_tokens. The length is that of its
   # sentence_bert_config.json. Its cosines are of the pooled vectors.
   "sentence_bert": PublishedText(
     (TextPart("", "", 256, pooled="mean", masked=True),),

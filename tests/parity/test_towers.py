@@ -1,4 +1,4 @@
-"""CLIP's, T5's and BERT's encoders beside those of transformers: outputs, gradients, folders both ways."""
+"""CLIP's, T5's, BERT's encoders beside transformers': outputs, gradients, folders both ways."""
 
 import functools
 import json

@@ -74,7 +74,7 @@ def test_a_sentence_encoder_of_a_config(folder):
 
 def test_a_tokenizer_of_another_model(folder):
   (folder / "vocab.txt").write_text("\n".join((*WORDS, *"bcdefghijklm")), "utf-8")
-  with pytest.raises(ConfigError, match="has 23 ids, and .* embeddings of 20"):
+  with pytest.raises(ConfigError, match=r"has 23 ids, and .* embeddings of 20"):
     published.text_encoder(None, system="sentence_bert", folder=str(folder))
   (folder / "vocab.txt").unlink()
   with pytest.raises(RestoreError, match=r"no tokenizer\.json, nor vocab\.txt"):
