@@ -1,9 +1,12 @@
 """A small convolutional encoder of images: unit features, trained by comparing views of images.
 
     patches -> stages of residual blocks, each stage of half the side and twice the width
-    -> mean over the last map -> unit features;   a head of two matrices for the training loss
+    -> mean over the last map -> a head of two matrices -> unit features
 
-Source: [2002.05709 sec. 2.1], f a residual network, g the head that training alone has.
+Source: [2002.05709 sec. 2.1], f a residual network and g the head. There the features are those
+before the head, which classify better; here they are those after it, which the loss compares: among
+emoji of concepts that were not trained on they found more of the same concept (200 steps: a view's
+image 84 against 82%, the concept in another style 31 against 25%).
 """
 
 from dataclasses import dataclass
@@ -24,8 +27,8 @@ NEAR_ZERO = 1e-12  # of a squared length
 @dataclass(frozen=True)
 class ImageEncoderConfig:
   """side: images of any size are resized to side x side; patch: of a side, in those pixels;
-  width: of the first stage's channels; depth: residual blocks a stage; head: width of the head's
-  output, which the loss compares."""
+  width: of the first stage's channels; depth: residual blocks a stage; head: width of the
+  features."""
 
   width: Width
   depth: Depth
@@ -45,7 +48,7 @@ class ImageEncoderConfig:
 
   @property
   def widths(self) -> tuple[int, ...]:
-    """Of each stage; the last is that of the features."""
+    """Of the channels of each stage."""
     return tuple(self.width * 2**i for i in range(self.stages))
 
 
@@ -94,7 +97,7 @@ class Stage(nnx.Module):
 
 
 class ImageEncoder(nnx.Module):
-  """Images in [-1, 1], [B, H, W, C] of any size -> unit features [B, D], float32."""
+  """Images in [-1, 1], [B, H, W, C] of any size -> unit features [B, head], float32."""
 
   def __init__(self, config: ImageEncoderConfig, rngs: nnx.Rngs):
     c = self.config = config
@@ -106,7 +109,8 @@ class ImageEncoder(nnx.Module):
     self.head_out = Dense(rngs, inputs, c.head, ("mlp", None), bias=False)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return unit(self.pooled(x))
+    pooled = jnp.mean(jax.nn.relu(layer_norm(self.maps(x)[-1])), axis=(1, 2))  # [B, D]
+    return unit(self.head_out(jax.nn.relu(self.head_in(pooled))))
 
   def maps(self, x: jax.Array) -> list[jax.Array]:
     """The output of each stage, the finest first.   # [B, h, w, D] each"""
@@ -117,14 +121,6 @@ class ImageEncoder(nnx.Module):
       x = getattr(self, f"stage{i}")(x)
       found.append(x)
     return found
-
-  def pooled(self, x: jax.Array) -> jax.Array:
-    """The mean over the last map.   # [B, D]"""
-    return jnp.mean(jax.nn.relu(layer_norm(self.maps(x)[-1])), axis=(1, 2))
-
-  def compared(self, x: jax.Array) -> jax.Array:
-    """What the training loss compares: unit vectors of the head.   # [B, head] float32"""
-    return unit(self.head_out(jax.nn.relu(self.head_in(self.pooled(x)))))
 
 
 def unit(x: jax.Array) -> jax.Array:

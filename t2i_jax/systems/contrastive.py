@@ -126,13 +126,13 @@ class ContrastiveSystem(System):
     keys = jax.vmap(lambda key: jax.random.split(key))(row_keys(draws.key, draws.rows, DRAW_END))
     pair = jnp.concatenate([self.views(images, keys[:, i]) for i in (0, 1)])
     pair = constrain(pair, "batch", None, None, None).astype(self.dtype)
-    a, b = jnp.split(self.module(params, "encoder").compared(pair), 2)
+    a, b = jnp.split(self.module(params, "encoder")(pair), 2)
     weight = batch.image_weight.reshape(-1)
     return {"image": nt_xent(a, b, self.contrast.temperature, weight)}
 
   def forward(self, params: Params, batch: Batch) -> Any:
     twice = jnp.tile(unit_range(flat_images(batch)).astype(self.dtype), (2, 1, 1, 1))
-    return self.module(params, "encoder").compared(twice)
+    return self.module(params, "encoder")(twice)
 
   def features(self, params: Params, images: jax.Array) -> jax.Array:
     """Unit features [n, D] float32 of images [n, H, W, 3], uint8 or in [-1, 1]."""

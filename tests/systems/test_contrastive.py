@@ -94,10 +94,10 @@ def test_features_of_images_of_any_size_and_number(system):
   params, images = random_weights(system.abstract, 0.1), make_batch(3, (16, 16, 3)).images[:, 0]
   tasks = system.tasks(None, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
   found = tasks.embed(params, images)
-  assert found.shape == (3, 16) and found.dtype == np.float32
+  assert found.shape == (3, 64) and found.dtype == np.float32
   np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
   np.testing.assert_allclose(tasks.embed(params, images[1:2])[0], found[1], atol=1e-5)
-  assert tasks.embed(params, images[:, ::2, :12]).shape == (3, 16)
+  assert tasks.embed(params, images[:, ::2, :12]).shape == (3, 64)
   views = tasks.views(images, 0)
   assert views.shape == (3, 8, 8, 3) and views.dtype == np.uint8
   np.testing.assert_array_equal(tasks.views(images, 0), views)
