@@ -2,8 +2,8 @@
 
 python -m benchmarks.few_step --data=runs/data/scenes_quickstart --runs=runs/few_step
 
-Trains the quickstart's model, consistency training and MeanFlow from its weights (or goes on where
-each stopped), scores all with the judge and writes the page. --teacher names a trained run of
+Trains the quickstart's model, and from its weights the three students (or goes on where each
+stopped), scores all with the judge and writes the page. --teacher names a trained run of
 configs/scenes_dit_flow.py to start from instead. About 40 minutes of one core.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.pages import run_of, table, write
 from benchmarks.quickstart import t2i
+from t2i_jax.config import load_config
 from t2i_jax.configs.sections import SCENES_PROMPTS as SHOWN
 from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.score import Score, score
@@ -28,9 +29,15 @@ PROMPT_SEED = 40_000  # prompts that no choice was made on
 SCALE = 2
 STUDENTS = {
   "consistency": "configs/scenes_consistency.py",
+  "distillation": "configs/scenes_consistency.py:distillation",
   "meanflow": "configs/scenes_meanflow.py",
 }
-NAMES = {"teacher": "teacher", "consistency": "consistency training", "meanflow": "MeanFlow"}
+NAMES = {
+  "teacher": "teacher",
+  "consistency": "consistency training",
+  "distillation": "consistency distillation",
+  "meanflow": "MeanFlow",
+}
 
 
 class Setting(NamedTuple):
@@ -74,7 +81,8 @@ def train(args: argparse.Namespace) -> dict[str, Path]:
     dirs[name] = runs / name
     if finished(dirs[name]):
       continue
-    starts = [f"--config.parts.{part}.start=run:{dirs['teacher']}" for part in ("backbone", "text")]
+    parts = load_config(config).parts
+    starts = [f"--config.parts.{part}.start=run:{dirs['teacher']}" for part in parts]
     model = json.loads((dirs["teacher"] / "config.json").read_text())["model"]
     same = [f"--config.model.absolute={model['absolute']}"] if "absolute" in model else []
     t2i("train", f"--config={config}", f"--workdir={dirs[name]}", data, *starts, *same, *few)
@@ -110,15 +118,16 @@ def page(found: dict[Setting, Found], models: dict[str, Model]) -> str:
   return "\n".join([
     "# Few steps",
     "",
-    "The quickstart's model as the teacher, and two that start from its weights: consistency",
-    "training [2303.01469, 2310.14189] and MeanFlow [2505.13447], objectives of the same trainer",
-    "(`configs/scenes_consistency.py`, `configs/scenes_meanflow.py`). Each was trained once.",
+    "The quickstart's model as the teacher, and three that start from its weights: consistency",
+    "training and distillation [2303.01469, 2310.14189] and MeanFlow [2505.13447], objectives of",
+    "the same trainer (`configs/scenes_consistency.py`, with the variant `distillation`, and",
+    "`configs/scenes_meanflow.py`). Each was trained once.",
     "",
     table(["model", "steps of training", "images", "objective", "sampled by"], trained),
     "",
     f"Right by the judge, of {2 * PER_CELL} prompts a category, seen and held-out compositions",
     "together, with 95% Wilson intervals. A step at a guidance scale other than 1 is two calls of",
-    "the network; MeanFlow learns its guidance and needs one.",
+    "the network; distillation and MeanFlow learn the guidance and need one.",
     "",
     table(["model", "steps", "calls", *CATEGORIES], rows),
     "",

@@ -165,7 +165,7 @@ class Published(System):
     return Batch(of((n, 1, *self.x_shape), jnp.float32), one, one, {"text": text})
 
   def losses(self, params, batch, draws):
-    m = self.mix(self.encode(params, flat_images(batch), draws.key), draws)
+    m = self.mix(self.encode(params, flat_images(batch), draws.key, draws.rows), draws)
     model, cond = self.module(params, "backbone"), Conditioning(batch.text, {})
     value = model(m.seen.astype(self.dtype), m.time.model_time, cond).value
     found = Prediction(value, "velocity", None)

@@ -19,14 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.golden_pipelines import LABELS, PROMPTS, SIDE, image_of, ours
 from benchmarks.pages import made_by, table, write
 from benchmarks.tiny_pipelines import PIPELINES, Tiny
-from t2i_jax.inference.folder import folder_config, open_pipeline
 from t2i_jax.pretrained.pipelines import read_index
 
-PROMPTS = ("a red cat", "photo of a cat on a red")
-LABELS = ("3", "207")
-SIDE = 32  # pixels
 STEPS = (1, 4, 20)
 LATENTS, PIXELS = 1e-4, 0.999  # bounds of what is compared
 
@@ -96,12 +93,6 @@ def as_edited(pipe: Any, module: Any, area: int) -> Iterator[None]:
     yield
 
 
-def image_of(size: tuple[int, int]) -> np.ndarray:
-  """A coloured gradient of this height and width, uint8."""
-  y, x = np.meshgrid(*(np.linspace(0, 1, side) for side in size), indexing="ij")
-  return (255 * np.stack([y, x, (y + x) / 2], -1)).astype(np.uint8)
-
-
 def saved(name: str, folder: Path) -> Any:
   """A tiny pipeline, saved as folder/model."""
   pipe = PIPELINES[name].make(folder / "tokenizers")
@@ -113,23 +104,7 @@ def saved(name: str, folder: Path) -> Any:
 def compare(name: str, pipe: Any, folder: Path, steps: int) -> Compared:
   """A pipeline and its folder, both sampled."""
   tiny = PIPELINES[name]
-  n = tiny.prompts
-  settings = {"sampling.steps": str(steps), "sampling.batch": str(n)} | tiny.settings
-  smaller = {"layers": tiny.layers, "area": tiny.area}
-  own = "".join(f", {key}={value}" for key, value in smaller.items() if value)
-  if own:
-    key = "text.towers.text_encoder"
-    text = folder_config(folder, (SIDE, SIDE)).text.towers.text_encoder
-    settings[key] = f"{text.removesuffix(')')}{own})"
-  model = open_pipeline(folder, settings, (SIDE, SIDE))
-  shape = (n, *model.system.x_shape)
-  noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-  prompts = (LABELS if tiny.labels else PROMPTS)[:n]
-  shown = [image_of(size) for size in tiny.images]
-  how = {"noise": noise, "references": [np.repeat(image[None], n, 0) for image in shown]}
-  z = model.draw(prompts, [0] * n, **how, decode=False)
-  images = model.draw(prompts, [0] * n, **how)
-  x = np.moveaxis(np.asarray(model.system.module(model.params, "vae").restore(z)), -1, 1)
+  noise, x, images = ours(tiny, folder, steps)
   expected, theirs_images = theirs(tiny, pipe, noise, steps)
   expected = expected.reshape(x.shape)
   off = np.abs(x - expected).max() / np.abs(expected).max()

@@ -4,7 +4,8 @@ python -m benchmarks.run_page --workdir=runs/scenes_dit_flow --out=docs/quicksta
 
 After `t2i eval --curve` the page has the score against minutes as well. A run on images that are
 no scenes has no score: its page has sheets of drawings beside the real images, split by split,
-and what a joint model says of these.
+and what a joint model says of these. The page of an autoencoder has its reconstructions, and after
+`t2i eval` their scores.
 """
 
 import argparse
@@ -25,8 +26,19 @@ from t2i_jax.data.transforms import fit
 from t2i_jax.evaluation.report import read_metrics
 from t2i_jax.inference import open_model
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SCALE = 3  # a small pixel of the strip is drawn as 3 x 3
 SHEET, COLUMNS = 24, 6  # pairs a split
+SCORES = {
+  "psnr": "PSNR (dB)",
+  "ssim": "SSIM",
+  "codes_used": "codes used",
+  "perplexity": "perplexity",
+}
+PROMPTS = "The fixed prompts over training time"
+ORIGINALS = (
+  "Images of the validation split, and below them their reconstructions over training time"
+)
 
 
 def strip(samples: Path) -> Image.Image:
@@ -80,6 +92,20 @@ def section_of_scores(evaluated: Path, out: Path) -> list[str]:
   return [*lines, f"The last checkpoint, prompt seed {score['seed']}:", "", score_table(score), ""]
 
 
+def section_of_reconstructions(evaluated: Path, out: Path) -> list[str]:
+  """The scores by split, and a sheet of images with their reconstructions below."""
+  if not (evaluated / "reconstruction.json").exists():
+    return []
+  scores = json.loads((evaluated / "reconstruction.json").read_text())["splits"]
+  names = [name for name in SCORES if name in next(iter(scores.values()))]
+  rows = [[s, found["images"], *(f"{found[n]:.4g}" for n in names)] for s, found in scores.items()]
+  sheet = out.with_name(f"{out.name}_reconstruction.png")
+  sheet.write_bytes((evaluated / "reconstruction.png").read_bytes())
+  said = "Images of each split, and below them what the autoencoder makes of them"
+  head = ["split", "images", *(SCORES[name] for name in names)]
+  return [table(head, rows), "", f"![{said}]({sheet.name})", "", f"{said}.", ""]
+
+
 def pair(drawn: np.ndarray, data: bytes) -> Image.Image:
   """A drawing and, right of it, the record's image at the same size."""
   return grid([[drawn, np.asarray(fit(record_image(data), drawn.shape[:2]))]])
@@ -115,9 +141,18 @@ def section_of_pairs(workdir: Path, out: Path) -> list[str]:
   return [*lines, manifest["attribution"], ""]
 
 
+def file_of(name: str) -> str:
+  """configs/X.py of a config's name, or configs/X.py:VARIANT."""
+  stem = name
+  while not (CONFIGS / f"{stem}.py").exists() and "_" in stem:
+    stem = stem.rpartition("_")[0]
+  variant = name[len(stem) + 1 :]
+  return f"configs/{stem}.py" + (f":{variant}" if variant else "")
+
+
 def commands(workdir: Path, out: Path, config: dict[str, Any]) -> list[str]:
   """What made the run, its scores and this page, in order."""
-  train = f"t2i train --config=configs/{config['name']}.py --workdir={workdir}"
+  train = f"t2i train --config={file_of(config['name'])} --workdir={workdir}"
   lines = [f"{train} --config.data.dir={config['data']['dir']}"]
   evaluated, score = workdir / "eval", f"t2i eval --workdir={workdir}"
   if (evaluated / "curve.json").exists():
@@ -126,6 +161,8 @@ def commands(workdir: Path, out: Path, config: dict[str, Any]) -> list[str]:
   if (evaluated / "score.json").exists():
     last = json.loads((evaluated / "score.json").read_text())
     lines.append(f"{score} --per-cell={last['cells'][0]['model']['n']} --seed={last['seed']}")
+  if (evaluated / "reconstruction.json").exists():
+    lines.append(score)
   return [*lines, command(workdir, out)]
 
 
@@ -143,21 +180,25 @@ def page(workdir: Path, out: Path) -> str:
   speed = median(m["perf"]["images_per_s"] for m in metrics if m["kind"] == "train")
   shown = out.with_suffix(".png")
   strip(workdir / "samples").save(shown, optimize=True)
+  of_autoencoder = config["model"]["kind"] == "autoencoder"
+  said, same = (ORIGINALS, "") if of_autoencoder else (PROMPTS, ", the same noise in every row")
   lines = [
     f"# {config['name']}",
     "",
-    f"`configs/{config['name']}.py`: {steps} steps, {images:,} images. At the run's "
+    f"`{file_of(config['name'])}`: {steps} steps, {images:,} images. At the run's "
     f"median of {speed:.0f} images/s that is {images / speed / 60:.1f} minutes of steps. Made by:",
     "",
     "```sh",
     *commands(workdir, out, config),
     "```",
     "",
-    f"![The fixed prompts over training time]({shown.name})",
+    f"![{said}]({shown.name})",
     "",
-    f"The fixed prompts over training time, the same noise in every row: {'; '.join(prompts)}.",
+    f"{said}{same}: {'; '.join(prompts)}.",
     "",
   ]
+  if of_autoencoder:
+    return "\n".join([*lines, *section_of_reconstructions(workdir / "eval", out)])
   scored = (workdir / "eval" / "score.json").exists()
   section = section_of_scores(workdir / "eval", out) if scored else section_of_pairs(workdir, out)
   return "\n".join([*lines, *section])

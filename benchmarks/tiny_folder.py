@@ -1,14 +1,9 @@
 """A FLUX.1 of a few thousand weights as a published folder, written without torch.
 
-Its weights follow from their names and shapes, so that every machine writes the same. A file in
-tests/inference has what diffusers draws with it.
-
-python -m benchmarks.tiny_folder --to tests/inference
+Its weights follow from their names and shapes, so that every machine writes the same.
 """
 
-import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import jax
@@ -34,8 +29,6 @@ TOKENIZERS = {"tokenizer": "clip", "tokenizer_2": "t5"}
 SCHEDULER = {
   "_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": True,
 }  # fmt: skip
-SIDE, STEPS, PROMPTS = 16, 4, ("a cat", "a red dog on")
-GOLDEN = "flux_pipeline.npz"
 
 
 def weights(config):
@@ -68,39 +61,3 @@ def flux_folder(root: Path) -> Path:
   (root / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
   (root / "model_index.json").write_text(json.dumps(index))
   return root
-
-
-def noise() -> np.ndarray:
-  """[2, 8, 8, 4]"""
-  return 1.7 * uniform("noise", (len(PROMPTS), SIDE // 2, SIDE // 2, 4))
-
-
-def theirs(root: Path) -> tuple[np.ndarray, np.ndarray]:
-  """What the decoder is given [2, 4, 8, 8], and images [2, 16, 16, 3] in [0, 1], by diffusers."""
-  import diffusers
-  import torch
-  from diffusers.pipelines.flux import pipeline_flux as module
-
-  pipe = diffusers.FluxPipeline.from_pretrained(root)
-  pipe.set_progress_bar_config(disable=True)
-  z, latents, decode = torch.from_numpy(noise().transpose(0, 3, 1, 2).copy()), [], pipe.vae.decode
-  module.randn_tensor = lambda shape, *_, **__: z.reshape(shape)
-  pipe.vae.decode = lambda x, *a, **k: latents.append(x.numpy()) or decode(x, *a, **k)
-  images = pipe(
-    list(PROMPTS), height=SIDE, width=SIDE, num_inference_steps=STEPS, output_type="np"
-  ).images
-  return latents[0], images
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--to", type=Path, default=Path("tests/inference"))
-  args = parser.parse_args()
-  with tempfile.TemporaryDirectory() as temporary:
-    latents, images = theirs(flux_folder(Path(temporary) / "tiny"))
-  np.savez_compressed(args.to / GOLDEN, latents=latents, images=images)
-  print(args.to / GOLDEN, latents.std(), images.std())
-
-
-if __name__ == "__main__":
-  main()

@@ -30,7 +30,8 @@ SHIPPED = Path(__file__).with_name("configs")  # the package t2i_jax.configs
 def load_config(path: str | Path, overrides: dict[str, str] | None = None) -> ConfigDict:
   """The config of a file with DEFAULTS filled in and `a.b=value` overrides, locked.
 
-  path       a .py file with get_config(), or "file.py:variant" for one of its VARIANTS. One in
+  path       a .py file with get_config(), or "file.py:variant" for one of its VARIANTS, or for
+             any where it has VARIANT, a text that says what it is. One in
              configs/ that the current folder does not have is the package's own
   overrides  dotted key -> text as written on the command line
   Raises ConfigError naming the file, the key and the nearest key, or the value and its range.
@@ -86,7 +87,7 @@ def _module(path: str | Path) -> tuple[ModuleType, str]:
   if not hasattr(module, "get_config"):
     raise ConfigError(f"{name} has no get_config(); is it a config?")
   variants = getattr(module, "VARIANTS", ())
-  if variant and variant not in variants:
+  if variant and variant not in variants and not hasattr(module, "VARIANT"):
     there_are = f"There are {', '.join(variants)}" if variants else "It has none"
     raise ConfigError(f"--config={name}:{variant}: {variant!r} is not a variant. {there_are}.")
   return module, variant

@@ -19,7 +19,9 @@ DEFAULTS: dict[str, Any] = {
   "data.train_split": "train",
   "data.val_split": "val",
   "data.workers": 0,  # processes that decode; 0 = threads
-  "text.tokenizer": "bpe",  # the data's own byte-level BPE; or "bytes", "labels:N", "folder:PATH"
+  # The data's own byte-level BPE; or "bytes", "folder:PATH", "labels:N", or with PATH's id2label
+  # "labels:N:PATH".
+  "text.tokenizer": "bpe",
   "text.join": "each",  # encoder to tower of the backbone by name; "one", "features", "tokens"
   "text.too_long": "error",  # a caption of more than text.length tokens; or "truncate", "skip"
   # data.documents.Packed says what these are.
@@ -44,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
   "train.accumulate": 1,
   "train.clip": 1.0,  # of the gradient's global norm
   "train.objective": "denoising",
+  "train.as_published": True,  # refuses another process or null than a backbone's folder is for
   "mesh.data": -1,  # the devices that are left
   "mesh.fsdp": 1,
   "mesh.tensor": 1,

@@ -35,8 +35,17 @@ from t2i_jax.training.state import abstract_state, create_state
 from t2i_jax.training.step import jit_train_step, make_train_step
 
 FILES = sorted((Path(__file__).parents[1] / "t2i_jax/configs").rglob("*.py"))
-CONFIGS = [path for path in FILES if "def get_config" in path.read_text()]
-LATENTS = [path for path in CONFIGS if load_config(path).model.channels != 3]
+# One whose VARIANT is a folder is run on the folders of tests/parity/test_finetune.py.
+OF_FOLDERS = [path for path in FILES if "\nVARIANT = " in path.read_text()]
+CONFIGS = [p for p in FILES if "def get_config" in p.read_text() and p not in OF_FOLDERS]
+
+
+def of_latents(config):
+  """Whether it is trained on records that are latents."""
+  return config.autoencoder == "identity" and config.model.channels != 3
+
+
+LATENTS = [path for path in CONFIGS if of_latents(load_config(path))]
 # Keys that training does not read -> who reads them.
 READ_ELSEWHERE = {"score.level": evaluate}
 SHRUNK = {
@@ -89,6 +98,19 @@ def config_module(path):
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+def small_autoencoder(config):
+  """Overrides: one level of 4 channels, few codes, a small discriminator that starts at step 1."""
+  sizes = {"widths": "(4,)", "groups": "2", "codes": "6"}
+  text, objective = config.autoencoder, config.train.objective
+  for name, value in sizes.items():
+    text = re.sub(rf"{name}=(\([\d, ]*\)|\d+)", f"{name}={value}", text)
+  return {
+    "autoencoder": text.replace("measured", "mid_attention=False, measured"),
+    "train.objective": re.sub(r"start=\d+", "start=1", objective),
+    "model.discriminator": "patch(width=4, layers=1, groups=2)",
+  }
 
 
 VARIANTS = [variant for path in CONFIGS for variant in variants_of(path)]
@@ -225,7 +247,7 @@ def record_reads(config, monkeypatch):
 
 # One of each system, objective and kind of data; `make proof` has all.
 TRAINED_HERE = ("scenes_dit_flow", "dit", "transfusion_scenes", "scenes_classifier")
-TRAINED_HERE += ("scenes_meanflow",)
+TRAINED_HERE += ("scenes_meanflow", "vae_kl")
 RUN = [*map(str, CONFIGS), COMPARED[0].partition(":")[0] + ":double_single"]
 
 
@@ -242,11 +264,13 @@ def test_two_shrunk_steps_are_finite_and_leave_no_key_unread(
   path, images, latents, tmp_path, monkeypatch
 ):
   whole = load_config(path)
-  of_latents = whole.model.channels != 3
+  on_latents = of_latents(whole)
   has = leaves(whole)
-  shrunk = SHRUNK | OF_KIND.get(whole.model.kind, {}) | (OF_LATENTS if of_latents else {})
+  shrunk = SHRUNK | OF_KIND.get(whole.model.kind, {}) | (OF_LATENTS if on_latents else {})
+  if whole.model.kind == "autoencoder":
+    shrunk |= small_autoencoder(whole)
   shrunk = {key: value for key, value in shrunk.items() if key in has}
-  data = {"data.dir": str(latents if of_latents else images)}
+  data = {"data.dir": str(latents if on_latents else images)}
   config = load_config(path, shrunk | data | {"mesh.data": "1", "mesh.fsdp": "1"})
   # The mesh of each config is that of the test above; meshes of eight are those of tests/models.
   monkeypatch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
@@ -256,7 +280,7 @@ def test_two_shrunk_steps_are_finite_and_leave_no_key_unread(
   entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [(e["step"], e["kind"]) for e in entries] == [(1, "train"), (2, "train"), (2, "val")]
   assert all(np.isfinite(e["loss"]) for e in entries)
-  drawn = not of_latents and "sampling.steps" in has
+  drawn = not on_latents and whole.model.kind != "classifier"
   assert (tmp_path / "samples/step_00000002.png").exists() == drawn
   assert set(leaves(config)) - read == set(READ_ELSEWHERE)
 

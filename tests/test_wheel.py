@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tiny_folder import flux_folder
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line.partition(" #")[0].strip() for line in re.findall(r"^t2i .*$", README, re.MULTILINE)]
@@ -25,6 +27,9 @@ QUICK = {
   "plan": "--config.model.depth=1 --config.model.width=256 "
   "--config.text.towers.text='bag_of_words(width=256)'",
 }
+# Of the lines with a published folder.
+QUICK_FOLDER = {"describe": "--size=16x16", "sample": "--size=16x16 --steps=2", "export": ""}
+FOLDER = "FLUX.1-dev"
 RUN = """
 import shlex, sys
 from pathlib import Path
@@ -88,7 +93,8 @@ def test_the_wheel_has_the_configs_and_the_command(wheel):
 
 
 def quick(line):
-  return f"{line} {QUICK[line.split()[1]]}"
+  by_verb = QUICK_FOLDER if f"--from={FOLDER}" in line else QUICK
+  return f"{line} {by_verb[line.split()[1]]}"
 
 
 def test_configs_are_found_in_an_empty_folder_and_copies_work(wheel, tmp_path):
@@ -104,6 +110,7 @@ def test_configs_are_found_in_an_empty_folder_and_copies_work(wheel, tmp_path):
 @pytest.mark.proof
 @pytest.mark.slow
 def test_every_line_of_the_readme_runs_in_an_empty_folder(wheel, tmp_path):
-  assert {shlex.split(line)[1] for line in LINES} == set(QUICK)
+  assert {shlex.split(line)[1] for line in LINES} == set(QUICK) | set(QUICK_FOLDER)
+  flux_folder(tmp_path / FOLDER)
   said = run(wheel, tmp_path, *map(quick, LINES))
   assert "report.html" in said and "chips" in said

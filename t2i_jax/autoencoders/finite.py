@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from t2i_jax.autoencoders.kl import Autoencoder
 from t2i_jax.errors import NotFinite
@@ -32,7 +33,8 @@ def first_not_finite(model: Autoencoder, way: Way, x: jax.Array) -> jax.Array:
 
 def check_finite(model: Autoencoder, way: Way, x: jax.Array) -> None:
   """Raises NotFinite naming the first module whose output has NaN or infinity; see above."""
-  found = int(jax.jit(lambda x: first_not_finite(model, way, x))(x))
+  graph, state = nnx.split(model)  # weights in a closure would be constants of the program
+  found = int(jax.jit(lambda state, x: first_not_finite(nnx.merge(graph, state), way, x))(state, x))
   if found == 0:
     what = "the image" if way == "encode" else "z"
     raise NotFinite(f"{way}: {what} has NaN or infinity before the autoencoder.")

@@ -19,6 +19,7 @@ from flax import nnx
 
 from t2i_jax.autoencoders.coder import CoderConfig, Decoder, Encoder, Stage
 from t2i_jax.autoencoders.layers import GroupNorm, pointwise
+from t2i_jax.autoencoders.measured import Statistics
 from t2i_jax.autoencoders.tiling import Ratio, tiled
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import ones, weight, zeros
@@ -67,6 +68,7 @@ class KLConfig(Sizes):
   groups         of the norms
   scale, shift   z = (x - shift) scale; shift None is 0
   latents_mean, latents_std  of x by channel in place of the shift: z = (x - mean) scale / std
+  measured       mean and std are weights that training sets, in place of shift and scale
   quant, post_quant  1 x 1 convolutions after the encoder and before the decoder
   attends        levels whose blocks have attention each
   mid_attention  at the smallest size
@@ -83,6 +85,7 @@ class KLConfig(Sizes):
   shift: Offset | None = None
   latents_mean: tuple[Offset, ...] | None = None
   latents_std: tuple[Factor, ...] | None = None
+  measured: bool = False
   quant: bool = True
   post_quant: bool = True
   attends: tuple[Whole, ...] = ()
@@ -97,6 +100,8 @@ class KLConfig(Sizes):
       raise ConfigError("latents_mean and latents_std must both be given, or neither.")
     if self.latents_mean is not None and self.shift is not None:
       raise ConfigError(f"shift = {self.shift} cannot be used with latents_mean: use shift=None.")
+    if self.measured and (self.latents_mean is not None or self.shift is not None):
+      raise ConfigError("measured=True sets mean and deviation: leave out shift and latents_mean.")
     for name in ("latents_mean", "latents_std"):
       check_length(name, getattr(self, name), self.channels)
 
@@ -216,6 +221,10 @@ class Autoencoder(nnx.Module):
     """The inverse of `normalise`."""
     raise NotImplementedError
 
+  def scaled(self, std: jax.Array) -> jax.Array:
+    """The deviation of z of that of x: `normalise` without its offset."""
+    raise NotImplementedError
+
   def run(self, stages: list[Stage], x: jax.Array) -> jax.Array:
     """The stages in turn, in the activations' dtype; float32."""
     x = x.astype(self.dtype)
@@ -232,6 +241,15 @@ class Autoencoder(nnx.Module):
     """z [B, h, w, C], about unit variance -> image [B, H, W, 3], about [-1, 1], float32"""
     ratio, x = Ratio(1, self.raw_factor), self.restore(z.astype(jnp.float32))
     return tiled(self.tiling, partial(self.run, self.decode_stages()), x, ratio, self.raw_tile)
+
+
+def sample(mean: jax.Array, std: jax.Array, key: jax.Array | None) -> jax.Array:
+  """mean + std eps [B, h, w, C];   key: of eps, one or [B]; None: the mean"""
+  if key is None:
+    return mean
+  if key.ndim:
+    return mean + std * jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(key)
+  return mean + std * jax.random.normal(key, mean.shape)
 
 
 class Gaussian(Autoencoder):
@@ -268,16 +286,17 @@ class Gaussian(Autoencoder):
     mean, logvar = jnp.split(self.to_latents(image), 2, axis=-1)
     return mean, logvar
 
+  def posterior(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and deviation of z.   image [B, H, W, 3] in [-1, 1] -> 2 [B, h, w, C], float32"""
+    mean, logvar = self.moments(image)
+    return self.normalise(mean), self.scaled(jnp.exp(0.5 * jnp.clip(logvar, *LOGVAR)))
+
   def encode(self, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """image [B, H, W, 3] in [-1, 1] -> z [B, h, w, C], about unit variance, float32
 
-    key  of the sample of the posterior; None: its mean
+    key  of the samples of the posteriors, one or [B]; None: their means
     """
-    x, logvar = self.moments(image)
-    if key is not None:
-      std = jnp.exp(0.5 * jnp.clip(logvar, *LOGVAR))
-      x = x + std * jax.random.normal(key, x.shape)
-    return self.normalise(x)
+    return sample(*self.posterior(image), key)
 
 
 class AutoencoderKL(Gaussian):
@@ -287,9 +306,14 @@ class AutoencoderKL(Gaussian):
     super().__init__(c, rngs, c.channels, c.quant, c.post_quant)
     self.scale, self.shift = c.scale, c.shift or 0.0
     self.statistics = None if c.latents_mean is None else (c.latents_mean, c.latents_std)
+    self.measured = c.measured
+    if c.measured:
+      self.latents = Statistics(rngs, c.channels)
 
   def _affine(self) -> tuple[Any, Any]:
     """Offset of x and factor of z."""
+    if self.measured:
+      return self.latents.affine()
     if self.statistics is None:
       return self.shift, self.scale
     mean, std = (np.asarray(values, np.float32) for values in self.statistics)
@@ -302,6 +326,9 @@ class AutoencoderKL(Gaussian):
   def restore(self, z: jax.Array) -> jax.Array:
     offset, factor = self._affine()
     return z / factor + offset
+
+  def scaled(self, std: jax.Array) -> jax.Array:
+    return std * self._affine()[1]
 
 
 class AutoencoderKLFlux2(Gaussian):
@@ -318,14 +345,20 @@ class AutoencoderKLFlux2(Gaussian):
     return mean, jnp.sqrt(var + self.eps)
 
   def normalise(self, x: jax.Array) -> jax.Array:
+    mean, std = self._affine()
+    return (self._paired(x) - mean) / std
+
+  def scaled(self, std: jax.Array) -> jax.Array:
+    return self._paired(std) / self._affine()[1]
+
+  def _paired(self, x: jax.Array) -> jax.Array:
     """[B, 2h, 2w, c] -> [B, h, w, 4c], channels ordered (channel, row, column)"""
     b, h, w, c = x.shape
     if h % PATCH or w % PATCH:
       f = PATCH * self.raw_factor
       raise ConfigError(f"latents of {h} x {w} are not in pairs: use images of multiples of {f}.")
     x = x.reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, c).transpose(0, 1, 3, 5, 2, 4)
-    mean, std = self._affine()
-    return (x.reshape(b, h // PATCH, w // PATCH, PATCH**2 * c) - mean) / std
+    return x.reshape(b, h // PATCH, w // PATCH, PATCH**2 * c)
 
   def restore(self, z: jax.Array) -> jax.Array:
     mean, std = self._affine()

@@ -102,6 +102,9 @@ class AutoencoderKLQwenImage(Gaussian):
     mean, std = (np.asarray(values, np.float32) for values in self.statistics)
     return z * std + mean
 
+  def scaled(self, std: jax.Array) -> jax.Array:
+    return std / np.asarray(self.statistics[1], np.float32)
+
   def decode(self, z: jax.Array) -> jax.Array:
     """As of the others, and limited to [-1, 1]."""
     return jnp.clip(super().decode(z), -1.0, 1.0)

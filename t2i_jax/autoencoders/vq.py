@@ -1,4 +1,4 @@
-"""VQModel: an autoencoder whose latents are rounded to the nearest vectors of a codebook.
+"""Autoencoders whose latents are rounded to codes, and VQModel, whose codes are a codebook.
 
 z is what the encoder gives, before it is rounded, times `scale`: continuous latents are what a
 generator is trained on, and `decode` rounds what it generates [2112.10752 sec. 3.1, VQ-reg].
@@ -6,6 +6,7 @@ generator is trained on, and `decode` rounds what it generates [2112.10752 sec. 
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,36 @@ from flax import nnx
 from t2i_jax.autoencoders.coder import CoderConfig, Decoder, Encoder, Stage
 from t2i_jax.autoencoders.kl import COLOURS, Activations, Autoencoder, Sizes, Tiling, check_levels
 from t2i_jax.autoencoders.layers import GroupNorm, pointwise
+from t2i_jax.autoencoders.measured import Statistics
 from t2i_jax.models.params import weight
 from t2i_jax.ranges import Count, Depth, Factor, Whole, Width
 
 
+class RoundedSizes(Sizes):
+  """What configs of rounded latents have in common; the fields are those of VQConfig."""
+
+  widths: tuple[int, ...]
+  layers: int
+  groups: int
+  attends: tuple[int, ...]
+  mid_attention: bool
+
+  @property
+  def factor(self) -> int:
+    return 2 ** (len(self.widths) - 1)
+
+  @property
+  def encoder(self) -> CoderConfig:
+    norm = partial(GroupNorm, groups=self.groups)
+    return CoderConfig(self.widths, self.layers, norm, self.attends, self.mid_attention)
+
+  @property
+  def decoder(self) -> CoderConfig:
+    return self.encoder
+
+
 @dataclass(frozen=True)
-class VQConfig(Sizes):
+class VQConfig(RoundedSizes):
   """diffusers' VQModel; defaults are the f4 model of latent diffusion with 8192 codes.
 
   channels       of z and of the codes
@@ -30,6 +55,7 @@ class VQConfig(Sizes):
   latent         channels between the convolutions and the 1 x 1 convolution to z; 0 = channels
   attends        levels whose blocks have attention each
   scale          z = x scale
+  measured       z = (x - mean) / std by channel in place of it, weights that training sets
   mid_attention  at the smallest size
   indices        whether pipelines of diffusers decode indices of codes (lookup_from_codebook);
                  it is only written back
@@ -46,6 +72,7 @@ class VQConfig(Sizes):
   latent: Whole = 0
   attends: tuple[Whole, ...] = ()
   scale: Factor = 0.18215
+  measured: bool = False
   mid_attention: bool = True
   indices: bool = False
   sample_size: Count = 256
@@ -55,37 +82,37 @@ class VQConfig(Sizes):
   def __post_init__(self) -> None:
     check_levels(self.widths, self.groups, self.attends)
 
-  @property
-  def factor(self) -> int:
-    return 2 ** (len(self.widths) - 1)
-
-  @property
-  def encoder(self) -> CoderConfig:
-    norm = partial(GroupNorm, groups=self.groups)
-    return CoderConfig(self.widths, self.layers, norm, self.attends, self.mid_attention)
-
-  @property
-  def decoder(self) -> CoderConfig:
-    return self.encoder
-
   def make(self, rngs: nnx.Rngs) -> "VQModel":
     return VQModel(self, rngs)
 
 
-class VQModel(Autoencoder):
-  """Built from a VQConfig."""
+class Rounded(Autoencoder):
+  """An encoder, a rounding of its latents, and a decoder of what is rounded."""
 
-  def __init__(self, c: VQConfig, rngs: nnx.Rngs):
+  def __init__(self, c: Any, rngs: nnx.Rngs):
     latent = c.latent or c.channels
     self.encoder = Encoder(c.encoder, rngs, COLOURS, latent)
     self.decoder = Decoder(c.decoder, rngs, latent, COLOURS)
     self.quant = pointwise(rngs, latent, c.channels)
     self.post_quant = pointwise(rngs, c.channels, latent)
-    small = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -1, 1) / c.codes
-    self.codebook = weight(rngs, (c.codes, c.channels), (None, "conv_in"), small)
+    self.measured = c.measured
+    if c.measured:
+      self.latents = Statistics(rngs, c.channels)
     self.scale, self.raw_factor = c.scale, c.factor
     self.raw_tile = c.sample_size // c.factor
     self.tiling, self.dtype = c.tiling, jnp.dtype(c.activations)
+
+  def nearest(self, x: jax.Array) -> jax.Array:
+    """Indices of the codes of latents x [B, h, w, C].   # [B, h, w] int32"""
+    raise NotImplementedError
+
+  def vectors(self, indices: jax.Array) -> jax.Array:
+    """The codes of these indices, as latents x.   [B, h, w] -> [B, h, w, C]"""
+    raise NotImplementedError
+
+  def rounded(self, x: jax.Array) -> jax.Array:
+    """The codes of latents x.   # [B, h, w, C]"""
+    return self.vectors(self.nearest(x)).astype(x.dtype)
 
   def encode_stages(self) -> list[Stage]:
     return [*self.encoder.stages("encoder"), ("quant", self.quant)]
@@ -94,23 +121,24 @@ class VQModel(Autoencoder):
     first: list[Stage] = [("codebook", self.quantise), ("post_quant", self.post_quant)]
     return first + self.decoder.stages("decoder")
 
+  def _affine(self) -> tuple[Any, Any]:
+    """Offset of x and factor of z."""
+    return self.latents.affine() if self.measured else (0.0, self.scale)
+
   def normalise(self, x: jax.Array) -> jax.Array:
-    return x * self.scale
+    offset, factor = self._affine()
+    return (x - offset) * factor
+
+  def scaled(self, std: jax.Array) -> jax.Array:
+    return std * self.scale
 
   def restore(self, z: jax.Array) -> jax.Array:
-    return z / self.scale
-
-  def nearest(self, x: jax.Array) -> jax.Array:
-    """Indices of the nearest codes to latents x [B, h, w, C].   # [B, h, w] int32"""
-    # Distances without |x|^2, which all codes share, in full precision: codes are close together.
-    book = self.codebook[...]
-    product = jnp.einsum("bhwc,kc->bhwk", x.astype(jnp.float32), book, precision="highest")
-    return jnp.argmin(jnp.sum(jnp.square(book), axis=-1) - 2 * product, axis=-1).astype(jnp.int32)
+    offset, factor = self._affine()
+    return z / factor + offset
 
   def quantise(self, x: jax.Array) -> jax.Array:
-    """The nearest codes, with the gradient of x itself [1711.00937 sec. 3.2].   # [B, h, w, C]"""
-    codes = self.codebook[...][self.nearest(x)].astype(x.dtype)
-    return x + jax.lax.stop_gradient(codes - x)
+    """The codes, with the gradient of x itself [1711.00937 sec. 3.2].   # [B, h, w, C]"""
+    return x + jax.lax.stop_gradient(self.rounded(x) - x)
 
   def encode(self, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """image [B, H, W, 3] in [-1, 1] -> z [B, h, w, C], not rounded; nothing is sampled"""
@@ -122,4 +150,22 @@ class VQModel(Autoencoder):
 
   def lookup(self, indices: jax.Array) -> jax.Array:
     """Indices of codes [B, h, w] -> z [B, h, w, C] that decodes to them"""
-    return self.normalise(self.codebook[...][indices])
+    return self.normalise(self.vectors(indices))
+
+
+class VQModel(Rounded):
+  """Built from a VQConfig."""
+
+  def __init__(self, c: VQConfig, rngs: nnx.Rngs):
+    super().__init__(c, rngs)
+    small = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -1, 1) / c.codes
+    self.codebook = weight(rngs, (c.codes, c.channels), (None, "conv_in"), small)
+
+  def nearest(self, x: jax.Array) -> jax.Array:
+    # Distances without |x|^2, which all codes share, in full precision: codes are close together.
+    book = self.codebook[...]
+    product = jnp.einsum("bhwc,kc->bhwk", x.astype(jnp.float32), book, precision="highest")
+    return jnp.argmin(jnp.sum(jnp.square(book), axis=-1) - 2 * product, axis=-1).astype(jnp.int32)
+
+  def vectors(self, indices: jax.Array) -> jax.Array:
+    return jnp.take(self.codebook[...], indices, axis=0)

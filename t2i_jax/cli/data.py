@@ -1,4 +1,4 @@
-"""Build, show or verify a folder of captioned images in shards: t2i data build | show | verify"""
+"""Captioned images in shards, and their latents: t2i data build | show | verify | encode"""
 
 import argparse
 import dataclasses
@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from t2i_jax.cli.flags import Images, Workers, number
+from t2i_jax.cli.flags import Images, Workers, number, parse_size
 from t2i_jax.errors import DataError
 from t2i_jax.ranges import Count, Range, Seed, Share, Whole
 
 Pixels = Annotated[int, Range("[1, 2^16]")]
 
+USERS = "folder, webdataset, parquet, tfds"
 # Flags that belong to some sources only: argparse settings by field of the source.
 SOURCE_FLAGS: dict[str, dict[str, Any]] = {
   "level": {"help": "scenes, edits: easy, counts or full (easy)"},
@@ -36,17 +37,23 @@ SOURCE_FLAGS: dict[str, dict[str, Any]] = {
   "seed": {"type": number("--seed", Seed), "help": "scenes, edits: other scenes (0)"},
   "skins": {"action": "store_true", "help": "emoji: with skin tones"},
   "flags": {"action": "store_false", "help": "emoji: without flags"},
-  "path": {"help": "folder: its path. webdataset: a tar, a folder of tars or a quoted glob"},
+  "path": {
+    "help": "folder: its path. webdataset, parquet: a file, a folder of them or a quoted glob. "
+    "tfds: the folder of a version"
+  },
+  "image": {"help": "parquet, tfds: the column of images (found by its type)"},
+  "caption": {"help": "parquet, tfds: the column of captions (text, caption, captions)"},
+  "part": {"help": "tfds: the split that is read, as train[:1%%] (train)"},
   "max_size": {
     "type": number("--max-size", Pixels),
-    "help": "folder, webdataset: shrink longer sides to these pixels",
+    "help": f"{USERS}: shrink longer sides to these pixels",
   },
   "val_fraction": {
     "type": number("--val-fraction", Share),
-    "help": "folder, webdataset: share held out, by hash (0.02)",
+    "help": f"{USERS}: share held out, by hash (0.02)",
   },
-  "licence": {"help": "folder, webdataset: of the images, for the manifest"},
-  "attribution": {"help": "folder, webdataset: of the images, for the manifest"},
+  "licence": {"help": f"{USERS}: of the images, for the manifest"},
+  "attribution": {"help": f"{USERS}: of the images, for the manifest"},
 }
 
 
@@ -76,6 +83,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   verify.add_argument("dir", help="a built folder")
   verify.add_argument("--workers", type=number("--workers", Workers), help="processes (one a core)")
   verify.set_defaults(act=run_verify)
+  _register_encode(verbs)
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -99,7 +107,7 @@ def _register_build(verbs) -> None:
     "--from",
     dest="source",
     required=True,
-    choices=("scenes", "edits", "emoji", "folder", "webdataset"),
+    choices=("scenes", "edits", "emoji", "folder", "webdataset", "parquet", "tfds"),
   )
   build.add_argument("--to", required=True, help="the folder to make")
   build.add_argument("--workers", type=number("--workers", Workers), help="processes (one a core)")
@@ -116,6 +124,55 @@ def _register_build(verbs) -> None:
   for field, settings in SOURCE_FLAGS.items():
     build.add_argument(flag_of(field), dest=field, default=argparse.SUPPRESS, **settings)
   build.set_defaults(act=run_build)
+
+
+def _register_encode(verbs) -> None:
+  encode = verbs.add_parser("encode", help="latents of a built folder's images, in shards")
+  encode.add_argument("--data", required=True, metavar="DIR", help="a built folder of images")
+  encode.add_argument(
+    "--autoencoder",
+    required=True,
+    metavar="FOLDER",
+    help="a published autoencoder, or the model that it is of",
+  )
+  encode.add_argument(
+    "--to", required=True, help="the folder to make, or one of latents to bring up to date"
+  )
+  encode.add_argument(
+    "--size", metavar="HxW", help="pixels that images are scaled and cropped to (their own)"
+  )
+  encode.add_argument("--splits", default="", help="as train,val (all)")
+  encode.add_argument(
+    "--mode", action="store_true", help="store the mean alone: each epoch has the same latents"
+  )
+  encode.add_argument("--dtype", default="float32", help="of what is stored: float32, float16")
+  batch = number("--batch", Images)
+  encode.add_argument("--batch", type=batch, default=8, help="images at once on a device (8)")
+  encode.set_defaults(act=run_encode)
+
+
+def run_encode(args: argparse.Namespace) -> None:
+  from t2i_jax.cli.train import start_distributed
+
+  start_distributed()
+  import jax
+
+  from t2i_jax.training.encode import encode
+
+  say = (lambda line: print(line, flush=True)) if jax.process_index() == 0 else lambda line: None
+  found = encode(
+    args.data,
+    args.autoencoder,
+    args.to,
+    size=parse_size(args.size) if args.size else None,
+    splits=[split for split in args.splits.split(",") if split],
+    mode=args.mode,
+    dtype=args.dtype,
+    batch=args.batch,
+    say=say,
+  )
+  splits = ", ".join(f"{n} {s['records']:,}" for n, s in found.manifest["splits"].items())
+  say(f"{args.to}: {splits} records; {found.encoded:,} images encoded, {found.kept:,} unchanged")
 
 
 def make_source(name: str, given: dict[str, Any]):

@@ -6,26 +6,28 @@ is allocated, and no weights are read.
 """
 
 import argparse
-from typing import Any
 
-from t2i_jax.cli.sample import add_folder_flags, parse_mesh, parse_size
+from t2i_jax.cli.sample import SIZE_FLAGS, add_size_flags, check_folder, parse_mesh, sized
 from t2i_jax.config import load_config
 from t2i_jax.errors import ConfigError
+
+MIB, GIB = 2**20, 2**30
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   which = parser.add_mutually_exclusive_group(required=True)
   which.add_argument("--config", help="a file with get_config(), or file:variant")
   which.add_argument("--from", dest="folder", metavar="FOLDER", help="with model_index.json")
-  add_folder_flags(parser)
+  add_size_flags(parser)
   parser.add_argument("--mesh", help="data=-1,fsdp=1,tensor=1,...: axes of the devices (data=-1)")
 
 
 def run(args: argparse.Namespace) -> None:
   if args.folder is not None:
     return run_folder(args)
+  check_folder(args, (*SIZE_FLAGS, "mesh"))
   config = load_config(args.config, args.overrides)
-  from t2i_jax.plan.describe import GIB, describe
+  from t2i_jax.plan.describe import describe
 
   found = describe(config)
   parts = found["parameters"]
@@ -47,23 +49,27 @@ def run(args: argparse.Namespace) -> None:
 
 
 def run_folder(args: argparse.Namespace) -> None:
-  from t2i_jax.plan.describe import GIB
   from t2i_jax.plan.pipeline import needs_of
 
   if args.overrides:
     raise ConfigError("--config.<key>=<value> belongs to --config, not to --from.")
-  overrides: dict[str, Any] = {f"mesh.{a}": n for a, n in parse_mesh(args.mesh or "").items()}
-  if args.batch is not None:
-    overrides["sampling.batch"] = str(args.batch)
-  size = None if args.size is None else parse_size(args.size)
+  overrides = {f"mesh.{a}": n for a, n in parse_mesh(args.mesh or "").items()}
+  size = sized(args, overrides)
   found = needs_of(args.folder, overrides, size, args.dtype or "float32")
-  c, gib = found.config, lambda size: f"{size / GIB:10.4f} GiB"
+  c = found.config
   height, width = c.data.image_size
   print(f"{c.name}: {height} x {width}, {c.sampling.steps} steps of {c.sampling.solver}")
-  print(f"  a device, in {c.model.dtype}, {c.sampling.batch} at once:")
+  print("  weights, on a device:")
   for part, count in found.parameters.items():
-    print(f"  {part:16} {count:>16,} parameters {gib(found.weights[part])}")
+    in_all = f"{count:>16,} parameters"
+    print(f"    {part:16} {_bytes(found.weights[part])} {in_all}")
+  print(f"  besides, {c.sampling.batch} at once in {c.model.dtype}:")
   for name, stage in found.stages.items():
-    print(f"  {name:16} {'':16} beside its weights {gib(stage.working)}")
-  print(f"  peak of a sample {'':16} all in memory      {gib(found.resident)}")
-  print(f"  {'':16} {'':16} with --offload     {gib(found.in_turn)}")
+    print(f"    {name:16} {_bytes(stage.working)}")
+  print("  peak of a sample:")
+  print(f"    {'all in memory':16} {_bytes(found.resident)}")
+  print(f"    {'with --offload':16} {_bytes(found.in_turn)}")
+
+
+def _bytes(size: int) -> str:
+  return f"{size / GIB:10.3f} GiB" if size >= GIB else f"{size / MIB:10.3f} MiB"

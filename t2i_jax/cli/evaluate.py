@@ -3,7 +3,8 @@
 A model of scenes is scored by the exact judge, a joint one also by its captions and its edits; a
 model of other images gets a report to look at, split by split of its data, and with --encoder the
 retrieval of its images, as eval/retrieval.json. --curve scores every kept checkpoint against its
-minutes.
+minutes. An autoencoder is scored by its reconstructions, as eval/reconstruction.json and
+eval/reconstruction.png.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from t2i_jax.cli.flags import FirstSeed, Images, number
 from t2i_jax.cli.sample import SAMPLING_FLAGS, add_sampling_flags, opened_with
 from t2i_jax.errors import ConfigError
 
+SHOWN = ("psnr", "ssim", "codes_used", "perplexity")  # of reconstructions
 GALLERY = 24  # images a split in a report without a judge
 
 
@@ -27,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--per-cell",
     type=number("--per-cell", Images),
     default=250,
-    help="prompts a category and split",
+    help="prompts a category and split; of an autoencoder, images a split",
   )
   parser.add_argument(
     "--seed", type=number("--seed", FirstSeed), default=0, help="of prompts and noise"
@@ -56,10 +58,12 @@ def run(args: argparse.Namespace) -> None:
 
   check_out(Path(args.workdir) / "eval", "the report of --workdir")
   trained = open_model(args.workdir, opened_with(args), args.step)
+  if "reconstruction" in trained.tasks.measures:
+    return reconstruction(args, trained)
   trained.need("draw")
   if not trained.config.score.level:
     print(gallery(args, trained))
-    return
+    return None
   if args.encoder:
     raise ConfigError(
       f"--encoder={args.encoder}: {args.workdir} is a model of scenes (score.level = "
@@ -68,6 +72,24 @@ def run(args: argparse.Namespace) -> None:
   if args.curve:
     curve(args, trained)
   report(args, trained)
+  return None
+
+
+def reconstruction(args: argparse.Namespace, trained) -> None:
+  """PSNR, SSIM and codes by split, and a sheet of images with their reconstructions below."""
+  from t2i_jax.data.sheet import grid
+  from t2i_jax.inference.reconstruction import score_reconstructions
+  from t2i_jax.training.checkpoint import dump
+
+  scores, rows = score_reconstructions(trained, args.per_cell)
+  folder = Path(args.workdir) / "eval"
+  folder.mkdir(exist_ok=True)
+  dump(folder / "reconstruction.json", {"step": trained.step, "splits": scores})
+  grid(rows, scale=2).save(folder / "reconstruction.png")
+  for split, found in scores.items():
+    shown = [f"{name} {found[name]:.4g}" for name in SHOWN if name in found]
+    print(f"{split}: {found['images']} images, {', '.join(shown)}")
+  print(folder / "reconstruction.png")
 
 
 def score_scenes(args: argparse.Namespace, trained):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, get_args
 
+from t2i_jax.errors import ConfigError
 from t2i_jax.ranges import Range, checked
 
 Images = Annotated[int, Range("[1, 2^20]")]
@@ -25,3 +26,11 @@ def number(flag: str, hint: Any) -> Callable[[str], Any]:
     return checked(value, hint, flag)
 
   return parse
+
+
+def parse_size(text: str) -> tuple[int, int]:
+  """ "768x1024": height, width. Raises ConfigError."""
+  height, x, width = text.partition("x")
+  if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+    raise ConfigError(f"--size={text}: write HEIGHTxWIDTH in pixels, as 768x1024.")
+  return int(height), int(width)

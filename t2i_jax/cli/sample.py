@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from t2i_jax.cli.flags import Images, number
+from t2i_jax.cli.flags import Images, number, parse_size
 from t2i_jax.errors import ConfigError, MeshError, PromptError
 from t2i_jax.ranges import Count, Range, Seed, Weight, Whole
 
@@ -60,13 +60,35 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add_folder_flags(parser)
 
 
-def add_folder_flags(parser: argparse.ArgumentParser) -> None:
-  """What --from takes besides."""
+FLOATS = ("float32", "bfloat16")
+
+
+def add_size_flags(parser: argparse.ArgumentParser) -> None:
+  """What --from takes besides, of all that decides about memory."""
   parser.add_argument("--size", help="HEIGHTxWIDTH in pixels; default what the model was made for")
+  parser.add_argument(
+    "--round", action="store_true", help="a --size that the model does not draw becomes the nearest"
+  )
   parser.add_argument("--batch", type=number("--batch", Count), help="images at once, default 1")
   parser.add_argument(
-    "--dtype", choices=("float32", "bfloat16"), help="of weights and activations; default float32"
+    "--dtype",
+    choices=FLOATS,
+    help="of weights and activations, the autoencoder's left out; default float32",
   )
+  parser.add_argument(
+    "--vae-dtype", choices=FLOATS, help="of the autoencoder's activations; default float32"
+  )
+  parser.add_argument(
+    "--vae-tiling",
+    choices=("smooth", "diffusers"),
+    help="how the autoencoder divides large images: blended smoothly, or as diffusers does; "
+    "default not at all",
+  )
+
+
+def add_folder_flags(parser: argparse.ArgumentParser) -> None:
+  """What --from takes besides."""
+  add_size_flags(parser)
   parser.add_argument(
     "--embedded-cfg",
     type=number("--embedded-cfg", Weight),
@@ -74,8 +96,9 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--too-long",
-    choices=("truncate", "error"),
-    help="of prompts for an encoder; default truncate, as the published pipelines do",
+    choices=("truncate", "error", "chunk"),
+    help="of prompts for an encoder; default truncate, as the published pipelines do; chunk: as "
+    "many windows of CLIP as the longest prompt needs",
   )
   parser.add_argument(
     "--offload", action="store_true", help="encoders, backbone and decoder in memory in turn"
@@ -171,34 +194,62 @@ def check_start(args: argparse.Namespace) -> None:
       raise ConfigError(f"--{flag} belongs to --{other}: give that, too, or leave it out.")
 
 
-FOLDER_FLAGS = ("size", "batch", "dtype", "embedded_cfg", "too_long", "offload")
+SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling")
+FOLDER_FLAGS = (*SIZE_FLAGS, "embedded_cfg", "too_long", "offload")
 
 
-def opened(args: argparse.Namespace) -> Any:
+def check_folder(args: argparse.Namespace, flags: Sequence[str]) -> None:
+  """Raises ConfigError for one of these flags where no --from is given."""
+  given = [f"--{name.replace('_', '-')}" for name in flags if getattr(args, name)]
+  if args.folder is None and given:
+    raise ConfigError(f"{', '.join(given)}: only with --from=FOLDER of a published model.")
+
+
+def sized(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[int, int] | None:
+  """The size that the flags of add_size_flags give; what else they give is added to overrides."""
+  from t2i_jax.inference import coder_of, nearest_size
+
+  if args.batch is not None:
+    overrides["sampling.batch"] = str(args.batch)
+  if args.vae_dtype or args.vae_tiling:
+    how = (args.vae_dtype or "float32", args.vae_tiling or "")
+    overrides["autoencoder"] = coder_of(args.folder, *how)
+  if args.size is None:
+    if args.round:
+      raise ConfigError("--round belongs to --size: give that, too, or leave it out.")
+    return None
+  size = parse_size(args.size)
+  near = nearest_size(args.folder, size) if args.round else size
+  if near != size:
+    print(f"--size={args.size}: rounded to {near[0]} x {near[1]}.", file=sys.stderr)
+  return near
+
+
+def opened(args: argparse.Namespace, prompts: Sequence[str]) -> Any:
   """The model of --workdir or --from. Raises ConfigError for a flag of the other one."""
-  from t2i_jax.inference import open_model, open_pipeline
+  from t2i_jax.inference import in_windows, open_model, open_pipeline
   from t2i_jax.inference.start import edited_size
 
   overrides = opened_with(args)
-  given = [f"--{name.replace('_', '-')}" for name in FOLDER_FLAGS if getattr(args, name)]
+  check_folder(args, FOLDER_FLAGS)
   if args.folder is None:
-    if given:
-      raise ConfigError(f"{', '.join(given)}: only with --from=FOLDER of a published model.")
     return open_model(
       args.workdir, overrides, args.step, guide=args.classifier, guide_weight=args.weight
     )
   for flag, value in (("--step", args.step), ("--guidance.classifier", args.classifier)):
     if value is not None:
       raise ConfigError(f"{flag} belongs to --workdir: a published model has none.")
-  if args.batch is not None:
-    overrides["sampling.batch"] = str(args.batch)
   if args.embedded_cfg is not None:
     overrides["model.guidance"] = str(args.embedded_cfg)
-  size = edited_size(args.folder, args.reference)
-  if args.size is not None:
-    size = parse_size(args.size)
-  how = (args.dtype or "float32", args.too_long or "truncate", args.offload)
-  return open_pipeline(args.folder, overrides, size, *how)
+  too_long = args.too_long or "truncate"
+  if too_long == "chunk":  # of the other encoders' prompts the beginning is taken
+    overrides |= in_windows(args.folder, [*prompts, args.negative or ""])
+    too_long = "truncate"
+  size = sized(args, overrides)
+  edited = edited_size(args.folder, args.reference)
+  return open_pipeline(
+    args.folder, overrides, size or edited, args.dtype or "float32", too_long, args.offload
+  )
 
 
 def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:
@@ -211,14 +262,6 @@ def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:
   return found
 
 
-def parse_size(text: str) -> tuple[int, int]:
-  """ "768x1024": height, width. Raises ConfigError."""
-  height, x, width = text.partition("x")
-  if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-    raise ConfigError(f"--size={text}: write HEIGHTxWIDTH in pixels, as 768x1024.")
-  return int(height), int(width)
-
-
 def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference.save import check_out, save_images
   from t2i_jax.inference.start import Mask, SourceImage, fitted_reference, repeated
@@ -229,7 +272,7 @@ def run(args: argparse.Namespace) -> None:
   check_out(out)
   image = None if args.image is None else SourceImage(args.image)
   mask = None if image is None or args.mask is None else Mask(args.mask, image)
-  model = opened(args)
+  model = opened(args, prompts)
   if args.folder is not None and args.too_long != "error":
     print("".join(f"{line}\n" for line in cut_prompts(model, prompts)), end="", file=sys.stderr)
   texts = [prompt for prompt in prompts for _ in range(args.num)]

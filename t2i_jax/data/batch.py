@@ -41,7 +41,8 @@ class Rows(NamedTuple):
 class Batch(NamedTuple):
   """B rows of N images each; N is 1 where a row is an image and its caption.
 
-  images        [B, N, H, W, 3] uint8 pixels, or [B, N, h, w, C] float32 latents
+  images        [B, N, H, W, 3] uint8 pixels, or [B, N, h, w, C] float32 latents; of latents with
+                their deviation [B, N, h, w, 2C]: mean, deviation
   image_weight  [B, N] float32, weight of an image in the mean loss: 0 or 1
   max_t         [B, N] float32, the largest t at which noise is added to an image; 0 = clean
   text          captions by text encoder

@@ -45,6 +45,19 @@ def caption_fields(fields: Any) -> list[Any] | None:
   return found if present else None
 
 
+def caption_values(values: Sequence[Any]) -> list[Any] | None:
+  """Captions of columns of a table: texts, lists of them, or whole numbers, which become text.
+
+  Returns None where all of them are missing.
+  """
+  found: list[Any] = []
+  for value in values:
+    found += value if isinstance(value, list) else [value]
+  found = [value for value in found if value is not None]
+  plain = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in found]
+  return plain or None
+
+
 def sort_captions(captions: Sequence[Any] | None) -> Sorted:
   """Captions stripped, without repetitions and those that cannot be used.
 

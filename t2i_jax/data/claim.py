@@ -17,7 +17,7 @@ from t2i_jax.errors import DataError
 SKIPPED, TOKENIZER, ATTRIBUTION = "skipped.jsonl", "tokenizer.json", "ATTRIBUTION.txt"
 CLAIM = ".claim"
 # Names of files in a folder that is being built.
-UNFINISHED = (MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, CLAIM, "*.arrayrecord", "*.part")
+UNFINISHED = (MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, CLAIM, "*.arrayrecord", "*.keys", "*.part")
 
 
 @contextmanager
@@ -92,7 +92,8 @@ def own_files(folder: Path) -> set[str]:
   splits = read_manifest(folder)["splits"]
   shards = {shard["file"] for split in splits.values() for shard in split["shards"]}
   sheets = {f"sheet-{split}.png" for split in splits}
-  return shards | sheets | {MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, CLAIM}
+  keys = {f"{split}.keys" for split in splits}  # of latents
+  return shards | sheets | keys | {MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, CLAIM}
 
 
 def check_target(out: Path, overwrite: bool) -> None:

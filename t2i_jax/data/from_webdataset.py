@@ -101,14 +101,14 @@ class WebDataset(UserImages):
     return image
 
 
-def names_of(paths: Sequence[str]) -> list[str]:
-  """The first part of the keys of each tar: its name without suffix, or where two tars have the
-  same, its path under the folder that has all of them.
+def names_of(paths: Sequence[str], suffixes: Sequence[str] = TARS) -> list[str]:
+  """The first part of the keys of each file: its name without suffix, or where two have the same,
+  its path under the folder that has all of them.
   """
   names = []
   for path in paths:
     name = os.path.basename(path)
-    names.append(name.removesuffix(next((s for s in TARS if name.endswith(s)), "")))
+    names.append(name.removesuffix(next((s for s in suffixes if name.endswith(s)), "")))
   if len(set(names)) == len(names):
     return names
   root = os.path.commonpath([os.path.dirname(path) for path in paths])

@@ -1,6 +1,7 @@
 """Writing a split's shards: ArrayRecord files with a fixed number of records."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,27 @@ class SplitWriter:
     for number, (part, records) in enumerate(self._parts):
       path = self.folder / f"{self.split}-{number:05d}-of-{len(self._parts):05d}.arrayrecord"
       part.rename(path)
-      shards.append(
-        {
-          "file": path.name,
-          "records": records,
-          "bytes": path.stat().st_size,
-          "sha256": sha256_of(path),
-        }
-      )
+      shards.append(_entry(path, records))
     return {"records": self.records, "captions": self.captions, "shards": shards}
+
+
+def write_shard(path: Path, records: Iterable[tuple[bytes, int]]) -> tuple[dict[str, Any], int]:
+  """Writes a whole shard: packed records, each with its number of captions.
+
+  Returns the shard's entry in the manifest, and the captions. Raises DataError on a full disk.
+  """
+  writer = _guarded(path, ArrayRecordWriter, str(path), OPTIONS)
+  count = captions = 0
+  for data, n in records:
+    _guarded(path, writer.write, data)
+    count, captions = count + 1, captions + n
+  _guarded(path, writer.close)
+  return _entry(path, count), captions
+
+
+def _entry(path: Path, records: int) -> dict[str, Any]:
+  size = path.stat().st_size
+  return {"file": path.name, "records": records, "bytes": size, "sha256": sha256_of(path)}
 
 
 def sha256_of(path: Path) -> str:

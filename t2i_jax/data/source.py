@@ -22,10 +22,14 @@ COUNTS = {"*": int}
 HISTOGRAM = {"quantiles": COUNTS, "longest": int, "histogram": COUNTS}
 SHARD = {"file": str, "records": int, "bytes": int, "sha256": str}
 SPLIT = {"records": int, "captions": int, "shards": [SHARD]}
+# data.latents.Latents says what these are.
+TEXTS = ("images", "images_hash", "stored", "dtype", "autoencoder", "weights", "config")
+LATENTS = dict.fromkeys(TEXTS, str) | {"image_size": [int], "shape": [int], "batch": int}
 SHAPE: dict[str, Any] = {
   "splits": {"*": SPLIT},
   "tokenizer": {"file": str, "vocab": int, "sha256": str},
   "attribution": str,
+  "?latents": LATENTS,
   "?lengths": {"*": {"*": {"bpe": HISTOGRAM, "bytes": HISTOGRAM}}},
 }
 KINDS = {str: "text", int: "a count", dict: "a map", list: "a list"}
@@ -149,6 +153,14 @@ class ShardSource:
         f"{self.folder / shard['file']}, record {within}: {error}. "
         f"Check with: t2i data verify {self.folder}"
       ) from error
+
+  def spans(self) -> list[tuple[str, int, int]]:
+    """Of each shard: its file, and the records from start to stop that it has."""
+    starts = [0, *self._ends[:-1]]
+    return [
+      (shard["file"], start, stop)
+      for shard, start, stop in zip(self._shards, starts, self._ends, strict=True)
+    ]
 
   def spread(self, n: int) -> list[Record]:
     """At most n records, evenly spaced over the split: similar records are often neighbours."""

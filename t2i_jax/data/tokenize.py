@@ -3,7 +3,8 @@ tokenizer of a language model."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from t2i_jax.errors import ConfigError, DataError, PromptError
 
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]")
 PAD, BOS, EOS = range(3)
-KINDS = ("bpe", "bytes", "labels:N", "folder:PATH")
+KINDS = ("bpe", "bytes", "labels:N", "labels:N:PATH", "folder:PATH")
 
 
 class Tokenizer:
@@ -36,8 +37,11 @@ class Tokenizer:
       self._bpe = _opened(fields["tokenizer"])
       self.pad, self.bos, self.eos = fields["special"]
     self.vocab: int = self._bpe.get_vocab_size() if self._bpe else len(SPECIAL) + 256
+    self.classes: dict[str, int] = {}
     if kind == "labels":
-      self.vocab = int(str(model)) + 1
+      found = json.loads(str(model))  # a number, or a dict with the names besides
+      count = found["count"] if isinstance(found, dict) else found
+      self.vocab, self.classes = count + 1, found["names"] if isinstance(found, dict) else {}
 
   @classmethod
   def bpe(cls, text: str) -> "Tokenizer":
@@ -50,9 +54,9 @@ class Tokenizer:
     return cls("bytes")
 
   @classmethod
-  def labels(cls, classes: int) -> "Tokenizer":
-    """Captions that are class indices below `classes`: one token, the label + 1; 0 for ""."""
-    return cls("labels", str(classes))
+  def labels(cls, classes: int, names: Mapping[str, int] | None = None) -> "Tokenizer":
+    """Captions that are class indices below `classes`, or names: one token, label + 1; 0 for ""."""
+    return cls("labels", json.dumps({"count": classes, "names": names} if names else classes))
 
   @classmethod
   def folder(cls, path: str | Path) -> "Tokenizer":
@@ -82,8 +86,10 @@ class Tokenizer:
   def load(cls, folder: str | Path, kind: str) -> "Tokenizer":
     """The tokenizer of a built folder. Raises ConfigError on the kind, DataError on the file."""
     label, _, classes = kind.partition(":")
-    if label == "labels" and classes.isdecimal() and int(classes) > 0:
-      return cls.labels(int(classes))
+    if label == "labels":
+      count, _, path = classes.partition(":")
+      if count.isdecimal() and int(count) > 0:
+        return cls.labels(int(count), class_names(Path(path)) if path else None)
     if label == "folder" and classes:
       return cls.folder(classes)
     if kind not in KINDS[:2]:
@@ -160,12 +166,17 @@ class Tokenizer:
   def _labels(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
     ids = np.zeros((len(texts), length), np.int32)
     for row, text in enumerate(texts):
-      if text and not (text.isdecimal() and int(text) < self.vocab - 1):
-        raise PromptError(
-          f"{_shorten(text)!r} is not a label: write a number below {self.vocab - 1}."
-        )
-      ids[row, 0] = int(text) + 1 if text else 0
+      label = int(text) if text.isdecimal() else self.classes.get(text.strip(), self.vocab)
+      if text and label >= self.vocab - 1:
+        raise PromptError(f"{_shorten(text)!r} is not a label: {self._expected(text)}.")
+      ids[row, 0] = label + 1 if text else 0
     return ids, np.ones(ids.shape, bool)
+
+  def _expected(self, text: str) -> str:
+    """What is to be written in place of a label that does not exist."""
+    number = f"write a number below {self.vocab - 1}"
+    near = get_close_matches(text, self.classes, 3) or [*self.classes][:3]
+    return f"{number}, or a name as {', '.join(map(repr, near))}" if near else number
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of ids, without special tokens."""
@@ -176,6 +187,20 @@ class Tokenizer:
     if self._bpe:
       return self._bpe.decode(plain).removeprefix(" ")
     return b"".join((i - len(SPECIAL)).to_bytes(1, "big") for i in plain).decode("utf-8", "replace")
+
+
+def class_names(folder: Path) -> dict[str, int]:
+  """Name -> class, of a folder's model_index.json, as diffusers' DiTPipeline has them.
+
+  A class has several names, with commas between them; of two classes with one name it is the
+  latter's. Raises DataError where the file cannot be read.
+  """
+  path = folder / "model_index.json"
+  try:
+    stored = json.loads(path.read_text("utf-8"))["id2label"]
+    return {one.strip(): int(i) for i, names in stored.items() for one in names.split(",")}
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    raise DataError(f"{path}: id2label cannot be read: {error!r}. Copy it again.") from error
 
 
 def _shorten(text: str, limit: int = 120) -> str:

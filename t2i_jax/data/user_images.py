@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -116,6 +117,18 @@ class UserImages:
     if isinstance(item, Account):
       return [item]
     return [Skipped(item.key, f"cannot be used: {why}", item.kind)]
+
+
+def needed(module: str, extra: str) -> Any:
+  """A package that only one source needs. Raises DataError naming what to install."""
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    name = module.partition(".")[0]
+    raise DataError(
+      f"this source needs the package {name}, which cannot be imported ({error}). Install it: "
+      f"pip install 't2i_jax[{extra}]'"
+    ) from error
 
 
 def with_found(items: Iterable[Any]) -> Iterator[Any]:

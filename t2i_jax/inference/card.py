@@ -39,7 +39,7 @@ def licence_of(source: Path | None, given: str = "") -> Licence:
     return Licence(stated, f"{name}, as {CARD} of the source states.")
   if given:
     return Licence({"license": given}, f"{given}, as it was given for this export.")
-  return Licence({"license": "unknown"}, "Unknown: the source states none and none was given.")
+  return Licence({"license": "unknown"}, "unknown. The source states none, and none was given.")
 
 
 def _front_matter(path: Path) -> dict[str, str]:

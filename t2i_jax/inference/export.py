@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from t2i_jax.errors import ConfigError, WorkdirError
 from t2i_jax.inference.card import CARD, Licence, card, licence_of
 from t2i_jax.inference.convert import DTYPE_KEYS, File, files_of
-from t2i_jax.inference.folder import folder_config
 from t2i_jax.inference.open import open_model
 from t2i_jax.inference.save import check_out
 from t2i_jax.models.params import Params
@@ -31,6 +30,7 @@ from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
 from t2i_jax.pretrained.spec import DIFFUSERS_VERSION, Spec, write_config
 from t2i_jax.pretrained.tensors import DTYPES
 from t2i_jax.systems import System, make_system
+from t2i_jax.systems.folder import folder_config
 from t2i_jax.systems.parts import Part, split_start
 from t2i_jax.towers.published import PUBLISHED
 from t2i_jax.training.checkpoint import open_checkpoints

@@ -1,6 +1,5 @@
-"""A published model from its folder: a config whose parts all start there, and what it opens."""
+"""A published model opened from its folder."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,81 +7,16 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from t2i_jax.config import apply_overrides, fill
+from t2i_jax.config import apply_overrides
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.inference.open import Model, tasks_of
-from t2i_jax.models import BACKBONES
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
-from t2i_jax.pretrained.folder import open_folder
-from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
-from t2i_jax.pretrained.scheduler import How, read_scheduler
-from t2i_jax.pretrained.scheduler_keys import call
 from t2i_jax.systems import System, make_system
-from t2i_jax.systems.make import WIDTHS
+from t2i_jax.systems.folder import folder_config
 from t2i_jax.systems.parts import InTurn
-from t2i_jax.towers.published import PUBLISHED
 from t2i_jax.training.restore import load_starts
 from t2i_jax.training.state import abstract_params
-
-
-def folder_config(
-  folder: str | Path, size: tuple[int, int] | None = None, too_long: str = "truncate"
-) -> ConfigDict:
-  """The config of a published model: its sizes and scheduler, and the settings it is sampled with.
-
-  folder    with model_index.json
-  size      height and width in pixels, by default those that the model was made for
-  too_long  of prompts for an encoder, as for systems.published.text_encoder
-  Raises RestoreError for a folder that is damaged, or of a class or with a flag that has no equal
-  here; ConfigError for a size that it cannot draw.
-  """
-  index = read_index(folder)
-  published, root = index.published, index.folder
-  backbone, vae = (open_folder(root / name)[1] for name in ("transformer", "vae"))
-  if size is None:
-    side = vae.factor * getattr(backbone, "side", published.latents)
-    size = (side, side)
-  tokens = _tokens(size, vae.factor * backbone.patch)
-  how = How(tokens, published.even, published.by_steps)
-  sampling = read_scheduler(index.scheduler, index.scheduler_file, how)
-  kind = next(kind for kind, (_, config) in BACKBONES.items() if type(backbone) is config)
-  learned = backbone.out == 2 * backbone.channels
-  given = {"out", *WIDTHS}
-  fields = {f.name: getattr(backbone, f.name) for f in dataclasses.fields(backbone)}
-
-  c = ConfigDict()
-  c.name = root.resolve().name
-  c.autoencoder = f"folder(path={str(root / 'vae')!r})"
-  c.data = {"dir": "", "image_size": size}
-  c.text = _text(index, backbone, too_long)
-  starts = {"backbone": "transformer", "vae": "vae"}
-  starts |= {name: name for name in c.text.towers if name in index.parts}
-  c.parts = {part: {"start": f"folder:{root / sub}"} for part, sub in starts.items()}
-  c.model = {"kind": kind, "dtype": "float32"}
-  c.model.update({name: value for name, value in fields.items() if name not in given})
-  c.process = {
-    "kind": sampling.process,
-    "prediction": sampling.prediction + ("(learned_variance=True)" if learned else ""),
-    "weighting": sampling.prediction,
-    "timesteps": "uniform",
-  }
-  c.train = {"objective": "denoising"}
-  c.mesh = {}
-  c.sampling = {
-    "every": 0,
-    "solver": sampling.solver,
-    "grid": sampling.grid,
-    "steps": published.steps,
-    "guidance": published.guidance,
-    "cfg": published.cfg,
-    "negative": "" if published.text == "label" else PUBLISHED[published.text].null.text,
-    "batch": 1,
-    "prompts": ("",),
-  }
-  fill(c, str(folder))
-  return c.lock()
 
 
 class Prepared(NamedTuple):
@@ -134,7 +68,8 @@ def open_pipeline(
 
   overrides        of folder_config's keys, as for open_model
   size, too_long   as for folder_config
-  dtype            of activations and weights; the autoencoder's stay float32
+  dtype            of activations and weights; the autoencoder's weights stay float32, and so do
+                   its activations unless the key `autoencoder` says otherwise: coder_of
   in_turn          encoders, backbone and autoencoder are in memory one after the other, and read
                    anew for each call
   Raises RestoreError, ConfigError, MeshError.
@@ -149,40 +84,7 @@ def open_pipeline(
   return Model(config, system, tokenizer, params, 0, mesh, tasks, f"--from={folder}")
 
 
-def _tokens(size: tuple[int, int], side: int) -> int:
-  """Image tokens of an image.   side: of a token, in pixels. Raises ConfigError."""
-  if size[0] % side or size[1] % side:
-    near = [max(1, round(pixels / side)) * side for pixels in size]
-    raise ConfigError(
-      f"an image of {size[0]} x {size[1]} pixels: this model draws multiples of {side}. Nearest: "
-      f"--size={near[0]}x{near[1]}."
-    )
-  return (size[0] // side) * (size[1] // side)
-
-
 def _in_dtype(tree: Params, part: str, dtype: str) -> Params:
   """The abstract weights of a part in the dtype that they are read in."""
   kept = "float32" if part == "vae" else dtype
   return jax.tree.map(lambda leaf: leaf.update(dtype=kept), tree)
-
-
-def _text(index: Index, backbone: Any, too_long: str) -> dict[str, Any]:
-  """config.text: the encoders of a pipeline, each from its own subfolder."""
-  if index.published.text == "label":
-    classes = backbone.classes
-    text = {"tokenizer": f"labels:{classes}", "vocab": classes + 1, "length": 1}
-    return text | {"towers": {"label": "label"}}
-  name, row = index.published.text, PUBLISHED[index.published.text]
-  towers = {}
-  for part in row.parts:
-    if part.weights in index.parts:
-      own = {"system": name, "part": part.weights, "folder": str(index.folder)}
-      own["too_long"] = too_long
-      towers[part.weights] = call("published", **own)
-    elif part.optional:
-      towers[part.weights] = call("nothing", width=backbone.text_width, length=part.length)
-    else:
-      raise RestoreError(f"{index.folder / INDEX} names no {part.weights}, which {name} needs.")
-  # Each encoder has a tokenizer of its own; that of the config has no use.
-  none = {"tokenizer": "bytes", "vocab": Tokenizer.bytes().vocab, "length": 1}
-  return none | {"towers": towers, "join": row.join}

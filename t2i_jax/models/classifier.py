@@ -57,16 +57,28 @@ class NoisyClassifier(nnx.Module):
     self.head = Dense(rngs, d, c.vocab, ("embed", "vocab"), init=zeros)  # begins at even odds
 
   def __call__(self, x_t: jax.Array, model_time: jax.Array) -> jax.Array:
+    x, _ = self.blocks_of(x_t, model_time)
+    pooled = rms_norm(jnp.mean(rms_norm(x), axis=1))  # [B, D]
+    return self.head(pooled).astype(jnp.float32)
+
+  def features(self, x_t: jax.Array, model_time: jax.Array) -> list[jax.Array]:
+    """The tokens after each block, [B, L, D]."""
+    return list(self.blocks_of(x_t, model_time)[1])
+
+  def blocks_of(self, x_t: jax.Array, model_time: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Tokens after the last block [B, L, D], and after each one [depth, B, L, D]."""
     c = self.config
     rows, cols = x_t.shape[1] // c.patch, x_t.shape[2] // c.patch
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
     time = self.time_in(model_time, x.dtype)
     rope = rope_angles(grid_positions(rows, cols), c.width // c.heads, ROPE_THETA)
     x = constrain(x + time[:, None], "batch", "sequence", None)
-    call = lambda block, x, _: (block(x, attend, None, rope), None)
-    x, _ = scan_blocks(self.blocks, x, call)
-    pooled = rms_norm(jnp.mean(rms_norm(x), axis=1))  # [B, D]
-    return self.head(pooled).astype(jnp.float32)
+
+    def call(block: PreNormBlock, x: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+      x = block(x, attend, None, rope)
+      return x, x
+
+    return scan_blocks(self.blocks, x, call)
 
 
 def present(ids: jax.Array, mask: jax.Array, vocab: int) -> jax.Array:

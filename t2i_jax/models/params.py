@@ -107,6 +107,7 @@ def scan_blocks(
   xs: Any = None,
   remat: str = "none",
   residuals: Any = None,
+  unroll: bool = False,
 ) -> tuple[Any, Any]:
   """x, outputs[i] = call(block, x, xs[i]) through the stacked blocks, as one scan.
 
@@ -116,6 +117,7 @@ def scan_blocks(
   residuals  pytree [K, ...] with K <= depth: x + residuals[i // ceil(depth / K)] after block i, as
              diffusers' FluxTransformer2DModel; one with fewer tokens than x is added to the last of
              them, which are the image's, and None in place of a part of x adds nothing to it
+  unroll     no loop in the program: for a few blocks of convolutions
   Adapters that were bound with the parameters (models.adapters) are scanned like the weights.
   """
   graph, weights = nnx.split(blocks)
@@ -128,7 +130,14 @@ def scan_blocks(
       x = _add(x, jax.tree.map(lambda leaf: leaf[index], residuals))
     return x, output
 
-  return jax.lax.scan(REMAT[remat](body), x, (weights, xs, index))
+  if not unroll:
+    return jax.lax.scan(REMAT[remat](body), x, (weights, xs, index))
+  outputs = []
+  for i in range(stacked(blocks)):
+    layer = jax.tree.map(lambda leaf, i=i: leaf[i], (weights, xs, index))
+    x, output = REMAT[remat](body)(x, layer)
+    outputs.append(output)
+  return x, jax.tree.map(lambda *each: jnp.stack(each), *outputs)
 
 
 def backwards(outputs: Any) -> Any:

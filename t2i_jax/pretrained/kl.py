@@ -12,6 +12,7 @@ from t2i_jax.autoencoders.kl import (
   Flux2KLConfig,
   KLConfig,
 )
+from t2i_jax.autoencoders.measured import refuse
 from t2i_jax.pretrained.coder import (
   DOWN,
   UP,
@@ -81,6 +82,7 @@ def _write(c: KLConfig | Flux2KLConfig) -> dict[str, Any]:
 
 
 def _write_1(c: KLConfig) -> dict[str, Any]:
+  refuse(c)
   return _write(c) | {
     "latent_channels": c.channels,
     "scaling_factor": c.scale,

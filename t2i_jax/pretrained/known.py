@@ -31,6 +31,9 @@ SPECS: dict[str, Spec] = {
 # the same folders, pretrained.language_model reads the decoder of a joint model.
 READ_ONLY: dict[str, Spec] = {spec.hf_class: spec for spec in TEXT_MODELS}
 
+# Classes of transformers of whose weights one that we have is a part, which is read alone.
+WIDER = {"T5Model": T5_ENCODER, "T5ForConditionalGeneration": T5_ENCODER}
+
 # Older folders, from before DiT and PixArt had their own classes, are distinguished by a key.
 LEGACY_CLASS, LEGACY_KEY = "Transformer2DModel", "norm_type"
 LEGACY = {"ada_norm_zero": CLASS_DIT, "ada_norm_single": PIXART}
@@ -44,7 +47,7 @@ def spec_of(content: Mapping[str, Any], where: str) -> Spec:
   key = "_class_name"
   if name is None and content.get("architectures"):
     key, (name, *_) = "architectures", content["architectures"]
-  known = SPECS | READ_ONLY
+  known = SPECS | READ_ONLY | WIDER
   if not isinstance(name, str) or name not in known:
     raise RestoreError(f"{where}: {key} = {name!r} is not one of {', '.join(known)}.")
   return known[name]

@@ -22,7 +22,7 @@ from t2i_jax.pretrained.names import (
 )
 from t2i_jax.pretrained.spec import Spec, read_config
 from t2i_jax.pretrained.tensors import open_tensors
-from t2i_jax.pretrained.text_models import not_written
+from t2i_jax.pretrained.text_models import UNWRITTEN
 from t2i_jax.towers.qwen_vision import QwenVision, QwenVisionConfig
 
 BLOCK = "visual.blocks.{i}"
@@ -87,7 +87,8 @@ QWEN_VISION = Spec(
     "dtype", "torch_dtype",
   )),
   read=read,
-  write=not_written,
+  write=lambda config: {},
+  unwritten=UNWRITTEN,
   entries=entries,
   stem="model",
   library="transformers",

@@ -272,3 +272,19 @@ FLOW: Keys = {
   "stochastic_sampling": False,
   **RATIOS,
 }
+
+
+def training_shift(content: Mapping[str, Any], process: str) -> str:
+  """config.process.shift of a scheduler's file: the shift of t in training with flow matching."""
+  k = {**FLOW, "use_flow_sigmas": False, "flow_shift": 1.0, **content}
+  if process != "flow":
+    return call("static", factor=1.0)
+  if k["use_dynamic_shifting"]:
+    return call(
+      "dynamic",
+      base_shift=k["base_shift"],
+      max_shift=k["max_shift"],
+      base_tokens=k["base_image_seq_len"],
+      max_tokens=k["max_image_seq_len"],
+    )
+  return call("static", factor=float(k["flow_shift" if k["use_flow_sigmas"] else "shift"]))

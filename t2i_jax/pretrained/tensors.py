@@ -1,6 +1,7 @@
 """Tensors of safetensors files, read in slices and written file by file. Nothing is unpickled."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -135,9 +136,12 @@ class Found(NamedTuple):
 def open_tensors(folder: Path, stem: str = STEM) -> Found:
   """The tensors of a folder: of the file with this stem, or of several files with an index.
 
-  Raises RestoreError where there is neither.
+  Where there is neither, they are those of the one variant that is there, as "fp16" of
+  STEM.fp16.safetensors. Raises RestoreError where there is none, or several.
   """
   single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+  if not index.is_file() and not single.is_file():
+    single, index = _of_variant(folder, stem) or (single, index)
   found = Found(Tensors(), [], set())
   if not index.is_file():
     if not single.is_file():
@@ -154,6 +158,25 @@ def open_tensors(folder: Path, stem: str = STEM) -> Found:
   for file in sorted(by_file):
     _add(found, folder / Path(file).name, by_file[file])
   return found
+
+
+def _of_variant(folder: Path, stem: str) -> tuple[Path, Path] | None:
+  """The file and the index of the only variant in a folder, of which one exists; None: no variant.
+
+  Raises RestoreError where there are several.
+  """
+  named = re.compile(rf"{stem}\.(?:safetensors\.index\.(\w+)\.json|(\w+)\.safetensors)")
+  matches = map(named.fullmatch, (path.name for path in folder.iterdir()))
+  variants = sorted({match[1] or match[2] for match in matches if match})
+  if len(variants) > 1:
+    raise RestoreError(
+      f"{folder} has no {stem}.safetensors, and the variants {', '.join(variants)}: remove the "
+      "files of all but one."
+    )
+  if not variants:
+    return None
+  (name,) = variants
+  return folder / f"{stem}.{name}.safetensors", folder / f"{stem}.safetensors.index.{name}.json"
 
 
 def _add(found: Found, path: Path, names: set[str] | None) -> None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from t2i_jax.errors import ConfigError
 from t2i_jax.pretrained.language_specs import BLOCK, FINAL_GAIN, QWEN3, TABLE, block_entries, read
 from t2i_jax.pretrained.names import Entry, Part, gain
 from t2i_jax.pretrained.spec import Spec, read_config, refuse
@@ -76,13 +75,10 @@ def _config(k: dict[str, Any], qk_norm: bool, qkv_bias: bool = False) -> Languag
   )
 
 
-def not_written(c: Any) -> dict[str, Any]:
-  """Raises ConfigError: the `write` of a part of a folder."""
-  raise ConfigError(
-    f"a {type(c).__name__} is a text encoder, which holds a part of its folder's weights: heads, "
-    "vision towers and later layers were not read, so no folder can be written. Copy the one that "
-    "it was loaded from."
-  )
+UNWRITTEN = (
+  "a text encoder holds a part of its folder's weights, and heads, vision towers and later layers "
+  "were not read. Copy the folder that it was loaded from."
+)
 
 
 def _text(hf_class: str, kind: str, **keys: Any) -> Spec:
@@ -102,7 +98,8 @@ def _text(hf_class: str, kind: str, **keys: Any) -> Spec:
     fixed={**QWEN3.fixed, "model_type": kind},
     ignored={key: value for key, value in ignored.items() if key not in window},
     read=partial(_config, qk_norm=qwen3, qkv_bias=qwen2),
-    write=not_written,
+    write=lambda config: {},
+    unwritten=UNWRITTEN,
     entries=entries,
     renamed=renamed,
     unused=unused,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from t2i_jax.autoencoders.kl import COLOURS
+from t2i_jax.autoencoders.measured import refuse
 from t2i_jax.autoencoders.vq import VQConfig, VQModel
 from t2i_jax.pretrained.coder import (
   DOWN,
@@ -47,6 +48,7 @@ def _read(k: dict[str, Any]) -> VQConfig:
 
 
 def _write(c: VQConfig) -> dict[str, Any]:
+  refuse(c)
   return write_levels(c.encoder) | {
     "latent_channels": c.latent or c.channels,
     "vq_embed_dim": c.channels if c.latent else None,

@@ -34,7 +34,7 @@ class ClassifierSystem(System):
 
   def losses(self, params: Params, batch: Batch, draws: Draws) -> dict[str, jax.Array]:
     """-log f_phi(y | x_t, t), in nats.     Source: [2105.05233 sec. 4]"""
-    m = self.mix(self.encode(params, flat_images(batch), draws.key), draws)
+    m = self.mix(self.encode(params, flat_images(batch), draws.key, draws.rows), draws)
     return {"image": -self.log_prob(params, m.seen, m.time, batch.text["text"])}
 
   def forward(self, params: Params, batch: Batch) -> Any:

@@ -112,7 +112,7 @@ class GuidanceDistillation:
   def __call__(
     self, system: "DrawingSystem", params: Params, batch: Batch, draws: Draws
   ) -> dict[str, jax.Array]:
-    m = system.mix(system.encode(params, flat_images(batch), draws.key), draws)
+    m = system.mix(system.encode(params, flat_images(batch), draws.key, draws.rows), draws)
     cond = system.conditioning(params, batch, draws)
     keys = row_keys(draws.key, draws.rows, DRAW_END)
     scale = jax.vmap(lambda key: jax.random.uniform(key, (), minval=self.low, maxval=self.high))(

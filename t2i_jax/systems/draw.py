@@ -36,9 +36,10 @@ from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, risi
 from t2i_jax.systems.few_step import until
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.inputs import Inputs, Origin
+from t2i_jax.systems.not_finite import checked_with_cause
 from t2i_jax.systems.parts import InTurn, only
 from t2i_jax.systems.sampler import Batches, checked_plan, make_sampler
-from t2i_jax.systems.system import checked, levels
+from t2i_jax.systems.system import levels
 from t2i_jax.systems.tasks import Draw, Start
 
 AND = " AND "  # between the prompts of one image
@@ -233,11 +234,14 @@ class Drawing:
     """Encoders, sampler and decoder, batch by batch; one after the other for params in turn."""
     with jax.set_mesh(self.mesh):
       each: Any = list if isinstance(params, InTurn) else iter
-      parts = each(self._conditioned(params, part) for part in self.batches(given))
-      drawn = each((sampler(only(params, BACKBONE), part), origin) for part, origin in parts)
+      parts = each((raw, *self._conditioned(params, raw)) for raw in self.batches(given))
+      drawn = each((sampler(only(params, BACKBONE), part), raw, o) for raw, part, o in parts)
       if not decode:
-        return np.concatenate([np.asarray(self._whole(x0)) for x0, _ in drawn])[:n]
-      found = [checked(self._decode(only(params, VAE), *both)) for both in drawn]
+        return np.concatenate([np.asarray(self._whole(x0)) for x0, *_ in drawn])[:n]
+      found = [
+        checked_with_cause(self._decode(only(params, VAE), x0, o), self.system, params, raw, x0)
+        for x0, raw, o in drawn
+      ]
     return np.concatenate(found)[:n]
 
   @property

@@ -171,7 +171,7 @@ def denoising(
   system: DrawingSystem, params: Params, batch: Batch, draws: Draws
 ) -> dict[str, jax.Array]:
   """The weighted error of the prediction, with the variational term of a learned variance."""
-  x0 = system.encode(params, flat_images(batch), draws.key)
+  x0 = system.encode(params, flat_images(batch), draws.key, draws.rows)
   m = system.mix(x0, draws)
   cond = system.conditioning(params, batch, draws)
   prediction, inner = system.network(params, m.seen, m.time, cond)

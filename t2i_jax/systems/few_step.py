@@ -41,7 +41,7 @@ class Consistency:
   it is x_t / alpha itself [2303.01469 eq. 4]. draws.t is rounded to a pair of levels: on the flow
   process.timesteps = "logit_normal(mean=-1.1, std=2.0)" is the log-normal law of [2310.14189 sec.
   3.5], ln(sigma / alpha) ~ N(-1.1, 2^2). A pair counts by 1 / (t - s). The lowest pair alone has
-  the data: a law of t that hardly reaches it leads to one image for everything, and is refused.
+  the data: a distribution of t that hardly reaches it ends in one image for all, and is refused.
 
   steps        of training, in which the number of levels doubles from `first` to `last`
   first, last  [2310.14189 sec. 3.4]: 10, 1280; fewer where training is short
@@ -95,7 +95,7 @@ class Consistency:
   def __call__(
     self, system: "DrawingSystem", params: Params, batch: Batch, draws: Draws
   ) -> dict[str, jax.Array]:
-    x0 = system.encode(params, flat_images(batch), draws.key)
+    x0 = system.encode(params, flat_images(batch), draws.key, draws.rows)
     eps = system.mix(x0, draws).eps
     cond = system.conditioning(params, batch, draws)
     span, table, counts = self.tables(system)
@@ -154,7 +154,7 @@ class MeanFlow:
   def __call__(
     self, system: "DrawingSystem", params: Params, batch: Batch, draws: Draws
   ) -> dict[str, jax.Array]:
-    m = system.mix(system.encode(params, flat_images(batch), draws.key), draws)
+    m = system.mix(system.encode(params, flat_images(batch), draws.key, draws.rows), draws)
     cond = system.conditioning(params, batch, draws)
     keys = row_keys(draws.key, draws.rows, DRAW_END)
     share, coin = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys).T

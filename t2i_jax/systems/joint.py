@@ -68,16 +68,16 @@ class JointSystem(System):
     self.tokenizer.encode(list(texts), self.text_length)
 
   def row_maker(self, too_long: str = "error") -> RowMaker:
-    shapes = (self.packed, self.layout, self.image_shape)
+    shapes = (self.packed, self.layout, self.row_shape)
     return Packing(*shapes, self.tokenizer, self.text_length, too_long)
 
   def rows(self, n: int) -> Batch:
-    made = self.layout.pack([], self.image_shape)
+    made = self.layout.pack([], self.row_shape)
     return jax.tree.map(lambda v: jax.ShapeDtypeStruct((n, *v.shape), v.dtype), made)
 
   def losses(self, params: Params, batch: Batch, draws: Draws) -> dict[str, jax.Array]:
     """Of each image as a model that draws has it, and -log p in nats of each next token."""
-    m = self.mix(self.encode(params, flat_images(batch), draws.key), draws)
+    m = self.mix(self.encode(params, flat_images(batch), draws.key, draws.rows), draws)
     shape = batch.image_weight.shape
     model, hidden = self.model(params), []
 

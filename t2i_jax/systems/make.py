@@ -28,7 +28,12 @@ from t2i_jax.process import (
 )
 from t2i_jax.process.prediction import check_prediction
 from t2i_jax.ranges import Factor
-from t2i_jax.systems import published
+from t2i_jax.systems import published, trained
+from t2i_jax.systems.autoencoding import (
+  AutoencodingConfig,
+  AutoencodingSystem,
+  make_autoencoding,
+)
 from t2i_jax.systems.classifier import ClassifierSystem
 from t2i_jax.systems.contrastive import Contrast, ContrastiveSystem, Views
 from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
@@ -75,25 +80,16 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
       f"= {c.text.tokenizer!r}. Use text.vocab={tokenizer.vocab}, or of data built with "
       f"--vocab={c.text.vocab}."
     )
-  autoencoder = build(
-    AUTOENCODERS | {"folder": published.autoencoder}, c.autoencoder, "autoencoder", c.model.channels
-  )
+  kinds = AUTOENCODERS | {"folder": published.autoencoder, "run": trained.autoencoder}
+  autoencoder = build(kinds, c.autoencoder, "autoencoder", c.model.channels)
   image_shape = autoencoder.image_shape(*c.data.image_size)
-  height, width, channels = autoencoder.latent_shape(image_shape)
+  *_, channels = autoencoder.latent_shape(image_shape)
   if channels != c.model.channels:
     raise ConfigError(
       f"model.channels = {c.model.channels}: latents of autoencoder = {c.autoencoder!r} have "
       f"{channels}. Use model.channels={channels}."
     )
-  if height % c.model.patch or width % c.model.patch:
-    raise ConfigError(
-      f"data.image_size = {c.data.image_size} gives {height} x {width}, which does not divide into "
-      f"patches of model.patch = {c.model.patch}."
-    )
-  image_tokens = (height // c.model.patch) * (width // c.model.patch)
   common = {
-    "process": build(PROCESSES, c.process.kind, "process.kind"),
-    "mixing": make_mixing(c.process, image_tokens),
     "autoencoder": autoencoder,
     "image_shape": image_shape,
     "dtype": DTYPES[c.model.dtype],
@@ -108,9 +104,25 @@ def for_inference(system: System) -> System:
   return dataclasses.replace(system, parts=parts)
 
 
+def _noising(c: ConfigDict, common: dict[str, Any]) -> dict[str, Any]:
+  """The process of a model of noisy images, and how it is mixed. Raises ConfigError."""
+  height, width, _ = common["autoencoder"].latent_shape(common["image_shape"])
+  if height % c.model.patch or width % c.model.patch:
+    raise ConfigError(
+      f"data.image_size = {c.data.image_size} gives {height} x {width}, which does not divide into "
+      f"patches of model.patch = {c.model.patch}."
+    )
+  image_tokens = (height // c.model.patch) * (width // c.model.patch)
+  return {
+    "process": build(PROCESSES, c.process.kind, "process.kind"),
+    "mixing": make_mixing(c.process, image_tokens),
+  }
+
+
 def _drawing(
   c: ConfigDict, common: dict[str, Any], vae: dict[str, Part], tokenizer: Tokenizer
 ) -> DrawingSystem:
+  common |= _noising(c, common)
   output = _checked_output(c, common["process"])
   own = Own(tokenizer, c.text.vocab, c.text.length)
   choices = TOWERS | {"published": published.text_encoder}
@@ -157,6 +169,7 @@ def _drawing(
 def _joint(
   c: ConfigDict, common: dict[str, Any], vae: dict[str, Part], tokenizer: Tokenizer
 ) -> JointSystem:
+  common |= _noising(c, common)
   packed = section(Packed, c.rows, "rows")
   latent_size = common["autoencoder"].latent_shape(common["image_shape"])[:2]
   layout = layout_of(packed, latent_size, c.model.patch, tokenizer)
@@ -196,6 +209,7 @@ def _classifier(
     parts=configured(parts, c.parts),
     text=text,
     **common,
+    **_noising(c, common),
   )
 
 
@@ -224,11 +238,13 @@ SYSTEMS: dict[str, Callable[..., System]] = {
   "transfusion": _joint,
   "classifier": _classifier,
   "image_encoder": _contrastive,
+  "autoencoder": make_autoencoding,
 }
 MODELS: dict[str, tuple[Any, Any]] = {
   "transfusion": (Transfusion, TransfusionConfig),
   "classifier": (NoisyClassifier, ClassifierConfig),
   "image_encoder": (ImageEncoder, ImageEncoderConfig),
+  "autoencoder": (AutoencodingSystem, AutoencodingConfig),
 }
 
 

@@ -1,7 +1,7 @@
 """The networks of published folders as choices of a config: text encoders and autoencoders.
 
     text.towers.text_encoder = "published(system='flux', part='text_encoder', folder='FLUX.1-dev')"
-    autoencoder = "folder(path='FLUX.1-dev/vae')"
+    autoencoder = "folder(path='FLUX.1-dev/vae',tiling='smooth')"
 
 Their sizes come from the folders; their weights from the starts of their parts.
 """
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from t2i_jax.autoencoders.kl import Activations, Tiling
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.conditioning import Tower
 from t2i_jax.pretrained.folder import open_folder
@@ -27,15 +28,18 @@ from t2i_jax.towers.vision_language import VisionLanguageConfig
 TooLong = Literal["error", "truncate", "chunk"]
 
 
-def autoencoder(channels: int, path: str) -> Any:
+def autoencoder(
+  channels: int, path: str, activations: Activations = "float32", tiling: Tiling = ""
+) -> Any:
   """The config of the autoencoder in a folder. Raises RestoreError, ConfigError.
 
   channels  of the backbone, which make_system compares
+  activations, tiling  as in autoencoders.kl.KLConfig: of its arithmetic, and of large images
   """
   config = open_folder(path)[1]
   if not hasattr(config, "latent_shape"):
     raise ConfigError(f"{path} holds a {type(config).__name__}, which is no autoencoder.")
-  return config
+  return dataclasses.replace(config, activations=activations, tiling=tiling)
 
 
 def text_encoder(

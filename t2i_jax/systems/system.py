@@ -1,7 +1,7 @@
 """A system: parts with weights, and an objective over them, as pure functions of parameters."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
@@ -12,7 +12,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from t2i_jax.autoencoders import sample
 from t2i_jax.data.batch import Batch, Tokens
+from t2i_jax.data.latents import MOMENTS, Latents
 from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.transforms import Caption, Transform
 from t2i_jax.errors import NotFinite
@@ -143,6 +145,7 @@ class System:
   text         text encoders by name; one with weights is the part of that name
   autoencoder  config of the part "vae", or of one without weights
   x_shape      [h, w, C] of one x0
+  latents      that the data set holds in place of images, or None
   """
 
   parts: dict[str, Part]
@@ -152,10 +155,16 @@ class System:
   autoencoder: Any
   image_shape: tuple[int, int, int]
   dtype: Any
+  latents: Latents | None = field(default=None, kw_only=True)
 
   @property
   def x_shape(self) -> tuple[int, int, int]:
     return self.autoencoder.latent_shape(self.image_shape)
+
+  @property
+  def row_shape(self) -> tuple[int, int, int]:
+    """Of an image of the data set, or of the latents in its place."""
+    return self.image_shape if self.latents is None else self.latents.row_shape
 
   def init(self, key: jax.Array) -> Params:
     """Fresh float32 parameters by part, {"backbone": ..., "text": ...}."""
@@ -195,8 +204,32 @@ class System:
     return {"model": tuple(self.parts)}
 
   def losses(self, params: Params, batch: Batch, draws: Draws) -> dict[str, jax.Array]:
-    """Values by term: of each image [R], of each token [B, L]: as many as its counts."""
+    """Values by term: of each image [R], of each token [B, L]: as many as its counts.
+
+    What has the name of no term is a sum over the batch, for `moved` and `measured`.
+    """
     raise NotImplementedError
+
+  timed = True  # whether the loss depends on t: it is logged by t then
+
+  @property
+  def kept(self) -> dict[str, Any]:
+    """What is kept from step to step besides weights, as ShapeDtypeStructs; it begins at 0."""
+    return {}
+
+  def moved(
+    self, trainable: Params, kept: dict[str, jax.Array], sums: dict[str, jax.Array], step: jax.Array
+  ) -> tuple[Params, dict[str, jax.Array]]:
+    """The weights that a step moves without a gradient, and `kept` after it.
+
+    sums  over the whole batch, by the names that `losses` gives them
+    step  [] int32, optimiser steps done before this one
+    """
+    return {}, kept
+
+  def measured(self, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What is logged of the sums of a batch, or of many; in training `kept` replaces its own."""
+    return {}
 
   def forward(self, params: Params, batch: Batch) -> Any:
     """The output of the networks at t = 1/2, for a batch whose images are x_t."""
@@ -209,13 +242,28 @@ class System:
     """
     raise NotImplementedError
 
-  def encode(self, params: Params, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    """Images of the data set to x0.   uint8 or float32 [R, H, W, C] -> [R, h, w, C]
+  def encode(
+    self,
+    params: Params,
+    images: jax.Array,
+    key: jax.Array | None = None,
+    rows: jax.Array | None = None,
+  ) -> jax.Array:
+    """Images of the data set, or latents in their place, to x0.   [R, *row_shape] -> [R, h, w, C]
 
-    key  of a step, for an autoencoder that samples its latents; without one it gives their mean
+    key   of a step, for an autoencoder that samples its latents; without one it gives their mean
+    rows  [R] int32, as Draws has them: what is sampled for an image depends on these and the key
     """
-    key = None if key is None else jax.random.fold_in(key, DRAW_POSTERIOR)
-    return self.module(params, "vae", self.autoencoder.make).encode(unit_range(images), key)
+    keys = None
+    if key is not None:
+      numbers = jnp.arange(len(images)) if rows is None else rows
+      keys = row_keys(key, numbers, DRAW_POSTERIOR)
+    if self.latents is None:
+      return self.module(params, "vae", self.autoencoder.make).encode(unit_range(images), keys)
+    if self.latents.stored == MOMENTS:
+      mean, std = jnp.split(images, 2, axis=-1)
+      return sample(mean, std, keys)
+    return images
 
   def decode(self, params: Params, x0: jax.Array) -> jax.Array:
     """[R, h, w, C] -> images in [-1, 1], or latents where no autoencoder decodes them"""
@@ -243,18 +291,19 @@ class System:
   def row_maker(self, too_long: str = "error") -> RowMaker:
     """Makes rows of records.   too_long: config.text.too_long"""
     captions = {name: Caption(text.tokenizer, text.length) for name, text in self.text.items()}
-    return Transform(self.image_shape[:2], captions, too_long)
+    return Transform(self.row_shape[:2], captions, too_long)
 
   def rows(self, n: int) -> Batch:
     """n rows as the row maker gives them, of ShapeDtypeStructs."""
     of = jax.ShapeDtypeStruct
-    pixels = jnp.uint8 if self.image_shape[2] == 3 else jnp.float32
+    of_pixels = self.latents is None and self.image_shape[2] == 3
+    pixels = jnp.uint8 if of_pixels else jnp.float32
     one = of((n, 1), jnp.float32)
     text = {
       name: Tokens(of((n, t.length), jnp.int32), of((n, t.length), jnp.bool_))
       for name, t in self.text.items()
     }
-    return Batch(of((n, 1, *self.image_shape), pixels), one, one, text)
+    return Batch(of((n, 1, *self.row_shape), pixels), one, one, text)
 
   @property
   def row(self) -> str:

@@ -56,6 +56,8 @@ Likelihood = Callable[[Params, np.ndarray, Sequence[str], Sequence[int], Ode], n
 Caption = Callable[[Params, np.ndarray, Sequence[int]], list[str]]
 # (params, images, one instruction an image, one seed an image) -> images
 Edit = Callable[[Params, np.ndarray, Sequence[str], Sequence[int]], np.ndarray]
+# (params, images uint8 [n, H, W, 3]) -> the same through latents and back
+Reconstruct = Callable[[Params, np.ndarray], np.ndarray]
 # (params, x_t [B, H, W, C], time, condition) -> what the network predicts
 Denoise = Callable[[Params, jax.Array, Time, Conditioning], Prediction]
 # (params, x_t [B, H, W, C], time, captions (ids [B, T], mask [B, T])) -> log p(y | x_t) [B], nats
@@ -70,7 +72,7 @@ class Tasks(NamedTuple):
   """The tasks of a system with config.sampling on a mesh.
 
   chat      (params, seed) -> systems.chat.Chat
-  measures  what `t2i eval` scores besides images drawn: "captions", "edits"
+  measures  what `t2i eval` scores besides images drawn: "captions", "edits"; "reconstruction"
   """
 
   draw: Draw | None = None
@@ -83,6 +85,7 @@ class Tasks(NamedTuple):
   classify: Classify | None = None
   embed: Embed | None = None
   views: MakeViews | None = None
+  reconstruct: Reconstruct | None = None
   measures: tuple[str, ...] = ()
 
   def need(self, task: str, where: str) -> Any:
@@ -95,8 +98,9 @@ class Tasks(NamedTuple):
 
 # Which systems have a task, for the message where one is missing.
 ABLE = {
-  "draw": "a classifier draws nothing; give it as --guidance.classifier to a model that draws, and "
-  "an encoder of images as --encoder to t2i eval",
+  "draw": "a classifier draws nothing, give it as --guidance.classifier to a model that draws; an "
+  "autoencoder draws nothing, train a model on its latents with --config.autoencoder=run(path=...); "
+  "an encoder of images draws nothing, give it as --encoder to t2i eval",
   "redraw": "only a model from captions to images starts from an image, as "
   "configs/scenes_dit_flow.py trains it; a joint model edits: t2i chat",
   "likelihood": "only a model from captions to images has one, as configs/scenes_dit_flow.py trains"
@@ -108,5 +112,6 @@ ABLE = {
   "chat": "it has no image input. Train configs/transfusion_scenes.py, or use t2i sample",
   "embed": "it is no encoder of images. Train one with configs/emoji_contrastive.py",
   "views": "it is no encoder of images. Train one with configs/emoji_contrastive.py",
+  "reconstruct": "it is no autoencoder. Train one with configs/vae_kl.py or configs/vq.py",
   "classify": "it is no classifier. Train one with configs/scenes_classifier.py",
 }

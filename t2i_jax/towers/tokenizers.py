@@ -137,6 +137,12 @@ class FolderTokenizer:
     """Tokens of each caption before any are cut, its template and added tokens included."""
     return [len(self._ids(self.text_of(text))) for text in texts]
 
+  def windows(self, texts: Sequence[str]) -> int:
+    """Windows that the longest of these captions needs, at least 1;   of "chunk"."""
+    size = self.window - sum(map(len, self._added()))
+    longest = max(len(self._ids(self.text_of(text), special=False)) for text in texts)
+    return max(1, -(-longest // size))
+
   def id_of(self, token: str) -> int:
     """The id of a special token. Raises RestoreError where the folder has none of that name."""
     found = self._opened.get_added_vocab().get(token)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from t2i_jax import config as configs
 from t2i_jax.data.source import manifest_hash
 from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.training.cached import check_weights
 from t2i_jax.training.checkpoint import Meta
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.restore import copied_parts, load_starts, restore_state
@@ -53,7 +54,9 @@ def begin(c: ConfigDict, run: Run, saver: Saver, new_data: bool) -> Beginning:
     starts = load_starts(run.system, abstract_params(run.system, run.mesh))
     state = create_state(run.system, run.optimizers, run.abstract, jax.random.key(c.seed), starts)
     copied = copied_parts(run.system, c.checkpoint.frozen, state.frozen, starts)
-    meta = Meta(c, run.tokenizer, 0, fingerprint(state.frozen), copied, data)
+    frozen = fingerprint(state.frozen)
+    check_weights(c, run.system.latents, frozen)
+    meta = Meta(c, run.tokenizer, 0, frozen, copied, data)
     return Beginning(run, 0, state, meta, ())
   if steps[-1] > c.train.steps:
     raise ConfigError(
@@ -71,7 +74,9 @@ def begin(c: ConfigDict, run: Run, saver: Saver, new_data: bool) -> Beginning:
       if saved.tokenizer != run.tokenizer:  # the weights know its ids
         taken = set_up(c, saved.tokenizer)
     state = restore_state(saver, step, saved, taken.system, taken.abstract)
-    meta = saved._replace(config=c, frozen=fingerprint(state.frozen), data=data, arrays=None)
+    frozen = fingerprint(state.frozen)
+    check_weights(c, run.system.latents, frozen)
+    meta = saved._replace(config=c, frozen=frozen, data=data, arrays=None)
     return Beginning(taken, step, state, meta, tuple(notes))
 
   step, found = saver.newest(read)

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch
 from t2i_jax.data.loader import Loader, validation_batches
-from t2i_jax.data.sheet import grid
 from t2i_jax.errors import NotFinite
 from t2i_jax.parallel import batch_sharding, overridden, owned_rows
 from t2i_jax.systems import merge_params
@@ -28,6 +27,7 @@ from t2i_jax.training.log import Log
 from t2i_jax.training.processes import any_process
 from t2i_jax.training.save import Saver, check_workdir
 from t2i_jax.training.setup import set_up
+from t2i_jax.training.show import make_show
 from t2i_jax.training.step import jit_train_step, make_validation_step
 
 PREFETCH = 4  # batches read ahead
@@ -108,6 +108,7 @@ def _train(c: ConfigDict, workdir: Path, begun: Beginning, saver: Saver, lock: L
   data = on_devices(loader.batches(start), mesh, c.train.batch)
   step_fn = jit_train_step(system, run.optimizers, c, mesh, abstract)
   validate = make_validation(system, c, mesh, run.val_source, transform)
+  shown = make_show(c, run, workdir)
 
   def save(step: int) -> None:
     lock.check()
@@ -135,9 +136,9 @@ def _train(c: ConfigDict, workdir: Path, begun: Beginning, saver: Saver, lock: L
           )
       if last or every(c.eval.every, step):
         log.write(step, "val", validate(merge_params(state.ema, state.frozen)), {})
-      if run.tasks.draw is not None and (last or every(c.sampling.every, step)):
+      if shown is not None and (last or every(shown[0], step)):
         try:
-          show_prompts(run.tasks.draw, merge_params(state.ema, state.frozen), c, workdir, step, log)
+          shown[1](merge_params(state.ema, state.frozen), step, log)
         except NotFinite:  # of the weights, which is said instead, or else of config.sampling
           save(step)
           raise
@@ -150,7 +151,7 @@ def _train(c: ConfigDict, workdir: Path, begun: Beginning, saver: Saver, lock: L
 
 
 def open_log(c: ConfigDict, workdir: Path, begun: Beginning) -> Log:
-  """The log with its first lines; config.json and the prompts beside it."""
+  """The log with its first lines; config.json beside it."""
   run, start, *_ = begun
   log = Log(
     workdir,
@@ -168,9 +169,6 @@ def open_log(c: ConfigDict, workdir: Path, begun: Beginning) -> Log:
     log.say(f"  {note}")
   if jax.process_index() == 0:
     dump(workdir / "config.json", c.to_dict())
-    if run.tasks.draw is not None:
-      (workdir / "samples").mkdir(exist_ok=True)
-      dump(workdir / "samples" / "prompts.json", list(c.sampling.prompts))
   return log
 
 
@@ -189,20 +187,11 @@ def make_validation(system, c: ConfigDict, mesh, source, transform):
       found = step_fn(params, rows, np.arange(i * batch, (i + 1) * batch))
       total = {name: total.get(name, 0) + np.asarray(part) for name, part in found.items()}
     by_bin = total["image"][0] / np.maximum(total["image"][1], 1)
-    means = {name: part[0].sum() / max(part[1].sum(), 1) for name, part in total.items()}
+    means = {name: total[name][0].sum() / max(total[name][1].sum(), 1) for name in system.terms}
     names = {f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}
-    names |= {f"loss_bin_{k}": value for k, value in enumerate(by_bin)}
+    if system.timed:
+      names |= {f"loss_bin_{k}": value for k, value in enumerate(by_bin)}
+    names |= system.measured({name: part for name, part in total.items() if name not in means})
     return {"loss": sum(system.terms[name].weight * mean for name, mean in means.items())} | names
 
   return validate
-
-
-def show_prompts(draw, params, c: ConfigDict, workdir: Path, step: int, log: Log) -> None:
-  """Samples of the fixed prompts in one row, for samples/ and TensorBoard."""
-  prompts = list(c.sampling.prompts)
-  images = draw(params, prompts, range(len(prompts)))
-  if images.shape[-1] != 3 or not log.writes:  # latents of a model without an autoencoder
-    return
-  strip = grid([images])
-  strip.save(workdir / "samples" / f"step_{step:08d}.png")
-  log.image(step, "samples", np.asarray(strip))

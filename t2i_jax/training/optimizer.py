@@ -43,6 +43,7 @@ def adamw(
   lr: optax.Schedule,
   vector_lr: optax.Schedule,
   matrices: Params,
+  b1: Decay = 0.9,
   b2: Decay = 0.999,
   weight_decay: Weight = 0.0,
 ) -> optax.GradientTransformation:
@@ -50,8 +51,8 @@ def adamw(
   labels = jax.tree.map(lambda m: "vector" if m is None else "matrix", matrices, is_leaf=_is_leaf)
   return optax.partition(
     {
-      "matrix": optax.adamw(lr, b2=b2, weight_decay=weight_decay),
-      "vector": optax.adamw(vector_lr, b2=b2, weight_decay=0.0),
+      "matrix": optax.adamw(lr, b1=b1, b2=b2, weight_decay=weight_decay),
+      "vector": optax.adamw(vector_lr, b1=b1, b2=b2, weight_decay=0.0),
     },
     labels,
   )

@@ -13,6 +13,8 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import mesh_of, owned_rows
 from t2i_jax.systems import System, Tasks, make_system
+from t2i_jax.training.as_published import check_published
+from t2i_jax.training.cached import latents_in, reading
 from t2i_jax.training.optimizer import Optimizers, make_optimizers
 from t2i_jax.training.state import TrainState, abstract_state
 
@@ -52,6 +54,7 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
       f"{c.train.accumulate} parts over data x fsdp = {parts} devices. Use a train.batch that "
       f"{c.train.accumulate * parts} divides, or train.accumulate=1."
     )
+  latents = latents_in(c)
   source = ShardSource(c.data.dir, c.data.train_split)
   val_source = ShardSource(c.data.dir, c.data.val_split)
   tokenizer = tokenizer or Tokenizer.load(c.data.dir, c.text.tokenizer)
@@ -64,6 +67,8 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
   tasks = system.tasks(c.get("sampling"), mesh)
   if tasks.draw is not None:
     system.check_captions([*c.sampling.prompts, c.sampling.negative])
+  check_published(c, system)
+  system = reading(system, latents, c)
   row_maker = system.row_maker(c.text.too_long)
   used = {source: None, val_source: c.eval.rows * row_maker.window}
   said = [

@@ -18,7 +18,7 @@ class TrainState(NamedTuple):
   """step [] int32 counts optimiser steps done; the rest are trees of arrays.
 
   trainable and frozen are disjoint parts of the parameters; ema averages the trainable ones.
-  running holds averages over steps: training.running.
+  running holds averages over steps: training.running, and what the system keeps.
   """
 
   step: Any
@@ -67,7 +67,8 @@ def abstract_state(system: System, optimizers: Optimizers, mesh: Mesh) -> TrainS
   opt = _placed(opt, shardings(_like_params(opt, trainable, axes), mesh))
   replicated = NamedSharding(mesh, PartitionSpec())
   alone = lambda tree: _placed(tree, jax.tree.map(lambda _: replicated, tree))
-  step, running = alone((jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(new_running)))
+  running = jax.eval_shape(new_running) | system.kept
+  step, running = alone((jax.ShapeDtypeStruct((), jnp.int32), running))
   return TrainState(step, trainable, frozen, opt, trainable, running)
 
 

@@ -77,9 +77,10 @@ def make_train_step(
   c, terms = config.train, system.terms
   drop_rates = {name: c.caption_dropout[name] for name in system.droppable}
 
-  def loss_of(own, others, player, frozen, batch, draws, drawn, counts):
-    """This micro-batch's share of a player's mean loss; sums by bin, and shares of all terms."""
-    values = system.losses(merge_params(own | others, frozen), batch, draws)
+  def losses_of(trainable, frozen, batch, draws, drawn, counts):
+    """This micro-batch's share of each player's mean loss; sums by bin, shares of all terms, and
+    the sums that are no terms."""
+    values = system.losses(merge_params(trainable, frozen), batch, draws)
     u, t, undo = (of_image.reshape(-1) for of_image in drawn)
     image, weight = values["image"], batch.image_weight.reshape(-1)
     sums = {"loss": by_bin(image, t, weight), "square": by_bin(jnp.square(image), u, weight)}
@@ -88,26 +89,26 @@ def make_train_step(
     for name, term in terms.items():
       count = term.counts(batch)
       means[name] = jnp.sum(values[name].reshape(count.shape) * count) / counts[name]
-    loss = sum(term.weight * means[n] for n, term in terms.items() if term.player == player)
-    return loss, (sums, means)
+    extra = {name: values[name] for name in values if name not in terms}
+    of_player = lambda player: sum(
+      (term.weight * means[n] for n, term in terms.items() if term.player == player), jnp.zeros(())
+    )
+    return {player: of_player(player) for player in system.players}, (sums, means, extra)
 
   def gradients(state, key, counts, batch, numbers, drawn):
-    """Loss, its parts, each player's gradient by its own weights, and the gradient's |.|^2."""
+    """Loss, its parts, each player's gradient by its own weights, and the gradient's |.|^2.
+
+    All players learn from one forward pass, at the weights before the step.
+    """
     drop = draw_drops(key, numbers[:, 0] // numbers.shape[1], drop_rates)
     draws = Draws(drawn[1].reshape(-1), numbers.reshape(-1), key, drop, state.step)
-    loss: Any = None
-    found: Any = None
+    loss_fn = lambda trainable: losses_of(trainable, state.frozen, batch, draws, drawn, counts)
+    losses, pull, found = jax.vjp(loss_fn, state.trainable, has_aux=True)
     grads: Params = {}
     for player, parts in system.players.items():
-      own = {name: tree for name, tree in state.trainable.items() if name in parts}
-      others = {name: tree for name, tree in state.trainable.items() if name not in parts}
-      grad_fn = jax.value_and_grad(loss_of, has_aux=True)
-      (of_player, aux), of_own = grad_fn(
-        own, others, player, state.frozen, batch, draws, drawn, counts
-      )
-      loss = of_player if loss is None else loss + of_player
-      found, grads = found or aux, grads | of_own
-    return loss, found, grads, jnp.square(optax.global_norm(grads))
+      (by_all,) = pull({name: jnp.float32(name == player) for name in losses})
+      grads |= {name: tree for name, tree in by_all.items() if name in parts}
+    return sum(losses.values()), found, grads, jnp.square(optax.global_norm(grads))
 
   def step(state: TrainState, batch: Batch):
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -117,20 +118,24 @@ def make_train_step(
     counts = {name: jnp.maximum(jnp.sum(term.counts(batch)), 1) for name, term in terms.items()}
     part_of = partial(gradients, state, key, counts)
     if c.accumulate == 1:
-      loss, (sums, means), grads, squares = part_of(batch, numbers, drawn)
+      loss, (sums, means, extra), grads, squares = part_of(batch, numbers, drawn)
     else:
       micro = _micro_batches((batch, numbers, drawn), c.accumulate)
       first = jax.tree.map(lambda x: x[0], micro)
       zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_of, *first))
       add = lambda total, part: (jax.tree.map(jnp.add, total, part_of(*part)), None)
-      (loss, (sums, means), grads, squares), _ = jax.lax.scan(add, zero, micro)
+      (loss, (sums, means, extra), grads, squares), _ = jax.lax.scan(add, zero, micro)
 
     updates, opt = optimizers.update(grads, state.opt, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
+    kept = {name: state.running[name] for name in system.kept}
+    statistics, kept = system.moved(trainable, kept, extra, state.step)
+    trainable = merge_params(trainable, statistics)
     after = state.step + 1
     decay = jnp.minimum(c.ema, (1 + after) / (10 + after))  # small in the first steps
     ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, trainable)
-    running = updated_running(state.running, sums)
+    ema = merge_params(ema, statistics)  # which are averages themselves
+    running = updated_running(state.running, sums) | kept
     if c.accumulate > 1:
       running["noise"] = updated_noise(running["noise"], grads, squares, counts, c.accumulate)
     metrics = {
@@ -141,7 +146,9 @@ def make_train_step(
     }
     if len(means) > 1:
       metrics |= {f"loss_{name}": mean for name, mean in means.items()}
-    metrics |= {f"loss_bin_{i}": running["loss"][i] for i in range(BINS)} | system.counted(batch)
+    if system.timed:
+      metrics |= {f"loss_bin_{i}": running["loss"][i] for i in range(BINS)}
+    metrics |= system.counted(batch) | system.measured(extra | kept)
     if c.accumulate > 1:
       square, trace = running["noise"]
       metrics["noise_scale"] = trace / jnp.maximum(square, 1e-30)
@@ -184,7 +191,8 @@ def jit_train_step(
 
 
 def make_validation_step(system: System, config: ConfigDict) -> Callable[..., Any]:
-  """(params, batch, rows [B]) -> sums of losses and counts by term: [2, BINS] of images, by t.
+  """(params, batch, rows [B]) -> sums of losses and counts by term: [2, BINS] of images, by t;
+  and the sums that are no terms.
 
   Image r has one fixed t, drawn inside bin r mod BINS, and fixed noise: the same number for the
   same weights at every call and on any number of devices.
@@ -205,6 +213,6 @@ def make_validation_step(system: System, config: ConfigDict) -> Callable[..., An
         counts = term.counts(batch)
         weighted = jnp.sum(values[name].reshape(counts.shape) * counts)
         found[name] = jnp.stack([weighted, jnp.sum(counts)])
-    return found
+    return found | {name: values[name] for name in values if name not in system.terms}
 
   return step

@@ -20,6 +20,8 @@ TINY = {
   "qwen_image(base=4, multipliers=(1, 2), layers=1, latents_mean=(0, 1), latents_std=(2, 3),"
   " halves_time=(True,), sample_size=8)": 2,
   "vq(widths=(4, 8), layers=1, groups=2, codes=16, attends=(1,), sample_size=8)": 3,
+  "fsq(levels=(4, 3), widths=(4, 8), layers=1, groups=2, sample_size=8)": 2,
+  "lfq(widths=(4, 8), layers=1, groups=2, sample_size=8)": 3,
 }
 IDS = [text.partition("(")[0] for text in TINY]
 

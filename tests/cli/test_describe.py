@@ -70,3 +70,10 @@ def test_a_wrong_key_or_variant_is_named(capsys):
 def test_published_configs_need_no_data(config, capsys):
   assert main(["describe", f"--config=configs/{config}"]) == 0
   assert "parameters" in capsys.readouterr().out
+
+
+def test_flags_without_effect_are_not_taken(capsys):
+  for flag in ("--embedded-cfg=3", "--too-long=error", "--offload"):
+    with pytest.raises(SystemExit):
+      main(["describe", "--from=nowhere", flag])
+    assert f"unrecognized arguments: {flag}" in capsys.readouterr().err

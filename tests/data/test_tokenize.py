@@ -149,3 +149,17 @@ def test_a_language_model_s_tokenizer_without_an_end_or_a_file_is_named(tmp_path
   language_model_tokenizer(tmp_path, {"bos_token": "<begin>"})
   with pytest.raises(DataError, match=r"eos_token in tokenizer_config\.json is missing"):
     Tokenizer.load("", f"folder:{tmp_path}")
+
+
+def test_classes_have_the_names_of_a_published_folder(tmp_path):
+  names = {"id2label": {"0": "tench, Tinca tinca", "1": "crane", "2": "crane, Grus"}}
+  (tmp_path / "model_index.json").write_text(json.dumps(names))
+  tokenizer = Tokenizer.load("", f"labels:10:{tmp_path}")
+  again = Tokenizer.from_json(tokenizer.to_json())
+  assert again == tokenizer and again.vocab == 11
+  ids, _ = again.encode(["Tinca tinca", "crane", "7", ""], 1)
+  assert ids[:, 0].tolist() == [1, 3, 8, 0]  # of two classes with a name the latter, as diffusers
+  with pytest.raises(PromptError, match="below 10, or a name as 'tench'"):
+    tokenizer.encode(["tensh"], 1)
+  with pytest.raises(DataError, match="id2label cannot be read"):
+    Tokenizer.load("", f"labels:10:{tmp_path / 'none'}")

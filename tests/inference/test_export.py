@@ -304,7 +304,7 @@ def test_the_card_says_where_licence_and_data_are_from(tmp_path):
   config = config_of({})
   rows = [("transformer", "X", "trained, float32")]
   text = card(config, licence_of(None), rows, "a run.", "ab12")
-  assert "license: unknown" in text and "Licence: Unknown: the source states none and" in text
+  assert "license: unknown" in text and "Licence: unknown. The source states none" in text
   assert "manifest.json with the SHA-256 ab12" in text
   (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
   assert licence_of(tmp_path, "mit").keys == {"license": "mit"}

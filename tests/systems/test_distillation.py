@@ -57,9 +57,9 @@ def test_consistency_distillation_follows_the_guided_teacher():
   def both(params):
     x0 = system.encode(params, batch.images[:, 0])
     x_t = system.mix(x0, draws).eps
-    x0_t, eps_t = guided(system, params, x_t, at(t), 2.5, batch)
+    x0_t, eps_t = guided(system, params, x_t, at(t), 2.0, batch)
     first = (1 - s) * x0_t + s * eps_t
-    x0_s, _ = guided(system, params, first, at(s), 2.5, batch)
+    x0_s, _ = guided(system, params, first, at(s), 2.0, batch)
     x_s = s * (x_t + (1 - s) / s * (x0_t + x0_s) / 2)
     cond = system.encode_text(params, batch.text)
     x0_of = lambda x, t: convert(system.denoise(params, x, at(t), cond), "x0", x, at(t)).value

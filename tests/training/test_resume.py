@@ -258,3 +258,38 @@ def test_a_joint_model_resumes_bit_for_bit_with_its_rows_packed(
   ours, theirs = (arrays(tmp_path / name, 6) for name in ("killed", "whole"))
   assert all(ours[path].tobytes() == theirs[path].tobytes() for path in theirs)
   assert {"padding", "images", "drawn", "left_out"} < set(metrics(tmp_path / "whole")[0])
+
+
+@pytest.mark.slow
+@pytest.mark.proof
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_two_players_and_a_codebook_resume_bit_for_bit(start_t2i, easy_data, tmp_path, compiled):
+  changes = {
+    "data.dir": easy_data,
+    "data.image_size": (16, 16),
+    "autoencoder": "vq(codes=16, widths=(4, 8), layers=1, groups=2, measured=True)",
+    "model.discriminator": "patch(width=4, layers=1, groups=2)",
+    "train.objective": "reconstruction(commitment=0.25, adversarial=0.5, start=2)",
+    "train.steps": 6,
+    "train.batch": 8,
+    "train.schedule": "cosine(warmup=1)",
+    "log.every": 1,
+    "eval.every": 3,
+    "eval.rows": 8,
+    "checkpoint.every": 2,
+  }
+  flags = [f"--config.{key}={value}" for key, value in changes.items()]
+  args = lambda workdir: ["train", "--config=configs/vq.py:vq", f"--workdir={workdir}", *flags]
+  run = lambda workdir, **how: start_t2i(args(workdir), **compiled, **how)
+  finish(run(tmp_path / "whole"))
+  killed = run(tmp_path / "killed", program=("-c", AFTER_LINE, signal.SIGKILL.value, 5, 0))
+  killed.communicate()
+  assert killed.returncode == -signal.SIGKILL and newest(tmp_path / "killed") in (2, 4)
+  finish(run(tmp_path / "killed"))
+  assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+  assert contents(tmp_path / "killed/samples") == contents(tmp_path / "whole/samples")
+  ours, theirs = (arrays(tmp_path / name, 6) for name in ("killed", "whole"))
+  assert all(ours[path].tobytes() == theirs[path].tobytes() for path in theirs)
+  for name in ("'discriminator'", "codebook", "sizes", "latents"):
+    assert any(name in path for path in theirs)
+  assert {"psnr", "perplexity", "loss_discriminator"} < set(metrics(tmp_path / "whole")[0])

@@ -1,0 +1,222 @@
+"""Folders of latents, encoded from the images of a built folder: their manifest, keys and pieces.
+
+The shards are those of a built folder, with an array of latents as each record's image: float
+[h, w, C], or mean and deviation side by side, [h, w, 2C], of which training draws a sample anew in
+each epoch. An entry is found by its key, a hash of the image's bytes and of all that made its
+latents: what has not changed is not encoded again.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from t2i_jax.data.images import read_latent
+from t2i_jax.data.record import Record
+from t2i_jax.data.source import ShardSource, manifest_hash, read_manifest
+from t2i_jax.errors import DataError
+
+FORMAT = 1  # of the way from an image to its latents; another one makes other keys
+MOMENTS, MODE = "moments", "mode"
+DTYPES = ("float32", "float16")
+FIT = "scaled to cover by Lanczos, centre crop"
+PIECE = 64  # records that are written at once, and lost at most where a process is killed
+KEY_BYTES = 16
+RUNS = ("tiling", "activations", "sample_size")  # fields of an autoencoder's config
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+  """What a folder of latents is of: its manifest's entry "latents".
+
+  images       path of the built folder;   images_hash: data.source.manifest_hash of it
+  image_size   height, width in pixels
+  shape        [h, w, C] of z
+  stored       "moments": mean and deviation; "mode": the mean alone
+  dtype        of the stored numbers
+  autoencoder  path of its folder;   weights: training.checksum.fingerprint of them
+  config       network_text of it
+  batch        images that were encoded at once on a device
+  """
+
+  images: str
+  images_hash: str
+  image_size: tuple[int, int]
+  shape: tuple[int, int, int]
+  stored: str
+  dtype: str
+  autoencoder: str
+  weights: str
+  config: str
+  batch: int
+
+  @property
+  def row_shape(self) -> tuple[int, int, int]:
+    """Of the array of a record."""
+    height, width, channels = self.shape
+    return (height, width, channels * (2 if self.stored == MOMENTS else 1))
+
+  @property
+  def record_bytes(self) -> int:
+    """Of the numbers of a record."""
+    return int(np.prod(self.row_shape)) * np.dtype(self.dtype).itemsize
+
+  @property
+  def made_by(self) -> str:
+    """All that decides an image's latents, as text."""
+    of = (FORMAT, FIT, self.image_size, self.stored, self.dtype, self.weights, self.config)
+    return json.dumps(of)
+
+  def key(self, image: bytes) -> bytes:
+    """Of the entry of an image."""
+    return hashlib.sha256(self.made_by.encode() + b"\0" + image).digest()[:KEY_BYTES]
+
+
+def network_text(config: Any) -> str:
+  """An autoencoder's config as text, without what changes how it runs and not what it computes."""
+  fields = dataclasses.asdict(config)
+  kept = ", ".join(f"{name}={value!r}" for name, value in fields.items() if name not in RUNS)
+  return f"{type(config).__name__}({kept})"
+
+
+def latents_of(folder: str | Path) -> Latents | None:
+  """What the latents of a folder are of; None of a folder of images. Raises DataError."""
+  entry = read_manifest(folder).get("latents")
+  if entry is None:
+    return None
+  try:
+    fields: dict[str, Any] = {
+      name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()
+    }
+    return Latents(**fields)
+  except (TypeError, AttributeError) as error:
+    raise DataError(
+      f"{folder}/manifest.json: its entry latents cannot be read ({error}). Encode it again."
+    ) from error
+
+
+def check_images(folder: str | Path, latents: Latents) -> None:
+  """Raises DataError where the images of a folder of latents have changed since.
+
+  Where they are not on this machine any more, nothing can be said.
+  """
+  try:
+    now = manifest_hash(latents.images)
+  except DataError:
+    return
+  if now != latents.images_hash:
+    raise DataError(
+      f"{folder} holds latents of other images than {latents.images} has now: its manifest.json "
+      f"has the hash {now[:12]}, {latents.images_hash[:12]} when they were encoded. "
+      f"{encode_again(folder, latents)}"
+    )
+
+
+def check_split(folder: str | Path, latents: Latents, split: str) -> None:
+  """Raises DataError where a split is not among the latents."""
+  splits = read_manifest(folder)["splits"]
+  if split not in splits:
+    raise DataError(
+      f"{folder} holds no latents of the split {split!r}, only of {', '.join(splits)}. "
+      f"{encode_again(folder, latents)} --splits={','.join([*splits, split])}"
+    )
+
+
+def encode_again(folder: str | Path, latents: Latents) -> str:
+  """The command that brings a folder up to date, as the end of a message."""
+  mode = " --mode" if latents.stored == MODE else ""
+  return (
+    f"Encode again what changed: t2i data encode --data={latents.images} "
+    f"--autoencoder={latents.autoencoder} --to={folder}{mode}"
+  )
+
+
+def npy(x: np.ndarray) -> bytes:
+  """An array as the bytes of a .npy file."""
+  file = io.BytesIO()
+  np.save(file, np.ascontiguousarray(x))
+  return file.getvalue()
+
+
+def with_latents(record: Record, latents: Latents, found: Mapping[bytes, bytes]) -> Record:
+  """The record with latents in place of its images.   found: by key"""
+  image, *then = (found[latents.key(image)] for image in record.images)
+  turns = tuple((text, new) for (text, _), new in zip(record.then, then, strict=True))
+  return dataclasses.replace(record, image=image, then=turns)
+
+
+def write_piece(path: Path, found: Mapping[bytes, bytes]) -> None:
+  """Writes entries; the file has its name once it is complete."""
+  part = path.with_name(f"{path.name}.{os.getpid()}.part")
+  with part.open("wb") as file:
+    file.write(msgpack.packb(found))
+    file.flush()
+    os.fsync(file.fileno())
+  part.rename(path)
+
+
+def read_piece(path: Path) -> dict[bytes, bytes]:
+  """The entries of a piece; none where there is no such file, or not a whole one."""
+  try:
+    found = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
+  except (OSError, ValueError, msgpack.UnpackException):
+    return {}
+  return found if isinstance(found, dict) else {}
+
+
+class Before:
+  """The entries of a folder of latents that is brought up to date."""
+
+  def __init__(self, folder: Path):
+    self._sources: list[ShardSource] = []
+    self._at: dict[bytes, tuple[int, int, int]] = {}
+    try:
+      if latents_of(folder) is None:
+        return
+      splits = read_manifest(folder)["splits"]
+      for split in splits:
+        keys = (folder / keys_file(split)).read_bytes()
+        source = ShardSource(folder, split)
+        for index, many in enumerate(_split_keys(keys)):
+          for turn, key in enumerate(many):
+            self._at[key] = (len(self._sources), index, turn)
+        self._sources.append(source)
+    except (DataError, OSError):  # what cannot be read is encoded again
+      self._at.clear()
+
+  def find(self, key: bytes) -> bytes | None:
+    """The stored latents of a key, or None."""
+    if key not in self._at:
+      return None
+    number, index, turn = self._at[key]
+    try:
+      found = self._sources[number][index].images[turn]
+      read_latent(found)
+    except DataError:
+      return None
+    return found
+
+
+def keys_file(split: str) -> str:
+  """Name of the file with the keys of a split: of each record their number, a byte, and they."""
+  return f"{split}.keys"
+
+
+def packed_keys(record: Record, latents: Latents) -> bytes:
+  """The keys of a record's images, as keys_file has them."""
+  return bytes([len(record.images)]) + b"".join(map(latents.key, record.images))
+
+
+def _split_keys(data: bytes) -> Iterator[list[bytes]]:
+  place = 0
+  while place < len(data):
+    count = data[place]
+    yield [data[place + 1 + i * KEY_BYTES : place + 1 + (i + 1) * KEY_BYTES] for i in range(count)]
+    place += 1 + count * KEY_BYTES
