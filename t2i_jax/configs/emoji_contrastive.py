@@ -9,7 +9,10 @@ It makes a figure for models of real images, retrieval: how often the real image
 one has the caption's concept. It reads no captions, and validation is on concepts of no training
 image. Its loss has no t: the bins of the log are of any images.
 
-Result: not yet run.
+Result: 300 steps, about 5 minutes of CPU time (jax 0.10.2; 17 minutes on 2 cores that ten other
+programs shared). Of 326 images of concepts that it was not trained on, a random view finds its
+concept first in 87% (five nearest: 98%; pixels 47%, 69%), and an image the same concept in the
+other style in 33% (51%; pixels 15%, 29%; chance 0.6%, 3%).
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +36,6 @@ def get_config() -> ConfigDict:
     "stages": 2,
     "dtype": "float32",
   }
-  c.process = {"kind": "flow", "timesteps": "uniform"}
   c.train = {"steps": 300, "batch": 128, **sections.muon(), "caption_dropout": {}}
   c.train.update(objective="nt_xent(temperature=0.1)", views="views(crop=0.4)")
   c.mesh = {}

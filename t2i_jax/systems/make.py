@@ -35,7 +35,7 @@ from t2i_jax.systems.autoencoding import (
   make_autoencoding,
 )
 from t2i_jax.systems.classifier import ClassifierSystem
-from t2i_jax.systems.contrastive import Contrast, ContrastiveSystem, Views
+from t2i_jax.systems.contrastive import NO_NOISE, Contrast, ContrastiveSystem, Views
 from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
 from t2i_jax.systems.joint import JointSystem
 from t2i_jax.systems.parts import Part, configured
@@ -229,6 +229,7 @@ def _contrastive(
     contrast=build({"nt_xent": Contrast}, c.train.objective, "train.objective"),
     how=build({"views": Views}, c.train.views, "train.views"),
     side=config.side,
+    **NO_NOISE,
     **common,
   )
 
