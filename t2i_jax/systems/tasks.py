@@ -99,8 +99,8 @@ class Tasks(NamedTuple):
 # Which systems have a task, for the message where one is missing.
 ABLE = {
   "draw": "a classifier draws nothing, give it as --guidance.classifier to a model that draws; an "
-  "autoencoder draws nothing, train a model on its latents with --config.autoencoder=run(path=...); "
-  "an encoder of images draws nothing, give it as --encoder to t2i eval",
+  "autoencoder draws nothing, train a model on its latents with --config.autoencoder=run(path=...);"
+  " an encoder of images draws nothing, give it as --encoder to t2i eval",
   "redraw": "only a model from captions to images starts from an image, as "
   "configs/scenes_dit_flow.py trains it; a joint model edits: t2i chat",
   "likelihood": "only a model from captions to images has one, as configs/scenes_dit_flow.py trains"
