@@ -33,6 +33,15 @@ _T5_BASE = {
   "num_heads": 12, "num_layers": 12, "output_past": True, "pad_token_id": 0,
   "relative_attention_num_buckets": 32, "vocab_size": 32128,
 }  # fmt: skip
+_MINILM = {
+  "_name_or_path": "nreimers/MiniLM-L6-H384-uncased", "architectures": ["BertModel"],
+  "attention_probs_dropout_prob": 0.1, "gradient_checkpointing": False, "hidden_act": "gelu",
+  "hidden_dropout_prob": 0.1, "hidden_size": 384, "initializer_range": 0.02,
+  "intermediate_size": 1536, "layer_norm_eps": 1e-12, "max_position_embeddings": 512,
+  "model_type": "bert", "num_attention_heads": 12, "num_hidden_layers": 6, "pad_token_id": 0,
+  "position_embedding_type": "absolute", "transformers_version": "4.8.2", "type_vocab_size": 2,
+  "use_cache": True, "vocab_size": 30522,
+}  # fmt: skip
 _H = {
   "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
   "num_hidden_layers": 23, "projection_dim": 512,
@@ -59,6 +68,7 @@ PUBLISHED = {
     4_762_310_656,
   ),
   "T5-base": (_T5_BASE, 109_628_544),
+  "all-MiniLM-L6-v2": (_MINILM, 22_713_216),
 }
 _QWEN = {
   "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645, "hidden_act": "silu",

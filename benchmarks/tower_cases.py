@@ -22,7 +22,7 @@ class Case(NamedTuple):
   @property
   def config_kind(self) -> str:
     """Name of the class of its config in transformers."""
-    for base in ("CLIPText", "T5", "Qwen3", "Qwen2_5_VL", "Mistral3"):
+    for base in ("CLIPText", "T5", "Bert", "Qwen3", "Qwen2_5_VL", "Mistral3"):
       if self.kind.startswith(base):
         return f"{base}Config"
     raise KeyError(self.kind)
@@ -35,6 +35,12 @@ CLIP = {
 }  # fmt: skip
 T5 = {
   "vocab_size": VOCAB, "d_model": 32, "d_kv": 12, "d_ff": 44, "num_layers": 3, "num_heads": 4,
+}  # fmt: skip
+# torch gives the embedding of the padding no gradient: without one here, all rows have theirs.
+BERT = {
+  "pad_token_id": None,
+  "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 44, "num_hidden_layers": 3,
+  "num_attention_heads": 4, "max_position_embeddings": 16,
 }  # fmt: skip
 CASES = {
   "CLIP of SD 1": Case("CLIPTextModel", CLIP | {"hidden_act": "quick_gelu", "eos_token_id": 2}),
@@ -51,6 +57,7 @@ CASES = {
     T5 | {"feed_forward_proj": "relu", "relative_attention_num_buckets": 16,
           "relative_attention_max_distance": 10},
   ),
+  "BERT": Case("BertModel", BERT),
 }  # fmt: skip
 
 LANGUAGE = {

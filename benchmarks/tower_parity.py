@@ -65,7 +65,7 @@ def build(name: str) -> Any:
 
 
 def theirs(model: Any, given: Arrays, masked: bool = False) -> tuple[Any, Any, Any]:
-  """(tokens, pooled or None, hidden states) of CLIP and T5, tensors."""
+  """(tokens, pooled or None, hidden states) of CLIP, T5 and BERT, tensors."""
   ids, mask = (torch.tensor(x.astype(np.int64)) for x in given)
   how = {"attention_mask": mask} if masked else {}
   out = model(input_ids=ids, output_hidden_states=True, **how)
@@ -234,12 +234,15 @@ def float32_distances(name: str, where: Path) -> tuple[float, float | None]:
     return max(distance(a, b) for a, b in zip(parts, want, strict=True)), None
   if name.startswith("CLIP"):
     return clip_distances(name, where)
-  found = []
+  tokens, pooled = [], []
   for masked in (False, True):
     with torch.no_grad():
-      want = theirs(build(name), captions(), masked)[0]
-    found.append(distance(ours(where, captions(), masked=masked).tokens, want))
-  return max(found), None
+      last, vector, _ = theirs(build(name), captions(), masked)
+    own = ours(where, captions(), masked=masked)
+    tokens.append(distance(own.tokens, last))
+    if vector is not None:
+      pooled.append(distance(own.pooled, vector))
+  return max(tokens), max(pooled) if pooled else None
 
 
 @functools.cache
@@ -305,6 +308,7 @@ ENCODERS = (
   Row("T5-v1.1-XXL", "T5-v1.1-XXL", "T5 1.1", "PixArt"),
   Row("T5-v1.1-XXL", "SD3 text_encoder_3, FLUX.1 text_encoder_2", "T5 1.1", "SD3, FLUX.1"),
   Row("T5-base", "T5-base", "T5", "the first version of T5"),
+  Row("all-MiniLM-L6-v2", "all-MiniLM-L6-v2", "BERT", "sentence encoders"),
   Row("Qwen2.5-VL-7B, its text", "Qwen2.5-VL-7B", "qwen2.5-vl", "Qwen-Image"),
   Row("Qwen3-4B", "Qwen3-4B", "qwen3, tied", "Z-Image, FLUX.2 klein 4B"),
   Row("Qwen3-8B", "Qwen3-8B", "qwen3", "FLUX.2 klein 9B"),
@@ -327,13 +331,13 @@ Counted is the model of published size.
   that are read are compared, too.
 - **tokens**, **pooled**: max|ours - theirs| / max|theirs| in float32, the largest of all layers
   that a pipeline takes. CLIP: with and without a mask, the last layer, and the one before it with
-  and without the final norm; the vector at the end, projected where there is a projection. T5: with
-  and without a mask. Language models: every hidden state from the embedding on, padded on the left
-  and on the right, the padding's rows included. Bound {forward:.0e}.
+  and without the final norm; the vector at the end, projected where there is a projection. T5,
+  BERT: with and without a mask. Language models: every hidden state from the embedding on, padded
+  on the left and on the right, the padding's rows included. Bound {forward:.0e}.
 - **gradient**: of sum(sin(tokens)) + sum(cos(pooled)) by **every** weight, theirs brought into our
   layout by the tables that read the folder; max|ours - theirs| / max|theirs| of each, the largest
-  shown with where it is. Bound {gradient:.0e}. Of CLIP and T5 alone; the blocks of the language
-  models are those of the joint models, whose gradients are in
+  shown with where it is. Bound {gradient:.0e}. Of CLIP, T5 and BERT alone; the blocks of the
+  language models are those of the joint models, whose gradients are in
   `tests/parity/test_language_models.py`.
 - **bf16**: root mean square of the error over that of the output, against theirs in float32: ours
   with bfloat16 activations, and theirs `.to(torch.bfloat16)`, of {draws} draws of captions. First

@@ -92,6 +92,7 @@ VALUES: dict[str, Any] = {
   "train.optimizer": str,
   "train.schedule": str,
   "train.objective": str,
+  "train.views": str,
   "train.lr": Weight,
   "train.vector_lr": Weight,
   "train.balance": Weight,

@@ -1,20 +1,23 @@
 """Draw, judge and report, as eval/score.json and eval/report.html: t2i eval --workdir=D
 
 A model of scenes is scored by the exact judge, a joint one also by its captions and its edits; a
-model of other images gets a report to look at, split by split of its data. --curve scores every
-kept checkpoint against its minutes. An autoencoder is scored by its reconstructions, as
-eval/reconstruction.json and eval/reconstruction.png.
+model of other images gets a report to look at, split by split of its data, and with --encoder the
+retrieval of its images, as eval/retrieval.json. --curve scores every kept checkpoint against its
+minutes. An autoencoder is scored by its reconstructions, as eval/reconstruction.json and
+eval/reconstruction.png.
 """
 
 import argparse
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from t2i_jax.cli.flags import FirstSeed, Images, number
 from t2i_jax.cli.sample import SAMPLING_FLAGS, add_sampling_flags, opened_with
+from t2i_jax.errors import ConfigError
 
 SHOWN = ("psnr", "ssim", "codes_used", "perplexity")  # of reconstructions
 GALLERY = 24  # images a split in a report without a judge
@@ -32,6 +35,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--seed", type=number("--seed", FirstSeed), default=0, help="of prompts and noise"
   )
   parser.add_argument("--curve", action="store_true", help="score every kept checkpoint")
+  parser.add_argument(
+    "--encoder",
+    metavar="DIR",
+    help="workdir of an encoder of images (configs/emoji_contrastive.py): scores retrieval, "
+    "--per-cell images a split",
+  )
+  parser.add_argument(
+    "--split", action="append", help="of retrieval, may be given several times; default all"
+  )
+  parser.add_argument(
+    "--concept",
+    default="concept",
+    help="of retrieval: the name in a record's metadata; 'key': each image is one",
+  )
   add_sampling_flags(parser)
 
 
@@ -47,6 +64,11 @@ def run(args: argparse.Namespace) -> None:
   if not trained.config.score.level:
     print(gallery(args, trained))
     return None
+  if args.encoder:
+    raise ConfigError(
+      f"--encoder={args.encoder}: {args.workdir} is a model of scenes (score.level = "
+      f"{trained.config.score.level!r}), which the exact judge scores. Leave it out."
+    )
   if args.curve:
     curve(args, trained)
   report(args, trained)
@@ -72,24 +94,26 @@ def reconstruction(args: argparse.Namespace, trained) -> None:
 
 def score_scenes(args: argparse.Namespace, trained):
   """The score of one checkpoint on the level its config names."""
-  from rich.progress import track
-
   from t2i_jax.evaluation.score import score
 
-  def draw(prompts: list[str], seed: int):
-    seeds = range(seed, seed + len(prompts))
-    step = trained.config.sampling.batch
-    starts = range(0, len(prompts), step)
-    parts = [
-      trained.draw(prompts[i : i + step], seeds[i : i + step])
-      for i in track(starts, f"drawing {len(prompts)} images")
-    ]
-    return np.concatenate(parts)
-
-  import numpy as np
-
+  draw = lambda prompts, seed: draw_all(trained, prompts, seed)
   size = trained.config.data.image_size[0]
   return score(draw, trained.config.score.level, size=size, per_cell=args.per_cell, seed=args.seed)
+
+
+def draw_all(trained, prompts: Sequence[str], seed: int):
+  """An image of each prompt, seeds from `seed` on, config.sampling.batch at once."""
+  import numpy as np
+  from rich.progress import track
+
+  seeds = range(seed, seed + len(prompts))
+  step = trained.config.sampling.batch
+  starts = range(0, len(prompts), step)
+  parts = [
+    trained.draw(prompts[i : i + step], seeds[i : i + step])
+    for i in track(starts, f"drawing {len(prompts)} images")
+  ]
+  return np.concatenate(parts)
 
 
 def report(args: argparse.Namespace, trained) -> None:
@@ -176,8 +200,80 @@ def gallery(args: argparse.Namespace, trained) -> Path:
       shown, said, right = readings(trained, records, args.seed)
       note = f"What is said of real images; {right} of {len(said)} are a caption of theirs."
       sections.append((f"{split}, read", note, list(zip(said, shown, strict=True))))
+  if args.encoder:
+    sections += retrieval(args, trained, manifest["splits"])
   about = context(args, trained) | {"attribution": manifest["attribution"]}
   return write_gallery_report(args.workdir, sections, about)
+
+
+def retrieval(args: argparse.Namespace, trained, splits: Sequence[str]):
+  """Scores and saves the retrieval of drawn images; returns sections of the report.
+
+  The encoder's own recall is of the split that it was validated on.
+  """
+  from rich.console import Console
+
+  from t2i_jax.data.source import ShardSource
+  from t2i_jax.evaluation import retrieval as r
+  from t2i_jax.inference import open_model
+  from t2i_jax.training.checkpoint import dump
+
+  encoder = open_model(args.encoder)
+  embed = partial(encoder.need("embed"), encoder.params)
+  c = trained.config.data
+  own = encoder.config.data.val_split
+  found, sections = [], []
+  for split in dict.fromkeys((own, *(args.split or splits))):
+    source = ShardSource(c.dir, split)
+    images, captions, concepts, styles = real_images(source, c.image_size, args.concept)
+    if split == own:
+      views = encoder.need("views")(images, args.seed)
+      found.append(r.score_encoder(split, captions, images, concepts, styles, embed, views))
+      title = f"{split}: recall of the encoder, images beside the nearest of another style"
+      sections.append((title, r.sentence(found[-1]), neighbours(found[-1])))
+    if split in (args.split or splits):
+      records = source.spread(args.per_cell)
+      captions = [record.captions[0] for record in records]
+      wanted = r.concepts_of(records, args.concept)
+      drawn = draw_all(trained, captions, args.seed)
+      found.append(r.score_drawn(split, captions, wanted, drawn, images, concepts, embed))
+      sections.append((f"{split}: retrieval", r.sentence(found[-1]), neighbours(found[-1])))
+  Console(width=120).print(r.table(found))
+  about = {"workdir": str(args.workdir), "step": trained.step, "seed": args.seed}
+  about |= {"encoder": str(args.encoder), "encoder_step": encoder.step, "concept": args.concept}
+  folder = Path(args.workdir) / "eval"
+  folder.mkdir(exist_ok=True)
+  dump(folder / "retrieval.json", about | {"splits": [one.to_json() for one in found]})
+  print(folder / "retrieval.json")
+  return sections
+
+
+def real_images(source, image_size: tuple[int, int], concept: str):
+  """All images of a split, their first captions, their concepts and their styles; without styles,
+  a style an image."""
+  import numpy as np
+
+  from t2i_jax.data.transforms import fit_image
+  from t2i_jax.evaluation.retrieval import concepts_of
+
+  records = [source[i] for i in range(len(source))]
+  images = np.stack([fit_image(record.image, image_size) for record in records])
+  if images.shape[-1] != 3:
+    raise ConfigError("--encoder: the data are latents, and retrieval compares images.")
+  styles = [str(record.meta.get("style", i)) for i, record in enumerate(records)]
+  captions = [record.captions[0] for record in records]
+  return images, captions, concepts_of(records, concept), styles
+
+
+def neighbours(found):
+  """The first images, each beside the real one nearest to it."""
+  import numpy as np
+
+  mark = {True: "right", False: "wrong"}
+  return [
+    (f"{s.caption} ({mark[s.right]})", np.concatenate([s.image, s.nearest], axis=1))
+    for s in found.samples
+  ]
 
 
 def readings(trained, records, seed: int):

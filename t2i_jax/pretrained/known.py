@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.pretrained.bert import BERT
 from t2i_jax.pretrained.class_dit import CLASS_DIT
 from t2i_jax.pretrained.clip import CLIP_PROJECTED, CLIP_TEXT
 from t2i_jax.pretrained.flux import FLUX, FLUX2
@@ -22,7 +23,7 @@ SPECS: dict[str, Spec] = {
   spec.hf_class: spec
   for spec in (
     *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE),
-    *(CLIP_TEXT, CLIP_PROJECTED, T5_ENCODER),
+    *(CLIP_TEXT, CLIP_PROJECTED, T5_ENCODER, BERT),
     *(KL, KL_FLUX2, QWEN_VAE, VQ),
   )
 }

@@ -15,6 +15,7 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import BACKBONES, axes_of
 from t2i_jax.models.classifier import ClassifierConfig, NoisyClassifier
+from t2i_jax.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from t2i_jax.models.transfusion import Transfusion, TransfusionConfig
 from t2i_jax.process import (
   KINDS,
@@ -34,6 +35,7 @@ from t2i_jax.systems.autoencoding import (
   make_autoencoding,
 )
 from t2i_jax.systems.classifier import ClassifierSystem
+from t2i_jax.systems.contrastive import NO_NOISE, Contrast, ContrastiveSystem, Views
 from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
 from t2i_jax.systems.joint import JointSystem
 from t2i_jax.systems.parts import Part, configured
@@ -211,15 +213,38 @@ def _classifier(
   )
 
 
+def _contrastive(
+  c: ConfigDict, common: dict[str, Any], vae: dict[str, Part], tokenizer: Tokenizer
+) -> ContrastiveSystem:
+  if vae or c.autoencoder != "identity" or c.model.channels != 3:
+    raise ConfigError(
+      f"autoencoder = {c.autoencoder!r}, model.channels = {c.model.channels}: model.kind = "
+      "'image_encoder' compares views of pixels. Use autoencoder=identity and channels=3."
+    )
+  model, config = backbone(c.model, {})
+  parts = {"encoder": Part(lambda rngs: model(config, rngs), config)}
+  return ContrastiveSystem(
+    parts=configured(parts, c.parts),
+    text={},
+    contrast=build({"nt_xent": Contrast}, c.train.objective, "train.objective"),
+    how=build({"views": Views}, c.train.views, "train.views"),
+    side=config.side,
+    **NO_NOISE,
+    **common,
+  )
+
+
 # By the name in config.model.kind, besides BACKBONES, which draw.
 SYSTEMS: dict[str, Callable[..., System]] = {
   "transfusion": _joint,
   "classifier": _classifier,
+  "image_encoder": _contrastive,
   "autoencoder": make_autoencoding,
 }
 MODELS: dict[str, tuple[Any, Any]] = {
   "transfusion": (Transfusion, TransfusionConfig),
   "classifier": (NoisyClassifier, ClassifierConfig),
+  "image_encoder": (ImageEncoder, ImageEncoderConfig),
   "autoencoder": (AutoencodingSystem, AutoencodingConfig),
 }
 

@@ -18,7 +18,7 @@ from t2i_jax.models.conditioning import Tower
 from t2i_jax.pretrained.folder import open_folder
 from t2i_jax.pretrained.qwen_vision import vision_config
 from t2i_jax.ranges import Whole
-from t2i_jax.towers import ClipConfig, Own, T5Config, TextEncoder
+from t2i_jax.towers import BertConfig, ClipConfig, Own, T5Config, TextEncoder
 from t2i_jax.towers.language_model import LanguageModelConfig
 from t2i_jax.towers.published import PUBLISHED, TextPart, tokenizer_of
 from t2i_jax.towers.shown import ShownImages, read_processor
@@ -45,8 +45,8 @@ def autoencoder(
 def text_encoder(
   own: Own,
   system: str,
-  part: str,
   folder: str,
+  part: str = "",
   length: Whole = 0,
   layers: tuple[int, ...] = (),
   too_long: TooLong = "error",
@@ -55,8 +55,8 @@ def text_encoder(
   """The text encoder of a published pipeline, and what that pipeline does to its captions.
 
   system   a row of towers.published.PUBLISHED
-  part     its subfolder, "text_encoder", "text_encoder_2", ...
   folder   of the whole model
+  part     its subfolder, "text_encoder", "text_encoder_2", ...; "" for a sentence encoder
   length, layers  of tokens, and hidden states that are taken; by default as published
   too_long  of captions: an error, "truncate" as the pipelines do, or for CLIP "chunk": `length` is
            a multiple of the published one, and windows of that are encoded one by one
@@ -112,6 +112,9 @@ def as_taken(config: Any, rule: TextPart) -> Any:
     pooled = "projected" if rule.pooled == "projected" else "eos"
     (layer,) = rule.layers or (-1,)
     return dataclasses.replace(config, layer=layer, pooled=pooled, masked=rule.masked)
+  if isinstance(config, BertConfig):
+    (layer,) = rule.layers or (-1,)
+    return dataclasses.replace(config, layer=layer, pooled="mean", masked=rule.masked)
   if isinstance(config, T5Config):
     return dataclasses.replace(config, masked=rule.masked)
   if isinstance(config, LanguageModelConfig):

@@ -62,6 +62,10 @@ Reconstruct = Callable[[Params, np.ndarray], np.ndarray]
 Denoise = Callable[[Params, jax.Array, Time, Conditioning], Prediction]
 # (params, x_t [B, H, W, C], time, captions (ids [B, T], mask [B, T])) -> log p(y | x_t) [B], nats
 Classify = Callable[[Params, jax.Array, Any, Any], jax.Array]
+# (params, images uint8 [n, H, W, 3]) -> unit features [n, D] float32
+Embed = Callable[[Params, np.ndarray], np.ndarray]
+# (images uint8 [n, H, W, 3], seed) -> one view of each, uint8 [n, side, side, 3]
+MakeViews = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Tasks(NamedTuple):
@@ -79,6 +83,8 @@ class Tasks(NamedTuple):
   chat: Callable[[Params, int], Any] | None = None
   denoise: Denoise | None = None
   classify: Classify | None = None
+  embed: Embed | None = None
+  views: MakeViews | None = None
   reconstruct: Reconstruct | None = None
   measures: tuple[str, ...] = ()
 
@@ -93,7 +99,8 @@ class Tasks(NamedTuple):
 # Which systems have a task, for the message where one is missing.
 ABLE = {
   "draw": "a classifier draws nothing, give it as --guidance.classifier to a model that draws; an "
-  "autoencoder draws nothing, train a model on its latents with --config.autoencoder=run(path=...)",
+  "autoencoder draws nothing, train a model on its latents with --config.autoencoder=run(path=...);"
+  " an encoder of images draws nothing, give it as --encoder to t2i eval",
   "redraw": "only a model from captions to images starts from an image, as "
   "configs/scenes_dit_flow.py trains it; a joint model edits: t2i chat",
   "likelihood": "only a model from captions to images has one, as configs/scenes_dit_flow.py trains"
@@ -103,6 +110,8 @@ ABLE = {
   "caption": "it has no image input. Train configs/transfusion_scenes.py",
   "edit": "it has no image input. Train configs/transfusion_scenes.py",
   "chat": "it has no image input. Train configs/transfusion_scenes.py, or use t2i sample",
+  "embed": "it is no encoder of images. Train one with configs/emoji_contrastive.py",
+  "views": "it is no encoder of images. Train one with configs/emoji_contrastive.py",
   "reconstruct": "it is no autoencoder. Train one with configs/vae_kl.py or configs/vq.py",
   "classify": "it is no classifier. Train one with configs/scenes_classifier.py",
 }

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from t2i_jax.ranges import Count, Depth, Whole, Width
 from t2i_jax.towers.bag_of_words import BagOfWords, BagOfWordsConfig
+from t2i_jax.towers.bert import Bert, BertConfig
 from t2i_jax.towers.clip import Clip, ClipConfig
 from t2i_jax.towers.encoder import Own, TextEncoder
 from t2i_jax.towers.label import Label, LabelConfig
@@ -48,6 +49,8 @@ __all__ = [
   "TOWERS",
   "BagOfWords",
   "BagOfWordsConfig",
+  "Bert",
+  "BertConfig",
   "Clip",
   "ClipConfig",
   "FolderTokenizer",

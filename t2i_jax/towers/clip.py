@@ -86,14 +86,15 @@ class ClipConfig:
 class Norm(nnx.Module):
   """LayerNorm with gain and bias, statistics in float32 [1607.06450 eq. 4]."""
 
-  def __init__(self, width: int, rngs: nnx.Rngs):
+  def __init__(self, width: int, rngs: nnx.Rngs, eps: float = EPS):
+    self.eps = eps
     self.gain = weight(rngs, (width,), ("embed",), ones)
     self.bias = weight(rngs, (width,), ("embed",), zeros)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     x32 = x.astype(jnp.float32)
     x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + EPS)
+    y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
     return (y * self.gain[...] + self.bias[...]).astype(x.dtype)
 
 

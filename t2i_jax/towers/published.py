@@ -1,4 +1,4 @@
-"""What each published pipeline does with a prompt, as diffusers 0.42.1 does it.
+"""What each published pipeline does with a prompt, as diffusers 0.42.1 does it; sentence encoders.
 
 One row a system: its text encoders with their tokenizers, lengths and templates, what is taken of
 their outputs, and what stands for no prompt. Files that are named are those of diffusers/pipelines.
@@ -11,8 +11,9 @@ from t2i_jax.towers.shown import ImageRule
 from t2i_jax.towers.tokenizers import Chat, FolderTokenizer, TextRule
 
 CLIP_LENGTH = 77
-# How a pooled vector is made: of the last normed state at EOS, and then projected.
-Pooled = Literal["none", "eos", "projected"]
+# How a pooled vector is made: of the last normed state at EOS, and then projected; the mean of the
+# last states.
+Pooled = Literal["none", "eos", "projected", "mean"]
 # Of the parts' tokens: one part; CLIP parts side by side on the feature axis; those, filled with
 # zeros to the width of the next part, whose tokens follow theirs.
 Join = Literal["one", "features", "tokens"]
@@ -23,7 +24,7 @@ Pads = Literal["kept", "masked", "cut"]
 class TextPart(NamedTuple):
   """One text encoder of a pipeline.
 
-  weights, tokenizer  subfolders of the pipeline's folder
+  weights, tokenizer  subfolders of the pipeline's folder; "": that folder itself
   length     tokens that are encoded, those of the template included; longer prompts are truncated
   layers     hidden states that are taken, 0 = the embedding: -1 is the last one, after the final
              norm; -2 and others are not normed; several are concatenated on the feature axis;
@@ -188,6 +189,14 @@ PUBLISHED: dict[str, PublishedText] = {
   "pixart_sigma": PublishedText(
     _single(300, (-1,), PIXART),
     "pixart_alpha/pipeline_pixart_sigma.py: encode_prompt, _text_preprocessing",
+    pads="masked",
+  ),
+  # A folder of sentence-transformers, of one encoder: all-MiniLM-L6-v2 and others of BertModel
+  # whose 1_Pooling/config.json has pooling_mode_mean_tokens. The length is that of its
+  # sentence_bert_config.json. Its cosines are of the pooled vectors.
+  "sentence_bert": PublishedText(
+    (TextPart("", "", 256, pooled="mean", masked=True),),
+    "sentence_transformers/models: Transformer, Pooling",
     pads="masked",
   ),
 }

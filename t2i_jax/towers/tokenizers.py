@@ -18,7 +18,12 @@ from t2i_jax.models.conditioning import Tower
 # Classes with rules of their own, by name without "Fast", and the files that do in place of
 # tokenizer.json. Any other class is read from tokenizer.json alone, as ANY_CLASS.
 MERGES = ("vocab.json", "merges.txt")
-CLASSES = {"CLIPTokenizer": MERGES, "Qwen2Tokenizer": MERGES, "T5Tokenizer": ("spiece.model",)}
+CLASSES = {
+  "CLIPTokenizer": MERGES,
+  "Qwen2Tokenizer": MERGES,
+  "T5Tokenizer": ("spiece.model",),
+  "BertTokenizer": ("vocab.txt",),
+}
 ANY_CLASS = "PreTrainedTokenizerFast"
 TOO_LONG = ("error", "truncate", "chunk")
 SHOWN = 40  # characters of a caption in a message

@@ -1,4 +1,4 @@
-"""CLIP's and T5's encoders beside those of transformers: outputs, gradients, folders both ways."""
+"""CLIP's, T5's, BERT's encoders beside transformers': outputs, gradients, folders both ways."""
 
 import functools
 import json
@@ -103,7 +103,7 @@ def test_gradients_are_theirs(name, folder):
 @pytest.mark.parametrize("name", MOST)
 def test_bfloat16_loses_no_more_than_theirs(name, folder):
   found = bfloat16_errors(name, folder(name))
-  assert len(found) == 1 + (name in CLIPS)
+  assert len(found) == 1 + (not name.startswith("T5"))
   assert all(0 < off.ours <= RATIO * off.theirs for off in found), found
 
 
@@ -117,6 +117,7 @@ def test_folders_come_back(name, dtype, tmp_path):
   assert found.equal
   before, after = found.model.config.to_diff_dict(), found.back.config.to_diff_dict()
   unused = {"bos_token_id"} | ({"projection_dim"} if CASES[name].kind == "CLIPTextModel" else set())
+  unused |= {"pad_token_id"} if name == "BERT" else set()
   assert {key for key in before if before[key] != after[key]} <= unused
   assert after.keys() - before.keys() <= {"use_attention_mask"}
   found.back.save_pretrained(tmp_path / "again")
@@ -127,7 +128,8 @@ def test_folders_come_back(name, dtype, tmp_path):
 
 @pytest.mark.parametrize("name", CASES_HERE)
 def test_names_of_older_files(name, folder, tmp_path):
-  """With the prefix, with position ids, with the other name of an embedding, with a decoder."""
+  """With the prefix, with position ids, with the other name of an embedding, with a decoder; norms
+  as TensorFlow names them, with a head."""
   content = json.loads((folder(name) / "config.json").read_text())
   (tmp_path / "config.json").write_text(json.dumps(content))
   file, tensors = "model.safetensors", load_file(folder(name) / "model.safetensors")
@@ -138,6 +140,13 @@ def test_names_of_older_files(name, folder, tmp_path):
     inner["embeddings.position_ids"] = np.arange(16, dtype=np.int64)[None]
     outer = {key: leaf for key, leaf in tensors.items() if key not in inner}
     files = [outer | {to + key: leaf for key, leaf in inner.items()} for to in ("", "text_model.")]
+  elif name == "BERT":
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for new, before in old.items():
+      tensors = {key.replace(new, before): leaf for key, leaf in tensors.items()}
+    positions = {"embeddings.position_ids": np.arange(16, dtype=np.int64)[None]}
+    headed = {f"bert.{key}": leaf for key, leaf in (tensors | positions).items()}
+    files = [tensors | positions, headed | {"cls.predictions.bias": np.zeros(3, np.float32)}]
   else:
     table = tensors.pop("shared.weight")
     other = tensors | {"encoder.embed_tokens.weight": table}
@@ -146,7 +155,7 @@ def test_names_of_older_files(name, folder, tmp_path):
   for stored in files:
     save_file(stored, tmp_path / file)
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path)[2], want)
-  if name not in CLIPS:
+  if name.startswith("T5"):
     save_file(files[1] | {"shared.weight": table + 1}, tmp_path / file)
     with pytest.raises(RestoreError, match=r"embed_tokens\.weight and shared\.weight differ"):
       load(tmp_path)
@@ -167,9 +176,9 @@ def test_published_sizes_have_these_tensors(name):
   assert stored_shapes(spec.entries(config), shapes) == theirs
 
 
-@pytest.mark.parametrize("kind", ["CLIPText", "T5"])
+@pytest.mark.parametrize("kind", ["CLIPText", "T5", "Bert"])
 def test_every_key_of_the_config_is_known_with_its_default(kind):
-  name = {"CLIPText": "CLIPTextModel", "T5": "T5EncoderModel"}[kind]
+  name = {"T5": "T5EncoderModel"}.get(kind, f"{kind}Model")
   spec, defaults = SPECS[name], getattr(transformers, f"{kind}Config")().to_diff_dict()
   known = {**spec.header, **spec.keys, **spec.fixed, **spec.ignored}
   assert defaults.keys() <= known.keys() | set(spec.dropped)

@@ -14,7 +14,7 @@ from t2i_jax.pretrained.fill import host_layers, make_tensor
 from t2i_jax.pretrained.known import spec_for
 from t2i_jax.pretrained.names import stored_shapes, tensors_of
 from t2i_jax.pretrained.spec import abstract_params, flat
-from t2i_jax.towers import ClipConfig, T5Config
+from t2i_jax.towers import BertConfig, ClipConfig, T5Config
 
 # Width 48 in 4 heads: any mesh of 8 devices whose sides divide 4 and 48 divides the weights.
 CONFIGS = {
@@ -33,6 +33,7 @@ CONFIGS = {
   "clip_projected": ClipConfig(96, 12, 48, 3, 4, 64, "gelu", projection=16, pooled="projected"),
   "t5": T5Config(96, 48, 3, 4, 8, 64),
   "t5_first": T5Config(96, 48, 2, 4, 16, 64, "relu", buckets=16, max_distance=20),
+  "bert": BertConfig(96, 12, 48, 2, 4, 64),
 }
 AUTOENCODERS = {
   "kl": KLConfig(4, (8, 8, 16), groups=4, shift=0.5, attends=(1,), post_quant=False),
