@@ -21,7 +21,7 @@ VARIANTS = ("training", "distillation")
 
 def get_config(variant: str = "training") -> ConfigDict:
   c = parent.get_config()
-  c.name = "scenes_consistency"
+  c.name = "scenes_consistency_training"
   # The lowest of the levels alone have the data; the quickstart's law never draws them.
   c.process.timesteps = "logit_normal(mean=0.0, std=2.0)"
   c.train.steps = 400
