@@ -93,6 +93,7 @@ VALUES: dict[str, Any] = {
   "train.schedule": str,
   "train.objective": str,
   "train.views": str,
+  "train.as_published": bool,
   "train.lr": Weight,
   "train.vector_lr": Weight,
   "train.balance": Weight,

@@ -33,11 +33,7 @@ from t2i_jax.training import train
 from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.state import abstract_state, create_state
 from t2i_jax.training.step import jit_train_step, make_train_step
-
-FILES = sorted((Path(__file__).parents[1] / "t2i_jax/configs").rglob("*.py"))
-# One whose VARIANT is a folder is run on the folders of tests/parity/test_finetune.py.
-OF_FOLDERS = [path for path in FILES if "\nVARIANT = " in path.read_text()]
-CONFIGS = [p for p in FILES if "def get_config" in p.read_text() and p not in OF_FOLDERS]
+from tests.config_files import ALONE, FILES
 
 
 def of_latents(config):
@@ -45,7 +41,7 @@ def of_latents(config):
   return config.autoencoder == "identity" and config.model.channels != 3
 
 
-LATENTS = [path for path in CONFIGS if of_latents(load_config(path))]
+LATENTS = [path for path in ALONE if of_latents(load_config(path))]
 # Keys that training does not read -> who reads them.
 READ_ELSEWHERE = {"score.level": evaluate}
 SHRUNK = {
@@ -113,16 +109,16 @@ def small_autoencoder(config):
   }
 
 
-VARIANTS = [variant for path in CONFIGS for variant in variants_of(path)]
+VARIANTS = [variant for path in ALONE for variant in variants_of(path)]
 OURS = ("dit", "transfusion")
 PUBLISHED = [path for path in LATENTS if load_config(path).model.kind not in OURS]
 COMPARED = [v for v in VARIANTS if "/compare/text_conditioning" in v]
 
-each_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+each_config = pytest.mark.parametrize("path", ALONE, ids=lambda path: path.stem)
 
 
 def test_there_are_configs_for_pictures_and_for_latents():
-  assert {"scenes_dit_flow", "scenes_dit_ddpm", "emoji_dit_flow"} <= {p.stem for p in CONFIGS}
+  assert {"scenes_dit_flow", "scenes_dit_ddpm", "emoji_dit_flow"} <= {p.stem for p in ALONE}
   assert LATENTS
 
 
@@ -248,7 +244,7 @@ def record_reads(config, monkeypatch):
 # One of each system, objective and kind of data; `make proof` has all.
 TRAINED_HERE = ("scenes_dit_flow", "dit", "transfusion_scenes", "scenes_classifier")
 TRAINED_HERE += ("scenes_meanflow", "vae_kl")
-RUN = [*map(str, CONFIGS), COMPARED[0].partition(":")[0] + ":double_single"]
+RUN = [*map(str, ALONE), COMPARED[0].partition(":")[0] + ":double_single"]
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -18,8 +17,7 @@ from t2i_jax.models import BACKBONES
 from t2i_jax.ranges import FINITE, Count, Range, Share, checked, hint_of, range_of
 from t2i_jax.sampling.inversion import INVERTERS
 from t2i_jax.systems.make import MODELS
-
-CONFIGS = Path(__file__).parents[1] / "t2i_jax/configs"
+from tests.config_files import ALONE
 
 # Every dict of choices, and how many arguments `build` gives before those of the text.
 REGISTRIES = CHOICES | {"--inverter": (INVERTERS, 0)}
@@ -61,9 +59,8 @@ def test_the_defaults_are_in_their_ranges():
 
 def test_every_key_of_every_config_is_held_to_something():
   keys = {}
-  for path in sorted(CONFIGS.rglob("*.py")):
-    if "def get_config" in path.read_text():
-      keys |= leaves(load_config(path))
+  for path in ALONE:
+    keys |= leaves(load_config(path))
   fields = {"model": {"kind", "dtype"}, "rows": {"length"} | set(Packed._fields)}
   for kind in MODEL_CONFIGS.values():
     fields["model"] |= set(inspect.signature(kind).parameters)

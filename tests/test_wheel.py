@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tiny_folder import flux_folder
+from tests.config_files import ALONE, CONFIGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,7 +47,6 @@ for line in sys.argv[2:]:
     print("$", line, flush=True)
     assert main(words) == 0, line
 """
-CONFIGS = ROOT / "t2i_jax/configs"
 # A copy of a config that derives from another, under a new name, where a user would have it.
 COPY = "scenes_dit_ddpm.py"
 
@@ -100,8 +100,7 @@ def quick(line):
 def test_configs_are_found_in_an_empty_folder_and_copies_work(wheel, tmp_path):
   shutil.copy(wheel / "t2i_jax/configs" / COPY, tmp_path / "mine.py")
   data = next(line for line in LINES if line.startswith("t2i data"))
-  files = [path for path in CONFIGS.rglob("*.py") if "def get_config" in path.read_text()]
-  shipped = [f"configs/{path.relative_to(CONFIGS)}" for path in files]
+  shipped = [f"configs/{path.relative_to(CONFIGS)}" for path in ALONE]
   said = run(wheel, tmp_path, quick(data), *(f"load {name}" for name in [*shipped, "mine.py"]))
   assert "scenes_easy: train 16, val 8, heldout 8 records" in said
   assert said.count("scenes_dit_ddpm\n") == 2 and "text_conditioning_cross" in said

@@ -68,5 +68,5 @@ def test_the_config_has_a_section_a_part_and_no_other(monkeypatch):
   with pytest.raises(ConfigError, match=r"parts.text.start = 'x'"):
     system_of(config_of({"parts.text.start": "x"}))
   started = system_of(config_of({"parts.text.train": "none", "parts.text.start": "run:w"}))
-  assert started.parts["text"][2:] == ("run:w", "none")
+  assert started.parts["text"][2:4] == ("run:w", "none")
   assert np.prod(started.abstract["text"]["embedding"].shape) > 0
