@@ -100,7 +100,7 @@ def make_system(config: ConfigDict, tokenizer: Tokenizer) -> System:
 
 def for_inference(system: System) -> System:
   """The system without the parts that only training needs."""
-  parts = {name: part for name, part in system.parts.items() if not part.aid}
+  parts = {name: part for name, part in system.parts.items() if not part.training_only}
   return dataclasses.replace(system, parts=parts)
 
 
@@ -150,7 +150,7 @@ def _drawing(
   if hasattr(objective, "teacher"):
     taught = objective.teacher(config)
     make = lambda rngs: model(taught, rngs)
-    teacher = {"teacher": Part(make, taught, of="backbone", aid=True)}
+    teacher = {"teacher": Part(make, taught, of="backbone", training_only=True)}
   parts = {"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae | teacher
   return DrawingSystem(
     parts=configured(parts, c.parts),

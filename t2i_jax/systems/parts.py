@@ -24,7 +24,7 @@ class Part(NamedTuple):
           part of this name in a work directory)
   train   "all", "none" or "only(pattern='blocks/*/cross/*')": shell patterns of paths in the part
   of      the part of another run that run:PATH means; "" for the one of the same name
-  aid     needed by training alone: inference leaves it out
+  training_only  inference leaves it out
   """
 
   make: Callable[[nnx.Rngs], nnx.Module]
@@ -32,7 +32,7 @@ class Part(NamedTuple):
   start: str = ""
   train: str = "all"
   of: str = ""
-  aid: bool = False
+  training_only: bool = False
 
 
 STARTS = ("folder", "run")
