@@ -60,6 +60,16 @@ def configured(parts: dict[str, Part], c: ConfigDict) -> dict[str, Part]:
   }
 
 
+def check_started(parts: Mapping[str, Part]) -> None:
+  """Raises ConfigError for a frozen part of training that would keep random weights."""
+  for name, part in parts.items():
+    if part.training_only and part.train == "none" and not part.start:
+      raise ConfigError(
+        f"parts.{name}.start = '': it is frozen, and would keep random weights. Give "
+        f"parts.{name}.start='run:PATH' or 'folder:PATH'."
+      )
+
+
 def _only(pattern: str) -> tuple[str, ...]:
   return (pattern,)
 

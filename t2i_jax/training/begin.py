@@ -9,6 +9,7 @@ from t2i_jax import config as configs
 from t2i_jax.data.source import manifest_hash
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.training.cached import check_weights
+from t2i_jax.systems.parts import check_started
 from t2i_jax.training.checkpoint import Meta
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.restore import copied_parts, load_starts, restore_state
@@ -51,6 +52,7 @@ def begin(c: ConfigDict, run: Run, saver: Saver, new_data: bool) -> Beginning:
   """
   steps, data = saver.steps(), manifest_hash(c.data.dir)
   if not steps:
+    check_started(run.system.parts)
     starts = load_starts(run.system, abstract_params(run.system, run.mesh))
     state = create_state(run.system, run.optimizers, run.abstract, jax.random.key(c.seed), starts)
     copied = copied_parts(run.system, c.checkpoint.frozen, state.frozen, starts)

@@ -9,6 +9,7 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.process import Time, convert, to_x0_eps
 from t2i_jax.process.weightings import WEIGHTINGS
 from t2i_jax.systems import for_inference
+from t2i_jax.systems.parts import check_started
 from t2i_jax.systems.system import DRAW_END, row_keys
 from tests.systems.test_few_step import ROWS, random_params, step_of, system_at, system_of
 
@@ -89,6 +90,14 @@ def test_guidance_distillation_compares_with_the_guided_teacher(student):
     return system.losses(params, batch, draws)["image"], error
 
   np.testing.assert_allclose(*both(params), rtol=1e-3)
+
+
+def test_a_teacher_has_a_start():
+  _, system = system_of(CONSISTENCY)
+  with pytest.raises(ConfigError, match=r"parts\.teacher\.start='run:PATH'"):
+    check_started(system.parts)
+  _, system = system_of(CONSISTENCY, parts__teacher__start="run:w")
+  check_started(system.parts)
 
 
 def test_inference_has_no_teacher():
