@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from t2i_jax import config as configs
 from t2i_jax.data.source import manifest_hash
 from t2i_jax.errors import ConfigError, RestoreError
-from t2i_jax.training.cached import check_weights
 from t2i_jax.systems.parts import check_started
+from t2i_jax.training.cached import check_weights
 from t2i_jax.training.checkpoint import Meta
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.restore import copied_parts, load_starts, restore_state
