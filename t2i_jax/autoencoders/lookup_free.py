@@ -24,15 +24,10 @@ EPS = 1e-3  # share of the range that the bound leaves off, as published
 
 
 @dataclass(frozen=True)
-class FSQConfig(RoundedSizes):
-  """Finite scalar quantisation.
-
-  levels  values of each channel: (8, 5, 5, 5) are 1000 codes [2309.15505 table 1]
-  Other fields as of VQConfig.
-  """
+class LookupFreeConfig(RoundedSizes):
+  """Fields as of VQConfig."""
 
   channels: Width = 4
-  levels: tuple[Annotated[int, Range("[2, 1024]")], ...] = (8, 5, 5, 5)
   widths: tuple[Width, ...] = (128, 256, 512)
   layers: Depth = 2
   groups: Count = 32
@@ -47,6 +42,20 @@ class FSQConfig(RoundedSizes):
 
   def __post_init__(self) -> None:
     check_levels(self.widths, self.groups, self.attends)
+
+
+@dataclass(frozen=True)
+class FSQConfig(LookupFreeConfig):
+  """Finite scalar quantisation.
+
+  levels  values of each channel: (8, 5, 5, 5) are 1000 codes [2309.15505 table 1]
+  Other fields as of VQConfig.
+  """
+
+  levels: tuple[Annotated[int, Range("[2, 1024]")], ...] = (8, 5, 5, 5)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if len(self.levels) != self.channels:
       raise ConfigError(
         f"levels = {self.levels} has {len(self.levels)} channels, and z has {self.channels}: give "
@@ -64,24 +73,13 @@ class FSQConfig(RoundedSizes):
 
 
 @dataclass(frozen=True)
-class LFQConfig(RoundedSizes):
+class LFQConfig(LookupFreeConfig):
   """Lookup-free quantisation: channels are bits. Fields as of VQConfig."""
 
   channels: Width = 9
-  widths: tuple[Width, ...] = (128, 256, 512)
-  layers: Depth = 2
-  groups: Count = 32
-  latent: Whole = 0
-  attends: tuple[Whole, ...] = ()
-  scale: Factor = 1.0
-  measured: bool = False
-  mid_attention: bool = True
-  sample_size: Count = 256
-  tiling: Tiling = ""
-  activations: Activations = "float32"
 
   def __post_init__(self) -> None:
-    check_levels(self.widths, self.groups, self.attends)
+    super().__post_init__()
     if self.channels > BITS:
       raise ConfigError(
         f"{self.channels} channels are 2^{self.channels} codes, which training sums over: use "

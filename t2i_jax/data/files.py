@@ -1,6 +1,7 @@
 """Opening files of users: regular ones only, and only as large as is stated here."""
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,14 @@ from t2i_jax.errors import DataError
 # 256 MiB: the 8-bit RGB pixels of the largest image that PIL opens without a warning.
 MAX_BYTES = 2**28  # of an image or an array
 MAX_TEXT = 2**24  # of a file of captions, or a row of metadata
+
+
+def free_bytes(path: Path) -> int:
+  """Free on the disk of a file or folder that may not exist yet."""
+  there = path.absolute()
+  while not there.exists():
+    there = there.parent
+  return shutil.disk_usage(there).free
 
 
 def open_regular(path: str | Path) -> BinaryIO:

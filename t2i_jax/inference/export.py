@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from t2i_jax.autoencoders.measured import as_folder, settled
+from t2i_jax.data.files import free_bytes
 from t2i_jax.errors import ConfigError, WorkdirError
 from t2i_jax.inference.card import CARD, Licence, card, licence_of
 from t2i_jax.inference.convert import DTYPE_KEYS, File, files_of
@@ -331,10 +332,7 @@ def _check(to: Path, dtype: str, sources: Sequence[Path]) -> None:
 
 
 def _check_space(to: Path, size: int) -> None:
-  there = to.absolute()
-  while not there.exists():
-    there = there.parent
-  free = shutil.disk_usage(there).free
+  free = free_bytes(to)
   if free < 1.01 * size:
     raise WorkdirError(
       f"--to={to} has {free / 1e9:.3f} GB free and {size / 1e9:.3f} GB are needed. Free some "

@@ -3,7 +3,7 @@
 from typing import Any
 
 from t2i_jax.pretrained.names import Entry, Part, dense, gain, heads, heads_out, mlp
-from t2i_jax.pretrained.spec import Spec, refuse
+from t2i_jax.pretrained.spec import Spec, check_counts
 from t2i_jax.towers.bert import EPS, Bert, BertConfig
 
 PREFIX = "bert."  # of folders written by a class with a head
@@ -50,9 +50,7 @@ def renamed(name: str) -> str | None:
 
 
 def read(k: dict[str, Any]) -> BertConfig:
-  for key in COUNTS:
-    if not isinstance(k[key], int) or k[key] < 1:
-      raise refuse(f"{key} = {k[key]!r}, which is not a positive integer")
+  check_counts(k, COUNTS)
   return BertConfig(
     vocab=k["vocab_size"],
     length=k["max_position_embeddings"],

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from t2i_jax.pretrained.names import Entry, Part, dense, gain, heads, heads_out, mlp
-from t2i_jax.pretrained.spec import Spec, refuse
+from t2i_jax.pretrained.spec import Spec, check_counts, refuse
 from t2i_jax.towers.clip import ACTIVATIONS, Clip, ClipConfig
 
 PREFIX = "text_model."
@@ -49,9 +49,7 @@ def renamed(name: str) -> str | None:
 
 
 def read(k: dict[str, Any], projected: bool) -> ClipConfig:
-  for key in COUNTS + (("projection_dim",) if projected else ()):
-    if not isinstance(k[key], int) or k[key] < 1:
-      raise refuse(f"{key} = {k[key]!r}, which is not a positive integer")
+  check_counts(k, COUNTS + (("projection_dim",) if projected else ()))
   if k["hidden_act"] not in ACTIVATIONS:
     known = " and ".join(map(repr, ACTIVATIONS))
     raise refuse(f"hidden_act = {k['hidden_act']!r}, of which {known} are supported")

@@ -1,6 +1,6 @@
 """The specification of one published class: its config.json, its tensors, and our model of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -139,6 +139,13 @@ def write_config(spec: Spec, config: Any) -> dict[str, Any]:
 
 def refuse(problem: str) -> RestoreError:
   return RestoreError(f"{problem}.")
+
+
+def check_counts(keys: Mapping[str, Any], names: Iterable[str]) -> None:
+  """For `read`: raises RestoreError for a key that is not a positive integer."""
+  for name in names:
+    if not isinstance(keys[name], int) or keys[name] < 1:
+      raise refuse(f"{name} = {keys[name]!r}, which is not a positive integer")
 
 
 def must_be(name: str, value: Any, *expected: Any) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from t2i_jax.pretrained.names import Entry, Part, dense, gain, heads, heads_out, matrix
-from t2i_jax.pretrained.spec import Spec, refuse
+from t2i_jax.pretrained.spec import Spec, check_counts, refuse
 from t2i_jax.towers.t5 import EPS, T5, T5Config
 
 TABLE = "shared.weight"
@@ -47,9 +47,7 @@ def renamed(name: str) -> str | None:
 
 
 def read(k: dict[str, Any]) -> T5Config:
-  for key in COUNTS:
-    if not isinstance(k[key], int) or k[key] < 1:
-      raise refuse(f"{key} = {k[key]!r}, which is not a positive integer")
+  check_counts(k, COUNTS)
   kind = k["feed_forward_proj"]
   if kind not in MLPS:
     known = " and ".join(map(repr, MLPS))

@@ -25,16 +25,13 @@ from t2i_jax.data.batch import Batch
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
-from t2i_jax.process.schedules import flow
-from t2i_jax.process.timesteps import uniform
 from t2i_jax.ranges import Factor, Range, Share, Weight, Whole, Width
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.parts import Part, configured
 from t2i_jax.systems.system import (
   DRAW_POSTERIOR,
+  NO_NOISE,
   Draws,
-  Mixing,
-  Noise,
   System,
   Term,
   checked,
@@ -343,8 +340,7 @@ def make_autoencoding(
   return AutoencodingSystem(
     parts=configured(parts, c.parts),
     text={},
-    process=flow(),
-    mixing=Mixing(uniform(), 1.0, (), Noise()),
+    **NO_NOISE,
     objective=objective,
     features=features,
     batch=c.train.batch,

@@ -12,15 +12,11 @@ from ml_collections import ConfigDict
 from t2i_jax.data.batch import Batch
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import constrain
-from t2i_jax.process.schedules import flow
-from t2i_jax.process.timesteps import uniform
 from t2i_jax.ranges import Range, Share
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.system import (
   DRAW_END,
   Draws,
-  Mixing,
-  Noise,
   System,
   flat_images,
   pixels,
@@ -29,11 +25,6 @@ from t2i_jax.systems.system import (
 )
 from t2i_jax.systems.tasks import Tasks
 
-# No noise is mixed with its images; the step draws a t of each, which nothing reads.
-NO_NOISE: dict[str, Any] = {
-  "process": flow(),
-  "mixing": Mixing(uniform(), 1.0, (), Noise()),
-}
 GREY = (0.299, 0.587, 0.114)  # of red, green, blue in luma, ITU-R BT.601
 EMBEDDED = 256  # images at once
 

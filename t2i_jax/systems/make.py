@@ -35,11 +35,11 @@ from t2i_jax.systems.autoencoding import (
   make_autoencoding,
 )
 from t2i_jax.systems.classifier import ClassifierSystem
-from t2i_jax.systems.contrastive import NO_NOISE, Contrast, ContrastiveSystem, Views
+from t2i_jax.systems.contrastive import Contrast, ContrastiveSystem, Views
 from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
 from t2i_jax.systems.joint import JointSystem
 from t2i_jax.systems.parts import Part, configured
-from t2i_jax.systems.system import Mixing, Noise, Output, System
+from t2i_jax.systems.system import NO_NOISE, Mixing, Noise, Output, System
 from t2i_jax.towers import TOWERS, Own, TextEncoder
 from t2i_jax.towers.join import JOINS
 

@@ -30,7 +30,8 @@ from t2i_jax.models.params import Params
 from t2i_jax.process import Prediction, Process, Time, denoising_loss, mix
 from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.preconditioning import preconditioned
-from t2i_jax.process.timesteps import TimestepDistribution, inside, shift
+from t2i_jax.process.schedules import flow
+from t2i_jax.process.timesteps import TimestepDistribution, inside, shift, uniform
 from t2i_jax.process.variational import variance_loss
 from t2i_jax.ranges import Range
 from t2i_jax.systems.guides import NO_GUIDES, Guides
@@ -89,6 +90,10 @@ class Mixing:
   def t_of(self, u: jax.Array) -> jax.Array:
     """Quantiles of the timestep distribution, shifted, off both ends.   u in (0, 1) -> t"""
     return inside(shift(self.law(u), self.shift))
+
+
+# Of a system that mixes no noise with its images; the step draws a t of each, which nothing reads.
+NO_NOISE: dict[str, Any] = {"process": flow(), "mixing": Mixing(uniform(), 1.0, (), Noise())}
 
 
 class Draws(NamedTuple):

@@ -6,7 +6,6 @@ that number, not on its place, the padding, the processes or on what was encoded
 in TO.encoding until the folder is complete; a process that is killed loses the one it works on.
 """
 
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from jax.experimental import multihost_utils
 from t2i_jax import pretrained
 from t2i_jax.data import latents as cache
 from t2i_jax.data.claim import check_target, claimed
+from t2i_jax.data.files import free_bytes
 from t2i_jax.data.images import decode, is_latent
 from t2i_jax.data.latents import MODE, MOMENTS, Before, Latents
 from t2i_jax.data.progress import Meter
@@ -235,10 +235,7 @@ def _check_out(out: Path) -> None:
 
 
 def _check_space(out: Path, size: int) -> None:
-  there = out
-  while not there.exists():
-    there = there.parent
-  free = shutil.disk_usage(there).free
+  free = free_bytes(out)
   if free < size:
     raise DataError(
       f"--to={out} has {free / 1e9:.2f} GB free, and {size / 1e9:.2f} GB are needed, twice the "
