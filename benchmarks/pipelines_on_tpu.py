@@ -7,29 +7,23 @@ Folders with the published config.json of every part and no weights are opened a
 TPU. Nothing is allocated or run, so there is no time of a sample.
 """
 
-import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import tiny_tokenizers
 from benchmarks.pages import made_by, table, write
-from t2i_jax.autoencoders import Flux2KLConfig, KLConfig
+from benchmarks.published_folders import FLUX1_DEV, FLUX2_KLEIN_4B, Pipeline, folder_of
 from t2i_jax.inference.folder import Prepared, prepare
 from t2i_jax.models import matmul_flops
-from t2i_jax.models.flux import Flux2Config, FluxConfig
 from t2i_jax.parallel import overridden
 from t2i_jax.plan import Program, memory_of
 from t2i_jax.plan.describe import GIB
 from t2i_jax.plan.pod import topology_devices, total_bytes
-from t2i_jax.pretrained.known import spec_for
-from t2i_jax.pretrained.spec import write_config
 from t2i_jax.systems.draw import Drawing
-from t2i_jax.towers import ClipConfig, T5Config
 
 PAGE = Path(__file__).parents[1] / "docs/pipelines_on_tpu.md"
 TOPOLOGY = "v6e:2x2"
@@ -37,89 +31,30 @@ TOPOLOGY = "v6e:2x2"
 PEAK, BANDWIDTH, HBM = 918e12, 1640e9, 32e9
 BATCH = 4
 
-# A language model's config.json is read and not written here: Qwen3-4B's, as published.
-QWEN3_4B = {
-  "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151936,
-  "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
-  "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-6,
-  "rope_theta": 1e6, "tie_word_embeddings": True, "max_position_embeddings": 40960,
-}  # fmt: skip
-DYNAMIC = {
-  "_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": True,
-}  # fmt: skip
-FLUX_VAE = KLConfig(16, scale=0.3611, shift=0.1159, quant=False, post_quant=False, sample_size=1024)
-
 
 class Model(NamedTuple):
-  """One published model.
+  """One published model, and how it samples.
 
-  index      class of the pipeline, and class by subfolder besides scheduler and tokenizers
-  parts      our config, or config.json, by subfolder
-  tokenizers  tiny_tokenizers.KINDS by subfolder: programs do not depend on their ids
   published  seconds of four images on this slice, and where that is said
   """
 
   name: str
-  index: str
-  parts: dict[str, Any]
-  tokenizers: dict[str, str]
+  pipeline: Pipeline
   steps: int
   overrides: dict[str, str]
   published: str
 
 
 MODELS = (
-  Model(
-    "FLUX.1-dev",
-    "FluxPipeline",
-    {
-      "transformer": FluxConfig(
-        3072, 19, 38, 24, 2, 16, 16, 4096, (16, 56, 56), pooled_width=768, guidance=3.5
-      ),
-      "vae": FLUX_VAE,
-      "text_encoder": ClipConfig(49408, 77, 768, 12, 12, 3072, eos=2),
-      "text_encoder_2": T5Config(32128, 4096, 24, 64, 64, 10240),
-    },
-    {"tokenizer": "clip", "tokenizer_2": "t5"},
-    28,
-    {},
-    "5.5 s (maxdiffusion's README)",
-  ),
+  Model("FLUX.1-dev", FLUX1_DEV, 28, {}, "5.5 s (maxdiffusion's README)"),
   Model(
     "FLUX.2-klein-4B",
-    "Flux2KleinPipeline",
-    {
-      "transformer": Flux2Config(3072, 5, 20, 24, 1, 128, 128, 7680, (32, 32, 32, 32)),
-      "vae": Flux2KLConfig(),
-      "text_encoder": QWEN3_4B,
-    },
-    {"tokenizer": "qwen"},
+    FLUX2_KLEIN_4B,
     4,
     {"sampling.cfg": "1.0"},  # distilled
     "3.65 s (maxdiffusion's README)",
   ),
 )
-
-
-def folder_of(model: Model, root: Path) -> Path:
-  """A folder with the model's configs and tokenizers."""
-  classes: dict[str, Any] = {"_class_name": model.index}
-  for name, config in model.parts.items():
-    content = config
-    if not isinstance(config, dict):
-      spec = spec_for(config)
-      content = spec.header | write_config(spec, config)
-    (root / name).mkdir(parents=True)
-    (root / name / "config.json").write_text(json.dumps(content))
-    classes[name] = ["", content.get("_class_name") or content["architectures"][0]]
-  (root / "scheduler").mkdir()
-  (root / "scheduler" / "scheduler_config.json").write_text(json.dumps(DYNAMIC))
-  for name, kind in model.tokenizers.items():
-    tiny_tokenizers.KINDS[kind](root / name)
-    classes[name] = ["", kind]
-  classes["scheduler"] = ["", DYNAMIC["_class_name"]]
-  (root / "model_index.json").write_text(json.dumps(classes))
-  return root
 
 
 def flops(made: Prepared) -> dict[str, float]:
@@ -150,7 +85,7 @@ def rows_of(model: Model) -> list[list[str]]:
   settings = {"mesh.data": "1", "mesh.fsdp": "4", "sampling.batch": str(BATCH)}
   settings |= {"sampling.steps": str(model.steps), "model.attention": "splash"} | model.overrides
   with tempfile.TemporaryDirectory() as temporary:
-    folder = folder_of(model, Path(temporary))
+    folder = folder_of(model.pipeline, Path(temporary))
     made = prepare(folder, settings, (1024, 1024), "bfloat16", devices=devices)
     with overridden(made.config.mesh.rules):
       lowered = Drawing(made.system, made.config.sampling, made.mesh).lower(made.abstract)

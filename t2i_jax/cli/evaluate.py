@@ -223,8 +223,9 @@ def retrieval(args: argparse.Namespace, trained, splits: Sequence[str]):
   c = trained.config.data
   own = encoder.config.data.val_split
   found, sections = [], []
+  real = images_folder(c.dir)
   for split in dict.fromkeys((own, *(args.split or splits))):
-    source = ShardSource(c.dir, split)
+    source = ShardSource(real, split)
     images, captions, concepts, styles = real_images(source, c.image_size, args.concept)
     if split == own:
       views = encoder.need("views")(images, args.seed)
@@ -248,6 +249,14 @@ def retrieval(args: argparse.Namespace, trained, splits: Sequence[str]):
   return sections
 
 
+def images_folder(data: str) -> str:
+  """The folder of the images of a folder of data, which may hold their latents."""
+  from t2i_jax.data.latents import latents_of
+
+  latents = latents_of(data)
+  return data if latents is None else latents.images
+
+
 def real_images(source, image_size: tuple[int, int], concept: str):
   """All images of a split, their first captions, their concepts and their styles; without styles,
   a style an image."""
@@ -259,7 +268,7 @@ def real_images(source, image_size: tuple[int, int], concept: str):
   records = [source[i] for i in range(len(source))]
   images = np.stack([fit_image(record.image, image_size) for record in records])
   if images.shape[-1] != 3:
-    raise ConfigError("--encoder: the data are latents, and retrieval compares images.")
+    raise ConfigError("--encoder: the data are latents of no image, and retrieval compares images.")
   styles = [str(record.meta.get("style", i)) for i, record in enumerate(records)]
   captions = [record.captions[0] for record in records]
   return images, captions, concepts_of(records, concept), styles

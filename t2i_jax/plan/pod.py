@@ -15,12 +15,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch
+from t2i_jax.data.latents import Latents
 from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import batch_sharding, mesh_of, overridden, owned_rows
 from t2i_jax.plan.describe import system_of
 from t2i_jax.plan.program import Memory, Program, memory_of
 from t2i_jax.systems import System
 from t2i_jax.systems.draw import Drawing
+from t2i_jax.training.cached import reading
 from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.state import abstract_params, abstract_state
 from t2i_jax.training.step import jit_train_step
@@ -83,16 +85,19 @@ def total_bytes(tree: Any, a_device: bool = False) -> int:
   return sum(math.prod(shape(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def compile_train_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, Any, Any]:
+def compile_train_step(
+  config: ConfigDict, mesh: Mesh, latents: Latents | None = None
+) -> tuple[Any, Any, Any]:
   """The step that `train` runs, compiled for the mesh's devices, and its abstract arguments.
 
+  latents  what the data are in place of images
   No data are read: describe.system_of.
   Raises MeshError where the mesh does not divide the batch or a weight, and ConfigError with both
   sizes where the step needs more memory than a chip has.
   """
   with overridden(config.mesh.rules):
     owned_rows(mesh, config.train.batch)
-    system = system_of(config)
+    system = reading(system_of(config), latents, config)
     optimizers = make_optimizers(config.train, system)
     state = abstract_state(system, optimizers, mesh)
     batch = abstract_batch(system, config.train.batch, mesh)

@@ -16,6 +16,7 @@ from t2i_jax.pretrained.sd3 import SD3_SPEC
 from t2i_jax.pretrained.spec import Spec
 from t2i_jax.pretrained.t5 import T5_ENCODER
 from t2i_jax.pretrained.text_models import TEXT_MODELS
+from t2i_jax.pretrained.vgg import VGG
 from t2i_jax.pretrained.vq import VQ
 from t2i_jax.pretrained.z_image import Z_IMAGE
 
@@ -27,9 +28,10 @@ SPECS: dict[str, Spec] = {
     *(KL, KL_FLUX2, QWEN_VAE, VQ),
   )
 }
-# Text encoders that are a part of what their folder holds: they are read, and never written. Of
-# the same folders, pretrained.language_model reads the decoder of a joint model.
-READ_ONLY: dict[str, Spec] = {spec.hf_class: spec for spec in TEXT_MODELS}
+# Text encoders and features that are a part of what their folder holds: they are read, and never
+# written. Of the text encoders' folders, pretrained.language_model reads the decoder of a joint
+# model.
+READ_ONLY: dict[str, Spec] = {spec.hf_class: spec for spec in (*TEXT_MODELS, VGG)}
 
 # Classes of transformers of whose weights one that we have is a part, which is read alone.
 WIDER = {"T5Model": T5_ENCODER, "T5ForConditionalGeneration": T5_ENCODER}
@@ -47,6 +49,8 @@ def spec_of(content: Mapping[str, Any], where: str) -> Spec:
   key = "_class_name"
   if name is None and content.get("architectures"):
     key, (name, *_) = "architectures", content["architectures"]
+  elif name is None and content.get("architecture"):
+    key, name = "architecture", content["architecture"]  # of timm
   known = SPECS | READ_ONLY | WIDER
   if not isinstance(name, str) or name not in known:
     raise RestoreError(f"{where}: {key} = {name!r} is not one of {', '.join(known)}.")

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.autoencoders import codebook, losses, measured, quality
 from t2i_jax.autoencoders.discriminator import PatchConfig
+from t2i_jax.autoencoders.features import Features
 from t2i_jax.autoencoders.kl import LOGVAR, KLConfig
 from t2i_jax.autoencoders.lookup_free import LFQConfig
 from t2i_jax.autoencoders.vq import RoundedSizes
@@ -42,7 +43,7 @@ from t2i_jax.systems.system import (
   unit_range,
 )
 from t2i_jax.systems.tasks import Tasks
-from t2i_jax.systems.trained import FEATURES, Features
+from t2i_jax.systems.trained import FEATURES
 
 KEEP = 0.99  # decay a step of the counts of codes and of the latents' statistics
 RECENT = (1 - KEEP) / np.e  # of such a count: one latent, about 100 steps ago
@@ -55,7 +56,8 @@ class AutoencodingConfig:
 
   channels       of the latents
   discriminator  "none", or "patch(width=64, layers=3)"
-  perceptual     network whose features are compared: "none", or "run(path=WORKDIR)" of a classifier
+  perceptual     network whose features are compared: "none", "folder(path=DIR)" of VGG16, or
+                 "run(path=WORKDIR)" of an encoder of images or of a classifier
   """
 
   channels: Width
@@ -329,6 +331,11 @@ def make_autoencoding(
     raise ConfigError(
       f"model.discriminator = {model.discriminator!r} halves {c.data.image_size} pixels "
       f"{patch.layers} times, and needs 3 x 3 after it. Use fewer layers."
+    )
+  if features is not None and min(common["image_shape"][:2]) < features.least:
+    raise ConfigError(
+      f"model.perceptual = {model.perceptual!r} needs sides of {features.least} pixels at least; "
+      f"data.image_size = {c.data.image_size}."
     )
   parts = dict(vae)
   if patch is not None:

@@ -115,6 +115,8 @@ class ContrastiveSystem(System):
   how: Views
   side: int
 
+  timed = False
+
   def views(self, images: jax.Array, keys: jax.Array) -> jax.Array:
     """One view of each image, [R, H, W, 3] uint8 or in [-1, 1].   # [R, side, side, 3]"""
     made = lambda key, image: view(key, image, self.how, self.side)

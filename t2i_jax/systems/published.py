@@ -1,7 +1,8 @@
-"""The networks of published folders as choices of a config: text encoders and autoencoders.
+"""The networks of published folders as choices of a config.
 
     text.towers.text_encoder = "published(system='flux', part='text_encoder', folder='FLUX.1-dev')"
     autoencoder = "folder(path='FLUX.1-dev/vae',tiling='smooth')"
+    model.perceptual = "folder(path='vgg16.tv_in1k')"
 
 Their sizes come from the folders; their weights from the starts of their parts.
 """
@@ -12,7 +13,9 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from t2i_jax.autoencoders.features import Features
 from t2i_jax.autoencoders.kl import Activations, Tiling
+from t2i_jax.autoencoders.vgg import BLOCKS, VGG16Config
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.conditioning import Tower
 from t2i_jax.pretrained.folder import open_folder
@@ -40,6 +43,16 @@ def autoencoder(
   if not hasattr(config, "latent_shape"):
     raise ConfigError(f"{path} holds a {type(config).__name__}, which is no autoencoder.")
   return dataclasses.replace(config, activations=activations, tiling=tiling)
+
+
+def features(path: str) -> Features:
+  """VGG16 of a folder, by the features before each of its poolings. Raises RestoreError,
+  ConfigError."""
+  config = open_folder(path)[1]
+  if not isinstance(config, VGG16Config):
+    raise ConfigError(f"{path} holds a {type(config).__name__}: features are those of a vgg16.")
+  layers = lambda network, image: network.features(image)
+  return Features("vgg", config.make, config, layers, least=2 ** (len(BLOCKS) - 1))
 
 
 def text_encoder(

@@ -1,7 +1,7 @@
 """Networks of a run of t2i train as choices of another run's config.
 
-    autoencoder = "run(path='runs/vae')"            parts.vae.start = "run:runs/vae"
-    model.perceptual = "run(path='runs/judge')"     parts.classifier.start = "run:runs/judge"
+    autoencoder = "run(path='runs/vae')"              parts.vae.start = "run:runs/vae"
+    model.perceptual = "run(path='runs/encoder')"     parts.encoder.start = "run:runs/encoder"
 
 Their sizes come from the run's config.json; their weights from the starts of their parts, and with
 them the measured scale and shift of latents.
@@ -9,32 +9,20 @@ them the measured scale and shift of latents.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from ml_collections import ConfigDict
 
 from t2i_jax.autoencoders import AUTOENCODERS
+from t2i_jax.autoencoders.features import Features
 from t2i_jax.config import build, from_json, section
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.classifier import ClassifierConfig, NoisyClassifier
+from t2i_jax.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from t2i_jax.process import PROCESSES
 from t2i_jax.systems import published
-
-
-class Features(NamedTuple):
-  """A network whose hidden states compare images.
-
-  part    its name in the run that trained it, and here
-  layers  (network, images [B, H, W, 3] in [-1, 1]) -> features [B, L, D] of its layers
-  """
-
-  part: str
-  make: Callable[[nnx.Rngs], nnx.Module]
-  config: Any
-  layers: Callable[[Any, jax.Array], list[jax.Array]]
 
 
 def config_of(path: str) -> ConfigDict:
@@ -65,15 +53,31 @@ def no_features() -> None:
 
 
 def features(path: str) -> Features:
-  """The noisy classifier of a run, at t = 0. Raises ConfigError."""
+  """The network of a run that says what is in images. Raises ConfigError.
+
+  The maps of an encoder of images, or the tokens of a noisy classifier at t = 0.
+  """
   c = config_of(path)
-  if c.model.kind != "classifier":
+  if c.model.kind not in KINDS:
     raise ConfigError(
-      f"{path} ({c.name}) has model.kind = {c.model.kind!r}: train configs/scenes_classifier.py."
+      f"{path} ({c.name}) has model.kind = {c.model.kind!r}: features are those of a run of "
+      "configs/emoji_contrastive.py or configs/scenes_classifier.py."
     )
-  own = {key: c.model[key] for key in c.model if key not in ("kind", "dtype")}
-  config = section(ClassifierConfig, own, f"model of {path}", {"vocab": c.text.vocab})
-  clean = build(PROCESSES, c.process.kind, f"process.kind of {path}").at(jnp.float32(0)).model_time
+  return KINDS[c.model.kind](c, f"model of {path}")
+
+
+def _of_encoder(c: ConfigDict, where: str) -> Features:
+  config = section(ImageEncoderConfig, _own(c), where)
+
+  def layers(network: Any, image: jax.Array) -> list[jax.Array]:
+    return network.maps(image)
+
+  return Features("encoder", lambda rngs: ImageEncoder(config, rngs), config, layers)
+
+
+def _of_classifier(c: ConfigDict, where: str) -> Features:
+  config = section(ClassifierConfig, _own(c), where, {"vocab": c.text.vocab})
+  clean = build(PROCESSES, c.process.kind, "process.kind").at(jnp.float32(0)).model_time
 
   def layers(network: Any, image: jax.Array) -> list[jax.Array]:
     return network.features(image, jnp.broadcast_to(clean, image.shape[:1]))
@@ -81,4 +85,15 @@ def features(path: str) -> Features:
   return Features("classifier", lambda rngs: NoisyClassifier(config, rngs), config, layers)
 
 
-FEATURES: dict[str, Callable[..., Features | None]] = {"none": no_features, "run": features}
+def _own(c: ConfigDict) -> dict[str, Any]:
+  """The keys of config.model that are sizes of the network."""
+  return {key: c.model[key] for key in c.model if key not in ("kind", "dtype")}
+
+
+KINDS = {"image_encoder": _of_encoder, "classifier": _of_classifier}
+# By the name in config.model.perceptual.
+FEATURES: dict[str, Callable[..., Features | None]] = {
+  "none": no_features,
+  "run": features,
+  "folder": published.features,
+}

@@ -61,7 +61,7 @@ class Log:
     self.began = self.since = time.perf_counter()
     self.excluded = 0.0  # seconds since the last line that were not training
     self.writes = jax.process_index() == 0
-    self.before = 0.0  # seconds of the earlier sessions
+    self.before = self.cpu_before = 0.0  # seconds of the earlier sessions
     if not self.writes:
       return
     self._truncate(start)
@@ -87,6 +87,7 @@ class Log:
         continue
       kept.append(line)
       self.before = entry["perf"]["elapsed_s"]
+      self.cpu_before = entry["perf"].get("cpu_s", 0.0)  # added in November 2026
     whole = "".join(line + "\n" for line in kept)
     if whole == text:
       return
@@ -100,6 +101,10 @@ class Log:
   def elapsed(self) -> float:
     """Seconds of this run in all its sessions, including compilation and evaluation."""
     return self.before + time.perf_counter() - self.began
+
+  def cpu(self) -> float:
+    """Seconds of processors that this process used, in all its sessions, imports included."""
+    return self.cpu_before + time.process_time()
 
   def pause(self, seconds: float) -> None:
     """Seconds spent on evaluation, sampling or saving: not counted in images/s."""
@@ -138,7 +143,8 @@ class Log:
     if not self.writes:
       return
     entry = {"step": step, "kind": kind} | {k: float(v) for k, v in metrics.items()}
-    entry["perf"] = {"elapsed_s": round(self.elapsed(), 2)} | perf
+    taken = {"elapsed_s": round(self.elapsed(), 2), "cpu_s": round(self.cpu(), 2)}
+    entry["perf"] = taken | perf
     with self.path.open("a") as file:
       file.write(json.dumps(entry) + "\n")
     for name, value in {**metrics, **{f"perf/{k}": v for k, v in perf.items()}}.items():

@@ -1,6 +1,7 @@
 """Training of an autoencoder: players, codebook, statistics; then a model on its latents."""
 
 import functools
+import json
 import re
 from contextlib import closing
 
@@ -253,31 +254,48 @@ def test_a_model_on_the_latents_of_a_run(tmp_path, monkeypatch):
       system_of(config_of(other, CONFIGS / "scenes_dit_flow.py", {}, parts=parts))
 
 
-def test_features_of_a_trained_classifier_compare_images(tmp_path):
-  """Built of the run's config.json alone, traced with the whole loss; frozen, or refused."""
-  classifier = load_config(CONFIGS / "scenes_classifier.py", {"model.patch": "4"})
-  (tmp_path / "config.json").write_text(to_json(classifier))
+@pytest.mark.parametrize(
+  "config, part, shapes",
+  [
+    ("scenes_classifier.py", "classifier", [(4, 9, 128)] * 3),
+    ("emoji_contrastive.py", "encoder", [(4, 8, 8, 64), (4, 4, 4, 128)]),
+    (
+      {"architecture": "vgg16"},
+      "vgg",
+      [(4, 16, 16, 64), (4, 8, 8, 128), (4, 4, 4, 256), (4, 2, 2, 512), (4, 1, 1, 512)],
+    ),
+  ],
+  ids=["classifier", "encoder", "folder"],
+)
+def test_features_of_another_network_compare_images(tmp_path, config, part, shapes):
+  """Built of config.json alone, traced with the whole loss; frozen, or refused."""
+  if of_run := isinstance(config, str):
+    own = {"model.patch": "4"} if part == "classifier" else {}
+    config = json.loads(to_json(load_config(CONFIGS / config, own)))
+  (tmp_path / "config.json").write_text(json.dumps(config))
   changes = {
-    "model.perceptual": f"run(path='{tmp_path}')",
+    "model.perceptual": f"{'run' if of_run else 'folder'}(path='{tmp_path}')",
     "train.objective": "reconstruction(perceptual=0.5, commitment=1, adversarial=0.5)",
   }
   parts = {name: {"start": "", "train": "all"} for name in ("vae", "discriminator")}
-  frozen = {"classifier": {"start": f"run:{tmp_path}", "train": "none"}}
+  frozen = {part: {"start": f"run:{tmp_path}", "train": "none"}}
   of = lambda parts: system_of(config_of(changes, CONFIGS / "vq.py", TINY, parts=parts))
+  if not of_run:
+    with pytest.raises(ConfigError, match="needs sides of 16 pixels at least"):
+      of(parts | frozen)
+    changes["data.image_size"] = "(16, 16)"
   system = of(parts | frozen)
-  assert system.terms["perceptual"].weight == 0.5 and "classifier" not in sum(
-    system.players.values(), ()
-  )
+  assert system.terms["perceptual"].weight == 0.5 and part not in sum(system.players.values(), ())
   draws = Draws(jnp.zeros(4), jnp.arange(4), jax.random.key(0), {}, 0)
   found = jax.eval_shape(system.losses, system.abstract, system.rows(4), draws)
   assert found["perceptual"].shape == (4,)
-  image = jax.ShapeDtypeStruct((4, 12, 12, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct((4, *system.image_shape), jnp.float32)
   layers = jax.eval_shape(
-    lambda p, x: system.features.layers(system.module(p, "classifier"), x), system.abstract, image
+    lambda p, x: system.features.layers(system.module(p, part), x), system.abstract, image
   )
-  assert [layer.shape for layer in layers] == [(4, 9, 128)] * 3
-  with pytest.raises(ConfigError, match=r"parts.classifier.train: features are frozen"):
-    of(parts | {"classifier": {"start": "", "train": "all"}})
+  assert [layer.shape for layer in layers] == shapes
+  with pytest.raises(ConfigError, match=rf"parts.{part}.train: features are frozen"):
+    of(parts | {part: {"start": "", "train": "all"}})
 
 
 @pytest.mark.parametrize(
