@@ -33,6 +33,7 @@ class Case(NamedTuple):
   shape       channels, height and width of the latent
   said        what is odd about it
   words       of each row, filled up to the longest
+  pooled      width of the pooled text;   sizes: of an image, how many numbers
   references  (height, width) of each image that is shown to the model
   """
 
@@ -42,6 +43,8 @@ class Case(NamedTuple):
   said: str
   words: tuple[int, int] = (5, 3)
   references: tuple[tuple[int, int], ...] = ()
+  pooled: int = POOLED
+  sizes: int = 6
 
   @property
   def spec(self) -> Any:
@@ -99,6 +102,20 @@ Z_IMAGE = {
   "axes_dims": [4, 4, 8],
   "axes_lens": [256, 32, 32],
 }
+
+UNET = {
+  "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
+  "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "sample_size": 8,
+  "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": TEXT,
+  "attention_head_dim": 4,
+}  # fmt: skip
+SDXL = UNET | {
+  "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+  "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "attention_head_dim": (2, 4),
+  "transformer_layers_per_block": (1, 2), "use_linear_projection": True,
+  "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+  "projection_class_embeddings_input_dim": POOLED + 6 * 8,
+}  # fmt: skip
 
 CASES = {
   "class_dit": Case(
@@ -172,6 +189,26 @@ CASES = {
     "ZImageTransformer2DModel", Z_IMAGE, (4, 10, 14), "35 patches, 33 and 7 words: filled to 64, "
     "64 and 32", (33, 7),
   ),
+  "unet": Case("UNet2DConditionModel", UNET, (4, 8, 12), "as SD 1; 5 and 3 words, masked"),
+  "unet_odd": Case(
+    "UNet2DConditionModel",
+    UNET | {
+      "block_out_channels": (32, 32, 64), "layers_per_block": 2, "time_cond_proj_dim": 32,
+      "down_block_types": ("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",), "in_channels": 9,
+      "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 2,
+    },
+    (9, 7, 10), "for inpainting; three levels, an odd side; distilled guidance",
+  ),
+  "unet_sdxl": Case(
+    "UNet2DConditionModel", SDXL, (4, 8, 8), "pooled text, sizes and crop; 0 and 2 blocks"
+  ),
+  "unet_refiner": Case(
+    "UNet2DConditionModel",
+    SDXL | {
+      "transformer_layers_per_block": 2, "projection_class_embeddings_input_dim": TEXT + 5 * 8,
+    },
+    (4, 6, 8), "an aesthetic score", pooled=TEXT, sizes=5,
+  ),
 }  # fmt: skip
 
 
@@ -185,6 +222,7 @@ class Given(NamedTuple):
   pooled: Any  # [B, POOLED]
   label: Any  # [B] int
   size: Any  # [B, 2]
+  sizes: Any  # [B, case.sizes]
   aspect: Any  # [B, 1]
   guidance: Any  # [B]
   references: tuple[Any, ...]  # [B, C, h, w] each
@@ -202,9 +240,10 @@ def given(case: Case, seed: int = 1) -> Given:
     times=np.float32([300.0, 750.5]),
     text=draw(B, longest, TEXT),
     mask=seen,
-    pooled=draw(B, POOLED),
+    pooled=draw(B, case.pooled),
     label=np.array([3, 10]),
     size=np.float32([[512, 640], [1024, 768]]),
+    sizes=np.float32([[512, 640, 8, 0, 5.5, 640], [1024, 768, 0, 32, 6, 768]])[:, : case.sizes],
     aspect=np.float32([[0.8], [1.33]]),
     guidance=np.float32([3.5, 1.5]),
     references=tuple(draw(B, case.shape[0], *side) for side in case.references),
@@ -225,7 +264,7 @@ def condition(g: Given) -> Conditioning:
     "text": Tower(jnp.asarray(g.text), jnp.asarray(g.mask), jnp.asarray(g.pooled)),
     "label": Tower(jnp.asarray(g.label)[:, None, None], jnp.ones((B, 1), bool), None),
   }
-  extras = {key: jnp.asarray(getattr(g, key)) for key in ("size", "aspect", "guidance")}
+  extras = {key: jnp.asarray(getattr(g, key)) for key in ("size", "sizes", "aspect", "guidance")}
   extras["references"] = tuple(channels_last(r) for r in g.references)
   return Conditioning(towers, extras)
 
@@ -293,6 +332,7 @@ GOLDEN = (
   "flux2_references",
   "qwen_image_references",
   "z_image_uneven",
+  "unet_odd",
 )
 
 

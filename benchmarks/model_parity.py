@@ -114,6 +114,16 @@ def z_image(model: Any, g: Given) -> torch.Tensor:
   return -torch.stack(list(out))[:, :, 0]
 
 
+def unet(model: Any, g: Given) -> torch.Tensor:
+  width = model.config.time_cond_proj_dim
+  scale = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding
+  told = None if width is None else scale(None, g.guidance - 1, width).to(g.x.dtype)
+  return model(
+    g.x, g.times, g.text, timestep_cond=told,
+    encoder_attention_mask=g.mask, added_cond_kwargs={"text_embeds": g.pooled, "time_ids": g.sizes},
+  ).sample  # fmt: skip
+
+
 CALLS: dict[str, Callable[[Any, Given], torch.Tensor]] = {
   "DiTTransformer2DModel": class_dit,
   "PixArtTransformer2DModel": pixart,
@@ -122,6 +132,7 @@ CALLS: dict[str, Callable[[Any, Given], torch.Tensor]] = {
   "Flux2Transformer2DModel": flux2,
   "QwenImageTransformer2DModel": qwen_image,
   "ZImageTransformer2DModel": z_image,
+  "UNet2DConditionModel": unet,
 }
 
 

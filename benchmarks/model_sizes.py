@@ -113,6 +113,39 @@ def _flux2(width: int, double: int, single: int, text: int, guidance: float, sto
   return Size("flux2", config, theirs, stored)
 
 
+def _unet(text: int, stored: int, ours: dict[str, Any], theirs: dict[str, Any], channels: int = 4):
+  config = {"channels": channels, "out": 4, "text_width": text} | ours
+  side = ours.get("side", 64)
+  told = {"in_channels": channels, "cross_attention_dim": text, "sample_size": side}
+  return Size("unet", config, told | theirs, stored)
+
+
+_DOWN, _UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+
+
+def _sdxl(widths: tuple[int, ...], depths: tuple[int, ...], text: int, sizes: int, stored: int):
+  """Heads of 64; the middle is as deep as the deepest level."""
+  heads, middle = tuple(width // 64 for width in widths), max(depths)
+  total = 1280 + 256 * sizes
+  kinds = [depth > 0 for depth in depths]
+  even = {depth for depth in depths if depth} == {middle}
+  ours = {
+    "widths": widths, "depths": depths, "heads": heads, "middle": middle, "linear": True,
+    "side": 128, "pooled_width": 1280, "sizes": sizes,
+  }  # fmt: skip
+  theirs = {
+    "block_out_channels": widths, "attention_head_dim": heads, "use_linear_projection": True,
+    "transformer_layers_per_block": middle if even else tuple(depth or 1 for depth in depths),
+    "down_block_types": tuple(_DOWN[kind] for kind in kinds),
+    "up_block_types": tuple(_UP[kind] for kind in reversed(kinds)),
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": total,
+  }  # fmt: skip
+  return _unet(text, stored, ours, theirs)
+
+
+_HEADS_2 = (5, 10, 20, 20)
+
 SIZES = {
   "DiT-S/2": _dit(384, 12, 6, 2, 39_805_088, 32_865_056),
   "DiT-S/4": _dit(384, 12, 6, 4, 39_860_480),
@@ -156,4 +189,16 @@ SIZES = {
     {},
     6_154_908_736,
   ),
+  "Stable Diffusion 1.5": _unet(768, 859_520_964, {}, {}),
+  "Stable Diffusion 1.5, inpainting": _unet(768, 859_535_364, {}, {}, 9),
+  "InstructPix2Pix": _unet(768, 859_532_484, {}, {}, 8),
+  "LCM of Stable Diffusion 1.5": _unet(
+    768, 859_602_884, {"guidance_width": 256}, {"time_cond_proj_dim": 256}
+  ),
+  "Stable Diffusion 2.1": _unet(
+    1024, 865_910_724, {"heads": _HEADS_2, "linear": True, "side": 96},
+    {"attention_head_dim": _HEADS_2, "use_linear_projection": True},
+  ),
+  "SDXL": _sdxl((320, 640, 1280), (0, 2, 10), 2048, 6, 2_567_463_684),
+  "SDXL refiner": _sdxl((384, 768, 1536, 1536), (0, 4, 4, 0), 1280, 5, 2_259_526_660),
 }  # fmt: skip

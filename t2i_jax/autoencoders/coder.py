@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from t2i_jax.autoencoders.layers import Attention, Conv, MakeNorm, ResBlock, double
+from t2i_jax.autoencoders.layers import Attention
+from t2i_jax.models.convolution import Conv, MakeNorm, ResBlock, double
 from t2i_jax.models.params import scan_blocks, stack_blocks
 
 Stage = tuple[str, Callable[[jax.Array], jax.Array]]  # name of the module, and what it does

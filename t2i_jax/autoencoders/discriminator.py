@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t2i_jax.autoencoders.layers import GroupNorm
 from t2i_jax.errors import ConfigError
+from t2i_jax.models.convolution import GroupNorm
 from t2i_jax.models.params import fan_in, weight, zeros
 from t2i_jax.ranges import Count, Range, Width
 

@@ -18,10 +18,10 @@ import numpy as np
 from flax import nnx
 
 from t2i_jax.autoencoders.coder import CoderConfig, Decoder, Encoder, Stage
-from t2i_jax.autoencoders.layers import GroupNorm, pointwise
 from t2i_jax.autoencoders.measured import Statistics
 from t2i_jax.autoencoders.tiling import Ratio, tiled
 from t2i_jax.errors import ConfigError
+from t2i_jax.models.convolution import GroupNorm, pointwise
 from t2i_jax.models.params import ones, weight, zeros
 from t2i_jax.ranges import Count, Depth, Factor, Range, Weight, Whole, Width
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from t2i_jax.autoencoders.layers import Conv
+from t2i_jax.models.convolution import Conv
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and layers before each pooling
 # Of pixels in [0, 1], as the published weights were trained.

@@ -14,8 +14,8 @@ from flax import nnx
 
 from t2i_jax.autoencoders.coder import CoderConfig, Decoder, Encoder, Stage
 from t2i_jax.autoencoders.kl import COLOURS, Activations, Autoencoder, Sizes, Tiling, check_levels
-from t2i_jax.autoencoders.layers import GroupNorm, pointwise
 from t2i_jax.autoencoders.measured import Statistics
+from t2i_jax.models.convolution import GroupNorm, pointwise
 from t2i_jax.models.params import weight
 from t2i_jax.ranges import Count, Depth, Factor, Whole, Width
 

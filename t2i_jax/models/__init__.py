@@ -14,6 +14,7 @@ from t2i_jax.models.pixart import PixArt, PixArtConfig
 from t2i_jax.models.qwen_image import QwenImage, QwenImageConfig
 from t2i_jax.models.sd3 import SD3, SD3Config
 from t2i_jax.models.stack import Answer
+from t2i_jax.models.unet import UNet, UNetConfig
 from t2i_jax.models.z_image import ZImage, ZImageConfig
 
 # By the name in config.model.kind: the module, and the config that its other keys make.
@@ -26,6 +27,7 @@ BACKBONES: dict[str, tuple[Any, Any]] = {
   "flux2": (Flux, Flux2Config),
   "qwen_image": (QwenImage, QwenImageConfig),
   "z_image": (ZImage, ZImageConfig),
+  "unet": (UNet, UNetConfig),
 }
 
 __all__ = [

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from t2i_jax.models.adapters import SidePath
-from t2i_jax.models.params import Init, fan_in, weight, zeros
+from t2i_jax.models.params import Init, fan_in, ones, weight, zeros
 from t2i_jax.parallel import constrain
 from t2i_jax.parallel.rules import Axes
 
@@ -126,6 +126,7 @@ MLPS = {
   "relu": MLP(jax.nn.relu),
   "swiglu": MLP(jax.nn.silu, gated=True),
   "geglu": MLP(gelu, gated=True),
+  "geglu_erf": MLP(gelu_erf, gated=True),
 }
 
 
@@ -181,6 +182,21 @@ class Dense(nnx.Module):
     if self.adapter is not None:
       y = y + self.adapter(x, f"...{ours},{ours}r->...r", f"...r,r{new}->...{new}")
     return y + self.bias[...].astype(y.dtype) if self.has_bias else y
+
+
+class LayerNorm(nnx.Module):
+  """LayerNorm with gain and bias, statistics in float32 [1607.06450 eq. 4]."""
+
+  def __init__(self, width: int, rngs: nnx.Rngs, eps: float = 1e-5):
+    self.eps = eps
+    self.gain = weight(rngs, (width,), ("embed",), ones)
+    self.bias = weight(rngs, (width,), ("embed",), zeros)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
+    return (y * self.gain[...] + self.bias[...]).astype(x.dtype)
 
 
 class Embedder(nnx.Module):

@@ -133,6 +133,16 @@ class Stacks:
       self._losses[key] = self._losses.get(key, 0) + jnp.sum(of_layers, axis=0)
     return x
 
+  def once(self, name: str, call: Callable, *args: Any) -> Any:
+    """call(*args), a block that is not stacked, rematerialised as `name` is."""
+    self._names.append(name)
+    return REMAT[self._own.get(name, self._remat)](call)(*args)
+
+  def residual(self, name: str) -> Any:
+    """What is added elsewhere than after the blocks of a stack, or None."""
+    self._names.append(name)
+    return self._residuals.get(name)
+
   def _controlled(self, control: Control, call: Callable, text: int) -> Callable:
     assert self._cond is not None
     role = self._cond.extras["role"]

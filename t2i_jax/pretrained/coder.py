@@ -18,17 +18,17 @@ class Layer(Protocol):
 
 
 def conv(path: str, name: str, first: int = 0) -> list[Entry]:
-  """autoencoders.layers.Conv."""
+  """models.convolution.Conv."""
   return dense(path, name, "o i h w -> h w i o", first=first)
 
 
 def pointwise(path: str, name: str, first: int = 0) -> list[Entry]:
-  """autoencoders.layers.pointwise, published as a convolution."""
+  """models.convolution.pointwise, published as a convolution."""
   return dense(path, name, "o i 1 1 -> i o", first=first)
 
 
 def group_norm(path: str, name: str, first: int = 0) -> list[Entry]:
-  """autoencoders.layers.GroupNorm."""
+  """models.convolution.GroupNorm."""
   return [
     *gain(f"{path}/gain", f"{name}.weight", first=first),
     *gain(f"{path}/bias", f"{name}.bias", first=first),
@@ -165,7 +165,7 @@ LAST = (2, 2, 3)
 
 
 def frame_conv(path: str, name: str, first: int = 0) -> list[Entry]:
-  """autoencoders.layers.Conv, of a causal 3 x 3 x 3 convolution."""
+  """models.convolution.Conv, of a causal 3 x 3 x 3 convolution."""
   kernel = Part(f"{name}.weight", "o i 1 h w -> h w i o", source=LAST)
   return [
     Entry(f"{path}/kernel", (kernel,), first),
@@ -174,7 +174,7 @@ def frame_conv(path: str, name: str, first: int = 0) -> list[Entry]:
 
 
 def frame_pointwise(path: str, name: str, first: int = 0) -> list[Entry]:
-  """autoencoders.layers.pointwise, of a 1 x 1 x 1 convolution."""
+  """models.convolution.pointwise, of a 1 x 1 x 1 convolution."""
   return dense(path, name, "o i 1 1 1 -> i o", first=first)
 
 

@@ -16,6 +16,7 @@ from t2i_jax.pretrained.sd3 import SD3_SPEC
 from t2i_jax.pretrained.spec import Spec
 from t2i_jax.pretrained.t5 import T5_ENCODER
 from t2i_jax.pretrained.text_models import TEXT_MODELS
+from t2i_jax.pretrained.unet import UNET
 from t2i_jax.pretrained.vgg import VGG
 from t2i_jax.pretrained.vq import VQ
 from t2i_jax.pretrained.z_image import Z_IMAGE
@@ -23,7 +24,7 @@ from t2i_jax.pretrained.z_image import Z_IMAGE
 SPECS: dict[str, Spec] = {
   spec.hf_class: spec
   for spec in (
-    *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE),
+    *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE, UNET),
     *(CLIP_TEXT, CLIP_PROJECTED, T5_ENCODER, BERT),
     *(KL, KL_FLUX2, QWEN_VAE, VQ),
   )

@@ -107,12 +107,13 @@ def for_inference(system: System) -> System:
 def _noising(c: ConfigDict, common: dict[str, Any]) -> dict[str, Any]:
   """The process of a model of noisy images, and how it is mixed. Raises ConfigError."""
   height, width, _ = common["autoencoder"].latent_shape(common["image_shape"])
-  if height % c.model.patch or width % c.model.patch:
+  patch = c.model.get("patch", 1)  # convolutions have none
+  if height % patch or width % patch:
     raise ConfigError(
       f"data.image_size = {c.data.image_size} gives {height} x {width}, which does not divide into "
-      f"patches of model.patch = {c.model.patch}."
+      f"patches of model.patch = {patch}."
     )
-  image_tokens = (height // c.model.patch) * (width // c.model.patch)
+  image_tokens = (height // patch) * (width // patch)
   return {
     "process": build(PROCESSES, c.process.kind, "process.kind"),
     "mixing": make_mixing(c.process, image_tokens),

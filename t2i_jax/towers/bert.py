@@ -9,10 +9,9 @@ from flax import nnx
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Attention, Mask, attend
 from t2i_jax.models.conditioning import Tower
-from t2i_jax.models.layers import BlockConfig, Dense, FeedForward
+from t2i_jax.models.layers import BlockConfig, Dense, FeedForward, LayerNorm
 from t2i_jax.models.params import fan_in, scan_blocks, stack_blocks, weight
 from t2i_jax.parallel import constrain
-from t2i_jax.towers.clip import Norm
 
 EPS = 1e-12  # of the norms
 POOLED = ("first", "mean")
@@ -70,7 +69,7 @@ class BertBlock(nnx.Module):
 
   def __init__(self, c: BlockConfig, rngs: nnx.Rngs):
     self.attn, self.mlp = Attention(c, rngs), FeedForward(c, rngs)
-    self.attn_norm, self.mlp_norm = Norm(c.width, rngs, EPS), Norm(c.width, rngs, EPS)
+    self.attn_norm, self.mlp_norm = LayerNorm(c.width, rngs, EPS), LayerNorm(c.width, rngs, EPS)
 
   def __call__(self, x: jax.Array, mask: Mask | None) -> jax.Array:
     x = self.attn_norm(x + self.attn(x, mask=mask, attend=attend))
@@ -89,7 +88,7 @@ class Bert(nnx.Module):
     self.embedding = weight(rngs, (c.vocab, c.width), ("vocab", "embed"), fan_in(1))
     self.place = weight(rngs, (c.length, c.width), (None, "embed"), fan_in(1))
     self.type = weight(rngs, (c.types, c.width), (None, "embed"), fan_in(1))
-    self.norm = Norm(c.width, rngs, EPS)
+    self.norm = LayerNorm(c.width, rngs, EPS)
     self.blocks = stack_blocks(lambda r: BertBlock(block, r), c.depth, rngs)
     self.pooler = Dense(rngs, c.width, c.width, ("embed", None))
 

@@ -10,11 +10,10 @@ from flax import nnx
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Attention, Mask, attend
 from t2i_jax.models.conditioning import Tower
-from t2i_jax.models.layers import BlockConfig, Dense, FeedForward
-from t2i_jax.models.params import fan_in, ones, scan_blocks, stack_blocks, weight, zeros
+from t2i_jax.models.layers import BlockConfig, Dense, FeedForward, LayerNorm
+from t2i_jax.models.params import fan_in, scan_blocks, stack_blocks, weight
 from t2i_jax.parallel import constrain
 
-EPS = 1e-5  # of the norms
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu_erf"}  # of transformers -> of layers.MLPS
 POOLED = ("eos", "projected")
 HIGHEST = 2  # as `eos`: the end of a caption is its highest id
@@ -83,26 +82,11 @@ class ClipConfig:
     return Clip(self, rngs)
 
 
-class Norm(nnx.Module):
-  """LayerNorm with gain and bias, statistics in float32 [1607.06450 eq. 4]."""
-
-  def __init__(self, width: int, rngs: nnx.Rngs, eps: float = EPS):
-    self.eps = eps
-    self.gain = weight(rngs, (width,), ("embed",), ones)
-    self.bias = weight(rngs, (width,), ("embed",), zeros)
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    x32 = x.astype(jnp.float32)
-    x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
-    return (y * self.gain[...] + self.bias[...]).astype(x.dtype)
-
-
 class ClipBlock(nnx.Module):
   """x + attention, x + MLP, each of the normed x [2002.04745 fig. 1b]."""
 
   def __init__(self, c: BlockConfig, rngs: nnx.Rngs):
-    self.attn_norm, self.mlp_norm = Norm(c.width, rngs), Norm(c.width, rngs)
+    self.attn_norm, self.mlp_norm = LayerNorm(c.width, rngs), LayerNorm(c.width, rngs)
     self.attn, self.mlp = Attention(c, rngs), FeedForward(c, rngs)
 
   def __call__(self, x: jax.Array, mask: Mask) -> jax.Array:
@@ -127,7 +111,7 @@ class Clip(nnx.Module):
     # "sequence" would shard 77 positions over an axis of the mesh that does not divide them.
     self.place = weight(rngs, (c.length, c.width), (None, "embed"), fan_in(1))
     self.blocks = stack_blocks(lambda r: ClipBlock(block, r), c.depth, rngs)
-    self.norm = Norm(c.width, rngs)
+    self.norm = LayerNorm(c.width, rngs)
     if c.projection:
       self.projection = Dense(rngs, c.width, c.projection, ("embed", None), bias=False)
 

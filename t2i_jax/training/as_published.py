@@ -36,7 +36,7 @@ def check_published(c: ConfigDict, system: System) -> None:
   factor = open_folder(root / "vae")[1].factor
   height, width, _ = system.x_shape
   published = folder_config(root, (factor * height, factor * width))
-  tokens = height * width // c.model.patch**2
+  tokens = height * width // c.model.get("patch", 1) ** 2
   wrong = _of_process(c, system.mixing, published, tokens) + _of_null(c, system, published, root)
   if wrong:
     raise ConfigError(

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from t2i_jax.autoencoders import AUTOENCODERS, Ratio, check_finite, tiled
-from t2i_jax.autoencoders.layers import GroupNorm, attend_in_chunks
+from t2i_jax.autoencoders.layers import attend_in_chunks
 from t2i_jax.autoencoders.tiling import starts, weights
 from t2i_jax.config import build
 from t2i_jax.errors import ConfigError, NotFinite
 from t2i_jax.models.attention import attend
+from t2i_jax.models.convolution import GroupNorm
 from t2i_jax.models.params import abstract_of, init_params, with_params
 
 # As in config.autoencoder, with the channels of the backbone.

@@ -1,5 +1,6 @@
 """Every backbone at a tiny size, with what it is called on: for the tests that all must pass."""
 
+import dataclasses
 import functools
 
 import jax
@@ -36,6 +37,10 @@ FAMILIES = {
   "z_image": {
     "width": 48, "depth": 2, "refiner_blocks": 1, "text_width": TEXT, "rope_axes": (8, 8, 8),
   },
+  "unet": {
+    "widths": (16, 32), "depths": (0, 2), "heads": (2, 2), "res_blocks": 1, "groups": 8,
+    "text_width": TEXT, "pooled_width": POOLED, "sizes": 6, "size_width": 8,
+  },
 }  # fmt: skip
 # Published to see the text's padding; told not to, they do not.
 SEE_PADDING = ("sd3", "flux", "flux2")
@@ -46,7 +51,10 @@ def kind_of(name):
 
 
 def config_of(name, **changes):
-  return BACKBONES[kind_of(name)][1](**SHARED | FAMILIES[name] | changes)
+  config = BACKBONES[kind_of(name)][1]
+  has = {field.name for field in dataclasses.fields(config)}
+  shared = {key: value for key, value in SHARED.items() if key in has}
+  return config(**shared | FAMILIES[name] | changes)
 
 
 @functools.cache
