@@ -68,7 +68,7 @@ def test_a_row_does_not_depend_on_its_batch(name, x):
   np.testing.assert_allclose(turned, whole, atol=1e-6)
 
 
-@pytest.mark.newest(all_cases=True)
+@pytest.mark.newest
 @ALL
 @pytest.mark.parametrize("shape", [(1,), (4, 6, 3)])
 def test_dtype_and_shape_are_kept(name, shape):
