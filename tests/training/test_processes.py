@@ -69,21 +69,27 @@ def assert_close(found, expected, what):
 
 
 @pytest.fixture(scope="module")
-def one(start_t2i, train_args, tmp_path_factory):
+def run_args(train_args):
+  """run_args(workdir, changes) -> the arguments of 18 steps."""
+  return lambda workdir, changes=None: train_args(workdir, {"train.steps": 18} | (changes or {}))
+
+
+@pytest.fixture(scope="module")
+def one(start_t2i, run_args, tmp_path_factory):
   """The work directory of one process with eight devices."""
   workdir = tmp_path_factory.mktemp("one")
-  finish(start_t2i(train_args(workdir), devices=8))
+  finish(start_t2i(run_args(workdir), devices=8))
   return workdir
 
 
 @pytest.fixture(scope="module")
-def two(start_t2i, train_args, tmp_path_factory):
+def two(start_t2i, run_args, tmp_path_factory):
   """Two processes with four devices each, stopped by SIGTERM: the work directory, the outputs."""
   workdir = tmp_path_factory.mktemp("two")
   program = ("-c", ONE_IS_TOLD)
-  outs = finish(*start_two(start_t2i, train_args(workdir), program=program))
+  outs = finish(*start_two(start_t2i, run_args(workdir), program=program))
   assert "SIGTERM: saving step 10 and ending" in outs[0]  # they agree at the next line
-  assert "8 x cpu" in outs[0] and "step 2/24" not in outs[1]
+  assert "8 x cpu" in outs[0] and "step 2/18" not in outs[1]
   return workdir, outs
 
 
@@ -100,8 +106,8 @@ def test_owned_rows_partition_the_batch(two):
 
 
 @pytest.mark.proof
-def test_one_device_and_eight(start_t2i, train_args, one, tmp_path):
-  finish(start_t2i(train_args(tmp_path), devices=1))
+def test_one_device_and_eight(start_t2i, run_args, one, tmp_path):
+  finish(start_t2i(run_args(tmp_path), devices=1))
   assert_close(losses(tmp_path), losses(one), "1 device, 8 devices")
 
 
@@ -110,25 +116,25 @@ def test_two_processes_and_one(one, two):
   assert_close(losses(two[0]), until_10, "2 x 4 devices, 1 x 8")
 
 
-def test_written_by_two_goes_on_in_one(start_t2i, train_args, one, two, tmp_path):
+def test_written_by_two_goes_on_in_one(start_t2i, run_args, one, two, tmp_path):
   workdir = shutil.copytree(two[0], tmp_path / "run")
-  (out,) = finish(start_t2i(train_args(workdir), devices=8))
+  (out,) = finish(start_t2i(run_args(workdir), devices=8))
   assert "from step 10\n" in out
   assert_close(losses(workdir), losses(one), "2 x 4 devices to step 10, then 1 x 8")
 
 
 @pytest.mark.proof
-def test_written_by_one_goes_on_in_two(start_t2i, train_args, one, tmp_path):
+def test_written_by_one_goes_on_in_two(start_t2i, run_args, one, tmp_path):
   """On a mesh whose processes hold the same rows, split over tensor alone."""
   workdir = shutil.copytree(one, tmp_path / "run")
-  shutil.rmtree(workdir / "checkpoints" / "24")
+  shutil.rmtree(workdir / "checkpoints" / "18")
   changes = {"mesh.data": 1, "mesh.tensor": 8}
   began = time.time()
-  outs = finish(*start_two(start_t2i, train_args(workdir, changes)))
-  assert "from step 18\n" in outs[0]
-  assert_close(losses(workdir), losses(one), "1 x 8 devices to step 18, then 2 x 4 over tensor")
+  outs = finish(*start_two(start_t2i, run_args(workdir, changes)))
+  assert "from step 12\n" in outs[0]
+  assert_close(losses(workdir), losses(one), "1 x 8 devices to step 12, then 2 x 4 over tensor")
   images = [
-    np.asarray(Image.open(at / "samples" / "step_00000024.png"), int) for at in (workdir, one)
+    np.asarray(Image.open(at / "samples" / "step_00000018.png"), int) for at in (workdir, one)
   ]
-  assert (workdir / "samples" / "step_00000024.png").stat().st_mtime > began  # drawn again
+  assert (workdir / "samples" / "step_00000018.png").stat().st_mtime > began  # drawn again
   assert np.mean(np.abs(images[0] - images[1]) <= 1) >= 0.999
