@@ -144,6 +144,7 @@ def test_ddpm_of_bytes_in_bfloat16_with_a_frozen_transformer(train_args, tmp_pat
     "process.timesteps": "uniform",
     "sampling.solver": "ddim",
     "text.tokenizer": "bytes",
+    "text.length": 64,
     "text.towers.text": "transformer(width=32, depth=1, heads=8)",
     "parts.text.train": "none",
     "model.dtype": "bfloat16",
