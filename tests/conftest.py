@@ -141,7 +141,7 @@ def pytest_ignore_collect(collection_path, config):
   """With `-m newest`, files without a test so marked are not imported."""
   if config.option.markexpr != "newest" or not collection_path.match("test_*.py"):
     return None
-  return "mark.newest" not in collection_path.read_text(encoding="utf-8") or None
+  return "pytest.mark.newest" not in collection_path.read_text(encoding="utf-8") or None
 
 
 @pytest.hookimpl(trylast=True)  # after -m
