@@ -45,7 +45,7 @@ LATENTS = [path for path in ALONE if of_latents(load_config(path))]
 # Keys that training does not read -> who reads them.
 READ_ELSEWHERE = {"score.level": evaluate}
 SHRUNK = {
-  "text.towers.text": "transformer(width=16, depth=1, heads=2)", "text.vocab": "600",
+  "text.towers.text": "bag_of_words(width=16)", "text.vocab": "600",
   "text.length": "24",
   "model.width": "32", "model.depth": "2", "model.heads": "2",
   "train.batch": "8", "train.steps": "2", "train.optimizer": "adamw",

@@ -30,7 +30,6 @@ def image(tmp_path):
   return path
 
 
-@pytest.mark.newest
 def test_it_draws_and_says_what_it_sees(trained, image, tmp_path, capsys):
   assert main(["sample", f"--workdir={trained}", "--prompt=a red circle", f"--out={tmp_path}"]) == 0
   assert Image.open(tmp_path / "0000_seed0.png").size == (32, 32)

@@ -136,15 +136,23 @@ def test_eval_scores_and_reports(trained, capsys):
   assert str(trained / "eval" / "report.html") in capsys.readouterr().out.replace("\n", "")
 
 
-def test_ddpm_with_a_frozen_text_tower(train_args, tmp_path):
-  ddpm = {"process.kind": "ddpm_linear", "process.prediction": "eps", "process.weighting": "eps"}
-  changes = (
-    SHORT
-    | ddpm
-    | {"sampling.solver": "ddim", "process.timesteps": "uniform", "parts.text.train": "none"}
-  )
-  assert main(train_args(tmp_path, changes)) == 0
+def test_ddpm_of_bytes_in_bfloat16_with_a_frozen_transformer(train_args, tmp_path):
+  changes = {
+    "process.kind": "ddpm_linear",
+    "process.prediction": "eps",
+    "process.weighting": "eps",
+    "process.timesteps": "uniform",
+    "sampling.solver": "ddim",
+    "text.tokenizer": "bytes",
+    "text.length": 64,
+    "text.towers.text": "transformer(width=32, depth=1, heads=8)",
+    "parts.text.train": "none",
+    "model.dtype": "bfloat16",
+  }
+  assert main(train_args(tmp_path, SHORT | changes)) == 0
   at = open_model(tmp_path)
+  assert at.tokenizer.kind == "bytes"
+  assert {str(leaf.dtype) for leaf in jax.tree.leaves(at.params)} == {"float32"}
   optimizer = make_optimizers(at.config.train, at.system)
   abstract = abstract_state(at.system, optimizer, at.mesh)
   born = create_state(at.system, optimizer, abstract, jax.random.key(at.config.seed))
@@ -154,18 +162,11 @@ def test_ddpm_with_a_frozen_text_tower(train_args, tmp_path):
     at.params["backbone"]["patch_in"]["kernel"], born.trainable["backbone"]["patch_in"]["kernel"]
   )
   out = tmp_path / "drawn"
-  assert main(["sample", f"--workdir={tmp_path}", "--prompt=a red circle", "--steps=5"]) == 0
-  assert Image.open(out / "0000_seed0.png").text["prompt"] == "a red circle"
-
-
-def test_bytes_and_bfloat16(train_args, tmp_path):
-  changes = {"text.tokenizer": "bytes", "text.length": 64, "model.dtype": "bfloat16"}
-  assert main(train_args(tmp_path, SHORT | changes)) == 0
-  at = open_model(tmp_path)
-  assert at.tokenizer.kind == "bytes"
-  assert {str(leaf.dtype) for leaf in jax.tree.leaves(at.params)} == {"float32"}
-  images = at.draw(["a red circle", "\N{SNOWMAN}"], [0, 1])
-  assert images.shape == (2, 32, 32, 3) and images.dtype == np.uint8
+  prompts = ["--prompt=a red circle", "--prompt=\N{SNOWMAN}"]
+  assert main(["sample", f"--workdir={tmp_path}", *prompts, "--steps=5"]) == 0
+  for name, prompt in (("0000_seed0.png", "a red circle"), ("0001_seed0.png", "\N{SNOWMAN}")):
+    image = Image.open(out / name)
+    assert image.text["prompt"] == prompt and image.size == (32, 32)
 
 
 def test_a_classifier_guides(train_args, trained, tmp_path, capsys):

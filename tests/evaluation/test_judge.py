@@ -68,14 +68,14 @@ CLAIMS = [
 
 @pytest.mark.parametrize("level, size, blur, noise", CLAIMS)
 def test_renders_are_judged_correct(level, size, blur, noise):
-  n = 250 if size <= 64 else 80
+  n = 200 if size <= 64 else 80
   scenes = judge_proof.sample_scenes(level, n, seed=11)
   assert judge_proof.accuracy(scenes, size, blur, noise).rate >= 0.995
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_captions_with_one_false_fact_are_refused(level):
-  scenes = judge_proof.sample_scenes(level, 300, seed=12)
+  scenes = judge_proof.sample_scenes(level, 200, seed=12)
   rates = judge_proof.false_acceptance(scenes, LEVELS[level].floor)
   assert set(rates) >= {"color", "shape", "total", "relation", "swap"}
   assert all(rate.rate < 0.01 for rate in rates.values())

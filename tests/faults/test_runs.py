@@ -25,6 +25,7 @@ from toys import config_of, register, saved, system_of
 from benchmarks.proofs import fuzz_runs
 from t2i_jax.cli.main import main
 from t2i_jax.cli.sample import read_prompts
+from t2i_jax.config import to_json
 from t2i_jax.errors import ConfigError, NotFinite, RestoreError, WorkdirError
 from t2i_jax.inference import kept_steps, open_model
 from t2i_jax.parallel import make_mesh
@@ -35,6 +36,7 @@ from t2i_jax.training.lock import Lock
 from t2i_jax.training.restore import load_starts
 from t2i_jax.training.save import Saver
 from t2i_jax.training.state import abstract_params
+from t2i_jax.training.step import jit_train_step
 
 ROOT = Path(__file__).parents[2]
 SHORT = {
@@ -60,19 +62,38 @@ def config(easy_data):
   return of
 
 
+STEPS = {}
+
+
+def one_step(system, optimizers, config, mesh, state):
+  """A step is traced once for all runs whose configs differ in folders alone."""
+  key = to_json(config).replace(config.data.dir, ""), mesh
+  if key not in STEPS:
+    STEPS[key] = jit_train_step(system, optimizers, config, mesh, state)
+  return STEPS[key]
+
+
+def quick(patch):
+  """Runs see one device, and share their step."""
+  patch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
+  patch.setattr(loop, "jit_train_step", one_step)
+
+
 @pytest.fixture(scope="module")
 def once(config, tmp_path_factory):
   """The work directory of eight steps with checkpoints of steps 4 and 8."""
   workdir = tmp_path_factory.mktemp("runs") / "once"
   with pytest.MonkeyPatch.context() as patch:
     register(patch)
+    quick(patch)
     train(config(), workdir)
   return workdir
 
 
 @pytest.fixture
-def run(once, tmp_path):
+def run(once, tmp_path, monkeypatch):
   """A copy of it."""
+  quick(monkeypatch)
   return shutil.copytree(once, tmp_path / "run")
 
 

@@ -14,9 +14,8 @@ from t2i_jax.inference.folder import prepare
 from t2i_jax.pretrained.pipelines import INDEX, PIPELINES
 
 FILES = {path.stem: path for path in sorted(Path(__file__).with_name("pipelines").glob("*.npz"))}
-# Where torch is, tests/parity has the live comparison. These are cheap: of labels, T5, CLIP, and a
-# language model with a chat template.
-CHEAP = ("dit", "pixart_sigma", "flux", "flux2")
+# Where torch is, tests/parity has the live comparison. These are cheap: of labels, T5 and CLIP.
+CHEAP = ("dit", "flux")
 
 
 def case(name):

@@ -11,6 +11,7 @@ from tiny_published import CONFIGS, random_params
 from t2i_jax.pretrained import save
 
 
+@pytest.mark.newest
 @pytest.mark.slow
 def test_two_processes(start_t2i, tmp_path):
   save(tmp_path / "one", CONFIGS["flux2"], random_params(CONFIGS["flux2"]))

@@ -48,7 +48,7 @@ METHODS = {
 EVERY = pytest.mark.parametrize("name", METHODS)
 
 
-@pytest.mark.newest(all_cases=True)
+@pytest.mark.newest
 @EVERY
 def test_scale_one_is_the_condition(name):
   """Exactly, in the method's own kind; for several prompts and images, what is left of them."""

@@ -24,7 +24,7 @@ def get_config():
   c.parts.teacher = ConfigDict({"train": "none"})
   c.model.update(guidance=2.5, width=16, heads=2, patch=4, rope_axes=(4, 2, 2))
   c.data.image_size, c.text.vocab, c.text.length = (16, 16), 264, 16
-  c.text.towers.text = "transformer(width=16, depth=1, heads=2)"
+  c.text.towers.text = "bag_of_words(width=16)"
   c.train.objective = "guidance_distillation(low=1.5, high=4.0)"
   return c
 """

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
   "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "16",
-  "text.towers.text": "transformer(width=16, depth=1, heads=2)",
+  "text.towers.text": "bag_of_words(width=16)",
   "model.width": "32", "model.heads": "2",
   "model.depth": "3", "model.patch": "4", "sampling.steps": "3", "sampling.batch": "8",
   "sampling.solver": "euler",

@@ -20,7 +20,7 @@ from t2i_jax.systems.few_step import until
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = {
   "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "16",
-  "text.towers.text": "transformer(width=16, depth=1, heads=2)", "model.width": "16",
+  "text.towers.text": "bag_of_words(width=16)", "model.width": "16",
   "model.heads": "2", "model.depth": "1", "model.patch": "4",
 }  # fmt: skip
 ROWS = 8

@@ -24,7 +24,7 @@ from t2i_jax.training.step import make_train_step, make_validation_step
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
   "text.tokenizer": "bytes", "text.vocab": "300", "text.length": "8",
-  "text.towers.text": "transformer(width=16, depth=1, heads=2)",
+  "text.towers.text": "bag_of_words(width=16)",
   "model.width": "16", "model.heads": "2",
   "model.depth": "1", "train.batch": "8", "train.steps": "20",
   "train.schedule": "cosine", "data.image_size": "(16, 16)", "train.optimizer": "adamw",

@@ -27,7 +27,7 @@ from t2i_jax.systems.tasks import Ode, Start
 CONFIG = Path(__file__).parents[2] / "configs/scenes_dit_flow.py"
 TINY = {
   "data.image_size": "(16, 16)", "text.vocab": "264", "text.length": "40",
-  "text.towers.text": "transformer(width=16, depth=1, heads=2)", "model.width": "16",
+  "text.towers.text": "bag_of_words(width=16)", "model.width": "16",
   "model.heads": "2", "model.depth": "2", "model.patch": "4", "process.prediction": "velocity",
   "sampling.steps": "3", "sampling.batch": "2",
 }  # fmt: skip

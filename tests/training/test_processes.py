@@ -13,23 +13,19 @@ from PIL import Image
 pytestmark = pytest.mark.slow
 
 MESHES = [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 8, 1), (2, 1, 4), (1, 1, 8)]
-# Prints the rows of 16 that this process owns on each mesh.
-OWNED_ROWS = f"""
-import json
-from t2i_jax.cli.train import start_distributed
-start_distributed()
-from t2i_jax.parallel import make_mesh, owned_rows
-print("ROWS", json.dumps([owned_rows(make_mesh(*sizes), 16).tolist() for sizes in {MESHES}]))
-"""
 # Runs `t2i`; process 1 alone gets SIGTERM, in the log line of step 8, and must tell process 0.
-ONE_IS_TOLD = """
-import os, signal, sys
+# Each prints the rows of 16 that it owns on each mesh.
+ONE_IS_TOLD = f"""
+import json, os, signal, sys
 import jax
 from t2i_jax.cli.main import main
+from t2i_jax.parallel import make_mesh, owned_rows
 from t2i_jax.training.log import Log
 write_line = Log.train
 def and_signal(self, step, metrics):
   write_line(self, step, metrics)
+  if step == 2:
+    print("ROWS", json.dumps([owned_rows(make_mesh(*sizes), 16).tolist() for sizes in {MESHES}]))
   if step == 8 and jax.process_index() == 1:
     os.kill(os.getpid(), signal.SIGTERM)
 Log.train = and_signal
@@ -73,26 +69,32 @@ def assert_close(found, expected, what):
 
 
 @pytest.fixture(scope="module")
-def one(start_t2i, process_args, tmp_path_factory):
+def run_args(train_args):
+  """run_args(workdir, changes) -> the arguments of 18 steps."""
+  return lambda workdir, changes=None: train_args(workdir, {"train.steps": 18} | (changes or {}))
+
+
+@pytest.fixture(scope="module")
+def one(start_t2i, run_args, tmp_path_factory):
   """The work directory of one process with eight devices."""
   workdir = tmp_path_factory.mktemp("one")
-  finish(start_t2i(process_args(workdir), devices=8))
+  finish(start_t2i(run_args(workdir), devices=8))
   return workdir
 
 
 @pytest.fixture(scope="module")
-def two(start_t2i, process_args, tmp_path_factory):
-  """The work directory of two processes with four devices each, stopped by SIGTERM."""
+def two(start_t2i, run_args, tmp_path_factory):
+  """Two processes with four devices each, stopped by SIGTERM: the work directory, the outputs."""
   workdir = tmp_path_factory.mktemp("two")
   program = ("-c", ONE_IS_TOLD)
-  outs = finish(*start_two(start_t2i, process_args(workdir), program=program))
+  outs = finish(*start_two(start_t2i, run_args(workdir), program=program))
   assert "SIGTERM: saving step 10 and ending" in outs[0]  # they agree at the next line
-  assert "8 x cpu" in outs[0] and "step 2/24" not in outs[1]
-  return workdir
+  assert "8 x cpu" in outs[0] and "step 2/18" not in outs[1]
+  return workdir, outs
 
 
-def test_owned_rows_partition_the_batch(start_t2i):
-  outs = finish(*start_two(start_t2i, [], program=("-c", OWNED_ROWS)))
+def test_owned_rows_partition_the_batch(two):
+  _, outs = two
   lines = [next(line for line in out.splitlines() if line.startswith("ROWS")) for out in outs]
   first, second = (json.loads(line.removeprefix("ROWS ")) for line in lines)
   for sizes, a, b in zip(MESHES, first, second, strict=True):
@@ -104,35 +106,35 @@ def test_owned_rows_partition_the_batch(start_t2i):
 
 
 @pytest.mark.proof
-def test_one_device_and_eight(start_t2i, process_args, one, tmp_path):
-  finish(start_t2i(process_args(tmp_path), devices=1))
+def test_one_device_and_eight(start_t2i, run_args, one, tmp_path):
+  finish(start_t2i(run_args(tmp_path), devices=1))
   assert_close(losses(tmp_path), losses(one), "1 device, 8 devices")
 
 
 def test_two_processes_and_one(one, two):
   until_10 = {at: loss for at, loss in losses(one).items() if at[0] <= 10}
-  assert_close(losses(two), until_10, "2 x 4 devices, 1 x 8")
+  assert_close(losses(two[0]), until_10, "2 x 4 devices, 1 x 8")
 
 
-def test_written_by_two_goes_on_in_one(start_t2i, process_args, one, two, tmp_path):
-  workdir = shutil.copytree(two, tmp_path / "run")
-  (out,) = finish(start_t2i(process_args(workdir), devices=8))
+def test_written_by_two_goes_on_in_one(start_t2i, run_args, one, two, tmp_path):
+  workdir = shutil.copytree(two[0], tmp_path / "run")
+  (out,) = finish(start_t2i(run_args(workdir), devices=8))
   assert "from step 10\n" in out
   assert_close(losses(workdir), losses(one), "2 x 4 devices to step 10, then 1 x 8")
 
 
 @pytest.mark.proof
-def test_written_by_one_goes_on_in_two(start_t2i, process_args, one, tmp_path):
+def test_written_by_one_goes_on_in_two(start_t2i, run_args, one, tmp_path):
   """On a mesh whose processes hold the same rows, split over tensor alone."""
   workdir = shutil.copytree(one, tmp_path / "run")
-  shutil.rmtree(workdir / "checkpoints" / "24")
+  shutil.rmtree(workdir / "checkpoints" / "18")
   changes = {"mesh.data": 1, "mesh.tensor": 8}
   began = time.time()
-  outs = finish(*start_two(start_t2i, process_args(workdir, changes)))
-  assert "from step 18\n" in outs[0]
-  assert_close(losses(workdir), losses(one), "1 x 8 devices to step 18, then 2 x 4 over tensor")
+  outs = finish(*start_two(start_t2i, run_args(workdir, changes)))
+  assert "from step 12\n" in outs[0]
+  assert_close(losses(workdir), losses(one), "1 x 8 devices to step 12, then 2 x 4 over tensor")
   images = [
-    np.asarray(Image.open(at / "samples" / "step_00000024.png"), int) for at in (workdir, one)
+    np.asarray(Image.open(at / "samples" / "step_00000018.png"), int) for at in (workdir, one)
   ]
-  assert (workdir / "samples" / "step_00000024.png").stat().st_mtime > began  # drawn again
+  assert (workdir / "samples" / "step_00000018.png").stat().st_mtime > began  # drawn again
   assert np.mean(np.abs(images[0] - images[1]) <= 1) >= 0.999

@@ -22,6 +22,7 @@ COMPILED = [
   pytest.param({}, id="quick"),
   pytest.param({"flags": ""}, id="as users do", marks=pytest.mark.proof),
 ]
+MUON = {"train.optimizer": "muon"}  # of the runs that are compiled as users do
 # Runs `t2i` and sends itself a signal some seconds after a progress line.
 AFTER_LINE = """
 import os, sys, threading
@@ -51,10 +52,22 @@ sys.exit(main(sys.argv[3:]))
 
 
 @pytest.fixture(scope="module", params=COMPILED)
-def start(start_t2i, process_args, request):
+def how(request):
+  return request.param
+
+
+@pytest.fixture(scope="module")
+def run_args(how, train_args):
+  """run_args(workdir, changes) -> the arguments of the tiny run."""
+  own = MUON if how else {}
+  return lambda workdir, changes=None: train_args(workdir, own | (changes or {}))
+
+
+@pytest.fixture(scope="module")
+def start(start_t2i, run_args, how):
   """start(workdir, **of start_t2i) -> the tiny run, started or going on there."""
   return lambda workdir, **options: start_t2i(
-    process_args(workdir, options.pop("changes", None)), **request.param, **options
+    run_args(workdir, options.pop("changes", None)), **how, **options
   )
 
 
@@ -63,19 +76,6 @@ def reference(start, tmp_path_factory):
   """The work directory of the run that was never stopped."""
   workdir = tmp_path_factory.mktemp("runs") / "reference"
   finish(start(workdir))
-  return workdir
-
-
-@pytest.fixture(scope="module")
-def killed(start, reference, tmp_path_factory):
-  """A work directory left by kill -9 while a step ran; reference has compiled before."""
-  workdir = tmp_path_factory.mktemp("runs") / "killed"
-  # A step takes about 20 ms; the next line is due at step 16, the next checkpoint at 18.
-  process = start(workdir, program=("-c", AFTER_LINE, signal.SIGKILL.value, 14, 0.01))
-  out, _ = process.communicate()
-  assert process.returncode == -signal.SIGKILL, out
-  assert "step 14/24" in out and "step 24/24" not in out
-  assert newest(workdir) in (6, 12, 18)  # the last save may still have been under way
   return workdir
 
 
@@ -134,15 +134,6 @@ def test_the_reference_logs_what_it_was_asked_to(reference):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_step(start, reference, killed, tmp_path):
-  """The compiled programs are made anew here, not read from the cache as in the other tests."""
-  workdir = shutil.copytree(killed, tmp_path / "run")
-  out = finish(start(workdir, env={"JAX_ENABLE_COMPILATION_CACHE": "false"}))
-  assert f"from step {newest(killed)}\n" in out
-  assert_same(workdir, reference)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
   "event, pattern",
   [
@@ -155,35 +146,48 @@ def test_killed_in_the_middle_of_a_step(start, reference, killed, tmp_path):
     pytest.param("os.rename", r"checkpoints/12\.[^/]*$", id="before the last rename"),
   ],
 )
-def test_killed_in_the_middle_of_a_save(start, reference, tmp_path, event, pattern):
-  process = start(tmp_path, program=("-c", AT_OPERATION, event, pattern))
-  out, _ = process.communicate()
-  assert process.returncode == -signal.SIGKILL, out
+def test_ended_three_times_it_is_the_run_that_was_never_stopped(
+  start, reference, tmp_path, event, pattern
+):
+  """One run: SIGTERM, then kill -9 in the middle of a save, then in the middle of a step.
+
+  SIGTERM saves a step at which an undisturbed run writes no line: 9, of every 2. At last the
+  programs are compiled anew, not read from the cache as before.
+  """
+
+  def kill(*program):
+    process = start(tmp_path, program=("-c", *program))
+    out, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, out
+    assert "from step 9\n" in out
+    return out
+
+  out = finish(start(tmp_path, program=("-c", AFTER_LINE, signal.SIGTERM.value, 8, 0)))
+  assert "SIGTERM: saving step 9 and ending" in out
+  assert newest(tmp_path) == 9
+  kill(AT_OPERATION, event, pattern)
   left = {p.name for p in (tmp_path / "checkpoints").iterdir()}
-  assert "6" in left and "12" not in left and any(re.match(r"12\.", name) for name in left)
-  assert "from step 6\n" in finish(start(tmp_path))
+  assert "9" in left and "12" not in left and any(re.match(r"12\.", name) for name in left)
+  # A step takes about 20 ms; the next line is due at step 16, the next checkpoint at 18.
+  out = kill(AFTER_LINE, signal.SIGKILL.value, 14, 0.01)
+  assert "step 14/24" in out and "step 24/24" not in out
+  at = newest(tmp_path)
+  assert at in (9, 12, 18)  # the last save may still have been under way
+  out = finish(start(tmp_path, env={"JAX_ENABLE_COMPILATION_CACHE": "false"}))
+  assert f"from step {at}\n" in out
   assert_same(tmp_path, reference)
   assert not any(re.match(r"12\.", p.name) for p in (tmp_path / "checkpoints").iterdir())
 
 
-@pytest.mark.slow
-def test_sigterm_saves_the_step_and_leaves(start, reference, tmp_path):
-  """The step is one at which an undisturbed run writes no line: 9, of every 2."""
-  out = finish(start(tmp_path, program=("-c", AFTER_LINE, signal.SIGTERM.value, 8, 0)))
-  assert "SIGTERM: saving step 9 and ending" in out
-  assert newest(tmp_path) == 9
-  assert "from step 9\n" in finish(start(tmp_path))
-  assert_same(tmp_path, reference)
-
-
 @pytest.mark.proof
 @pytest.mark.slow
-def test_resumed_on_another_mesh(start, reference, killed, tmp_path):
+def test_resumed_on_another_mesh(start, reference, tmp_path):
   """Float32 sums in another order, nothing else.
 
   Other rows or other noise would show: losses of neighbouring steps differ by factors.
   """
-  workdir = shutil.copytree(killed, tmp_path / "run")
+  workdir = shutil.copytree(reference, tmp_path / "run")
+  shutil.rmtree(workdir / "checkpoints" / "24")
   changes = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
   out = finish(start(workdir, devices=8, changes=changes))
   assert "mesh.fsdp was 1 in the checkpoint, is 2 now" in out
@@ -213,14 +217,14 @@ DAMAGE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_where_all_checkpoints_are_damaged_the_newest_is_named_and_all_are_left(
-  reference, process_args, tmp_path, capsys, damage
+  reference, run_args, tmp_path, capsys, damage
 ):
   workdir = shutil.copytree(reference, tmp_path / "run")
   for step in (18, 24):
     damage(workdir / "checkpoints" / str(step))
   before = contents(workdir)
   began = time.monotonic()
-  assert main(process_args(workdir)) == 2
+  assert main(run_args(workdir)) == 2
   error = capsys.readouterr().err
   assert f"RestoreError: {workdir}/checkpoints/24 " in error
   assert "None of the 2 newest steps can be used" in error and "Traceback" not in error
@@ -228,7 +232,6 @@ def test_where_all_checkpoints_are_damaged_the_newest_is_named_and_all_are_left(
   assert time.monotonic() - began < 60
 
 
-@pytest.mark.newest
 @pytest.mark.slow
 def test_the_step_before_a_damaged_one_is_used_and_the_damaged_one_kept(start, reference, tmp_path):
   workdir = shutil.copytree(reference, tmp_path / "run")

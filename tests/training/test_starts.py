@@ -121,6 +121,7 @@ def test_frozen_weights_are_stored_as_start_and_hash(folder, tmp_path):
     restored(workdir)
 
 
+@pytest.mark.newest
 def test_a_copy_of_frozen_weights_needs_no_folder(folder, tmp_path):
   path, params = folder
   changes = {"parts.backbone.train": "none", "checkpoint.frozen": "copy"}
