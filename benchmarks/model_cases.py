@@ -33,7 +33,7 @@ class Case(NamedTuple):
   shape       channels, height and width of the latent
   said        what is odd about it
   words       of each row, filled up to the longest
-  pooled      width of the pooled text;   sizes: of an image, how many numbers
+  pooled      width of the pooled text;   micro: how many micro-conditions
   references  (height, width) of each image that is shown to the model
   """
 
@@ -44,7 +44,7 @@ class Case(NamedTuple):
   words: tuple[int, int] = (5, 3)
   references: tuple[tuple[int, int], ...] = ()
   pooled: int = POOLED
-  sizes: int = 6
+  micro: int = 6
 
   @property
   def spec(self) -> Any:
@@ -207,7 +207,7 @@ CASES = {
     SDXL | {
       "transformer_layers_per_block": 2, "projection_class_embeddings_input_dim": TEXT + 5 * 8,
     },
-    (4, 6, 8), "an aesthetic score", pooled=TEXT, sizes=5,
+    (4, 6, 8), "an aesthetic score", pooled=TEXT, micro=5,
   ),
 }  # fmt: skip
 
@@ -222,7 +222,7 @@ class Given(NamedTuple):
   pooled: Any  # [B, POOLED]
   label: Any  # [B] int
   size: Any  # [B, 2]
-  sizes: Any  # [B, case.sizes]
+  micro_conditions: Any  # [B, case.micro]
   aspect: Any  # [B, 1]
   guidance: Any  # [B]
   references: tuple[Any, ...]  # [B, C, h, w] each
@@ -243,7 +243,9 @@ def given(case: Case, seed: int = 1) -> Given:
     pooled=draw(B, case.pooled),
     label=np.array([3, 10]),
     size=np.float32([[512, 640], [1024, 768]]),
-    sizes=np.float32([[512, 640, 8, 0, 5.5, 640], [1024, 768, 0, 32, 6, 768]])[:, : case.sizes],
+    micro_conditions=np.float32([[512, 640, 8, 0, 5.5, 640], [1024, 768, 0, 32, 6, 768]])[
+      :, : case.micro
+    ],
     aspect=np.float32([[0.8], [1.33]]),
     guidance=np.float32([3.5, 1.5]),
     references=tuple(draw(B, case.shape[0], *side) for side in case.references),
@@ -264,7 +266,9 @@ def condition(g: Given) -> Conditioning:
     "text": Tower(jnp.asarray(g.text), jnp.asarray(g.mask), jnp.asarray(g.pooled)),
     "label": Tower(jnp.asarray(g.label)[:, None, None], jnp.ones((B, 1), bool), None),
   }
-  extras = {key: jnp.asarray(getattr(g, key)) for key in ("size", "sizes", "aspect", "guidance")}
+  extras = {
+    key: jnp.asarray(getattr(g, key)) for key in ("size", "aspect", "guidance", "micro_conditions")
+  }
   extras["references"] = tuple(channels_last(r) for r in g.references)
   return Conditioning(towers, extras)
 

@@ -118,9 +118,10 @@ def unet(model: Any, g: Given) -> torch.Tensor:
   width = model.config.time_cond_proj_dim
   scale = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding
   told = None if width is None else scale(None, g.guidance - 1, width).to(g.x.dtype)
+  added = {"text_embeds": g.pooled, "time_ids": g.micro_conditions}
   return model(
-    g.x, g.times, g.text, timestep_cond=told,
-    encoder_attention_mask=g.mask, added_cond_kwargs={"text_embeds": g.pooled, "time_ids": g.sizes},
+    g.x, g.times, g.text, timestep_cond=told, encoder_attention_mask=g.mask,
+    added_cond_kwargs=added,
   ).sample  # fmt: skip
 
 

@@ -131,7 +131,7 @@ def _sdxl(widths: tuple[int, ...], depths: tuple[int, ...], text: int, sizes: in
   even = {depth for depth in depths if depth} == {middle}
   ours = {
     "widths": widths, "depths": depths, "heads": heads, "middle": middle, "linear": True,
-    "side": 128, "pooled_width": 1280, "sizes": sizes,
+    "side": 128, "pooled_width": 1280, "micro_conditions": sizes,
   }  # fmt: skip
   theirs = {
     "block_out_channels": widths, "attention_head_dim": heads, "use_linear_projection": True,

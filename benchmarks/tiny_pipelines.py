@@ -120,6 +120,72 @@ def flux(folder):
   )
 
 
+UNET = {
+  "sample_size": 16,
+  "block_out_channels": (32, 64),
+  "layers_per_block": 1,
+  "norm_num_groups": 8,
+}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def sd1(folder):
+  unet = made(
+    diffusers.UNet2DConditionModel,
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    cross_attention_dim=32,
+    attention_head_dim=4,
+    **UNET,
+  )
+  return diffusers.StableDiffusionPipeline(
+    vae=kl(scaling_factor=0.18215),
+    text_encoder=clip(),
+    tokenizer=tokenizer(folder, "clip"),
+    unet=unet,
+    scheduler=diffusers.PNDMScheduler(**BETAS, skip_prk_steps=True, set_alpha_to_one=False),
+    safety_checker=None,
+    feature_extractor=None,
+    requires_safety_checker=False,
+  )
+
+
+def sd2(folder):
+  """The same classes; predicts v, by DDIM."""
+  pipe = sd1(folder)
+  table = BETAS | {"set_alpha_to_one": False, "prediction_type": "v_prediction"}
+  return diffusers.StableDiffusionPipeline(
+    **pipe.components | {"scheduler": diffusers.DDIMScheduler(**table)},
+    requires_safety_checker=False,
+  )
+
+
+def sdxl(folder):
+  unet = made(
+    diffusers.UNet2DConditionModel,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    cross_attention_dim=24 + 32,
+    attention_head_dim=(2, 4),
+    transformer_layers_per_block=(1, 2),
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=16 + 6 * 8,
+    **UNET,
+  )
+  return diffusers.StableDiffusionXLPipeline(
+    vae=kl(scaling_factor=0.13025),
+    text_encoder=clip(width=24),
+    tokenizer=tokenizer(folder, "clip"),
+    text_encoder_2=clip(projected=True, act="gelu"),
+    tokenizer_2=tokenizer(folder, "clip", pad="!"),
+    unet=unet,
+    scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
+    add_watermarker=False,
+  )
+
+
 def sd3(folder):
   transformer = made(
     diffusers.SD3Transformer2DModel,
@@ -368,6 +434,9 @@ class Tiny(NamedTuple):
 AREA = 64 * 96  # of images to edit, in pixels
 PLAIN = {"use_resolution_binning": False, "clean_caption": False}
 PIPELINES: dict[str, Tiny] = {
+  "sd1": Tiny(sd1, {"guidance_scale": 7.5}),
+  "sd2": Tiny(sd2, {"guidance_scale": 7.5}),
+  "sdxl": Tiny(sdxl, {"guidance_scale": 5.0}),
   "dit": Tiny(dit, {"guidance_scale": 4.0}, labels=True),
   "pixart_alpha": Tiny(pixart, PLAIN, least=2),
   "pixart_sigma": Tiny(pixart_sigma, PLAIN),

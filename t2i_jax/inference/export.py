@@ -168,7 +168,7 @@ def _run_plan(
   subs, files, written, rows = {}, list[File](), dict[str, Written](), list[tuple[str, str, str]]()
   for name, part in system.parts.items():
     start = starts[name]
-    sub = {"backbone": "transformer"}.get(name, name)
+    sub = index.published.backbone if name == "backbone" else name
     if start is not None and _same(start.parent, index.folder):
       sub = start.name
     folder, kind = _unchanged(part, start), index.parts.get(sub)
@@ -188,7 +188,7 @@ def _run_plan(
     else:
       written[name] = _written(system, name, sub, start)
       rows.append((sub, kind, f"trained, {dtype or TRAINED}"))
-  networks = {"transformer", "vae"}
+  networks = {index.published.backbone, "vae"}
   if index.published.text in PUBLISHED:
     networks |= {one.weights for one in PUBLISHED[index.published.text].parts}
   for sub, kind in index.parts.items():

@@ -37,6 +37,7 @@ from t2i_jax.ranges import Count, Depth, Range, Whole, Width
 
 RES_EPS = 1e-5  # of norms of residual blocks; those of transformers' images have 1e-6
 PIXELS = 8  # along a side of one latent
+MICRO = (6, 5)  # numbers of SDXL and of its refiner
 AESTHETIC = 6.0  # score of the refiner's images, by default
 Scale = Annotated[float, Range("[0, 1000]")]
 
@@ -51,9 +52,10 @@ class UNetConfig(Runs):
   depths       blocks of each transformer of a level, 0: the level has none;   middle: in between
   heads        of a level
   groups       of the norms
-  pooled_width of the pooled text, with `sizes` numbers beside it: 6 (height and width of the
-               original, top and left of the crop, height and width of the target, in pixels
-               [2307.01952 sec. 2.2]) or the refiner's 5 (an aesthetic score for the target)
+  micro_conditions  numbers of an image beside its pooled text, which has pooled_width
+               [2307.01952 sec. 2.2]: 6 (height and width of the original, top and left of the crop,
+               height and width of the target, in pixels), or the refiner's 5 (an aesthetic score
+               in place of the target); 0: neither
   size_width   of the sinusoid of each
   guidance_width  of the embedding of the guidance scale, of a model that was distilled
                [2310.04378 sec. 4.2]; 0: none.   guidance: its scale by default
@@ -71,7 +73,7 @@ class UNetConfig(Runs):
   heads: tuple[Count, ...] = (8, 8, 8, 8)
   groups: Count = 32
   pooled_width: Whole = 0
-  sizes: Whole = 0
+  micro_conditions: Whole = 0
   size_width: Width = 256
   guidance_width: Whole = 0
   guidance: Scale = 7.5
@@ -93,8 +95,14 @@ class UNetConfig(Runs):
           f"model.widths = {self.widths}: {width} is not a multiple of model.groups = "
           f"{self.groups} and of {heads} heads."
         )
-    if bool(self.pooled_width) != bool(self.sizes):
-      raise ConfigError("model.pooled_width and model.sizes are both given, or neither.")
+    if self.micro_conditions not in (0, *MICRO):
+      known = " or ".join(map(str, MICRO))
+      raise ConfigError(f"model.micro_conditions = {self.micro_conditions} is not 0, {known}.")
+    if self.micro_conditions and not self.pooled_width:
+      raise ConfigError(
+        f"model.micro_conditions = {self.micro_conditions} lie beside a pooled text, and the text "
+        "encoders have none. Use text.towers.text = 'transformer(...)', or micro_conditions=0."
+      )
 
   @property
   def vector_width(self) -> int:
@@ -230,8 +238,10 @@ class Stem(nnx.Module):
     self.time_in = Embedder(rngs, c.widths[0], d, hidden=d)
     if c.guidance_width:
       self.guidance_in = Dense(rngs, c.guidance_width, c.widths[0], (None, "embed"), bias=False)
-    if c.sizes:
-      self.vector_in = Embedder(rngs, c.pooled_width + c.sizes * c.size_width, d, hidden=d)
+    if c.micro_conditions:
+      self.vector_in = Embedder(
+        rngs, c.pooled_width + c.micro_conditions * c.size_width, d, hidden=d
+      )
     self.conv_in = Conv(rngs, c.channels, c.widths[0])
     inputs = c.widths[0]
     for i, width in enumerate(c.widths):
@@ -253,8 +263,8 @@ class Stem(nnx.Module):
       cos, sin = jnp.split(timestep_embedding(scale, c.guidance_width, less=1), 2, axis=-1)
       time = time + self.guidance_in(jnp.concatenate([sin, cos], axis=-1).astype(dtype))
     vector = self.time_in(time)
-    if c.sizes:
-      sizes = cond.extras.get("sizes", default_sizes(c, x_t))
+    if c.micro_conditions:
+      sizes = cond.extras.get("micro_conditions", _default(c, x_t))
       embedded = timestep_embedding(sizes, c.size_width).reshape(len(x_t), -1)
       pooled = pooled_of(cond.towers["text"], "unet").astype(dtype)
       vector = vector + self.vector_in(jnp.concatenate([pooled, embedded.astype(dtype)], axis=-1))
@@ -273,17 +283,24 @@ class Stem(nnx.Module):
     return x, skips
 
 
-def default_sizes(c: UNetConfig, x_t: jax.Array) -> jax.Array:
-  """Of an image that was neither scaled nor cropped, in pixels.   # [B, sizes]"""
-  height, width = (PIXELS * side for side in x_t.shape[1:3])
-  last = [height, width] if c.sizes == 6 else [AESTHETIC]
-  return jnp.broadcast_to(jnp.array([height, width, 0, 0, *last], jnp.float32), (len(x_t), c.sizes))
+def micro_conditions(n: int, height: int, width: int, rows: int) -> jax.Array:
+  """Those of images that were neither scaled nor cropped.   # [rows, n] float32
+
+  n  UNetConfig.micro_conditions;   height, width: in pixels
+  """
+  last = [height, width] if n == MICRO[0] else [AESTHETIC]
+  return jnp.broadcast_to(jnp.array([height, width, 0, 0, *last], jnp.float32), (rows, n))
+
+
+def _default(c: UNetConfig, x_t: jax.Array) -> jax.Array:
+  rows, height, width, _ = x_t.shape
+  return micro_conditions(c.micro_conditions, PIXELS * height, PIXELS * width, rows)
 
 
 class UNet(Backbone, Stem):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out].
 
-  extras["sizes"] [B, sizes] in pixels, where it has them; else those of x_t
+  extras["micro_conditions"] [B, n] in pixels, where it has n of them; else those of x_t
   residuals       "skips": a list of what is added to each skip connection, "middle": [B, h, w, D]
   """
 

@@ -22,6 +22,8 @@ class Published(NamedTuple):
   latents   of a side by default, where the backbone was not made for one size
   even, by_steps  as in scheduler.How
   steps, guidance, cfg  of sampling by default. cfg = 1: none
+  backbone  its subfolder
+  scheduler what the class puts in place of keys of the scheduler's file
   """
 
   text: str
@@ -31,12 +33,19 @@ class Published(NamedTuple):
   steps: int = 50
   guidance: str = "cfg"
   cfg: float = 1.0
+  backbone: str = "transformer"
+  scheduler: Mapping[str, Any] = {}
 
 
 # Sources: the __call__ of each class in diffusers 0.42.1.
 QWEN = Published("qwen_image", guidance="cfg_norm(patch=2)", cfg=4.0)
 FLUX = Published("flux", steps=28)
+SD = Published(
+  "sd1", even=False, cfg=7.5, backbone="unet", scheduler={"steps_offset": 1, "clip_sample": False}
+)
 PIPELINES: dict[str, Published] = {
+  "StableDiffusionPipeline": SD,
+  "StableDiffusionXLPipeline": Published("sdxl", even=False, cfg=5.0, backbone="unet"),
   "DiTPipeline": Published("label", even=False, cfg=4.0),
   "PixArtAlphaPipeline": Published("pixart_alpha", even=False, steps=20, cfg=4.5),
   "PixArtSigmaPipeline": Published("pixart_sigma", even=False, steps=20, cfg=4.5),
@@ -52,6 +61,8 @@ PIPELINES: dict[str, Published] = {
 }
 # Classes of the same files, that take images besides.
 SAME = {
+  "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
+  "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
   "FluxImg2ImgPipeline": "FluxPipeline",
   "FluxInpaintPipeline": "FluxPipeline",
   "StableDiffusion3Img2ImgPipeline": "StableDiffusion3Pipeline",
@@ -120,7 +131,8 @@ def read_index(folder: str | Path) -> Index:
     raise RestoreError(
       f"{folder / INDEX} names no scheduler. One of {', '.join(SCHEDULERS)} is needed."
     )
-  return Index(folder, str(name), PIPELINES[name], parts, scheduler, content)
+  own = {key: value for key, value in PIPELINES[name].scheduler.items() if key in scheduler}
+  return Index(folder, str(name), PIPELINES[name], parts, scheduler | own, content)
 
 
 def _parts(content: Mapping[str, Any], folder: Path) -> dict[str, str]:

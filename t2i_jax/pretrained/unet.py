@@ -79,7 +79,7 @@ def stem(c: UNetConfig) -> list[Entry]:
   found = embedder("time_in", "time_embedding.linear_1", "time_embedding.linear_2")
   if c.guidance_width:
     found += dense("guidance_in", "time_embedding.cond_proj", bias=False)
-  if c.sizes:
+  if c.micro_conditions:
     found += embedder("vector_in", "add_embedding.linear_1", "add_embedding.linear_2")
   found += conv("conv_in", "conv_in")
   width = c.widths[0]
@@ -146,7 +146,7 @@ def _read_sizes(k: dict[str, Any]) -> dict[str, Any]:
   check_counts(k, ("addition_time_embed_dim", "projection_class_embeddings_input_dim"))
   each, total = k["addition_time_embed_dim"], k["projection_class_embeddings_input_dim"]
   count = 5 if total - 5 * each == k["cross_attention_dim"] else 6
-  return {"pooled_width": total - count * each, "sizes": count, "size_width": each}
+  return {"pooled_width": total - count * each, "micro_conditions": count, "size_width": each}
 
 
 def write_stem(c: UNetConfig, down: tuple[str, str] = DOWN) -> dict[str, Any]:
@@ -167,10 +167,10 @@ def write_stem(c: UNetConfig, down: tuple[str, str] = DOWN) -> dict[str, Any]:
     "attention_head_dim": c.heads[0] if even else list(c.heads),
     "norm_num_groups": c.groups,
     "use_linear_projection": c.linear,
-    "addition_embed_type": "text_time" if c.sizes else None,
-    "addition_time_embed_dim": c.size_width if c.sizes else None,
+    "addition_embed_type": "text_time" if c.micro_conditions else None,
+    "addition_time_embed_dim": c.size_width if c.micro_conditions else None,
     "projection_class_embeddings_input_dim": (
-      c.pooled_width + c.sizes * c.size_width if c.sizes else None
+      c.pooled_width + c.micro_conditions * c.size_width if c.micro_conditions else None
     ),
   }
 

@@ -15,6 +15,7 @@ from t2i_jax.models.conditioning import Tower, drop_towers
 from t2i_jax.models.control import Control
 from t2i_jax.models.params import Params
 from t2i_jax.models.stack import Answer
+from t2i_jax.models.unet import micro_conditions
 from t2i_jax.process import Prediction, Time
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
@@ -94,11 +95,11 @@ class DrawingSystem(System):
 
   def encode_text(self, params: Params, text: dict[str, Any]) -> Conditioning:
     """The encoders' outputs as the backbone takes them.   text: as for `towers`"""
-    return Conditioning(self.join.towers(self.towers(params, text)), {})
+    return self._condition(self.towers(params, text))
 
   def null(self, params: Params) -> Conditioning:
     """The conditioning of "", one row."""
-    return Conditioning(self.join.towers(self._nulls(params)), {})
+    return self._condition(self._nulls(params))
 
   def _nulls(self, params: Params) -> dict[str, Tower]:
     nulls = {name: encoder.null for name, encoder in self.text.items()}
@@ -109,7 +110,15 @@ class DrawingSystem(System):
     towers = self.towers(params, batch.text)
     if draws.drop:
       towers = drop_towers(towers, self._nulls(params), draws.drop)
-    return Conditioning(self.join.towers(towers), {})
+    return self._condition(towers)
+
+  def _condition(self, encoded: dict[str, Tower]) -> Conditioning:
+    """Towers of the backbone, and what it takes besides of images that are as they were."""
+    towers, extras = self.join.towers(encoded), {}
+    if n := getattr(self.parts["backbone"].config, "micro_conditions", 0):
+      rows = len(next(iter(towers.values())).mask)
+      extras["micro_conditions"] = micro_conditions(n, *self.image_shape[:2], rows)
+    return Conditioning(towers, extras)
 
   def network(
     self,

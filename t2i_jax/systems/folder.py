@@ -33,11 +33,11 @@ def folder_config(
   """
   index = read_index(folder)
   published, root = index.published, index.folder
-  backbone, vae = (open_folder(root / name)[1] for name in ("transformer", "vae"))
+  backbone, vae = (open_folder(root / name)[1] for name in (published.backbone, "vae"))
   if size is None:
     side = vae.factor * getattr(backbone, "side", published.latents)
     size = (side, side)
-  tokens = _tokens(size, vae.factor * backbone.patch)
+  tokens = _tokens(size, _side(backbone, vae))
   how = How(tokens, published.even, published.by_steps)
   sampling = read_scheduler(index.scheduler, index.scheduler_file, how)
   kind = next(kind for kind, (_, config) in BACKBONES.items() if type(backbone) is config)
@@ -50,7 +50,7 @@ def folder_config(
   c.autoencoder = coder_of(root)
   c.data = {"dir": "", "image_size": size}
   c.text = _text(index, backbone, too_long)
-  starts = {"backbone": "transformer", "vae": "vae"}
+  starts = {"backbone": published.backbone, "vae": "vae"}
   starts |= {name: name for name in c.text.towers if name in index.parts}
   c.parts = {part: {"start": f"folder:{root / sub}"} for part, sub in starts.items()}
   c.model = {"kind": kind, "dtype": "float32"}
@@ -85,9 +85,15 @@ def nearest_size(folder: str | Path, size: tuple[int, int]) -> tuple[int, int]:
 
   Raises RestoreError.
   """
-  root = read_index(folder).folder
-  backbone, vae = (open_folder(root / name)[1] for name in ("transformer", "vae"))
-  return _nearest(size, vae.factor * backbone.patch)
+  index = read_index(folder)
+  parts = (index.published.backbone, "vae")
+  backbone, vae = (open_folder(index.folder / name)[1] for name in parts)
+  return _nearest(size, _side(backbone, vae))
+
+
+def _side(backbone: Any, vae: Any) -> int:
+  """Of a token, in pixels."""
+  return vae.factor * getattr(backbone, "patch", 1)
 
 
 def _nearest(size: tuple[int, int], side: int) -> tuple[int, int]:

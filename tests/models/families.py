@@ -39,7 +39,7 @@ FAMILIES = {
   },
   "unet": {
     "widths": (16, 32), "depths": (0, 2), "heads": (2, 2), "res_blocks": 1, "groups": 8,
-    "text_width": TEXT, "pooled_width": POOLED, "sizes": 6, "size_width": 8,
+    "text_width": TEXT, "pooled_width": POOLED, "micro_conditions": 6, "size_width": 8,
   },
 }  # fmt: skip
 # Published to see the text's padding; told not to, they do not.
