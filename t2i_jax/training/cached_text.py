@@ -2,7 +2,7 @@
 they are not stale."""
 
 import dataclasses
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -68,18 +68,18 @@ def reading_text(system: Kind, c: ConfigDict) -> tuple[Kind, list[str]]:
   return dataclasses.replace(system, cached=cached), _notes(c, texts, own, cached)
 
 
-def _notes(c: ConfigDict, texts: Texts, own: dict, cached: dict) -> list[str]:
+def _notes(
+  c: ConfigDict, texts: Texts, own: dict[str, Any], cached: dict[str, Cached]
+) -> list[str]:
+  folder, said = c.data.dir, []
+  for name in own:
+    if name in cached:
+      said.append(f"text.towers.{name}: its output for captions is read from {folder}")
+    elif c.parts[name].train == "none":
+      said.append(f"text.towers.{name} is frozen and runs in each step: {folder} has no features")
   unused = [name for name in texts.encoders if name not in own]
-  frozen = [n for n in own if n not in cached and c.parts[n].train == "none"]
-  said = []
-  if cached:
-    said.append(f"text of {', '.join(cached)}: features from {c.data.dir}")
-  if frozen:
-    said.append(
-      f"text.towers.{', '.join(frozen)} run in each step: {c.data.dir} has none of theirs"
-    )
   if unused:
-    said.append(f"{c.data.dir} holds features of {', '.join(unused)}, which text.towers has not")
+    said.append(f"{folder} has features of {', '.join(unused)}, which text.towers does not name")
   return said
 
 

@@ -36,6 +36,7 @@ from t2i_jax.training.encode_text import text_entries
 from t2i_jax.training.processes import any_process, of_first
 
 THREADS = 4  # that decode images
+KNOWN = 2**28  # bytes of entries of captions that are kept in memory, for those that repeat
 WHAT = {IMAGES: "latents", TEXT: "features of text encoders"}
 FLAGS = {IMAGES: "--autoencoder", TEXT: "--config"}
 
@@ -90,10 +91,15 @@ class Waiting(NamedTuple):
 
 
 class _Queue:
-  """What waits for one kind of entries, and the batch of it that runs."""
+  """What waits for one kind of entries, and the batch of it that runs.
+
+  known  entries of captions that were encoded lately
+  """
 
   def __init__(self, maker: Entries):
     self.maker, self.encoded, self.kept = maker, 0, 0
+    self.known: dict[bytes, bytes] = {}
+    self._bytes = 0  # of known
     self.waiting: deque[Waiting] = deque()
     self._running: list[tuple[list[Waiting], Any]] = []
 
@@ -108,7 +114,16 @@ class _Queue:
       entries = self.maker.entries(result, [one.record for one in batch])
       for one, entry in zip(batch, entries, strict=True):
         one.piece.give(one.key, entry)
+        self._remember(one.key, entry)
     self._running.clear()
+
+  def _remember(self, key: bytes, entry: bytes) -> None:
+    if self.maker.kind != TEXT:  # images hardly repeat
+      return
+    self.known[key] = entry
+    self._bytes += len(entry)
+    while self._bytes > KNOWN:
+      self._bytes -= len(self.known.pop(next(iter(self.known))))  # the oldest
 
   def end(self) -> None:
     while self.waiting:
@@ -318,12 +333,16 @@ def _encode_pieces(
           for key, of in queue.maker.wanted(record):
             if key in there:
               found[key] = there[key]
+            elif key in queue.known:
+              found[key] = queue.known[key]
             elif before.find(key) is None and key not in lacks:
               lacks[key] = (record.key, of)
               queue.encoded += 1
               continue
             queue.kept += 1
       opened = _Open(piece.path(folder), found, sum(map(len, missing)))
+      if not opened.waiting and not found.keys() <= there.keys():
+        stored.write_piece(opened.path, found)
       for queue, lacks in zip(queues, missing, strict=True):
         rows = threads.map(lambda named, maker=queue.maker: maker.row(*named), lacks.values())
         for (key, (name, _)), row in zip(lacks.items(), rows, strict=True):
