@@ -157,6 +157,10 @@ def check_text(case):
   config, out = case.config(case.latents), case.latents.with_name("F")
   found = encode(case.latents, None, out, text=config, batch=8, progress=False)
   assert len(found.counts) == len(config.text.towers) and "latents" in found.manifest
+  both = out.with_name("G")  # latents and features at once
+  encode(case.pixels, case.model, both, text=config, batch=8, progress=False)
+  shards = [path.name for path in out.glob("*.arrayrecord")]
+  assert shards and all((out / n).read_bytes() == (both / n).read_bytes() for n in shards)
   cached = case.config(out)
   assert set(set_up(cached).system.cached) == set(config.text.towers)
   text, features = (first_losses(one, drops=True) for one in (config, cached))
