@@ -1,4 +1,5 @@
-"""Captioned images in shards, and their latents: t2i data build | show | verify | encode"""
+"""Captioned images in shards, and their latents and features: t2i data build | show | verify |
+encode"""
 
 import argparse
 import dataclasses
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from t2i_jax.cli.flags import Images, Workers, number, parse_size
+from t2i_jax.config import load_config
 from t2i_jax.errors import DataError
 from t2i_jax.ranges import Count, Range, Seed, Share, Whole
 
@@ -127,16 +129,28 @@ def _register_build(verbs) -> None:
 
 
 def _register_encode(verbs) -> None:
-  encode = verbs.add_parser("encode", help="latents of a built folder's images, in shards")
-  encode.add_argument("--data", required=True, metavar="DIR", help="a built folder of images")
+  about = (
+    "latents of the images of a built folder (--autoencoder), and features of its captions by the "
+    "frozen text encoders of a config (--config), in shards"
+  )
+  encode = verbs.add_parser("encode", help=about, description=about)
+  encode.add_argument("--data", required=True, metavar="DIR", help="a built folder")
   encode.add_argument(
-    "--autoencoder",
+    "--to",
     required=True,
-    metavar="FOLDER",
-    help="a published autoencoder, the model that it is of, or the work directory of a run",
+    help="the folder to make, or one of latents or features to bring up to date",
   )
   encode.add_argument(
-    "--to", required=True, help="the folder to make, or one of latents to bring up to date"
+    "--autoencoder",
+    metavar="FOLDER",
+    help="a published autoencoder, the model that it is of, or the work directory of a run; "
+    "without it images stay as they are",
+  )
+  encode.add_argument(
+    "--config",
+    metavar="FILE",
+    help="of the run to come: its frozen text encoders (parts.NAME.train=none, parts.NAME.start) "
+    "encode the captions; --config.KEY=VALUE as for t2i train",
   )
   encode.add_argument(
     "--size", metavar="HxW", help="pixels that images are scaled and cropped to (their own)"
@@ -145,15 +159,21 @@ def _register_encode(verbs) -> None:
   encode.add_argument(
     "--mode", action="store_true", help="store the mean alone: each epoch has the same latents"
   )
-  encode.add_argument("--dtype", default="float32", help="of what is stored: float32, float16")
+  encode.add_argument("--dtype", default="float32", help="of stored latents: float32, float16")
+  encode.add_argument(
+    "--text-dtype", default="float32", help="of stored features: float32, float16"
+  )
   batch = number("--batch", Images)
-  encode.add_argument("--batch", type=batch, default=8, help="images at once on a device (8)")
+  encode.add_argument(
+    "--batch", type=batch, default=8, help="images, and captions, at once on a device (8)"
+  )
   encode.set_defaults(act=run_encode)
 
 
 def run_encode(args: argparse.Namespace) -> None:
   from t2i_jax.cli.train import start_distributed
 
+  text = load_config(args.config, args.overrides) if args.config else None
   start_distributed()
   import jax
 
@@ -164,15 +184,18 @@ def run_encode(args: argparse.Namespace) -> None:
     args.data,
     args.autoencoder,
     args.to,
+    text=text,
     size=parse_size(args.size) if args.size else None,
     splits=[split for split in args.splits.split(",") if split],
     mode=args.mode,
     dtype=args.dtype,
+    text_dtype=args.text_dtype,
     batch=args.batch,
     say=say,
   )
   splits = ", ".join(f"{n} {s['records']:,}" for n, s in found.manifest["splits"].items())
-  say(f"{args.to}: {splits} records; {found.encoded:,} images encoded, {found.kept:,} unchanged")
+  counts = "; ".join(f"{n:,} {what} encoded, {kept:,} unchanged" for what, n, kept in found.counts)
+  say(f"{args.to}: {splits} records; {counts}")
 
 
 def make_source(name: str, given: dict[str, Any]):

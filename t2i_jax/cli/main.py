@@ -56,8 +56,11 @@ def main(argv: list[str] | None = None) -> int:
   try:
     rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(rest)
-    if overrides and args.verb not in ("train", "describe", "plan"):
-      raise ConfigError("--config.<key>=<value> belongs to t2i train, describe and plan.")
+    if overrides and getattr(args, "config", None) is None:
+      raise ConfigError(
+        "--config.<key>=<value> changes a --config, which t2i train, describe, plan and "
+        "data encode take."
+      )
     args.overrides = overrides
     return VERBS[args.verb].run(args) or 0
   except T2IError as error:

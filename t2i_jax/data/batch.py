@@ -16,6 +16,18 @@ class Tokens(NamedTuple):
   mask: Any
 
 
+class Features(NamedTuple):
+  """Stored output of a text encoder, in place of Tokens.
+
+  tokens [B, T, D] float32 or float16, 0 at padding;   mask [B, T] bool, True where a token counts
+  pooled [B, P], or None
+  """
+
+  tokens: Any
+  mask: Any
+  pooled: Any
+
+
 class Rows(NamedTuple):
   """Packed documents (data.documents): the content of each of L positions.
 
@@ -45,7 +57,7 @@ class Batch(NamedTuple):
                 their deviation [B, N, h, w, 2C]: mean, deviation
   image_weight  [B, N] float32, weight of an image in the mean loss: 0 or 1
   max_t         [B, N] float32, the largest t at which noise is added to an image; 0 = clean
-  text          captions by text encoder
+  text          captions by text encoder, or what it gives for them
   rows          packed documents, or None
   text_weight   [B, L] float32, 1 where the next token counts in the loss, or None
   A row maker returns one row, without the leading axis B.
@@ -54,7 +66,7 @@ class Batch(NamedTuple):
   images: Any
   image_weight: Any
   max_t: Any
-  text: dict[str, Tokens]
+  text: dict[str, Tokens | Features]
   rows: Rows | None = None
   text_weight: Any = None
 

@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from t2i_jax.data.pieces import KINDS
 from t2i_jax.data.source import MANIFEST, read_manifest
 from t2i_jax.errors import DataError
 
 SKIPPED, TOKENIZER, ATTRIBUTION = "skipped.jsonl", "tokenizer.json", "ATTRIBUTION.txt"
+NULLS = "nulls.msgpack"  # of text encoders, beside their features
 CLAIM = ".claim"
 # Names of files in a folder that is being built.
-UNFINISHED = (MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, CLAIM, "*.arrayrecord", "*.keys", "*.part")
+UNFINISHED = (
+  *(MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, NULLS, CLAIM),
+  *("*.arrayrecord", "*.keys", "*.part"),
+)
 
 
 @contextmanager
@@ -92,8 +97,8 @@ def own_files(folder: Path) -> set[str]:
   splits = read_manifest(folder)["splits"]
   shards = {shard["file"] for split in splits.values() for shard in split["shards"]}
   sheets = {f"sheet-{split}.png" for split in splits}
-  keys = {f"{split}.keys" for split in splits}  # of latents
-  return shards | sheets | keys | {MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, CLAIM}
+  keys = {f"{split}{end}" for split in splits for end, _ in KINDS.values()}  # of what is encoded
+  return shards | sheets | keys | {MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, NULLS, CLAIM}
 
 
 def check_target(out: Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""Folders of latents, encoded from the images of a built folder: their manifest, keys and pieces.
+"""Folders of latents, encoded from the images of a built folder: their manifest and keys.
 
 The shards are those of a built folder, with an array of latents as each record's image: float
 [h, w, C], or mean and deviation side by side, [h, w, 2C], of which training draws a sample anew in
@@ -10,25 +10,21 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import numpy as np
 
-from t2i_jax.data.images import read_latent
+from t2i_jax.data.pieces import KEY_BYTES
 from t2i_jax.data.record import Record
-from t2i_jax.data.source import ShardSource, manifest_hash, read_manifest
+from t2i_jax.data.source import manifest_hash, read_manifest
 from t2i_jax.errors import DataError
 
 FORMAT = 1  # of the way from an image to its latents; another one makes other keys
 MOMENTS, MODE = "moments", "mode"
 DTYPES = ("float32", "float16")
 FIT = "scaled to cover by Lanczos, centre crop"
-PIECE = 64  # records that are written at once, and lost at most where a process is killed
-KEY_BYTES = 16
 RUNS = ("tiling", "activations", "sample_size")  # fields of an autoencoder's config
 
 
@@ -145,78 +141,8 @@ def npy(x: np.ndarray) -> bytes:
   return file.getvalue()
 
 
-def with_latents(record: Record, latents: Latents, found: Mapping[bytes, bytes]) -> Record:
-  """The record with latents in place of its images.   found: by key"""
-  image, *then = (found[latents.key(image)] for image in record.images)
+def with_latents(record: Record, found: Sequence[bytes]) -> Record:
+  """The record with latents in place of its images.   found: of each image"""
+  image, *then = found
   turns = tuple((text, new) for (text, _), new in zip(record.then, then, strict=True))
   return dataclasses.replace(record, image=image, then=turns)
-
-
-def write_piece(path: Path, found: Mapping[bytes, bytes]) -> None:
-  """Writes entries; the file has its name once it is complete."""
-  part = path.with_name(f"{path.name}.{os.getpid()}.part")
-  with part.open("wb") as file:
-    file.write(msgpack.packb(found))
-    file.flush()
-    os.fsync(file.fileno())
-  part.rename(path)
-
-
-def read_piece(path: Path) -> dict[bytes, bytes]:
-  """The entries of a piece; none where there is no such file, or not a whole one."""
-  try:
-    found = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
-  except (OSError, ValueError, msgpack.UnpackException):
-    return {}
-  return found if isinstance(found, dict) else {}
-
-
-class Before:
-  """The entries of a folder of latents that is brought up to date."""
-
-  def __init__(self, folder: Path):
-    self._sources: list[ShardSource] = []
-    self._at: dict[bytes, tuple[int, int, int]] = {}
-    try:
-      if latents_of(folder) is None:
-        return
-      splits = read_manifest(folder)["splits"]
-      for split in splits:
-        keys = (folder / keys_file(split)).read_bytes()
-        source = ShardSource(folder, split)
-        for index, many in enumerate(_split_keys(keys)):
-          for turn, key in enumerate(many):
-            self._at[key] = (len(self._sources), index, turn)
-        self._sources.append(source)
-    except (DataError, OSError):  # what cannot be read is encoded again
-      self._at.clear()
-
-  def find(self, key: bytes) -> bytes | None:
-    """The stored latents of a key, or None."""
-    if key not in self._at:
-      return None
-    number, index, turn = self._at[key]
-    try:
-      found = self._sources[number][index].images[turn]
-      read_latent(found)
-    except DataError:
-      return None
-    return found
-
-
-def keys_file(split: str) -> str:
-  """Name of the file with the keys of a split: of each record their number, a byte, and they."""
-  return f"{split}.keys"
-
-
-def packed_keys(record: Record, latents: Latents) -> bytes:
-  """The keys of a record's images, as keys_file has them."""
-  return bytes([len(record.images)]) + b"".join(map(latents.key, record.images))
-
-
-def _split_keys(data: bytes) -> Iterator[list[bytes]]:
-  place = 0
-  while place < len(data):
-    count = data[place]
-    yield [data[place + 1 + i * KEY_BYTES : place + 1 + (i + 1) * KEY_BYTES] for i in range(count)]
-    place += 1 + count * KEY_BYTES

@@ -16,6 +16,7 @@ SCHEMA = {
   "key": "string that names the item in its source",
   "meta": "map of further data of the source, of JSON types",
   "then": "list of [string, bytes]: an instruction and the image after it; optional",
+  "features": "list of a map a caption, text encoder to data.features.StoredText.pack; optional",
 }
 
 
@@ -28,6 +29,7 @@ class Record:
   key: str
   meta: dict[str, Any] = dataclasses.field(default_factory=dict)
   then: tuple[tuple[str, bytes], ...] = ()
+  features: tuple[dict[str, bytes], ...] = ()
 
   @property
   def images(self) -> tuple[bytes, ...]:
@@ -49,6 +51,8 @@ class Record:
     }
     if self.then:
       fields["then"] = [list(turn) for turn in self.then]
+    if self.features:
+      fields["features"] = list(self.features)
     return msgpack.packb(fields)
 
 
@@ -58,7 +62,8 @@ def unpack(data: bytes) -> Record:
     fields = msgpack.unpackb(data)
     then = tuple((text, image) for text, image in fields.get("then", ()))
     captions = tuple(fields["captions"])
-    record = Record(fields["image"], captions, fields["key"], fields["meta"], then)
+    features = tuple(map(dict, fields.get("features", ())))
+    record = Record(fields["image"], captions, fields["key"], fields["meta"], then, features)
   except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
     raise DataError(f"is not a record of this format ({type(error).__name__}: {error})") from error
   wrong = schema_problem(record)
@@ -83,4 +88,6 @@ def schema_problem(record: Record) -> str | None:
     return "has no key"
   if not isinstance(record.meta, dict):
     return f"has meta of type {type(record.meta).__name__}, not a map"
+  if record.features and len(record.features) != len(record.captions):
+    return f"has features of {len(record.features)} captions, and {len(record.captions)} captions"
   return None

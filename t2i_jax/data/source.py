@@ -25,11 +25,16 @@ SPLIT = {"records": int, "captions": int, "shards": [SHARD]}
 # data.latents.Latents says what these are.
 TEXTS = ("images", "images_hash", "stored", "dtype", "autoencoder", "weights", "config")
 LATENTS = dict.fromkeys(TEXTS, str) | {"image_size": [int], "shape": [int], "batch": int}
+# data.features.Texts and StoredText say what these are.
+ENCODER: dict[str, Any] = dict.fromkeys(("start", "weights", "config", "ids", "dtype"), str)
+ENCODER |= dict.fromkeys(("limit", "length", "width", "pooled"), int)
+FEATURES = {"data": str, "data_hash": str, "batch": int, "encoders": {"*": ENCODER}}
 SHAPE: dict[str, Any] = {
   "splits": {"*": SPLIT},
   "tokenizer": {"file": str, "vocab": int, "sha256": str},
   "attribution": str,
   "?latents": LATENTS,
+  "?text": FEATURES,
   "?lengths": {"*": {"*": {"bpe": HISTOGRAM, "bytes": HISTOGRAM}}},
 }
 KINDS = {str: "text", int: "a count", dict: "a map", list: "a list"}

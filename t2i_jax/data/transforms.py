@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from t2i_jax.data.batch import Batch, Tokens, without_weight
+from t2i_jax.data.batch import Batch, Features, Tokens, without_weight
+from t2i_jax.data.features import StoredText, features_of
 from t2i_jax.data.images import decode, is_latent, read_latent
 from t2i_jax.data.lengths import Limit
 from t2i_jax.data.record import Record
@@ -29,6 +30,7 @@ class Transform:
   too_long    what is done with a caption that has more tokens than an encoder takes: "error",
               "truncate", or "skip": another caption of the record is used, and without one that
               fits the row has no weight
+  stored      text encoders whose features are read, in place of token ids
   Raises DataError naming the record for an image that cannot be decoded, latents of another size,
   or a caption that is too long.
   """
@@ -40,10 +42,11 @@ class Transform:
     image_size: Sequence[int],
     captions: Mapping[str, Caption],
     too_long: str = "error",
+    stored: Mapping[str, StoredText] | None = None,
   ):
     height, width = image_size
     self.image_size = (int(height), int(width))
-    self.captions, self.too_long = dict(captions), too_long
+    self.captions, self.too_long, self.stored = dict(captions), too_long, dict(stored or {})
 
   @property
   def limits(self) -> list[Limit]:
@@ -53,14 +56,18 @@ class Transform:
   def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
     (record,) = records
     caption = chosen_caption(record, rng, self.limits if self.too_long == "skip" else ())
-    row = self._row(record, caption or "")
+    row = self._row(record, caption)
     return without_weight(row) if caption is None else row
 
-  def _row(self, record: Record, caption: str) -> Batch:
-    text: dict[str, Tokens] = {}
+  def _row(self, record: Record, caption: str | None) -> Batch:
+    text: dict[str, Tokens | Features] = {}
+    number = 0 if caption is None else record.captions.index(caption)
     try:
       for name, (tokenizer, length) in self.captions.items():
-        ids, mask = tokenizer.encode([caption], length, self.too_long == "truncate")
+        if name in self.stored:
+          text[name] = features_of(record, number, name, self.stored[name])
+          continue
+        ids, mask = tokenizer.encode([caption or ""], length, self.too_long == "truncate")
         text[name] = Tokens(ids[0], mask[0])
       image = fit_image(record.image, self.image_size)
     except PromptError as error:

@@ -3,9 +3,11 @@
 import dataclasses
 import os
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from t2i_jax.data.features import StoredText, features_of, texts_of
 from t2i_jax.data.images import decode, is_latent, read_latent
 from t2i_jax.data.parallel_map import ordered_map
 from t2i_jax.data.progress import Meter
@@ -35,8 +37,8 @@ def verify(
   """Reads and decodes every record of a built folder. Returns its problems.
 
   Checked: each shard's size, hash and number of records; that each record has the schema, an image
-  that decodes and captions that are not empty; sums of records and captions by split; the
-  tokenizer's hash; and that the manifest lists all shards.
+  that decodes, captions that are not empty, and their features where the folder has some; sums of
+  records and captions by split; the tokenizer's hash; and that the manifest lists all shards.
   Raises DataError where there is no manifest, or a field of it is missing or odd.
   """
   folder = Path(folder)
@@ -53,10 +55,10 @@ def verify(
     raise DataError(f"--workers={workers} must be at least 1.")
   workers = max(1, min(workers, len(shards)))
   captions: dict[str, int] = {}
+  texts = texts_of(folder)
+  check = partial(check_shard, folder, encoders={} if texts is None else texts.encoders)
   with Meter(f"verifying {folder.name}", total, progress) as meter:
-    for shard, (found, count) in zip(
-      shards, ordered_map(partial(check_shard, folder), shards, workers), strict=True
-    ):
+    for shard, (found, count) in zip(shards, ordered_map(check, shards, workers), strict=True):
       problems += found
       captions[shard["file"]] = count
       meter.advance(shard["records"])
@@ -93,8 +95,13 @@ def _check_sums(name: str, split: dict[str, Any], captions: dict[str, int]) -> l
   return found
 
 
-def check_shard(folder: Path, shard: dict[str, Any]) -> tuple[list[Problem], int]:
-  """The problems of one shard, and its number of captions."""
+def check_shard(
+  folder: Path, shard: dict[str, Any], encoders: dict[str, StoredText]
+) -> tuple[list[Problem], int]:
+  """The problems of one shard, and its number of captions.
+
+  encoders  whose features the folder has, by name
+  """
   name = shard["file"]
   problem = size_problem(folder, shard)
   found = [Problem(name, None, problem)] if problem else []
@@ -115,6 +122,8 @@ def check_shard(folder: Path, shard: dict[str, Any]) -> tuple[list[Problem], int
         captions += len(record.texts)
         for image in record.images:
           (read_latent if is_latent(image) else decode)(image)
+        for i, name in product(range(len(record.captions)), encoders):
+          features_of(record, i, name, encoders[name])
       except (DataError, RuntimeError) as error:
         found.append(Problem(name, index, str(error)))
   except (DataError, OSError, RuntimeError) as error:

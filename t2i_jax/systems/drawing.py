@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from t2i_jax.data.batch import Batch
+from t2i_jax.data.batch import Batch, Features
 from t2i_jax.models import Conditioning
 from t2i_jax.models.conditioning import Tower, drop_towers
 from t2i_jax.models.control import Control
@@ -84,10 +84,16 @@ class DrawingSystem(System):
   def towers(self, params: Params, text: dict[str, Any]) -> dict[str, Tower]:
     """The output of each encoder.
 
-    text  (ids [B, T] int32, mask [B, T] bool), and the images of one that sees them, by encoder
+    text  (ids [B, T] int32, mask [B, T] bool), and the images of one that sees them, by encoder; or
+          its stored output
     """
     found = {}
     for name, encoder in self.text.items():
+      if isinstance(text[name], Features):
+        tokens, mask, pooled = text[name]
+        pooled = None if pooled is None else pooled.astype(self.dtype)
+        found[name] = Tower(tokens.astype(self.dtype), mask, pooled)
+        continue
       ids, mask, *images = text[name]
       module = self.module(params, name, encoder.make)
       found[name] = encoder.after(module(ids, mask, self.dtype, *images))
@@ -102,7 +108,10 @@ class DrawingSystem(System):
     return self._condition(self._nulls(params))
 
   def _nulls(self, params: Params) -> dict[str, Tower]:
-    nulls = {name: encoder.null for name, encoder in self.text.items()}
+    nulls: dict[str, Any] = {
+      name: self.cached[name].null if name in self.cached else encoder.null
+      for name, encoder in self.text.items()
+    }
     return self.towers(params, jax.tree.map(jnp.asarray, nulls))
 
   def conditioning(self, params: Params, batch: Batch, draws: Draws) -> Conditioning:

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.autoencoders import sample
-from t2i_jax.data.batch import Batch, Tokens
+from t2i_jax.data.batch import Batch, Features, Tokens
+from t2i_jax.data.features import Cached
 from t2i_jax.data.latents import MOMENTS, Latents
 from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.transforms import Caption, Transform
@@ -151,6 +152,7 @@ class System:
   autoencoder  config of the part "vae", or of one without weights
   x_shape      [h, w, C] of one x0
   latents      that the data set holds in place of images, or None
+  cached       text encoders whose features the data set holds, by name
   """
 
   parts: dict[str, Part]
@@ -161,6 +163,7 @@ class System:
   image_shape: tuple[int, int, int]
   dtype: Any
   latents: Latents | None = field(default=None, kw_only=True)
+  cached: dict[str, Cached] = field(default_factory=dict, kw_only=True)
 
   @property
   def x_shape(self) -> tuple[int, int, int]:
@@ -296,7 +299,8 @@ class System:
   def row_maker(self, too_long: str = "error") -> RowMaker:
     """Makes rows of records.   too_long: config.text.too_long"""
     captions = {name: Caption(text.tokenizer, text.length) for name, text in self.text.items()}
-    return Transform(self.row_shape[:2], captions, too_long)
+    stored = {name: cached.stored for name, cached in self.cached.items()}
+    return Transform(self.row_shape[:2], captions, too_long, stored)
 
   def rows(self, n: int) -> Batch:
     """n rows as the row maker gives them, of ShapeDtypeStructs."""
@@ -304,10 +308,14 @@ class System:
     of_pixels = self.latents is None and self.image_shape[2] == 3
     pixels = jnp.uint8 if of_pixels else jnp.float32
     one = of((n, 1), jnp.float32)
-    text = {
+    text: dict[str, Tokens | Features] = {
       name: Tokens(of((n, t.length), jnp.int32), of((n, t.length), jnp.bool_))
       for name, t in self.text.items()
     }
+    for name, (stored, null) in self.cached.items():
+      shape = lambda x, dtype: None if x is None else of((n, *x.shape[1:]), dtype)
+      tokens, pooled = shape(null.tokens, stored.dtype), shape(null.pooled, stored.dtype)
+      text[name] = Features(tokens, shape(null.mask, jnp.bool_), pooled)
     return Batch(of((n, 1, *self.row_shape), pixels), one, one, text)
 
   @property

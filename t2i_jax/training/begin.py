@@ -10,6 +10,7 @@ from t2i_jax.data.source import manifest_hash
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.systems.parts import check_started
 from t2i_jax.training.cached import check_weights
+from t2i_jax.training.cached_text import check_text_weights
 from t2i_jax.training.checkpoint import Meta
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.restore import copied_parts, load_starts, restore_state
@@ -58,6 +59,7 @@ def begin(c: ConfigDict, run: Run, saver: Saver, new_data: bool) -> Beginning:
     copied = copied_parts(run.system, c.checkpoint.frozen, state.frozen, starts)
     frozen = fingerprint(state.frozen)
     check_weights(c, run.system.latents, frozen)
+    check_text_weights(c, run.system, frozen)
     meta = Meta(c, run.tokenizer, 0, frozen, copied, data)
     return Beginning(run, 0, state, meta, ())
   if steps[-1] > c.train.steps:
@@ -78,6 +80,7 @@ def begin(c: ConfigDict, run: Run, saver: Saver, new_data: bool) -> Beginning:
     state = restore_state(saver, step, saved, taken.system, taken.abstract)
     frozen = fingerprint(state.frozen)
     check_weights(c, run.system.latents, frozen)
+    check_text_weights(c, run.system, frozen)
     meta = saved._replace(config=c, frozen=frozen, data=data, arrays=None)
     return Beginning(taken, step, state, meta, tuple(notes))
 

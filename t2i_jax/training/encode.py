@@ -1,108 +1,59 @@
-"""Images of a built folder to a folder of latents: sharded, resumable, the same bits in any case.
+"""Images and captions of a built folder to what is stored in their place or beside them: sharded,
+resumable, the same bits in any case.
 
-Every process encodes pieces of PIECE records on its own devices: a fixed number of images at once
-on each, the last ones padded. An image's latents depend on its bytes, the size, the weights and
-that number, not on its place, the padding, the processes or on what was encoded before. Pieces lie
-in TO.encoding until the folder is complete; a process that is killed loses the one it works on.
+Every process encodes pieces of PIECE records on its own devices: a fixed number of images, or of
+captions, at once on each, the last ones padded. An entry depends on the bytes of its image or the
+ids of its caption, the weights and that number, not on its place, the padding, the processes or on
+what was encoded before. Pieces lie in TO.encoding until the folder is complete; a process that is
+killed loses the one it works on.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
-from t2i_jax import pretrained
 from t2i_jax.data import latents as cache
-from t2i_jax.data.claim import check_target, claimed
+from t2i_jax.data import pieces as stored
+from t2i_jax.data.batch import Features
+from t2i_jax.data.claim import NULLS, check_target, claimed
+from t2i_jax.data.features import write_nulls
 from t2i_jax.data.files import free_bytes
-from t2i_jax.data.images import decode, is_latent
-from t2i_jax.data.latents import MODE, MOMENTS, Before, Latents
+from t2i_jax.data.pieces import IMAGES, KINDS, TEXT, Before, read_piece
 from t2i_jax.data.progress import Meter
-from t2i_jax.data.source import MANIFEST, ShardSource, manifest_hash, read_manifest
-from t2i_jax.data.transforms import fit_image
-from t2i_jax.errors import ConfigError, DataError, NotFinite, T2IError
-from t2i_jax.models import abstract_of, with_params
-from t2i_jax.models.params import Params
-from t2i_jax.parallel import batch_sharding, make_mesh
-from t2i_jax.pretrained.folder import open_folder
-from t2i_jax.pretrained.pipelines import INDEX
-from t2i_jax.systems import trained
-from t2i_jax.systems.system import unit_range
-from t2i_jax.training.assemble import finish, write_shards
-from t2i_jax.training.checkpoint import is_workdir
-from t2i_jax.training.checksum import fingerprint
+from t2i_jax.data.source import MANIFEST, ShardSource, read_manifest
+from t2i_jax.errors import ConfigError, DataError, T2IError
+from t2i_jax.training.assemble import Entries, finish, write_shards
+from t2i_jax.training.encode_images import Encoder, Images
+from t2i_jax.training.encode_text import text_entries
 from t2i_jax.training.processes import any_process, of_first
-from t2i_jax.training.restore import part_of_run
 
 THREADS = 4  # that decode images
-LOOKED_AT = 64  # images, for their size
+KNOWN = 2**28  # bytes of entries of captions that are kept in memory, for those that repeat
+WHAT = {IMAGES: "latents", TEXT: "features of text encoders"}
+FLAGS = {IMAGES: "--autoencoder", TEXT: "--config"}
 
 
-class Encoded(NamedTuple):
-  """A finished folder: its manifest, images that were encoded, and those that were there before."""
+class Count(NamedTuple):
+  """How many of a kind of entries were encoded, and how many were there before."""
 
-  manifest: dict[str, Any]
+  what: str
   encoded: int
   kept: int
 
 
-class Encoder:
-  """The network on this process's devices, `batch` images at once on each.
+class Encoded(NamedTuple):
+  """A finished folder: its manifest, and a count of each kind of entries."""
 
-  path  a published autoencoder, the pipeline that it is the vae of, or the work directory of a run
-  mode  whether to give the mean alone; one without a posterior gives what it encodes to
-  """
-
-  def __init__(self, path: str | Path, batch: int, mode: bool):
-    of_run = is_workdir(path)
-    if of_run and jax.process_count() > 1:
-      raise ConfigError(
-        f"--autoencoder={path} is a run, which one process alone encodes with. Write its "
-        "autoencoder first: t2i export --part=vae."
-      )
-    self.path = Path(path) / "vae" if (Path(path) / INDEX).is_file() else Path(path)
-    self.config: Any = trained.autoencoder(0, str(path)) if of_run else open_folder(self.path)[1]
-    if not hasattr(self.config, "latent_shape"):
-      raise ConfigError(
-        f"--autoencoder={path} holds a {type(self.config).__name__}, which is no autoencoder."
-      )
-    self.mesh = make_mesh(devices=jax.local_devices())
-    self.rows, self.batch = batch * self.mesh.size, batch
-    alone = jax.NamedSharding(self.mesh, jax.P())
-    if of_run:
-      put_alone = lambda leaf: leaf.update(sharding=alone)
-      abstract = jax.tree.map(put_alone, abstract_of(self.config.make))
-      self.params = part_of_run(str(path), "vae", abstract, f"--autoencoder={path}")
-    else:
-      shardings = jax.tree.map(lambda _: alone, abstract_of(self.config.make))
-      self.params = pretrained.read(self.path, self.config, shardings)
-    self.weights = fingerprint({"vae": self.params})["vae"]
-    self.stored = MODE if mode or not self._has_posterior() else MOMENTS
-    put = batch_sharding(self.mesh)
-    self.run = jax.jit(self._run, in_shardings=(alone, put), out_shardings=put)
-
-  def _has_posterior(self) -> bool:
-    return hasattr(with_params(self.config.make)(self.params), "posterior")
-
-  def _run(self, params: Params, images: jax.Array) -> jax.Array:
-    """uint8 [M, H, W, 3] -> [M, *row_shape]"""
-    module, images = with_params(self.config.make)(params), unit_range(images)
-    if self.stored == MOMENTS:
-      return jnp.concatenate(module.posterior(images), axis=-1)
-    return module.encode(images, None)
-
-  def __call__(self, images: Sequence[np.ndarray]) -> jax.Array:
-    """At most `rows` images, padded by zeros; the result is on its way."""
-    padded = np.zeros((self.rows, *images[0].shape), np.uint8)
-    padded[: len(images)] = images
-    return self.run(self.params, jax.device_put(padded, batch_sharding(self.mesh)))
+  manifest: dict[str, Any]
+  counts: list[Count]
 
 
 class Piece(NamedTuple):
@@ -127,66 +78,113 @@ class _Open:
     self.found[key] = value
     self.waiting -= 1
     if not self.waiting:
-      cache.write_piece(self.path, self.found)
+      stored.write_piece(self.path, self.found)
 
 
 class Waiting(NamedTuple):
-  """An image that is to be encoded.   record: its key, for messages"""
+  """What is to be encoded.   record: its key, for messages"""
 
   piece: _Open
   key: bytes
   record: str
-  image: np.ndarray
+  row: Any
+
+
+class _Queue:
+  """What waits for one kind of entries, and the batch of it that runs.
+
+  known  entries of captions that were encoded lately
+  """
+
+  def __init__(self, maker: Entries):
+    self.maker, self.encoded, self.kept = maker, 0, 0
+    self.known: dict[bytes, bytes] = {}
+    self._bytes = 0  # of known
+    self.waiting: deque[Waiting] = deque()
+    self._running: list[tuple[list[Waiting], Any]] = []
+
+  def start(self) -> None:
+    batch = [self.waiting.popleft() for _ in range(min(len(self.waiting), self.maker.rows))]
+    result = self.maker.run([one.row for one in batch])
+    self.collect()  # of the batch before, while this one is encoded
+    self._running.append((batch, result))
+
+  def collect(self) -> None:
+    for batch, result in self._running:
+      entries = self.maker.entries(result, [one.record for one in batch])
+      for one, entry in zip(batch, entries, strict=True):
+        one.piece.give(one.key, entry)
+        self._remember(one.key, entry)
+    self._running.clear()
+
+  def _remember(self, key: bytes, entry: bytes) -> None:
+    if self.maker.kind != TEXT:  # images hardly repeat
+      return
+    self.known[key] = entry
+    self._bytes += len(entry)
+    while self._bytes > KNOWN:
+      self._bytes -= len(self.known.pop(next(iter(self.known))))  # the oldest
+
+  def end(self) -> None:
+    while self.waiting:
+      self.start()
+    self.collect()
 
 
 def encode(
   data: str | Path,
-  autoencoder: str | Path,
+  autoencoder: str | Path | None,
   out: str | Path,
   *,
+  text: ConfigDict | None = None,
   size: tuple[int, int] | None = None,
   splits: Sequence[str] = (),
   mode: bool = False,
   dtype: str = "float32",
+  text_dtype: str = "float32",
   batch: int = 8,
   progress: bool = True,
   say: Callable[[str], None] = lambda line: None,
 ) -> Encoded:
-  """Encodes the images of a built folder into the folder `out`, completely or not at all.
+  """Encodes the images or the captions of a built folder, or both, into the folder `out`,
+  completely or not at all.
 
-  A folder of latents that is there is brought up to date: what is unchanged is not encoded again.
+  A folder that is there is brought up to date: what is unchanged is not encoded again.
 
+  autoencoder  of the images; None: they stay as they are
+  text    a config whose frozen text encoders encode the captions; None: none does
   size    height, width in pixels; None: that of the images, which must be one
   splits  () = all
   mode    stores the mean of the posterior alone
-  dtype   of the stored numbers, "float32" or "float16"
-  batch   images at once on a device
+  dtype, text_dtype  of the stored numbers, "float32" or "float16"
+  batch   images, or captions, at once on a device
   Every process of a run calls it. Raises DataError, ConfigError, RestoreError, NotFinite.
   """
   data, out = Path(data), Path(out).resolve()
-  if dtype not in cache.DTYPES:
-    raise ConfigError(f"--dtype={dtype} is not one of {', '.join(cache.DTYPES)}.")
+  for flag, value in (("--dtype", dtype), ("--text-dtype", text_dtype)):
+    if value not in cache.DTYPES:
+      raise ConfigError(f"{flag}={value} is not one of {', '.join(cache.DTYPES)}.")
   manifest = read_manifest(data)
-  chosen = _chosen(data, manifest, splits)
+  kinds = [kind for kind, of in ((IMAGES, autoencoder), (TEXT, text)) if of is not None]
+  chosen = _chosen(data, manifest, splits, kinds)
+  _check_out(out, kinds, manifest)
   sources = {split: ShardSource(data, split) for split in chosen}
-  size = size or _one_size(data, sources.values())
-  encoder = Encoder(autoencoder, batch, mode)
-  latents = Latents(
-    images=str(data.resolve()),
-    images_hash=manifest_hash(data),
-    image_size=size,
-    shape=encoder.config.latent_shape((*size, 3)),
-    stored=encoder.stored,
-    dtype=dtype,
-    autoencoder=str(encoder.path.resolve()),
-    weights=encoder.weights,
-    config=cache.network_text(encoder.config),
-    batch=batch,
-  )
-  _check_out(out)
-  total = sum(map(len, sources.values()))
-  _check_space(out, 2 * total * latents.record_bytes)
-  say(_size_line(out, latents, total))
+  makers: list[Entries] = []
+  made: dict[str, Any] = {}
+  nulls: dict[str, Features] = {}
+  if autoencoder is not None:
+    encoder = Encoder(autoencoder, batch, mode)
+    makers.append(images := Images.of(data, sources.values(), encoder, size, dtype))
+    made[IMAGES] = images.latents.__dict__
+  if text is not None:
+    captions, texts = text_entries(text, data, sources, text_dtype, batch)
+    makers += captions
+    made[TEXT] = texts.to_json()
+    nulls = {one.name: one.null() for one in captions}
+  sizes = [maker.size(sources) for maker in makers]
+  _check_space(out, 2 * sum(size for size, _ in sizes))
+  for _, line in sizes:
+    say(f"{out}: {line}")
   with ExitStack() as stack:
     partial, pieces = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.encoding")
     _as_first(lambda: _begin(stack, out, pieces))
@@ -195,17 +193,32 @@ def encode(
     own = list(_own_pieces(sources))
     count = sum(piece.stop - piece.start for piece in own)
     with Meter(label, count, progress and jax.process_index() == 0) as meter:
-      counts = _together(lambda: _encode_pieces(own, pieces, encoder, latents, before, meter))
-    _together(lambda: write_shards(sources, partial, pieces, latents, before))
-    encoded, kept = _summed(counts)
-    _as_first(lambda: finish(data, manifest, sources, partial, pieces, latents, out))
-  return Encoded(read_manifest(out), encoded, kept)
+      counts = _together(lambda: _encode_pieces(own, pieces, makers, before, meter))
+    _together(lambda: write_shards(sources, partial, pieces, makers, before))
+    counts = _summed(counts)
+
+    def end() -> None:
+      if nulls:
+        write_nulls(partial / NULLS, texts, nulls)
+      finish(data, manifest, sources, partial, pieces, made, out)
+
+    _as_first(end)
+  found = [Count(maker.what, *pair) for maker, pair in zip(makers, counts.tolist(), strict=True)]
+  return Encoded(read_manifest(out), found)
 
 
-def _chosen(data: Path, manifest: dict[str, Any], splits: Sequence[str]) -> list[str]:
-  """The splits that are encoded. Raises DataError."""
-  if "latents" in manifest:
-    raise DataError(f"--data={data} holds latents already. Give the folder of the images.")
+def _chosen(
+  data: Path, manifest: dict[str, Any], splits: Sequence[str], kinds: Sequence[str]
+) -> list[str]:
+  """The splits that are encoded. Raises ConfigError, DataError."""
+  if not kinds:
+    raise ConfigError(
+      "nothing to encode: give --autoencoder=FOLDER for latents of the images, --config=FILE for "
+      "features of its text encoders, or both."
+    )
+  for kind in (kind for kind in kinds if kind in manifest):
+    what = WHAT[kind]
+    raise DataError(f"--data={data} holds {what} already. Give the folder without them.")
   for split in splits:
     if split not in manifest["splits"]:
       raise DataError(
@@ -214,23 +227,20 @@ def _chosen(data: Path, manifest: dict[str, Any], splits: Sequence[str]) -> list
   return [split for split in manifest["splits"] if not splits or split in splits]
 
 
-def _one_size(data: Path, sources: Iterable[ShardSource]) -> tuple[int, int]:
-  """Height and width of the images, where these are one. Raises DataError."""
-  looked_at = (record for source in sources for record in source.spread(LOOKED_AT))
-  found = {decode(record.image).size[::-1] for record in looked_at}
-  if len(found) == 1:
-    return found.pop()
-  shown = ", ".join(f"{h}x{w}" for h, w in sorted(found)[:4])
-  raise DataError(
-    f"{data} has images of several sizes ({shown}, ...). Say to which they are scaled and cropped: "
-    "--size=512x512, height first."
-  )
+def _check_out(out: Path, kinds: Sequence[str], data: dict[str, Any]) -> None:
+  """Raises DataError where `out` is neither free nor a folder of what is encoded.
 
-
-def _check_out(out: Path) -> None:
-  """Raises DataError where `out` is neither free nor a folder of latents."""
-  if (out / MANIFEST).is_file() and cache.latents_of(out) is None:
-    raise DataError(f"--to={out} holds images, not latents. Choose another folder.")
+  data  the manifest of the built folder
+  """
+  if (out / MANIFEST).is_file():
+    there = [kind for kind in KINDS if kind in read_manifest(out)]
+    if not there:
+      raise DataError(f"--to={out} holds images, not latents. Choose another folder.")
+    for kind in (kind for kind in there if kind not in kinds and kind not in data):
+      raise DataError(
+        f"--to={out} holds {WHAT[kind]}, too, which this command would leave out. Add "
+        f"{FLAGS[kind]}, or choose another folder."
+      )
   check_target(out, overwrite=True)
 
 
@@ -238,19 +248,9 @@ def _check_space(out: Path, size: int) -> None:
   free = free_bytes(out)
   if free < size:
     raise DataError(
-      f"--to={out} has {free / 1e9:.2f} GB free, and {size / 1e9:.2f} GB are needed, twice the "
-      "latents. Use another disk, --dtype=float16 or --mode."
+      f"--to={out} has {free / 1e9:.2f} GB free, and {size / 1e9:.2f} GB are needed, twice "
+      "what is stored. Use another disk, --dtype=float16, --mode or --text-dtype=float16."
     )
-
-
-def _size_line(out: Path, latents: Latents, total: int) -> str:
-  what = "mean and deviation" if latents.stored == MOMENTS else "mean"
-  shape = " x ".join(map(str, latents.shape))
-  height, width = latents.image_size
-  return (
-    f"{out}: latents {shape} of images {height} x {width}, {what}, {latents.dtype}: {total:,} of "
-    f"{latents.record_bytes:,} bytes, {total * latents.record_bytes / 1e9:.3g} GB"
-  )
 
 
 def _as_first(act: Callable[[], None]) -> None:
@@ -283,11 +283,10 @@ def _together(act: Callable[[], Any]) -> Any:
   return found
 
 
-def _summed(counts: tuple[int, int]) -> tuple[int, int]:
+def _summed(counts: np.ndarray) -> np.ndarray:
   if jax.process_count() == 1:
     return counts
-  encoded, kept = np.sum(multihost_utils.process_allgather(np.array(counts)), axis=0)
-  return int(encoded), int(kept)
+  return np.sum(multihost_utils.process_allgather(counts), axis=0)
 
 
 def _begin(stack: ExitStack, out: Path, pieces: Path) -> None:
@@ -303,9 +302,9 @@ def _begin(stack: ExitStack, out: Path, pieces: Path) -> None:
 def _own_pieces(sources: dict[str, ShardSource]) -> Iterator[Piece]:
   """The pieces that this process encodes."""
   pieces = (
-    Piece(split, source, start, min(start + cache.PIECE, len(source)))
+    Piece(split, source, start, min(start + stored.PIECE, len(source)))
     for split, source in sources.items()
-    for start in range(0, len(source), cache.PIECE)
+    for start in range(0, len(source), stored.PIECE)
   )
   for number, piece in enumerate(pieces):
     if number % jax.process_count() == jax.process_index():
@@ -315,71 +314,42 @@ def _own_pieces(sources: dict[str, ShardSource]) -> Iterator[Piece]:
 def _encode_pieces(
   own: Sequence[Piece],
   folder: Path,
-  encoder: Encoder,
-  latents: Latents,
+  makers: Sequence[Entries],
   before: Before,
   meter: Meter,
-) -> tuple[int, int]:
-  """Writes the pieces. Returns how many images were encoded, and how many were there before."""
-  encoded = kept = 0
-  waiting: deque[Waiting] = deque()
-  running: list[tuple[list[Waiting], jax.Array]] = []
+) -> np.ndarray:
+  """Writes the pieces. Returns how many of each kind were encoded, and how many were there before.
 
-  def collect() -> None:
-    for batch, result in running:
-      for one, x in zip(batch, np.asarray(result), strict=False):  # the rest is padding
-        one.piece.give(one.key, cache.npy(_stored(x, latents.dtype, one.record)))
-    running.clear()
-
-  def start() -> None:
-    batch = [waiting.popleft() for _ in range(min(len(waiting), encoder.rows))]
-    result = encoder([one.image for one in batch])
-    collect()  # of the batch before, while this one is encoded
-    running.append((batch, result))
-
+  [len(makers), 2] int
+  """
+  queues = [_Queue(maker) for maker in makers]
   with ThreadPoolExecutor(THREADS) as threads:
     for piece in own:
-      there = cache.read_piece(piece.path(folder))
+      there = read_piece(piece.path(folder))
       found: dict[bytes, bytes] = {}
-      missing: dict[bytes, tuple[str, bytes]] = {}
+      missing: list[dict[bytes, tuple[str, Any]]] = [{} for _ in queues]
       for record in (piece.source[i] for i in range(piece.start, piece.stop)):
-        for image in record.images:
-          key = latents.key(image)
-          if key in there:
-            found[key] = there[key]
-          elif before.find(key) is None and key not in missing:
-            missing[key] = (record.key, image)
-            encoded += 1
-            continue
-          kept += 1
-      opened = _Open(piece.path(folder), found, len(missing))
-      fitted = threads.map(lambda named: _fitted(named, latents.image_size), missing.values())
-      for (key, (name, _)), pixels in zip(missing.items(), fitted, strict=True):
-        waiting.append(Waiting(opened, key, name, pixels))
-      while len(waiting) >= encoder.rows:
-        start()
+        for queue, lacks in zip(queues, missing, strict=True):
+          for key, of in queue.maker.wanted(record):
+            if key in there:
+              found[key] = there[key]
+            elif key in queue.known:
+              found[key] = queue.known[key]
+            elif before.find(key) is None and key not in lacks:
+              lacks[key] = (record.key, of)
+              queue.encoded += 1
+              continue
+            queue.kept += 1
+      opened = _Open(piece.path(folder), found, sum(map(len, missing)))
+      if not opened.waiting and not found.keys() <= there.keys():
+        stored.write_piece(opened.path, found)
+      for queue, lacks in zip(queues, missing, strict=True):
+        rows = threads.map(lambda named, maker=queue.maker: maker.row(*named), lacks.values())
+        for (key, (name, _)), row in zip(lacks.items(), rows, strict=True):
+          queue.waiting.append(Waiting(opened, key, name, row))
+        while len(queue.waiting) >= queue.maker.rows:
+          queue.start()
       meter.advance(piece.stop - piece.start)
-    while waiting:
-      start()
-    collect()
-  return encoded, kept
-
-
-def _fitted(named: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
-  """The image of a record of this name, at the size. Raises DataError."""
-  name, image = named
-  try:
-    if is_latent(image):
-      raise DataError("it holds latents already. Encode a folder of images.")
-    return fit_image(image, size)
-  except DataError as error:
-    raise DataError(f"record {name!r}: {error}") from error
-
-
-def _stored(x: np.ndarray, dtype: str, name: str) -> np.ndarray:
-  with np.errstate(over="ignore"):
-    stored = x.astype(dtype)
-  if not np.isfinite(stored).all():
-    hint = "--dtype=float32" if np.isfinite(x).all() else "another autoencoder"
-    raise NotFinite(f"the latents of record {name!r} are not finite as {dtype}. Use {hint}.")
-  return stored
+    for queue in queues:
+      queue.end()
+  return np.array([(queue.encoded, queue.kept) for queue in queues])

@@ -15,6 +15,7 @@ from t2i_jax.parallel import mesh_of, owned_rows
 from t2i_jax.systems import System, Tasks, make_system
 from t2i_jax.training.as_published import check_published
 from t2i_jax.training.cached import latents_in, reading
+from t2i_jax.training.cached_text import reading_text
 from t2i_jax.training.optimizer import Optimizers, make_optimizers
 from t2i_jax.training.state import TrainState, abstract_state
 
@@ -68,7 +69,7 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
   if tasks.draw is not None:
     system.check_captions([*c.sampling.prompts, c.sampling.negative])
   check_published(c, system)
-  system = reading(system, latents, c)
+  system, of_text = reading_text(reading(system, latents, c), c)
   row_maker = system.row_maker(c.text.too_long)
   used = {source: None, val_source: c.eval.rows * row_maker.window}
   said = [
@@ -76,7 +77,7 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
     for part, records in used.items()
     for limit in row_maker.limits
   ]
-  notes = list(dict.fromkeys(filter(None, said)))
+  notes = [*of_text, *dict.fromkeys(filter(None, said))]
   optimizers = make_optimizers(c.train, system)
   abstract = abstract_state(system, optimizers, mesh)
   return Run(

@@ -141,7 +141,7 @@ def test_a_config_that_is_not_there(refused, tmp_path):
 
 def test_overrides_that_are_not_for_this_verb_or_have_no_value(refused, train_args, tmp_path):
   refused([*train_args(tmp_path), "--config.seed"], "--config.seed has no value", "=<value>")
-  refused(["sample", f"--workdir={tmp_path}", "--config.seed=1"], "belongs to t2i train")
+  refused(["sample", f"--workdir={tmp_path}", "--config.seed=1"], "which t2i train, describe")
 
 
 def cut(path):

@@ -121,12 +121,13 @@ def trained(config, steps):
   return found
 
 
-def first_losses(config):
-  """Of each image of the first batch, with the draws of a step."""
+def first_losses(config, drops=False):
+  """Of each image of the first batch, with the draws of a step.   drops: every third caption"""
   run, state = started(config)
   (rows,) = batches_of(config, run, 1)
-  t = jnp.linspace(0.1, 0.9, config.train.batch)
-  draws = Draws(t, jnp.arange(config.train.batch), jax.random.key(1), {}, 0)
+  n = config.train.batch
+  drop = {name: jnp.arange(n) % 3 == 0 for name in run.system.text} if drops else {}
+  draws = Draws(jnp.linspace(0.1, 0.9, n), jnp.arange(n), jax.random.key(1), drop, 0)
   with jax.set_mesh(run.mesh):
     params = merge_params(state.trainable, state.frozen)
     return jax.jit(run.system.losses)(params, rows, draws)["image"]
@@ -149,6 +150,28 @@ def test_losses_fall_and_are_the_same_of_pixels_and_of_latents(case):
 @pytest.mark.parametrize("name", sorted(set(OF_FAMILY) - set(LIVE)))
 def test_of_the_other_families(name, tmp_path, one_device):
   check(Case(name, tmp_path))
+
+
+def check_text(case):
+  """Losses are the same of captions and of the features of all text encoders beside latents."""
+  config, out = case.config(case.latents), case.latents.with_name("F")
+  found = encode(case.latents, None, out, text=config, batch=8, progress=False)
+  assert len(found.counts) == len(config.text.towers) and "latents" in found.manifest
+  both = out.with_name("G")  # latents and features at once
+  encode(case.pixels, case.model, both, text=config, batch=8, progress=False)
+  shards = [path.name for path in out.glob("*.arrayrecord")]
+  assert shards and all((out / n).read_bytes() == (both / n).read_bytes() for n in shards)
+  cached = case.config(out)
+  assert set(set_up(cached).system.cached) == set(config.text.towers)
+  text, features = (first_losses(one, drops=True) for one in (config, cached))
+  print(case.model, np.max(np.abs(features / text - 1)))
+  np.testing.assert_allclose(features, text, rtol=1e-5)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", sorted(set(OF_FAMILY) - {"dit"}))
+def test_losses_are_the_same_of_stored_text(name, tmp_path, one_device):
+  check_text(Case(name, tmp_path))
 
 
 def test_what_contradicts_the_folder_is_named(case, monkeypatch):

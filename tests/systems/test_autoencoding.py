@@ -22,7 +22,7 @@ from t2i_jax.systems import Draws
 from t2i_jax.systems.system import unit_range
 from t2i_jax.training.checkpoint import Meta
 from t2i_jax.training.checksum import fingerprint
-from t2i_jax.training.encode import Encoder
+from t2i_jax.training.encode_images import Encoder
 from t2i_jax.training.optimizer import make_optimizers
 from t2i_jax.training.restore import load_starts, restore_state
 from t2i_jax.training.save import Saver

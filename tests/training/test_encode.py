@@ -1,6 +1,7 @@
 """Latents on disk: the same bits however they were made, never stale, and what training reads."""
 
 import dataclasses
+import io
 import json
 import shutil
 import signal
@@ -18,6 +19,7 @@ from t2i_jax.autoencoders import Flux2KLConfig, KLConfig, VQConfig
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
 from t2i_jax.data import latents as cache
+from t2i_jax.data import pieces
 from t2i_jax.data.build import build
 from t2i_jax.data.from_folder import Folder
 from t2i_jax.data.images import read_latent
@@ -28,30 +30,30 @@ from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.models import with_params
 from t2i_jax.systems import make_system
 from t2i_jax.systems.system import unit_range
-from t2i_jax.training import encode as encoding
 from t2i_jax.training.cached import check_weights, latents_in, reading
-from t2i_jax.training.encode import Encoder, encode
+from t2i_jax.training.encode import encode
+from t2i_jax.training.encode_images import Encoder
 
 VAE = KLConfig(widths=(8, 16), layers=1, groups=4, sample_size=32)
 # Kills itself after so many pieces; its arguments are those of `t2i`.
 KILLED = """
 import os, signal, sys
 from t2i_jax.cli.main import main
-from t2i_jax.data import latents
-latents.PIECE, write, left = 4, latents.write_piece, [3]
+from t2i_jax.data import pieces
+pieces.PIECE, write, left = 4, pieces.write_piece, [3]
 def and_die(*piece):
   write(*piece)
   left[0] -= 1
   if not left[0]:
     os.kill(os.getpid(), signal.SIGKILL)
-latents.write_piece = and_die
+pieces.write_piece = and_die
 sys.exit(main(sys.argv[1:]))
 """
 WHOLE = """
 import sys
 from t2i_jax.cli.main import main
-from t2i_jax.data import latents
-latents.PIECE = 4
+from t2i_jax.data import pieces
+pieces.PIECE = 4
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -94,7 +96,7 @@ def data(tmp_path_factory):
 def encoded(vae, data, tmp_path_factory):
   """Encoded in one go, on one device, three images at once, in pieces of four."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(cache, "PIECE", 4)
+    patch.setattr(pieces, "PIECE", 4)
     on_one(patch)
     out = tmp_path_factory.mktemp("encoded") / "E"
     encode(data, vae, out, batch=3, progress=False)
@@ -128,7 +130,7 @@ def test_the_arrays_are_mean_and_deviation_of_the_posterior(encoded, data, vae):
   images = by_key(data)
   for key, record in list(by_key(encoded).items())[:3]:
     assert record.captions == images[key].captions
-    pixels = unit_range(np.asarray(Image.open(cache.io.BytesIO(images[key].image)))[None])
+    pixels = unit_range(np.asarray(Image.open(io.BytesIO(images[key].image)))[None])
     mean, logvar = module.moments(pixels)
     expected = np.concatenate([mean * VAE.scale, np.exp(0.5 * logvar) * VAE.scale], -1)[0]
     np.testing.assert_allclose(read_latent(record.image), expected, rtol=1e-5, atol=1e-6)
@@ -165,8 +167,8 @@ def test_killed_and_run_again_it_is_the_same_to_the_bit(
   killed.communicate(timeout=300)
   assert killed.returncode == -signal.SIGKILL
   assert not (tmp_path / "E").exists()
-  monkeypatch.setattr(cache, "PIECE", 4)
-  found = encode(data, vae, tmp_path / "E", batch=3, progress=False)
+  monkeypatch.setattr(pieces, "PIECE", 4)
+  (found,) = encode(data, vae, tmp_path / "E", batch=3, progress=False).counts
   assert found.kept == 12 and found.encoded == 22 - found.kept
   assert contents(tmp_path / "E") == contents(encoded)
   assert [path.name for path in tmp_path.iterdir()] == ["E"]
@@ -194,7 +196,7 @@ def test_what_changed_is_encoded_again_and_nothing_else(encoded, vae, data, tmp_
   (tmp_path / "in/08.txt").write_text("another caption")
   out = shutil.copytree(encoded, tmp_path / "E")
   changed = data_of(tmp_path / "in", tmp_path / "D")
-  again = encode(changed, vae, out, batch=3, progress=False)
+  (again,) = encode(changed, vae, out, batch=3, progress=False).counts
   assert (again.encoded, again.kept) == (1, 21)
   before, now = by_key(encoded), by_key(out)
   assert now["08.png"].captions == ("another caption",)
@@ -202,9 +204,9 @@ def test_what_changed_is_encoded_again_and_nothing_else(encoded, vae, data, tmp_
   assert now["04.png"].image == now["05.png"].image == before["05.png"].image
   assert now["07.png"].image != before["07.png"].image
   for how in ({"mode": True}, {"dtype": "float16"}, {"size": (8, 8)}):  # two images are one
-    assert encode(changed, vae, out, batch=3, progress=False, **how).kept <= 1
+    assert encode(changed, vae, out, batch=3, progress=False, **how).counts[0].kept <= 1
   other = saved_vae(tmp_path / "vae", VAE, 1)
-  assert encode(changed, other, out, batch=3, progress=False).kept <= 1
+  assert encode(changed, other, out, batch=3, progress=False).counts[0].kept <= 1
 
 
 def test_what_cannot_be_encoded_is_refused(encoded, vae, data, tmp_path):
@@ -335,7 +337,7 @@ def test_other_autoencoders(config, data, tmp_path, monkeypatch):
   latents = latents_of(tmp_path / "E")
   assert latents.stored == ("mode" if isinstance(config, VQConfig) else "moments")
   assert latents.shape == config.latent_shape((8, 16, 3))
-  assert encoding.Encoder(vae, 1, True).stored == "mode"
+  assert Encoder(vae, 1, True).stored == "mode"
 
 
 def test_the_command_says_size_and_counts(vae, data, tmp_path, capsys):
