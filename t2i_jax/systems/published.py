@@ -19,6 +19,7 @@ from t2i_jax.autoencoders.vgg import BLOCKS, VGG16Config
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.conditioning import Tower
 from t2i_jax.pretrained.folder import open_folder
+from t2i_jax.pretrained.pipelines import INDEX, read_json
 from t2i_jax.pretrained.qwen_vision import vision_config
 from t2i_jax.ranges import Whole
 from t2i_jax.towers import BertConfig, ClipConfig, Own, T5Config, TextEncoder
@@ -99,9 +100,15 @@ def text_encoder(
   elif area:
     raise ConfigError(f"area = {area}: {system} edits no images. Leave it out.")
 
+  zeros = row.null.zeros and _zeros(folder)
+
   def after(tower: Tower) -> Tower:
     tokens, mask, pooled = drop_prefix(tower, rule.rule)
     pooled = None if rule.pooled == "none" else pooled
+    if zeros:
+      some = jnp.any(mask, axis=1, keepdims=True)  # [B, 1]
+      tokens = jnp.where(some[..., None], tokens, 0)
+      pooled = None if pooled is None else jnp.where(some, pooled, 0)
     return Tower(tokens, jnp.ones_like(mask) if keep else mask, pooled)
 
   widths = dict(config.widths)
@@ -115,8 +122,16 @@ def text_encoder(
     length or rule.length,
     after,
     row.null.text,
+    zeros,
     shown,
   )
+
+
+def _zeros(folder: str) -> bool:
+  """Whether a pipeline of which no negative prompt is given has zeros for it."""
+  path = Path(folder) / INDEX
+  content = read_json(path) if path.is_file() else {}
+  return bool(content.get("force_zeros_for_empty_prompt", True))
 
 
 def as_taken(config: Any, rule: TextPart) -> Any:

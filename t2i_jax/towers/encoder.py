@@ -39,6 +39,7 @@ class TextEncoder:
   length     T, maximum number of tokens of a caption, including begin and end
   after      what is done to the network's output
   null_text  caption of the null of classifier-free guidance
+  null_zeros that caption has no tokens: its mask is False, of which `after` makes zeros
   shown      images that its captions have, for an encoder that sees them; None: there are none
   """
 
@@ -49,6 +50,7 @@ class TextEncoder:
   length: int
   after: Callable[[Tower], Tower] = lambda tower: tower
   null_text: str = ""
+  null_zeros: bool = False
   shown: Images | None = None
 
   def encode(self, texts: Sequence[str], images: Sequence[np.ndarray] = ()) -> tuple[Any, ...]:
@@ -59,7 +61,10 @@ class TextEncoder:
     """
     if self.shown is not None:
       return self.shown.encode(list(texts), images, self.length)
-    return self.tokenizer.encode(list(texts), self.length)
+    ids, mask = self.tokenizer.encode(list(texts), self.length)
+    if self.null_zeros:
+      mask = mask & np.array([text != self.null_text for text in texts])[:, None]
+    return ids, mask
 
   @property
   def null(self) -> tuple[Any, ...]:
