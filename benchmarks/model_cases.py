@@ -260,8 +260,8 @@ def channels_first(x: jax.Array) -> np.ndarray:
   return np.asarray(x).transpose(0, 3, 1, 2)
 
 
-def condition(g: Given) -> Conditioning:
-  """What our models are told."""
+def condition(g: Given, channels: int = 0) -> Conditioning:
+  """What our models are told.   channels: of x_t, where g.x has others besides"""
   towers = {
     "text": Tower(jnp.asarray(g.text), jnp.asarray(g.mask), jnp.asarray(g.pooled)),
     "label": Tower(jnp.asarray(g.label)[:, None, None], jnp.ones((B, 1), bool), None),
@@ -269,6 +269,7 @@ def condition(g: Given) -> Conditioning:
   extras = {
     key: jnp.asarray(getattr(g, key)) for key in ("size", "aspect", "guidance", "micro_conditions")
   }
+  extras["beside"] = channels_last(g.x)[..., channels:]
   extras["references"] = tuple(channels_last(r) for r in g.references)
   return Conditioning(towers, extras)
 
@@ -283,8 +284,9 @@ def compiled(module: Any, config: Any) -> Any:
 
 def answer(module: Any, config: Any, params: Any, g: Given, dtype: Any = jnp.float32) -> np.ndarray:
   """What our model says.   dtype is that of its activations   # [B, C, H, W]"""
-  x = channels_last(g.x).astype(dtype)
-  return channels_first(compiled(module, config)(params, x, g.times, condition(g)))
+  x = channels_last(g.x)[..., : config.channels].astype(dtype)
+  cond = condition(g, config.channels)
+  return channels_first(compiled(module, config)(params, x, g.times, cond))
 
 
 @functools.cache

@@ -113,10 +113,10 @@ def _flux2(width: int, double: int, single: int, text: int, guidance: float, sto
   return Size("flux2", config, theirs, stored)
 
 
-def _unet(text: int, stored: int, ours: dict[str, Any], theirs: dict[str, Any], channels: int = 4):
-  config = {"channels": channels, "out": 4, "text_width": text} | ours
+def _unet(text: int, stored: int, ours: dict[str, Any], theirs: dict[str, Any], beside: int = 0):
+  config = {"channels": 4, "out": 4, "text_width": text, "beside": beside} | ours
   side = ours.get("side", 64)
-  told = {"in_channels": channels, "cross_attention_dim": text, "sample_size": side}
+  told = {"in_channels": 4 + beside, "cross_attention_dim": text, "sample_size": side}
   return Size("unet", config, told | theirs, stored)
 
 
@@ -190,8 +190,8 @@ SIZES = {
     6_154_908_736,
   ),
   "Stable Diffusion 1.5": _unet(768, 859_520_964, {}, {}),
-  "Stable Diffusion 1.5, inpainting": _unet(768, 859_535_364, {}, {}, 9),
-  "InstructPix2Pix": _unet(768, 859_532_484, {}, {}, 8),
+  "Stable Diffusion 1.5, inpainting": _unet(768, 859_535_364, {}, {}, 5),
+  "InstructPix2Pix": _unet(768, 859_532_484, {}, {}, 4),
   "LCM of Stable Diffusion 1.5": _unet(
     768, 859_602_884, {"guidance_width": 256}, {"time_cond_proj_dim": 256}
   ),

@@ -46,7 +46,8 @@ Scale = Annotated[float, Range("[0, 1000]")]
 class UNetConfig(Runs):
   """Defaults are Stable Diffusion 1's.
 
-  channels     of x_t, and of images beside it (9 for inpainting, 8 for InstructPix2Pix)
+  channels     of x_t;   beside: of what is read beside it, extras["beside"]: 5 for inpainting
+               (a mask, and the latent of the masked image), 4 for InstructPix2Pix
   widths       of the levels from full size on
   res_blocks   of a level on the way down; on the way up one more
   depths       blocks of each transformer of a level, 0: the level has none;   middle: in between
@@ -79,6 +80,7 @@ class UNetConfig(Runs):
   guidance: Scale = 7.5
   side: Count = 64
   linear: bool = False
+  beside: Whole = 0
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -242,7 +244,7 @@ class Stem(nnx.Module):
       self.vector_in = Embedder(
         rngs, c.pooled_width + c.micro_conditions * c.size_width, d, hidden=d
       )
-    self.conv_in = Conv(rngs, c.channels, c.widths[0])
+    self.conv_in = Conv(rngs, c.channels + c.beside, c.widths[0])
     inputs = c.widths[0]
     for i, width in enumerate(c.widths):
       level = Level(c, i, [inputs] + [width] * (c.res_blocks - 1), rngs)
@@ -269,6 +271,12 @@ class Stem(nnx.Module):
       pooled = pooled_of(cond.towers["text"], "unet").astype(dtype)
       vector = vector + self.vector_in(jnp.concatenate([pooled, embedded.astype(dtype)], axis=-1))
     return jax.nn.silu(vector)
+
+  def first(self, c: UNetConfig, x_t: jax.Array, cond: Conditioning) -> jax.Array:
+    """x_t, and what is read beside it, after the first convolution.   # [B, H, W, widths[0]]"""
+    if c.beside:
+      x_t = jnp.concatenate([x_t, cond.extras["beside"].astype(x_t.dtype)], axis=-1)
+    return constrain(self.conv_in(x_t), "batch", None, None, None)
 
   def down(self, c: UNetConfig, x: jax.Array, run: Run) -> tuple[jax.Array, list[jax.Array]]:
     """x [B, H, W, widths[0]] of conv_in -> the smallest, and what the way up reads, in order"""
@@ -300,6 +308,7 @@ def _default(c: UNetConfig, x_t: jax.Array) -> jax.Array:
 class UNet(Backbone, Stem):
   """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out].
 
+  extras["beside"] [B, H, W, beside]
   extras["micro_conditions"] [B, n] in pixels, where it has n of them; else those of x_t
   residuals       "skips": a list of what is added to each skip connection, "middle": [B, h, w, D]
   """
@@ -326,7 +335,7 @@ class UNet(Backbone, Stem):
     c, text = self.config, cond.towers["text"]
     vector = self.vector(c, model_time, cond, x_t)
     run = Run(stacks, vector, text.tokens.astype(x_t.dtype), text.mask)
-    x, skips = self.down(c, constrain(self.conv_in(x_t), "batch", None, None, None), run)
+    x, skips = self.down(c, self.first(c, x_t, cond), run)
     added = stacks.residual("skips")
     if added is not None:
       skips = [skip + one for skip, one in zip(skips, added, strict=True)]

@@ -125,7 +125,6 @@ def read_stem(k: dict[str, Any], down: tuple[str, str] = DOWN) -> dict[str, Any]
   if k["addition_embed_type"] is not None:
     sizes = _read_sizes(k)
   return {
-    "channels": k["in_channels"],
     "text_width": k["cross_attention_dim"],
     "widths": widths,
     "res_blocks": k["layers_per_block"],
@@ -157,7 +156,6 @@ def write_stem(c: UNetConfig, down: tuple[str, str] = DOWN) -> dict[str, Any]:
   even = len(set(c.heads)) == 1
   same = {depth for depth in (*c.depths, c.middle) if depth} == {c.middle}
   return {
-    "in_channels": c.channels,
     "cross_attention_dim": c.text_width,
     "block_out_channels": list(c.widths),
     "layers_per_block": c.res_blocks,
@@ -180,9 +178,14 @@ def read(k: dict[str, Any]) -> UNetConfig:
   up = [UP[depth > 0] for depth in reversed(fields["depths"])]
   if list(k["up_block_types"]) != up:
     raise refuse(f"up_block_types = {k['up_block_types']!r}, which must be {up!r}")
+  out = k["out_channels"]
+  if not isinstance(out, int) or not 0 < out <= k["in_channels"]:
+    raise refuse(f"out_channels = {out!r} of in_channels = {k['in_channels']!r}")
   return UNetConfig(
     **fields,
-    out=k["out_channels"],
+    channels=out,
+    out=out,
+    beside=k["in_channels"] - out,
     guidance_width=k["time_cond_proj_dim"] or 0,
     side=whole("sample_size", k["sample_size"], 1),
   )
@@ -190,6 +193,7 @@ def read(k: dict[str, Any]) -> UNetConfig:
 
 def write(c: UNetConfig) -> dict[str, Any]:
   return write_stem(c) | {
+    "in_channels": c.channels + c.beside,
     "out_channels": c.out,
     "up_block_types": [UP[depth > 0] for depth in reversed(c.depths)],
     "time_cond_proj_dim": c.guidance_width or None,
