@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from benchmarks.model_cases import uniform
 from t2i_jax.inference.folder import folder_config, open_pipeline
+from t2i_jax.systems.tasks import Start
 
 PROMPTS = ("a red cat", "photo of a cat on a red")
 LABELS = ("3", "207")
@@ -27,6 +29,9 @@ STEPS = 4
 WEIGHTS = ".safetensors"
 KEPT = "pos_embed"  # end of the names of tensors that the config determines
 DIGITS = 4  # of a mean or a spread
+
+
+HALF = np.arange(SIDE) < SIDE // 2 + np.zeros((SIDE, 1))  # of an image that is filled, bool [H, W]
 
 
 class Call(NamedTuple):
@@ -38,6 +43,7 @@ class Call(NamedTuple):
   images: Sequence[tuple[int, int]]
   area: int
   prompts: int
+  fills: bool = False
 
 
 class Golden(NamedTuple):
@@ -84,8 +90,15 @@ def ours(call: Any, folder: Path, steps: int) -> Drawn:
   prompts = (LABELS if call.labels else PROMPTS)[:n]
   shown = [np.repeat(image_of(size)[None], n, 0) for size in call.images]
   noise = np.float32(1.7) * uniform("noise", (n, *model.system.x_shape))
-  z = model.draw(prompts, [0] * n, noise=noise, references=shown, decode=False)
-  images = model.draw(prompts, [0] * n, noise=noise, references=shown)
+  if call.fills:  # from the noise of the seeds
+    seeds = range(n)
+    keys, process = jax.vmap(jax.random.key)(np.arange(n, dtype=np.uint32)), model.system.process
+    noise = np.asarray(process.prior(keys, model.system.x_shape) / process.prior_std)
+    start = Start(*shown, np.repeat(HALF[None], n, 0), repeats=1)
+    draw = lambda **how: model.redraw(prompts, seeds, start, **how)
+  else:
+    draw = lambda **how: model.draw(prompts, [0] * n, noise=noise, references=shown, **how)
+  z, images = draw(decode=False), draw()
   x = model.system.module(model.params, "vae").restore(z)
   return Drawn(noise, np.moveaxis(np.asarray(x), -1, 1), images)
 

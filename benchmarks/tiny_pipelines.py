@@ -129,9 +129,10 @@ UNET = {
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def sd1(folder):
+def sd1(folder, beside=0):
   unet = made(
     diffusers.UNet2DConditionModel,
+    in_channels=4 + beside,
     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     cross_attention_dim=32,
@@ -157,6 +158,20 @@ def sd2(folder):
   return diffusers.StableDiffusionPipeline(
     **pipe.components | {"scheduler": diffusers.DDIMScheduler(**table)},
     requires_safety_checker=False,
+  )
+
+
+def sd_inpaint(folder):
+  pipe = sd1(folder, beside=5)
+  return diffusers.StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
+
+
+def pix2pix(folder):
+  pipe = sd1(folder, beside=4)
+  table = BETAS | {"set_alpha_to_one": False, "clip_sample": False, "steps_offset": 1}
+  pipe.scheduler = diffusers.DDIMScheduler(**table)
+  return diffusers.StableDiffusionInstructPix2PixPipeline(
+    **pipe.components, requires_safety_checker=False
   )
 
 
@@ -418,6 +433,7 @@ class Tiny(NamedTuple):
   least     steps: with one, PixArt-alpha's pipeline fails on its own scheduler, and Qwen-Image's
             grid would both begin at 1 and end at 0.02
   layers    of the text encoder that are taken, in place of those of the full model
+  fills     the left half of its one image, which is hidden from it
   """
 
   make: Callable[[Path], Any]
@@ -429,6 +445,7 @@ class Tiny(NamedTuple):
   least: int = 1
   area: int = 0
   prompts: int = 2
+  fills: bool = False
 
 
 AREA = 64 * 96  # of images to edit, in pixels
@@ -436,6 +453,10 @@ PLAIN = {"use_resolution_binning": False, "clean_caption": False}
 PIPELINES: dict[str, Tiny] = {
   "sd1": Tiny(sd1, {"guidance_scale": 7.5}),
   "sd2": Tiny(sd2, {"guidance_scale": 7.5}),
+  "sd_inpaint": Tiny(sd_inpaint, {"guidance_scale": 7.5}, images=((32, 32),), fills=True),
+  "pix2pix": Tiny(
+    pix2pix, {"guidance_scale": 7.5, "image_guidance_scale": 1.5}, images=((32, 32),), prompts=1
+  ),
   "sdxl": Tiny(sdxl, {"guidance_scale": 5.0}),
   "dit": Tiny(dit, {"guidance_scale": 4.0}, labels=True),
   "pixart_alpha": Tiny(pixart, PLAIN, least=2),

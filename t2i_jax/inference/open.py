@@ -47,9 +47,11 @@ class Model:
     """
     return self.need("draw")(self.params, prompts, seeds, **how)
 
-  def redraw(self, prompts: Sequence[str], seeds: Sequence[int], start: Start) -> np.ndarray:
+  def redraw(
+    self, prompts: Sequence[str], seeds: Sequence[int], start: Start, decode: bool = True
+  ) -> np.ndarray:
     """`draw` from images: systems.tasks.Start. Raises ConfigError, PromptError."""
-    return self.need("redraw")(self.params, prompts, seeds, start)
+    return self.need("redraw")(self.params, prompts, seeds, start, decode)
 
   def likelihood(
     self, images: np.ndarray, captions: Sequence[str], seeds: Sequence[int], ode: Ode

@@ -46,12 +46,15 @@ def fitted_reference(path: str, system: Any) -> np.ndarray:
   """An image file to show a model: uint8 [H, W, 3], of its own size as far as the autoencoder can.
 
   Larger ones are scaled down to REFERENCE_PIXELS; sides become multiples of the autoencoder's
-  factor. A model that edits is given it as it is. Raises DataError, ConfigError.
+  factor. A model that edits is given it as it is, or at the size that it draws. Raises DataError,
+  ConfigError.
   """
   image = SourceImage(path)
   height, width = image.size
   if any(encoder.shown is not None for encoder in system.text.values()):
     return image.fitted(image.size)
+  if getattr(system.parts["backbone"].config, "beside", 0):  # it edits an image of its own size
+    return image.fitted(system.image_shape[:2])
   autoencoder = system.autoencoder
   scale = min(1.0, (REFERENCE_PIXELS / (height * width)) ** 0.5)
   factor = getattr(autoencoder, "factor", 1)

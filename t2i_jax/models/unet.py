@@ -275,6 +275,11 @@ class Stem(nnx.Module):
   def first(self, c: UNetConfig, x_t: jax.Array, cond: Conditioning) -> jax.Array:
     """x_t, and what is read beside it, after the first convolution.   # [B, H, W, widths[0]]"""
     if c.beside:
+      if "beside" not in cond.extras:
+        raise ConfigError(
+          f"model.beside = {c.beside}: this model reads a mask or an image beside x_t, which t2i "
+          "sample gives it, with --image and --mask or with --reference. It is not trained here."
+        )
       x_t = jnp.concatenate([x_t, cond.extras["beside"].astype(x_t.dtype)], axis=-1)
     return constrain(self.conv_in(x_t), "batch", None, None, None)
 

@@ -45,6 +45,12 @@ SD = Published(
 )
 PIPELINES: dict[str, Published] = {
   "StableDiffusionPipeline": SD,
+  "StableDiffusionInpaintPipeline": SD._replace(
+    scheduler={"steps_offset": 1, "skip_prk_steps": True}
+  ),
+  "StableDiffusionInstructPix2PixPipeline": SD._replace(
+    steps=100, guidance="dual(image_scale=1.5)", scheduler={}
+  ),
   "StableDiffusionXLPipeline": Published("sdxl", even=False, cfg=5.0, backbone="unet"),
   "DiTPipeline": Published("label", even=False, cfg=4.0),
   "PixArtAlphaPipeline": Published("pixart_alpha", even=False, steps=20, cfg=4.5),

@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.config import build
 from t2i_jax.errors import ConfigError, PromptError
-from t2i_jax.models import Conditioning
-from t2i_jax.models.control import CONTROLS, Role, with_role
+from t2i_jax.models.control import CONTROLS
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding
 from t2i_jax.process import Time, mix
@@ -33,9 +32,17 @@ from t2i_jax.sampling import (
 )
 from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
-from t2i_jax.systems.few_step import until
+from t2i_jax.systems.beside import IMAGE, Encoded, check_drawn, check_redrawn, kind_of
 from t2i_jax.systems.guides import NO_GUIDES, Guides
-from t2i_jax.systems.inputs import Inputs, Origin
+from t2i_jax.systems.inputs import (
+  Inputs,
+  Origin,
+  all_until,
+  cells_of,
+  remembers,
+  with_images,
+  with_roles,
+)
 from t2i_jax.systems.not_finite import checked_with_cause
 from t2i_jax.systems.parts import InTurn, only
 from t2i_jax.systems.sampler import Batches, checked_plan, make_sampler
@@ -84,7 +91,10 @@ class Drawing:
       )
     self.scale = c.cfg if worse is None or worse.scale is None else worse.scale
     # What joins the prompts of an image; a perturbed prediction has the first prompt.
-    self.joined = self.method.others if perturb is None else 0
+    self.beside = kind_of(system)
+    edits = self.beside == IMAGE and c.guidance.startswith("dual")
+    self.joined = self.method.others if perturb is None and not edits else 0
+    self._beside = Encoded(system, mesh, edits) if self.beside else None
     self.batches = Batches(mesh, c.batch)
     rows = batch_sharding(mesh)
     self._encode: Any = jax.jit(system.encode_text, out_shardings=rows)
@@ -114,7 +124,8 @@ class Drawing:
                 that edits resizes them; for another, sides are multiples of its autoencoder's
     """
     takes = getattr(self.system.parts["backbone"].config, "references", False)
-    if references and not takes and self.shown is None:
+    check_drawn(self.beside, references)
+    if references and not takes and self.shown is None and not self.beside:
       raise ConfigError(
         "this model takes no reference images: FLUX.2 and Qwen-Image-Edit do. With --image a "
         "drawing starts from one."
@@ -137,7 +148,7 @@ class Drawing:
 
     def of(text: Any) -> Any:
       cond = jax.eval_shape(self.system.encode_text, params, text)
-      return jax.tree.map(row, _with_images(cond, seen))
+      return jax.tree.map(row, with_images(cond, seen))
 
     given = given._replace(
       references=(),
@@ -156,21 +167,28 @@ class Drawing:
       }
 
   def redraw(
-    self, params: Params, prompts: Sequence[str], seeds: Sequence[int], start: Start
+    self,
+    params: Params,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    start: Start,
+    decode: bool = True,
   ) -> np.ndarray:
-    """tasks.Redraw. Raises ConfigError, PromptError.
+    """tasks.Redraw. Raises ConfigError, PromptError.   decode: as for `draw`
 
     Sampled from the grid's first time t <= strength: [2108.01073], with fresh noise, or by
     inversion. Where there is a mask, what it leaves comes back as it was, to the bit.
     """
+    check_redrawn(self.beside, start.mask)
     first = self._first(start.strength)
-    sampler = self._from_images(first, start.repeats, start.inverter)
+    repeats = 1 if self.beside else start.repeats  # what replaces known latents
+    sampler = self._from_images(first, repeats, start.inverter)
     fill = None if start.mask is None else np.asarray(start.mask, bool)[..., None]
     source = None if start.source is None else self._tokens(start.source)
     given = self._inputs(prompts, seeds)._replace(
       origin=Origin(np.asarray(start.images), fill, source)
     )
-    return self._in_stages(params, len(prompts), given, sampler)
+    return self._in_stages(params, len(prompts), given, sampler, decode)
 
   def _first(self, strength: float) -> int:
     """The step from which a start at this strength is sampled."""
@@ -247,24 +265,34 @@ class Drawing:
   @property
   def _with_null(self) -> bool:
     """Whether the negative prompt is encoded: without guidance it has no weight."""
-    return self.guides.weak is None and (self.c.cfg != 1 or self.joined > 0)
+    always = self.joined > 0 or (self._beside is not None and self._beside.edits)
+    return self.guides.weak is None and (self.c.cfg != 1 or always)
 
   def _conditioned(self, params: Params | InTurn, part: Inputs) -> tuple[Inputs, Origin | None]:
     """The inputs with the encoders' outputs, the scales and other models' parameters; and the
     images that they start from as they were."""
     own, (guide, weak), origin = only(params, self.system.text), self.guides, part.origin
-    seen = tuple(self._encode_image(only(params, VAE), image) for image in part.references)
+    vae = only(params, VAE)
+    told = () if self._beside else part.references
+    seen = tuple(self._encode_image(vae, image) for image in told)
 
-    of = lambda text: _with_images(self._encode(own, text), seen)
-    part = part._replace(
-      cond=of(part.cond),
-      null=None if part.null is None else of(part.null),
-      others=tuple(map(of, part.others)),
-      scale=jnp.float32(self.scale),
-      references=(),
+    of = lambda text: with_images(self._encode(own, text), seen)
+    images, part = (
+      part.references,
+      part._replace(
+        cond=of(part.cond),
+        null=None if part.null is None else of(part.null),
+        others=tuple(map(of, part.others)),
+        scale=jnp.float32(self.scale),
+        references=(),
+      ),
     )
+    if self._beside and origin is not None:
+      part = self._beside.masked(vae, part, origin)
+    elif self._beside:
+      part = self._beside.shown(vae, part, *images)
     if origin is not None:
-      x0 = self._encode_image(only(params, VAE), origin.images)
+      x0 = self._encode_image(vae, origin.images)
       source = None if origin.source is None else of(origin.source)
       part = part._replace(origin=origin._replace(images=x0, source=source))
     if guide is not None:
@@ -283,7 +311,7 @@ class Drawing:
     denoise: Denoiser = lambda x_t, time, cond: system.denoise(params, x_t, time, cond, control)
     hooks: dict[str, Any] = {} if on_step is None else {"on_step": on_step}
     if system.two_times:
-      hooks["cond_at"] = lambda i, cond, _: _until(cond, plan.to.model_time[i])
+      hooks["cond_at"] = lambda i, cond, _: all_until(cond, plan.to.model_time[i])
     if self.guides.weak is not None:
       weak, weak_params = self.guides.weak.system, given.weak_params
       denoise = autoguide(
@@ -295,7 +323,7 @@ class Drawing:
       cond = Guided((cond, given.weak))
     elif given.null is not None or control is not None:
       null = given.null
-      cond = Guided(cond, null, given.others) if control is None else _with_roles(cond, null)
+      cond = Guided(cond, null, given.others) if control is None else with_roles(cond, null)
       denoise = guide(denoise, method, given.scale)
       hooks = remember(method, x, **hooks)
     if self.guides.classifier is not None:
@@ -325,7 +353,7 @@ class Drawing:
     system, process = self.system, self.system.process
     times = Time(*(np.asarray(field)[first:] for field in self.times))
     plan = make_plan(self.solver, process, times)
-    if repeats > 1 and _remembers(self.solver, system.x_shape):
+    if repeats > 1 and remembers(self.solver, system.x_shape):
       raise ConfigError(
         f"repeats = {repeats}: sampling.solver = {self.c.solver!r} keeps outputs of steps before, "
         "which are not those of a repeated step. Use ddim, ddpm or heun, or repeats = 1."
@@ -339,21 +367,22 @@ class Drawing:
       assert origin is not None
       x0 = origin.images
       noise, on_step, steps = row_noise(keys, system.x_shape), None, plan
-      if origin.fill is not None:
+      if origin.fill is not None and not self.beside:
         own = jax.vmap(lambda key: jax.random.fold_in(key, DRAW_KNOWN))(keys)
-        known = 1 - _cells(origin.fill, system.x_shape[:2]).astype(x0.dtype)
+        known = 1 - cells_of(origin.fill, system.x_shape[:2]).astype(x0.dtype)
         steps = masked_plan
         on_step = inpaint(steps, x0, known, row_noise(own, system.x_shape))
       if origin.source is None:
         eps = process.prior(keys, system.x_shape) / process.prior_std
-        x = mix(x0, eps, start)
+        # A model that reads the image itself starts from noise alone, as published.
+        x = process.prior_std * eps if self.beside and first == 0 else mix(x0, eps, start)
       else:
         cond = origin.source
         denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
         up, x = rising(times), x0
         if len(up.t) < len(times.t):  # the sampler's last step ends at sigma = 0
-          first = Time(*(jnp.float32(field[0]) for field in up))
-          x = before_last_step(denoise, first, x0, cond)
+          lowest = Time(*(jnp.float32(field[0]) for field in up))
+          x = before_last_step(denoise, lowest, x0, cond)
         x, _ = invert(denoise, upwards, process, up, x, cond)
       denoise, cond, hooks = self._guided(params, given, x, steps, on_step)
       return sample(denoise, self.solver, steps, x, cond, noise, **hooks)[0]
@@ -364,34 +393,3 @@ class Drawing:
 def make_draw(system: Any, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Draw:
   """The task of drawing alone: see `Drawing`."""
   return Drawing(system, c, mesh, guides).draw
-
-
-def _with_images(cond: Conditioning, latents: tuple[Any, ...]) -> Conditioning:
-  """A condition with the images that a model is shown, encoded."""
-  return cond._replace(extras=cond.extras | {"references": latents}) if latents else cond
-
-
-def _with_roles(cond: Conditioning, null: Conditioning | None) -> Guided:
-  """The conditions of a method with a control: the third is the first, on perturbed rows."""
-  null = None if null is None else with_role(null, Role.NULL)
-  return Guided(with_role(cond, Role.COND), null, (with_role(cond, Role.PERTURBED),))
-
-
-def _until(cond: Any, model_time: jax.Array) -> Any:
-  """`until` of every Conditioning in a condition."""
-  one = lambda node: isinstance(node, Conditioning)
-  return jax.tree.map(lambda c: until(c, model_time) if one(c) else c, cond, is_leaf=one)
-
-
-def _remembers(solver: Any, shape: tuple[int, ...]) -> bool:
-  """Whether a solver keeps anything from step to step."""
-  memory = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-  return any(leaf.size for leaf in jax.tree.leaves(memory))
-
-
-def _cells(fill: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Which cells of latents hold a pixel that is to be filled.   [B, H, W, 1] -> [B, *size, 1]"""
-  rows, cols = size
-  b, height, width, _ = fill.shape
-  cells = fill.reshape(b, rows, height // rows, cols, width // cols)
-  return jnp.any(cells, axis=(2, 4))[..., None]

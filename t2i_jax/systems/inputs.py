@@ -2,6 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from t2i_jax.models import Conditioning
+from t2i_jax.models.control import Role, with_role
+from t2i_jax.sampling import Guided
+from t2i_jax.systems.few_step import until
+
 
 class Origin(NamedTuple):
   """images [B, H, W, C] or what they are encoded to; fill [B, H, W, 1] bool or None; source: a
@@ -40,3 +48,34 @@ class Inputs(NamedTuple):
   weak: Any = None
   weak_params: Any = None
   origin: Origin | None = None
+
+
+def with_images(cond: Conditioning, latents: tuple[Any, ...]) -> Conditioning:
+  """A condition with the images that a model is shown, encoded."""
+  return cond._replace(extras=cond.extras | {"references": latents}) if latents else cond
+
+
+def with_roles(cond: Conditioning, null: Conditioning | None) -> Guided:
+  """The conditions of a method with a control: the third is the first, on perturbed rows."""
+  null = None if null is None else with_role(null, Role.NULL)
+  return Guided(with_role(cond, Role.COND), null, (with_role(cond, Role.PERTURBED),))
+
+
+def all_until(cond: Any, model_time: jax.Array) -> Any:
+  """`until` of every Conditioning in a condition."""
+  one = lambda node: isinstance(node, Conditioning)
+  return jax.tree.map(lambda c: until(c, model_time) if one(c) else c, cond, is_leaf=one)
+
+
+def remembers(solver: Any, shape: tuple[int, ...]) -> bool:
+  """Whether a solver keeps anything from step to step."""
+  memory = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+  return any(leaf.size for leaf in jax.tree.leaves(memory))
+
+
+def cells_of(fill: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Which cells of latents hold a pixel that is to be filled.   [B, H, W, 1] -> [B, *size, 1]"""
+  rows, cols = size
+  b, height, width, _ = fill.shape
+  cells = fill.reshape(b, rows, height // rows, cols, width // cols)
+  return jnp.any(cells, axis=(2, 4))[..., None]

@@ -49,7 +49,7 @@ class Ode(NamedTuple):
 # of a model from captions to images takes noise= and decode= besides: systems.draw.Drawing.draw.
 Draw = Callable[..., np.ndarray]
 # The same, from images.
-Redraw = Callable[[Params, Sequence[str], Sequence[int], Start], np.ndarray]
+Redraw = Callable[..., np.ndarray]
 # (params, images, one caption an image, one seed an image, Ode) -> bits a dimension [n]
 Likelihood = Callable[[Params, np.ndarray, Sequence[str], Sequence[int], Ode], np.ndarray]
 # (params, images uint8 [n, H, W, 3], one seed an image) -> captions

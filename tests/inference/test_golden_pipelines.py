@@ -55,6 +55,24 @@ def test_windows_of_clip_are_as_many_as_the_longest_prompt_needs(tmp_path, one_d
   assert dog.size == (SIDE, SIDE) and not np.array_equal(np.asarray(dog), np.asarray(cat))
 
 
+@pytest.mark.parametrize(
+  "name, message",
+  [
+    ("sd_inpaint", "fills in a part of an image. Give it with --image and --mask"),
+    ("pix2pix", "edits one image, and has 0. Give it with --reference"),
+  ],
+)
+def test_a_model_that_reads_an_image_is_given_one(name, message, tmp_path, capsys):
+  folder = write_folder(load(FILES[name]), tmp_path / "model")
+  args = ["sample", f"--from={folder}", "--size=32x32", "--prompt=a cat", f"--out={tmp_path}"]
+  assert main(args) != 0
+  assert message in capsys.readouterr().err
+  Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(tmp_path / "a.png")
+  assert main([*args, f"--image={tmp_path / 'a.png'}"]) != 0
+  wanted = "Give that with --mask" if name == "sd_inpaint" else "with --reference=FILE, not --image"
+  assert wanted in capsys.readouterr().err
+
+
 def test_classes_have_names(tmp_path):
   folder = write_folder(load(FILES["dit"]), tmp_path)
   index = json.loads((folder / INDEX).read_text())
