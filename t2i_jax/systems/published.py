@@ -24,7 +24,7 @@ from t2i_jax.pretrained.qwen_vision import vision_config
 from t2i_jax.ranges import Whole
 from t2i_jax.towers import BertConfig, ClipConfig, Own, T5Config, TextEncoder
 from t2i_jax.towers.language_model import LanguageModelConfig
-from t2i_jax.towers.published import PUBLISHED, TextPart, tokenizer_of
+from t2i_jax.towers.published import PUBLISHED, PublishedText, TextPart, tokenizer_of
 from t2i_jax.towers.shown import ShownImages, read_processor
 from t2i_jax.towers.tokenizers import drop_prefix
 from t2i_jax.towers.vision_language import VisionLanguageConfig
@@ -100,7 +100,7 @@ def text_encoder(
   elif area:
     raise ConfigError(f"area = {area}: {system} edits no images. Leave it out.")
 
-  zeros = row.null.zeros and _zeros(folder)
+  zeros = null_zeros(row, folder)
 
   def after(tower: Tower) -> Tower:
     tokens, mask, pooled = drop_prefix(tower, rule.rule)
@@ -127,11 +127,11 @@ def text_encoder(
   )
 
 
-def _zeros(folder: str) -> bool:
-  """Whether a pipeline of which no negative prompt is given has zeros for it."""
+def null_zeros(row: PublishedText, folder: str | Path) -> bool:
+  """Whether the pipeline of a folder has zeros where no negative prompt is given."""
   path = Path(folder) / INDEX
-  content = read_json(path) if path.is_file() else {}
-  return bool(content.get("force_zeros_for_empty_prompt", True))
+  content = read_json(path) if row.null.zeros and path.is_file() else {}
+  return row.null.zeros and bool(content.get("force_zeros_for_empty_prompt", True))
 
 
 def as_taken(config: Any, rule: TextPart) -> Any:

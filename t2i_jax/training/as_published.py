@@ -18,6 +18,7 @@ from t2i_jax.systems import System
 from t2i_jax.systems.folder import folder_config
 from t2i_jax.systems.make import make_mixing
 from t2i_jax.systems.parts import split_start
+from t2i_jax.systems.published import null_zeros
 from t2i_jax.systems.system import Mixing
 from t2i_jax.towers.published import PUBLISHED, tokenizer_of
 
@@ -69,8 +70,9 @@ def _of_null(c: ConfigDict, system: System, published: ConfigDict, root: Path) -
   for part in row.parts:
     if part.weights not in index.parts:
       continue
-    null = tokenizer_of(root, part).encode([row.null.text], part.length)
-    if not np.array_equal(_ids(system.text[part.weights].null), _ids(null)):
+    ids, mask = tokenizer_of(root, part).encode([row.null.text], part.length)
+    mask = mask & (not null_zeros(row, root))
+    if not np.array_equal(_ids(system.text[part.weights].null), _ids((ids, mask))):
       found.append(
         f"text.towers.{part.weights} = {c.text.towers[part.weights]!r} has another null, and it is "
         f"{row.null.text!r} as {theirs[part.weights]!r} encodes it"

@@ -39,7 +39,7 @@ SMALL = {
 # Tokens of a text encoder in place of the published number, with their templates.
 LENGTHS = {"text_encoder_2": 16, "text_encoder_3": 16}
 OF_FAMILY = {"flux": 0, "dit": 0, "sd3": 0, "pixart_alpha": 16, "flux2": 240, "qwen_image": 300}
-OF_FAMILY |= {"z_image": 120}
+OF_FAMILY |= {"z_image": 120, "sd1": 0, "sdxl": 0}
 LIVE = ("flux", "dit")
 
 
@@ -49,7 +49,7 @@ def shorter(towers, name):
   for part, text in towers.items():
     length = LENGTHS.get(part, OF_FAMILY[name]) if not text.endswith("('label')") else 0
     own = [f"length={length}"] if length and "part='" in text and "clip" not in text else []
-    own = own if name != "sd3" or part == "text_encoder_3" else []
+    own = own if name not in ("sd3", "sdxl") or part == "text_encoder_3" else []
     own += [f"layers={PIPELINES[name].layers}"] if PIPELINES[name].layers else []
     found[f"text.towers.{part}"] = text.removesuffix(")") + "".join(f", {o}" for o in own)
     found[f"text.towers.{part}"] += ")" if text.endswith(")") else ""
