@@ -1,4 +1,4 @@
-"""A published model of any of the seven families, trained further on your images.
+"""A published model of any of the nine families, trained further on your images.
 
 The config is that of the folder: its sizes, process and shift of times, the null of each text
 encoder, the scheduler that it is sampled with. Text encoders and autoencoder stay as they are; the
@@ -11,7 +11,7 @@ backbone is trained. With data.dir a folder of `t2i data encode` the autoencoder
 
 What follows the colon is the folder, and after another colon the size: FLUX.1-dev:512x768.
 
-Result: not yet run on published weights; tiny random models of all seven: docs/latents.md.
+Result: not yet run on published weights; tiny random models of all nine: docs/latents.md.
 """
 
 from ml_collections import ConfigDict

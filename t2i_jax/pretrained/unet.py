@@ -162,7 +162,8 @@ def write_stem(c: UNetConfig, down: tuple[str, str] = DOWN) -> dict[str, Any]:
     "down_block_types": [down[depth > 0] for depth in c.depths],
     "transformer_layers_per_block": c.middle if same else counts,
     "mid_block_type": "UNetMidBlock2DCrossAttn" if c.middle else "UNetMidBlock2D",
-    "attention_head_dim": c.heads[0] if even else list(c.heads),
+    "attention_head_dim": c.heads[0] if even else list(c.heads),  # a number of heads in this class
+    "num_attention_heads": None,
     "norm_num_groups": c.groups,
     "use_linear_projection": c.linear,
     "addition_embed_type": "text_time" if c.micro_conditions else None,

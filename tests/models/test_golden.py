@@ -25,9 +25,9 @@ def test_the_folder_answers_as_diffusers_did(name, tmp_path):
   assert distance(answer(module, config, params, from_arrays(kept)), kept["answer"]) < 1e-4
 
 
-def test_every_transformer_has_a_small_file():
-  transformers = {kind for kind in SPECS if "Transformer" in kind}
-  assert {CASES[name].theirs for name in GOLDEN} == transformers
+def test_every_backbone_has_a_small_file():
+  backbones = {kind for kind in SPECS if "Transformer" in kind or "UNet" in kind}
+  assert {CASES[name].theirs for name in GOLDEN} == backbones
   files = list((ROOT / "tests" / "golden").iterdir())
   assert {path.name for path in files} == {f"{name}.npz" for name in GOLDEN}
   assert max(path.stat().st_size for path in files) < 60_000

@@ -20,7 +20,7 @@ INDEX = f"{ONE}.index.json"
 def good(tmp_path_factory):
   """Folders of one and of several files. Do not change them."""
   root = tmp_path_factory.mktemp("good")
-  for name in ("flux", "class_dit", "sd3_dual", "z_image", "qwen_image", "pixart"):
+  for name in ("flux", "class_dit", "sd3_dual", "z_image", "qwen_image", "pixart", "unet_sdxl"):
     params = random_params(CONFIGS[name])
     save(root / name, CONFIGS[name], params)
     save(root / f"{name}_several", CONFIGS[name], params, shard_bytes=60_000)
@@ -67,7 +67,7 @@ def test_no_folder(tmp_path):
 @pytest.mark.parametrize(
   "name, keys, words",
   [
-    ("flux", {"_class_name": "UNet2DConditionModel"}, ["UNet2DConditionModel", "FluxTransf"]),
+    ("flux", {"_class_name": "UNet3DConditionModel"}, ["UNet3DConditionModel", "FluxTransf"]),
     ("flux", {"_class_name": None}, ["_class_name = None"]),
     ("flux", {"new_option": 3}, ["new_option = 3", "not known"]),
     ("flux", {"patch_size": 2}, ["patch_size = 2", "only 1"]),
@@ -85,6 +85,10 @@ def test_no_folder(tmp_path):
     ("sd3_dual", {"pos_embed_max_size": None}, ["pos_embed_max_size = None"]),
     ("pixart", {"cross_attention_dim": 1152}, ["cross_attention_dim = 1152", "48"]),
     ("pixart", {"caption_channels": None}, ["caption_channels = None"]),
+    ("unet_sdxl", {"up_block_types": ["UpBlock2D"] * 2}, ["must be ['CrossAttnUpBlock2D', 'UpB"]),
+    ("unet_sdxl", {"addition_embed_type": "image"}, ["'image', not 'text_time'"]),
+    ("unet_sdxl", {"class_embed_type": "timestep"}, ["class_embed_type = 'timestep'"]),
+    ("unet_sdxl", {"out_channels": 5}, ["out_channels = 5 of in_channels = 4"]),
     ("class_dit", {"norm_elementwise_affine": True, "dropout": 0.1},
      ["norm_elementwise_affine = True", "dropout = 0.1"]),
   ],

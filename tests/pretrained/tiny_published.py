@@ -9,6 +9,7 @@ from t2i_jax.models.flux import Flux2Config, FluxConfig
 from t2i_jax.models.pixart import PixArtConfig
 from t2i_jax.models.qwen_image import QwenImageConfig
 from t2i_jax.models.sd3 import SD3Config
+from t2i_jax.models.unet import UNetConfig
 from t2i_jax.models.z_image import ZImageConfig
 from t2i_jax.pretrained.fill import host_layers, make_tensor
 from t2i_jax.pretrained.known import spec_for
@@ -29,6 +30,12 @@ CONFIGS = {
   "flux2": Flux2Config(48, 2, 3, 4, 1, 16, 16, 24, (4, 4, 2, 2), mlp_ratio=17 / 6, guidance=4.0),
   "qwen_image": QwenImageConfig(48, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
   "z_image": ZImageConfig(48, 3, 4, 2, 4, 4, 24, 2, (4, 4, 4)),
+  "unet": UNetConfig(
+    4, 4, 24, (48, 96), 1, (1, 0), 1, (4, 4), 4, guidance_width=8, beside=5, side=8
+  ),
+  "unet_sdxl": UNetConfig(
+    4, 4, 24, (48, 96), 1, (0, 2), 2, (2, 4), 4, 20, micro_conditions=6, size_width=8, linear=True
+  ),
   "clip": ClipConfig(96, 12, 48, 2, 4, 64, eos=2),
   "clip_projected": ClipConfig(96, 12, 48, 3, 4, 64, "gelu", projection=16, pooled="projected"),
   "t5": T5Config(96, 48, 3, 4, 8, 64),

@@ -121,7 +121,7 @@ def test_the_shift_is_of_the_pictures_own_tokens():
     ),
     ({"process.timesteps": "mode(scale=3)"}, "scale = 3"),
     ({"process.weighting": "min_snr(gama=5)"}, "min_snr takes gamma=5.0, not 'gama'"),
-    ({"model.kind": "unet"}, "model.kind = 'unet' is not one of dit, class_dit, pixart"),
+    ({"model.kind": "vit"}, "model.kind = 'vit' is not one of dit, class_dit, pixart"),
   ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):
