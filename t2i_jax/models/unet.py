@@ -190,7 +190,7 @@ class Level(nnx.Module):
 
   def __init__(self, c: UNetConfig, level: int, inputs: list[int], rngs: nnx.Rngs):
     norm = partial(GroupNorm, groups=c.groups, eps=RES_EPS)
-    self.count, self.attends = len(inputs), c.depths[level] > 0
+    self.attends = c.depths[level] > 0
     for i, width in enumerate(inputs):
       setattr(self, f"res{i}", ResBlock(rngs, width, c.widths[level], norm, c.vector_width))
       if self.attends:
@@ -315,7 +315,7 @@ class UNet(Backbone, Stem):
 
   extras["beside"] [B, H, W, beside]
   extras["micro_conditions"] [B, n] in pixels, where it has n of them; else those of x_t
-  residuals       "skips": a list of what is added to each skip connection, "middle": [B, h, w, D]
+  residuals       "skips": a list, added to the skip connections; "after_middle": [B, h, w, D]
   """
 
   config: UNetConfig
@@ -345,7 +345,7 @@ class UNet(Backbone, Stem):
     if added is not None:
       skips = [skip + one for skip, one in zip(skips, added, strict=True)]
     x = self.middle(x, run)
-    added = stacks.residual("middle")
+    added = stacks.residual("after_middle")
     x = x if added is None else x + added
     for i in reversed(range(len(c.widths))):
       for k in range(c.res_blocks + 1):

@@ -3,16 +3,24 @@
 import logging
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from cases import here
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 ROOT = Path(__file__).resolve().parents[2]
 
 from benchmarks.make_golden import GOLDEN, made  # noqa: E402
+from benchmarks.model_cases import (  # noqa: E402
+  QUICK,
+  channels_first,
+  channels_last,
+  condition,
+  given,
+)
 from benchmarks.model_parity import (  # noqa: E402
   CASES,
   FORWARD,
@@ -20,9 +28,14 @@ from benchmarks.model_parity import (  # noqa: E402
   RATIO,
   SIZES,
   bfloat16_errors,
+  build,
   distance,
   float32_errors,
+  read,
+  tensors,
 )
+from t2i_jax.models import with_params  # noqa: E402
+from t2i_jax.pretrained.spec import make_of  # noqa: E402
 
 logging.getLogger("diffusers").setLevel(logging.ERROR)
 
@@ -52,6 +65,32 @@ def test_golden_files_are_what_diffusers_answers(name):
   for key in now.keys() - {"config", "answer"}:
     np.testing.assert_array_equal(kept[key], now[key])
   assert distance(now["answer"], kept["answer"]) < 1e-5  # another processor, other roundings
+
+
+def test_residuals_of_a_u_net_are_added_where_theirs_are():
+  """To every skip connection and after the middle, as a ControlNet gives them."""
+  case, model, (module, config, params) = CASES["unet"], build("unet"), read("unet")
+  g, rng = given(case), np.random.default_rng(5)
+  sides = [(8, 12), (8, 12), (4, 6), (4, 6)]
+  skips = [
+    rng.standard_normal((2, c, *side), np.float32)
+    for c, side in zip((32, 32, 32, 64), sides, strict=True)
+  ]
+  middle = rng.standard_normal((2, 64, 4, 6), np.float32)
+  told = tensors(g, torch.float32)
+  with torch.no_grad():
+    expected = model(
+      told.x, told.times, told.text, encoder_attention_mask=told.mask,
+      down_block_additional_residuals=tuple(map(torch.tensor, skips)),
+      mid_block_additional_residual=torch.tensor(middle),
+    ).sample.numpy()  # fmt: skip
+  bind = with_params(make_of(module, config))
+  residuals = {"skips": list(map(channels_last, skips)), "after_middle": channels_last(middle)}
+  run = lambda *args: bind(params)(*args, None, residuals).value
+  ours = jax.jit(run, compiler_options=QUICK)(
+    channels_last(g.x), g.times, condition(g, config.channels)
+  )
+  assert distance(channels_first(ours), expected) < FORWARD
 
 
 def test_page_has_every_row():
