@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from benchmarks import finetune_on_tpu
 from benchmarks.pages import made_by, table, write
 from t2i_jax.autoencoders import IdentityConfig
 from t2i_jax.config import load_config
@@ -47,6 +48,7 @@ CONFIG = ROOT / "configs/latents_dit_xl2_flow.py"  # whose process and averages 
 SOURCES = (
   "benchmarks/flux_on_tpu.py",
   "benchmarks/flux_on_tpu.md",
+  "configs/finetune.py",
   "configs/latents_dit_xl2_flow.py",
 )
 
@@ -329,20 +331,14 @@ def page(found: dict[str, Any]) -> str:
   for row in (row for row in done if row.float32):
     one = found[row.name]
     size = lambda kind, one=one: f"{one['sent'].get(kind, (0, 0, 0.0))[2]:.1f}"
-    lines.append(
-      [
-        NAMES[row.model],
-        f"{row.topology}, {row.mesh[0]} x {row.mesh[1]}",
-        row.remat,
-        str(row.rows_a_chip),
-        f"{one['parameters'] / 1e9:.2f} G",
-        f"{one['peak']:.2f}",
-        f"{one['arguments']:.2f}",
-        *map(size, ("all-gather", "reduce-scatter", "all-reduce")),
-        f"{one['compile']:.0f}",
-      ]
-    )
+    where = f"{row.topology}, {row.mesh[0]} x {row.mesh[1]}"
+    first = [NAMES[row.model], where, row.remat, str(row.rows_a_chip)]
+    memory = [f"{one['parameters'] / 1e9:.2f} G", f"{one['peak']:.2f}", f"{one['arguments']:.2f}"]
+    sent = map(size, ("all-gather", "reduce-scatter", "all-reduce"))
+    lines.append([*first, *memory, *sent, f"{one['compile']:.0f}"])
   text = text.replace("{models}", table(lines[0], lines[1:]))
+  head, *systems = finetune_on_tpu.lines(found)
+  text = text.replace("{systems}", table(head, systems))
   lines = [["blocks", "compile, s", "CPU of it, s", "peak, GiB"]]
   for row in done:
     if row.model == "flux" and row.topology == "v5p:2x2x1" and row.remat == "attention":
