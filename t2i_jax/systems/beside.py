@@ -54,10 +54,13 @@ class Encoded:
   """The compiled encoders of what is read beside x_t, and where it goes.
 
   edits  whether the guidance has a prediction for the image without the text [2211.09800 eq. 3]
+  shape  of one row
   """
 
   def __init__(self, system: Any, mesh: jax.sharding.Mesh, edits: bool):
-    self.edits = edits
+    self.edits, (height, width, _) = edits, system.x_shape
+    count = system.parts["backbone"].config.beside
+    self.shape = jax.ShapeDtypeStruct((1, height, width, count), jnp.float32)
     raw = lambda params, z: system.module(params, "vae").restore(z)
 
     def masked(params: Params, images: jax.Array, fill: jax.Array) -> jax.Array:

@@ -147,14 +147,16 @@ class Drawing:
     seen = tuple(jax.eval_shape(self.system.encode, params, image) for image in given.references)
 
     def of(text: Any) -> Any:
-      cond = jax.eval_shape(self.system.encode_text, params, text)
-      return jax.tree.map(row, with_images(cond, seen))
+      cond = with_images(jax.eval_shape(self.system.encode_text, params, text), seen)
+      if self._beside:
+        cond = cond._replace(extras=cond.extras | {"beside": self._beside.shape})
+      return jax.tree.map(row, cond)
 
     given = given._replace(
       references=(),
       cond=of(given.cond),
       null=None if given.null is None else of(given.null),
-      others=tuple(map(of, given.others)),
+      others=tuple(map(of, [given.null] if self._beside and self._beside.edits else given.others)),
       scale=jax.ShapeDtypeStruct((), jnp.float32),
     )
     plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.plan)

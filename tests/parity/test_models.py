@@ -40,8 +40,12 @@ from t2i_jax.pretrained.spec import make_of  # noqa: E402
 logging.getLogger("diffusers").setLevel(logging.ERROR)
 
 
+# One of each class; of the U-Net the smaller one, which compiles in half the time.
+LIVE = (*(name for name in GOLDEN if name != "unet_odd"), "unet")
+
+
 # With what they leave out: no sizes, no norm of q and k, no guidance.
-@pytest.mark.parametrize("name", here(CASES, (*GOLDEN, "pixart", "sd3", "flux", "flux2_unguided")))
+@pytest.mark.parametrize("name", here(CASES, (*LIVE, "pixart", "sd3", "flux", "flux2_unguided")))
 def test_answer_and_gradients_are_theirs(name):
   """By x_t and by every weight."""
   found = float32_errors(name)
@@ -51,7 +55,7 @@ def test_answer_and_gradients_are_theirs(name):
 
 
 # One of each class; `make proof` has the others, and the page.
-@pytest.mark.parametrize("name", here(CASES, GOLDEN))
+@pytest.mark.parametrize("name", here(CASES, LIVE))
 def test_bfloat16_loses_no_more_than_theirs(name):
   ours, theirs = bfloat16_errors(name)
   assert 0 < ours <= RATIO * theirs
