@@ -19,7 +19,7 @@ from t2i_jax.data.batch import Features
 from t2i_jax.data.claim import NULLS
 from t2i_jax.data.pieces import KEY_BYTES
 from t2i_jax.data.record import Record
-from t2i_jax.data.source import manifest_hash, read_manifest
+from t2i_jax.data.source import changed_hash, read_manifest
 from t2i_jax.errors import DataError
 
 FORMAT = 1  # of the way from ids to features; another one makes other keys
@@ -169,11 +169,8 @@ def check_captions(folder: str | Path, texts: Texts) -> None:
 
   Where they are not on this machine any more, nothing can be said.
   """
-  try:
-    now = manifest_hash(texts.data)
-  except DataError:
-    return
-  if now != texts.data_hash:
+  now = changed_hash(texts.data, texts.data_hash)
+  if now is not None:
     raise DataError(
       f"{folder} holds features of other captions than {texts.data} has now: its manifest.json "
       f"has the hash {now[:12]}, {texts.data_hash[:12]} when they were encoded. "

@@ -18,7 +18,7 @@ import numpy as np
 
 from t2i_jax.data.pieces import KEY_BYTES
 from t2i_jax.data.record import Record
-from t2i_jax.data.source import manifest_hash, read_manifest
+from t2i_jax.data.source import changed_hash, read_manifest
 from t2i_jax.errors import DataError
 
 FORMAT = 1  # of the way from an image to its latents; another one makes other keys
@@ -103,11 +103,8 @@ def check_images(folder: str | Path, latents: Latents) -> None:
 
   Where they are not on this machine any more, nothing can be said.
   """
-  try:
-    now = manifest_hash(latents.images)
-  except DataError:
-    return
-  if now != latents.images_hash:
+  now = changed_hash(latents.images, latents.images_hash)
+  if now is not None:
     raise DataError(
       f"{folder} holds latents of other images than {latents.images} has now: its manifest.json "
       f"has the hash {now[:12]}, {latents.images_hash[:12]} when they were encoded. "

@@ -106,6 +106,17 @@ def manifest_hash(folder: str | Path) -> str:
   return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
 
 
+def changed_hash(folder: str | Path, before: str) -> str | None:
+  """The hash of a built folder where it is not the one before; None where it is, or where the
+  folder is not on this machine any more, so that nothing can be said.
+  """
+  try:
+    now = manifest_hash(folder)
+  except DataError:
+    return None
+  return None if now == before else now
+
+
 class ShardSource:
   """One split of a built folder.
 

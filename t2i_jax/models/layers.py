@@ -193,9 +193,7 @@ class LayerNorm(nnx.Module):
     self.bias = weight(rngs, (width,), ("embed",), zeros)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    x32 = x.astype(jnp.float32)
-    x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    y = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
+    y = layer_norm(x.astype(jnp.float32), self.eps)
     return (y * self.gain[...] + self.bias[...]).astype(x.dtype)
 
 

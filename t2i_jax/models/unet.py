@@ -21,7 +21,7 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Heads, Visible, heads_out, padding_mask
 from t2i_jax.models.backbone import Backbone
 from t2i_jax.models.conditioning import Conditioning, guidance_of, pooled_of
-from t2i_jax.models.convolution import Conv, GroupNorm, ResBlock
+from t2i_jax.models.convolution import Conv, GroupNorm, ResBlock, double
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
@@ -224,16 +224,15 @@ def resized(x: jax.Array, height: int, width: int) -> jax.Array:
 
   The side that a skip connection has may be odd: twice the smaller one less one.
   """
-  b, h, w, c = x.shape
+  _, h, w, _ = x.shape
   if (height, width) == (2 * h, 2 * w):
-    x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
-    return x.reshape(b, height, width, c)
+    return double(x)
   rows, cols = (jnp.arange(new) * old // new for new, old in ((height, h), (width, w)))
   return x[:, rows][:, :, cols]
 
 
 class Stem(nnx.Module):
-  """The embeddings and the way down to the middle: of the U-Net, and of a ControlNet's copy."""
+  """The embeddings and the way down to the middle."""
 
   def __init__(self, c: UNetConfig, rngs: nnx.Rngs):
     d = c.vector_width

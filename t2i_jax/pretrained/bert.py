@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from t2i_jax.pretrained.names import Entry, Part, dense, gain, heads, heads_out, mlp
+from t2i_jax.pretrained.names import Entry, Part, dense, heads, heads_out, layer_norm, mlp
 from t2i_jax.pretrained.spec import Spec, check_counts
 from t2i_jax.towers.bert import EPS, Bert, BertConfig
 
@@ -13,10 +13,6 @@ COUNTS = (
   "max_position_embeddings", "type_vocab_size",
 )  # fmt: skip
 OLD_NORM = {"gamma": "weight", "beta": "bias"}  # names in files from TensorFlow
-
-
-def _norm(path: str, name: str) -> list[Entry]:
-  return [*gain(f"{path}/gain", f"{name}.weight"), *gain(f"{path}/bias", f"{name}.bias")]
 
 
 def _table(path: str, of: str) -> Entry:
@@ -30,12 +26,12 @@ def entries(c: BertConfig) -> list[Entry]:
     _table("embedding", "word"),
     _table("place", "position"),
     _table("type", "token_type"),
-    *_norm("norm", "embeddings.LayerNorm"),
+    *layer_norm("norm", "embeddings.LayerNorm"),
     *heads("blocks/attn", q, k, v, None, rope=False),
     *heads_out("blocks/attn/out", f"{attn}.output.dense"),
-    *_norm("blocks/attn_norm", f"{attn}.output.LayerNorm"),
+    *layer_norm("blocks/attn_norm", f"{attn}.output.LayerNorm"),
     *mlp("blocks/mlp", f"{BLOCK}.intermediate.dense", f"{BLOCK}.output.dense"),
-    *_norm("blocks/mlp_norm", f"{BLOCK}.output.LayerNorm"),
+    *layer_norm("blocks/mlp_norm", f"{BLOCK}.output.LayerNorm"),
     *dense("pooler", "pooler.dense"),
   ]
 

@@ -7,7 +7,7 @@ writes CLIPTextModel without it and reads both, older versions read only names w
 from functools import partial
 from typing import Any
 
-from t2i_jax.pretrained.names import Entry, Part, dense, gain, heads, heads_out, mlp
+from t2i_jax.pretrained.names import Entry, Part, dense, heads, heads_out, layer_norm, mlp
 from t2i_jax.pretrained.spec import Spec, check_counts, refuse
 from t2i_jax.towers.clip import ACTIVATIONS, Clip, ClipConfig
 
@@ -20,10 +20,6 @@ COUNTS = (
 RUNS = ("layer", "normed", "pooled", "masked", "eos")
 
 
-def _norm(path: str, name: str) -> list[Entry]:
-  return [*gain(f"{path}/gain", f"{name}.weight"), *gain(f"{path}/bias", f"{name}.bias")]
-
-
 def entries(c: ClipConfig) -> list[Entry]:
   attn = f"{BLOCK}.self_attn"
   of_token, of_place = (f"{PREFIX}embeddings.{x}_embedding.weight" for x in ("token", "position"))
@@ -31,12 +27,12 @@ def entries(c: ClipConfig) -> list[Entry]:
   found = [
     Entry("embedding", (Part(of_token, "v d -> v d"),)),
     Entry("place", (Part(of_place, "l d -> l d"),)),
-    *_norm("blocks/attn_norm", f"{BLOCK}.layer_norm1"),
+    *layer_norm("blocks/attn_norm", f"{BLOCK}.layer_norm1"),
     *heads("blocks/attn", q, k, v, None, rope=False),
     *heads_out("blocks/attn/out", f"{attn}.out_proj"),
-    *_norm("blocks/mlp_norm", f"{BLOCK}.layer_norm2"),
+    *layer_norm("blocks/mlp_norm", f"{BLOCK}.layer_norm2"),
     *mlp("blocks/mlp", f"{BLOCK}.mlp.fc1", f"{BLOCK}.mlp.fc2"),
-    *_norm("norm", f"{PREFIX}final_layer_norm"),
+    *layer_norm("norm", f"{PREFIX}final_layer_norm"),
   ]
   return found + (dense("projection", "text_projection", bias=False) if c.projection else [])
 

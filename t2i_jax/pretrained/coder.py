@@ -94,7 +94,8 @@ class Layout(NamedTuple):
   double: str = "upsamplers.0.conv"
 
 
-def _res(layout: Layout, path: str, name: str, widens: bool, first: int = 0) -> list[Entry]:
+def res(layout: Layout, path: str, name: str, widens: bool, first: int = 0) -> list[Entry]:
+  """models.convolution.ResBlock without a time."""
   found = []
   for n in (1, 2):
     found += layout.norm(f"{path}/norm{n}", f"{name}.norm{n}", first)
@@ -108,12 +109,12 @@ def _level(
   layout: Layout, path: str, blocks: Blocks, widens: bool, count: int, attends: bool
 ) -> list[Entry]:
   one = blocks.res.format(i=blocks.first)
-  found = _res(layout, f"{path}/first/res", one, widens)
+  found = res(layout, f"{path}/first/res", one, widens)
   if attends:
     one = blocks.attention.format(i=blocks.first)
     found += layout.attention(f"{path}/first/attention", one)
   if count > 1:
-    found += _res(layout, f"{path}/rest/res", blocks.res, False, blocks.first + 1)
+    found += res(layout, f"{path}/rest/res", blocks.res, False, blocks.first + 1)
     if attends:
       found += layout.attention(f"{path}/rest/attention", blocks.attention, blocks.first + 1)
   return found
@@ -125,8 +126,8 @@ def _ends(c: CoderConfig, path: str, layout: Layout) -> list[Entry]:
   found += layout.conv(f"{path}/conv_out", f"{path}.conv_out")
   found += layout.norm(f"{path}/norm_out", f"{path}.{layout.norm_out}")
   mid = f"{path}.mid_block"
-  found += _res(layout, f"{path}/middle/first/res", f"{mid}.resnets.0", False)
-  found += _res(layout, f"{path}/middle/last", f"{mid}.resnets.1", False)
+  found += res(layout, f"{path}/middle/first/res", f"{mid}.resnets.0", False)
+  found += res(layout, f"{path}/middle/last", f"{mid}.resnets.1", False)
   if c.mid_attention:
     found += layout.attention(f"{path}/middle/first/attention", f"{mid}.attentions.0")
   return found

@@ -196,6 +196,11 @@ def gain(path: str, name: str, *, rope: bool = False, first: int = 0) -> list[En
   return [Entry(path, (part,), first)]
 
 
+def layer_norm(path: str, name: str) -> list[Entry]:
+  """models.layers.LayerNorm."""
+  return [*gain(f"{path}/gain", f"{name}.weight"), *gain(f"{path}/bias", f"{name}.bias")]
+
+
 def heads(
   path: str,
   q: Linear,

@@ -3,25 +3,21 @@
 from typing import Any
 
 from t2i_jax.models.unet import RES_EPS, UNet, UNetConfig
-from t2i_jax.pretrained.coder import conv, group_norm, pointwise
+from t2i_jax.pretrained.coder import Layout, conv, group_norm, pointwise, res
 from t2i_jax.pretrained.names import (
   Entry,
   Rows,
   dense,
   embedder,
-  gain,
   heads,
   heads_out,
+  layer_norm,
   matrix,
   vector,
 )
 from t2i_jax.pretrained.spec import Spec, check_counts, refuse, whole
 
 DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
-
-
-def _layer_norm(path: str, name: str) -> list[Entry]:
-  return [*gain(f"{path}/gain", f"{name}.weight"), *gain(f"{path}/bias", f"{name}.bias")]
 
 
 def geglu(path: str, up: str, down: str, hidden: int) -> list[Entry]:
@@ -40,11 +36,7 @@ def geglu(path: str, up: str, down: str, hidden: int) -> list[Entry]:
 
 def res_block(path: str, name: str, widens: bool) -> list[Entry]:
   """models.convolution.ResBlock with a time."""
-  found = dense(f"{path}/time", f"{name}.time_emb_proj")
-  for n in (1, 2):
-    found += group_norm(f"{path}/norm{n}", f"{name}.norm{n}")
-    found += conv(f"{path}/conv{n}", f"{name}.conv{n}")
-  return found + (pointwise(f"{path}/skip", f"{name}.conv_shortcut") if widens else [])
+  return [*dense(f"{path}/time", f"{name}.time_emb_proj"), *res(Layout(), path, name, widens)]
 
 
 def transformer(c: UNetConfig, path: str, name: str, width: int) -> list[Entry]:
@@ -56,10 +48,10 @@ def transformer(c: UNetConfig, path: str, name: str, width: int) -> list[Entry]:
   block = f"{name}.transformer_blocks.{{i}}"
   for ours, norm, theirs in (("attn", "norm1", "attn1"), ("cross", "norm2", "attn2")):
     q, k, v = (f"{block}.{theirs}.to_{x}" for x in "qkv")
-    found += _layer_norm(f"{path}/blocks/{ours}_norm", f"{block}.{norm}")
+    found += layer_norm(f"{path}/blocks/{ours}_norm", f"{block}.{norm}")
     found += heads(f"{path}/blocks/{ours}", q, k, v, None, rope=False, bias=False)
     found += heads_out(f"{path}/blocks/{ours}/out", f"{block}.{theirs}.to_out.0")
-  found += _layer_norm(f"{path}/blocks/mlp_norm", f"{block}.norm3")
+  found += layer_norm(f"{path}/blocks/mlp_norm", f"{block}.norm3")
   up, down = f"{block}.ff.net.0.proj", f"{block}.ff.net.2"
   return found + geglu(f"{path}/blocks/mlp", up, down, 4 * width)
 
@@ -108,13 +100,13 @@ def entries(c: UNetConfig) -> list[Entry]:
   return found + conv("conv_out", "conv_out")
 
 
-def read_stem(k: dict[str, Any], down: tuple[str, str] = DOWN) -> dict[str, Any]:
-  """Fields of UNetConfig that a ControlNet has, too. Raises RestoreError."""
+def read_stem(k: dict[str, Any]) -> dict[str, Any]:
+  """Fields of UNetConfig that the way down decides. Raises RestoreError."""
   widths, kinds = k["block_out_channels"], k["down_block_types"]
-  other = [kind for kind in kinds if kind not in down]
+  other = [kind for kind in kinds if kind not in DOWN]
   if other or len(kinds) != len(widths):
     raise refuse(
-      f"down_block_types = {kinds!r}, which must be {' or '.join(down)}, one for each of "
+      f"down_block_types = {kinds!r}, which must be {' or '.join(DOWN)}, one for each of "
       f"block_out_channels = {widths!r}"
     )
   check_counts(k, ("layers_per_block", "cross_attention_dim", "in_channels", "norm_num_groups"))
@@ -128,7 +120,7 @@ def read_stem(k: dict[str, Any], down: tuple[str, str] = DOWN) -> dict[str, Any]
     "text_width": k["cross_attention_dim"],
     "widths": widths,
     "res_blocks": k["layers_per_block"],
-    "depths": tuple(n if kind == down[1] else 0 for n, kind in zip(counts, kinds, strict=True)),
+    "depths": tuple(n if kind == DOWN[1] else 0 for n, kind in zip(counts, kinds, strict=True)),
     "middle": 0 if k["mid_block_type"] == "UNetMidBlock2D" else counts[-1],
     "heads": of_level(number),
     "groups": k["norm_num_groups"],
@@ -148,7 +140,7 @@ def _read_sizes(k: dict[str, Any]) -> dict[str, Any]:
   return {"pooled_width": total - count * each, "micro_conditions": count, "size_width": each}
 
 
-def write_stem(c: UNetConfig, down: tuple[str, str] = DOWN) -> dict[str, Any]:
+def write_stem(c: UNetConfig) -> dict[str, Any]:
   """The inverse of `read_stem`."""
   last, counts = len(c.widths) - 1, list(c.depths)
   for i, depth in enumerate(counts):
@@ -159,7 +151,7 @@ def write_stem(c: UNetConfig, down: tuple[str, str] = DOWN) -> dict[str, Any]:
     "cross_attention_dim": c.text_width,
     "block_out_channels": list(c.widths),
     "layers_per_block": c.res_blocks,
-    "down_block_types": [down[depth > 0] for depth in c.depths],
+    "down_block_types": [DOWN[depth > 0] for depth in c.depths],
     "transformer_layers_per_block": c.middle if same else counts,
     "mid_block_type": "UNetMidBlock2DCrossAttn" if c.middle else "UNetMidBlock2D",
     "attention_head_dim": c.heads[0] if even else list(c.heads),  # a number of heads in this class

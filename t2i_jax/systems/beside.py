@@ -61,7 +61,6 @@ class Encoded:
     self.edits, (height, width, _) = edits, system.x_shape
     count = system.parts["backbone"].config.beside
     self.shape = jax.ShapeDtypeStruct((1, height, width, count), jnp.float32)
-    raw = lambda params, z: system.module(params, "vae").restore(z)
 
     def masked(params: Params, images: jax.Array, fill: jax.Array) -> jax.Array:
       """The mask at the latent's size, its nearest pixels, and the image without what it covers."""
@@ -72,7 +71,7 @@ class Encoded:
 
     def shown(params: Params, images: jax.Array) -> jax.Array:
       """The posterior's mean without the scale of latents, as the published model has it."""
-      return raw(params, system.encode(params, images))
+      return system.module(params, "vae").restore(system.encode(params, images))
 
     put = batch_sharding(mesh)
     compiled: Callable[[Any], Any] = lambda run: jax.jit(run, out_shardings=put)

@@ -18,13 +18,12 @@ from t2i_jax import pretrained
 from t2i_jax.autoencoders import Flux2KLConfig, KLConfig, VQConfig
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
-from t2i_jax.data import latents as cache
 from t2i_jax.data import pieces
 from t2i_jax.data.build import build
 from t2i_jax.data.from_folder import Folder
 from t2i_jax.data.images import read_latent
 from t2i_jax.data.latents import latents_of
-from t2i_jax.data.source import ShardSource
+from t2i_jax.data.source import ShardSource, manifest_hash
 from t2i_jax.data.verify import verify
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.models import with_params
@@ -298,7 +297,7 @@ def test_stale_latents_are_refused_by_name(encoded, data, vae, tmp_path):
   latents_in(config_of(folder, vae))
   with (images_of / "manifest.json").open("a") as file:
     file.write("\n")
-  now = cache.manifest_hash(images_of)[:12]
+  now = manifest_hash(images_of)[:12]
   with pytest.raises(DataError, match=rf"has the hash {now}, {latents.images_hash[:12]} when"):
     latents_in(config_of(folder, vae))
   shutil.rmtree(images_of)
