@@ -75,6 +75,15 @@ def first_recipe(c: ConfigDict) -> None:
   c.train.update(batch=96, optimizer="muon(b2=0.99)")
 
 
+def from_scratch(c: ConfigDict) -> None:
+  """configs/finetune.py with a backbone of random weights, and its training."""
+  c.parts.backbone.start = ""
+  c.train.update(steps=400_000, batch=2048, **adamw(1e-4, "constant(warmup=10000)"))
+  c.log.every = 100
+  c.update(periods(every=5000, rows=2048, keep=3))
+  c.sampling.update(every=10_000, batch=64)
+
+
 def adamw(lr: float, schedule: str) -> dict[str, Any]:
   """Optimiser and average of large models [2212.09748 sec. 4]."""
   return {

@@ -60,6 +60,7 @@ class Batch(NamedTuple):
   text          captions by text encoder, or what it gives for them
   rows          packed documents, or None
   text_weight   [B, L] float32, 1 where the next token counts in the loss, or None
+  sizes         [B, N, 4] float32, data.transforms.crop_sizes of each image, or None
   A row maker returns one row, without the leading axis B.
   """
 
@@ -69,6 +70,7 @@ class Batch(NamedTuple):
   text: dict[str, Tokens | Features]
   rows: Rows | None = None
   text_weight: Any = None
+  sizes: Any = None
 
 
 def stack(items: Sequence[Any]) -> Any:

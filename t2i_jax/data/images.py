@@ -7,7 +7,8 @@ import io
 import math
 import mimetypes
 import os
-from functools import cache
+import threading
+from functools import cache, lru_cache
 
 import numpy as np
 from PIL import Image
@@ -60,33 +61,44 @@ def is_latent(data: bytes) -> bool:
 def read_latent(data: bytes) -> np.ndarray:
   """A .npy file as float32 [H, W, C]. Raises DataError on another type, rank or a NaN."""
   try:
-    shape, dtype = _npy_header(data)
-    x = np.load(io.BytesIO(data), allow_pickle=False)
+    header, start = _npy_header(data)
+    (shape, columns_first, dtype), size = header, math.prod(header[0])
+    if min(shape, default=0) < 0 or size * dtype.itemsize > len(data) - start:
+      there = f"the file has {len(data) - start:,}"
+      raise ValueError(f"{dtype} {list(shape)} takes {size * dtype.itemsize:,} bytes, {there}")
+    x = np.frombuffer(data, dtype, size, start).reshape(shape, order="F" if columns_first else "C")
   except Exception as error:
     raise DataError(f"cannot be decoded: {error}") from error
   if len(shape) != 3 or dtype.kind != "f" or not x.size:
     raise DataError(f"not latents: {dtype} {list(shape)} instead of float [H, W, C]")
   with np.errstate(over="ignore"):
-    x = x.astype(np.float32)
+    x = x.astype(np.float32, order="C")
   if not np.isfinite(x).all():
     raise DataError("not latents: NaN or infinite values")
   return x
 
 
-def _npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype]:
-  """Shape and type of a .npy file. Raises ValueError where it has fewer bytes than these need."""
-  file = io.BytesIO(data)
-  version = np.lib.format.read_magic(file)
-  if version == (1, 0):
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-  elif version == (2, 0):
-    shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-  else:
+# Numpy parses a header with `ast`, which in Python 3.11 fails at times where threads do so at once.
+PARSING = threading.Lock()
+
+
+def _npy_header(data: bytes) -> tuple[tuple[tuple[int, ...], bool, np.dtype], int]:
+  """Shape, whether columns come first, and type of a .npy file; and where its numbers begin."""
+  version = np.lib.format.read_magic(io.BytesIO(data))
+  if version not in ((1, 0), (2, 0)):
     raise ValueError(f"version {version} of the format is not read")
-  needed, there = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
-  if needed > there or min(shape, default=0) < 0:
-    raise ValueError(f"{dtype} {list(shape)} takes {needed:,} bytes, the file has {there:,}")
-  return shape, dtype
+  start = 10 if version == (1, 0) else 12
+  start += int.from_bytes(data[8:start], "little")
+  with PARSING:
+    return _parsed(data[:start]), start
+
+
+@lru_cache(maxsize=64)
+def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+  file = io.BytesIO(header)
+  first = np.lib.format.read_magic(file) == (1, 0)
+  reads = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+  return reads(file)
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from t2i_jax.data.images import decode
 from t2i_jax.data.pieces import KEY_BYTES
 from t2i_jax.data.record import Record
 from t2i_jax.data.source import changed_hash, read_manifest
+from t2i_jax.data.transforms import SIZES, crop_sizes
 from t2i_jax.errors import DataError
 
 FORMAT = 1  # of the way from an image to its latents; another one makes other keys
@@ -138,8 +140,12 @@ def npy(x: np.ndarray) -> bytes:
   return file.getvalue()
 
 
-def with_latents(record: Record, found: Sequence[bytes]) -> Record:
-  """The record with latents in place of its images.   found: of each image"""
+def with_latents(record: Record, found: Sequence[bytes], size: tuple[int, int]) -> Record:
+  """The record with latents in place of its images, and the sizes of its first in the metadata.
+
+  found  latents of each image;   size: height, width that the images were fitted to
+  """
   image, *then = found
   turns = tuple((text, new) for (text, _), new in zip(record.then, then, strict=True))
-  return dataclasses.replace(record, image=image, then=turns)
+  sizes = crop_sizes(decode(record.image).size[::-1], size).tolist()
+  return dataclasses.replace(record, image=image, then=turns, meta=record.meta | {SIZES: sizes})

@@ -1,7 +1,7 @@
 """A record to one row of a batch: decode, resize and crop, choose a caption, tokenize."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,10 @@ from t2i_jax.data.lengths import Limit
 from t2i_jax.data.record import Record
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import DataError, PromptError
+
+CENTRE = (0.5, 0.5)
+SIZES = "sizes"  # in the metadata of a record of latents
+Crop = Literal["centre", "random"]
 
 
 class Caption(NamedTuple):
@@ -31,6 +35,8 @@ class Transform:
               "truncate", or "skip": another caption of the record is used, and without one that
               fits the row has no weight
   stored      text encoders whose features are read, in place of token ids
+  crop        of an image that is scaled to cover image_size
+  sizes       whether the row has the image's sizes
   Raises DataError naming the record for an image that cannot be decoded, latents of another size,
   or a caption that is too long.
   """
@@ -43,10 +49,13 @@ class Transform:
     captions: Mapping[str, Caption],
     too_long: str = "error",
     stored: Mapping[str, StoredText] | None = None,
+    crop: Crop = "centre",
+    sizes: bool = False,
   ):
     height, width = image_size
     self.image_size = (int(height), int(width))
     self.captions, self.too_long, self.stored = dict(captions), too_long, dict(stored or {})
+    self.crop, self.sizes = crop, sizes
 
   @property
   def limits(self) -> list[Limit]:
@@ -56,10 +65,11 @@ class Transform:
   def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
     (record,) = records
     caption = chosen_caption(record, rng, self.limits if self.too_long == "skip" else ())
-    row = self._row(record, caption)
+    at = tuple(rng.random(2)) if self.crop == "random" else CENTRE
+    row = self._row(record, caption, at)
     return without_weight(row) if caption is None else row
 
-  def _row(self, record: Record, caption: str | None) -> Batch:
+  def _row(self, record: Record, caption: str | None, at: tuple[float, float]) -> Batch:
     text: dict[str, Tokens | Features] = {}
     number = 0 if caption is None else record.captions.index(caption)
     try:
@@ -69,13 +79,18 @@ class Transform:
           continue
         ids, mask = tokenizer.encode([caption or ""], length, self.too_long == "truncate")
         text[name] = Tokens(ids[0], mask[0])
-      image = fit_image(record.image, self.image_size)
+      image, sizes = placed(record, self.image_size, at)
+      if self.sizes and sizes is None:
+        raise DataError(
+          f"its latents have no {SIZES!r} in their metadata, which `crop_sizes` makes and t2i data "
+          "encode stores. Encode the images again."
+        )
     except PromptError as error:
       raise DataError(f"record {record.key!r}: its caption {error}") from error
     except DataError as error:
       raise DataError(f"record {record.key!r}: {error}") from error
     one = np.ones(1, np.float32)
-    return Batch(image[None], one, one, text)
+    return Batch(image[None], one, one, text, sizes=sizes if self.sizes else None)
 
 
 def chosen_caption(record: Record, rng: np.random.Generator, limits: Sequence[Limit]) -> str | None:
@@ -90,6 +105,20 @@ def chosen_caption(record: Record, rng: np.random.Generator, limits: Sequence[Li
     return caption
   short = [text for text in record.captions if fits(text)]
   return short[rng.integers(len(short))] if short else None
+
+
+def placed(
+  record: Record, image_size: tuple[int, int], at: tuple[float, float] = CENTRE
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """A record's image as `fit_image` gives it, and its `crop_sizes` [1, 4], or None.
+
+  Latents have those of the image that they were encoded of. Raises DataError.
+  """
+  if is_latent(record.image):
+    sizes, latent = record.meta.get(SIZES), fit_image(record.image, image_size)
+    return latent, None if sizes is None else np.array([sizes], np.float32)
+  image = decode(record.image)
+  return np.asarray(fit(image, image_size, at)), crop_sizes(image.size[::-1], image_size, at)[None]
 
 
 def fit_image(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
@@ -109,9 +138,12 @@ def fit_image(data: bytes, image_size: tuple[int, int]) -> np.ndarray:
   return latent
 
 
-def fit(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:
-  """Scales to cover (height, width) and crops the centre, in one antialiased Lanczos pass.
+def fit(
+  image: Image.Image, image_size: tuple[int, int], at: tuple[float, float] = CENTRE
+) -> Image.Image:
+  """Scales to cover (height, width) and crops, in one antialiased Lanczos pass.
 
+  at  of what is cropped, the share that lies above and to the left of the result
   An image of that size is returned unchanged.
   """
   height, width = image_size
@@ -119,6 +151,21 @@ def fit(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:
     return image
   scale = max(width / image.width, height / image.height)
   w, h = width / scale, height / scale  # of the crop, in pixels of the original
-  left, top = (image.width - w) / 2, (image.height - h) / 2
+  left, top = (image.width - w) * at[1], (image.height - h) * at[0]
   box = (max(left, 0.0), max(top, 0.0), min(left + w, image.width), min(top + h, image.height))
   return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+
+
+def crop_sizes(
+  original: tuple[int, int], image_size: tuple[int, int], at: tuple[float, float] = CENTRE
+) -> np.ndarray:
+  """Four of SDXL's conditions of an image that `fit` makes [2307.01952 sec. 2.2].   # [4] float32
+
+  Height and width of the original, then top and left of the crop after scaling; in pixels.
+  """
+  scale = max(new / old for new, old in zip(image_size, original, strict=True))
+  corner = (
+    round((old * scale - new) * share)
+    for new, old, share in zip(image_size, original, at, strict=True)
+  )
+  return np.array([*original, *corner], np.float32)

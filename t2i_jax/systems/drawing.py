@@ -70,6 +70,18 @@ class DrawingSystem(System):
     return getattr(self.parts["backbone"].config, "times", 1) == 2
 
   @property
+  def reads_sizes(self) -> bool:  # type: ignore[override]
+    return bool(getattr(self.parts["backbone"].config, "micro_conditions", 0))
+
+  def rows(self, n: int) -> Batch:
+    rows = super().rows(n)
+    return (
+      rows._replace(sizes=jax.ShapeDtypeStruct((n, 1, 4), jnp.float32))
+      if self.reads_sizes
+      else rows
+    )
+
+  @property
   def terms(self) -> dict[str, Term]:
     inner = {name: Term(weight, image_counts) for name, weight in self.inner.items()}
     return {"image": Term(1.0, image_counts)} | inner
@@ -119,7 +131,11 @@ class DrawingSystem(System):
     towers = self.towers(params, batch.text)
     if draws.drop:
       towers = drop_towers(towers, self._nulls(params), draws.drop)
-    return self._condition(towers)
+    cond = self._condition(towers)
+    if batch.sizes is None:
+      return cond
+    micro = cond.extras["micro_conditions"].at[:, :4].set(batch.sizes.reshape(-1, 4))
+    return cond._replace(extras=cond.extras | {"micro_conditions": micro})
 
   def _condition(self, encoded: dict[str, Tower]) -> Conditioning:
     """Towers of the backbone, and what it takes besides of images that are as they were."""

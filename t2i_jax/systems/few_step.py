@@ -72,9 +72,10 @@ class Consistency:
     low, second = float(system.mixing.t_of(jnp.float32(REACHED))), t[0, 1]
     if low > second:
       raise ConfigError(
-        f"process.timesteps: {100 * REACHED:g}% of the times lie below {low:.2g}, and the "
-        f"second level of process.kind = {system.process.name!r} is {second:.2g}: only below it "
-        "does the objective see the data. Give more low times, as on the flow "
+        f"process.timesteps, shifted by process.shift: {100 * REACHED:g}% of the times lie below "
+        f"{low:.2g}, and the second level of process.kind = {system.process.name!r} is "
+        f"{second:.2g}: only below it does the objective see the data. Give more low times, as "
+        "on the flow "
         "process.timesteps='logit_normal(mean=0.0, std=2.0)'."
       )
 

@@ -17,6 +17,8 @@ from t2i_jax.data.batch import Batch
 from t2i_jax.data.documents import NO_DOCUMENT, Layout, Packed, Packing
 from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.data.transforms import Crop
+from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import Params
 from t2i_jax.models.transfusion import Rows, Transfusion, TransfusionConfig
 from t2i_jax.process.losses import Penalty
@@ -67,7 +69,9 @@ class JointSystem(System):
   def check_captions(self, texts: Sequence[str]) -> None:
     self.tokenizer.encode(list(texts), self.text_length)
 
-  def row_maker(self, too_long: str = "error") -> RowMaker:
+  def row_maker(self, too_long: str = "error", crop: Crop = "centre") -> RowMaker:
+    if crop != "centre":
+      raise ConfigError(f"data.crop = {crop!r}: packed rows have images cropped at the centre.")
     shapes = (self.packed, self.layout, self.row_shape)
     return Packing(*shapes, self.tokenizer, self.text_length, too_long)
 

@@ -17,7 +17,7 @@ from t2i_jax.data.batch import Batch, Features, Tokens
 from t2i_jax.data.features import Cached
 from t2i_jax.data.latents import MOMENTS, Latents
 from t2i_jax.data.loader import RowMaker
-from t2i_jax.data.transforms import Caption, Transform
+from t2i_jax.data.transforms import Caption, Crop, Transform
 from t2i_jax.errors import NotFinite
 from t2i_jax.models import (
   abstract_of,
@@ -219,6 +219,7 @@ class System:
     raise NotImplementedError
 
   timed = True  # whether the loss depends on t: it is logged by t then
+  reads_sizes = False  # whether a batch has the sizes of its images
 
   @property
   def kept(self) -> dict[str, Any]:
@@ -296,17 +297,16 @@ class System:
     for encoder in self.text.values():
       encoder.encode(texts)
 
-  def row_maker(self, too_long: str = "error") -> RowMaker:
-    """Makes rows of records.   too_long: config.text.too_long"""
+  def row_maker(self, too_long: str = "error", crop: Crop = "centre") -> RowMaker:
+    """Makes rows of records.   too_long: config.text.too_long;   crop: config.data.crop"""
     captions = {name: Caption(text.tokenizer, text.length) for name, text in self.text.items()}
     stored = {name: cached.stored for name, cached in self.cached.items()}
-    return Transform(self.row_shape[:2], captions, too_long, stored)
+    return Transform(self.row_shape[:2], captions, too_long, stored, crop, self.reads_sizes)
 
   def rows(self, n: int) -> Batch:
     """n rows as the row maker gives them, of ShapeDtypeStructs."""
     of = jax.ShapeDtypeStruct
-    of_pixels = self.latents is None and self.image_shape[2] == 3
-    pixels = jnp.uint8 if of_pixels else jnp.float32
+    pixels = jnp.uint8 if self.latents is None and self.image_shape[2] == 3 else jnp.float32
     one = of((n, 1), jnp.float32)
     text: dict[str, Tokens | Features] = {
       name: Tokens(of((n, t.length), jnp.int32), of((n, t.length), jnp.bool_))

@@ -52,6 +52,11 @@ def reading(system: Kind, latents: Latents | None, c: ConfigDict) -> Kind:
       f"data.image_size = {size} has {list(system.x_shape)}: it is another autoencoder. "
       f"{encode_again(c.data.dir, latents)}"
     )
+  if c.data.crop != "centre":
+    raise ConfigError(
+      f"data.crop = {c.data.crop!r}: {c.data.dir} holds latents of the centre of each image. Use "
+      f"data.crop='centre', or data.dir={latents.images}."
+    )
   own = network_text(system.autoencoder)
   if "vae" in system.parts and own != latents.config:
     raise DataError(

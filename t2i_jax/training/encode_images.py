@@ -148,7 +148,7 @@ class Images:
     return [cache.npy(_stored(x, self.latents.dtype, name)) for x, name in found]
 
   def applied(self, record: Record, entries: Sequence[bytes]) -> Record:
-    return cache.with_latents(record, entries)
+    return cache.with_latents(record, entries, self.latents.image_size)
 
 
 def _one_size(data: Path, sources: Iterable[ShardSource]) -> tuple[int, int]:

@@ -70,7 +70,7 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
     system.check_captions([*c.sampling.prompts, c.sampling.negative])
   check_published(c, system)
   system, of_text = reading_text(reading(system, latents, c), c)
-  row_maker = system.row_maker(c.text.too_long)
+  row_maker = system.row_maker(c.text.too_long, c.data.crop)
   used = {source: None, val_source: c.eval.rows * row_maker.window}
   said = [
     check_lengths(part, limit, c.text.too_long, records)

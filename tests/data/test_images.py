@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import warnings
 
@@ -8,7 +9,7 @@ from PIL import Image
 from t2i_jax.data.images import decode, is_latent, normalize, read_latent
 from t2i_jax.data.record import Record
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.data.transforms import Caption, Transform, fit
+from t2i_jax.data.transforms import Caption, Transform, crop_sizes, fit
 from t2i_jax.errors import DataError
 
 ORIENTATION = 0x0112
@@ -190,6 +191,35 @@ def test_fit_keeps_the_aspect_and_the_centre():
   np.testing.assert_allclose(out[15], want, atol=1.5)
   tall = np.asarray(fit(Image.fromarray(ramp.transpose(1, 0, 2)), (30, 30)))[..., 0]
   np.testing.assert_allclose(tall[:, 15], want, atol=1.5)
+
+
+def test_sizes_and_crop_are_those_of_the_image(saved):
+  """A ramp that is cropped anywhere: the values begin where the conditions say."""
+  ramp = np.broadcast_to(np.arange(0, 240, dtype=np.uint8)[None, :, None], (60, 240, 3))
+  text = {"text": Caption(Tokenizer.bytes(), 16)}
+  transform = Transform((30, 30), text, crop="random", sizes=True)
+  lefts = set()
+  for seed in range(4):
+    made = transform([Record(saved(ramp), ("a",), "key")], np.random.default_rng(seed))
+    (height, width, top, left), first = made.sizes[0], made.images[0, 15, 0, 0]
+    assert (height, width, top) == (60, 240, 0)
+    assert abs(float(first) - (2 * left + 0.5)) <= 2  # two columns to one
+    lefts.add(left)
+  assert len(lefts) > 2 and all(0 <= left <= 90 for left in lefts)
+  again = transform([Record(saved(ramp), ("a",), "key")], np.random.default_rng(3))
+  np.testing.assert_array_equal(again.images, made.images)
+  assert crop_sizes((60, 240), (30, 30)).tolist() == [60, 240, 0, 45]
+  assert crop_sizes((300, 100), (50, 50)).tolist() == [300, 100, 50, 0]
+  assert row(saved(ramp), (30, 30)).sizes is None
+
+
+def test_latents_need_stored_sizes():
+  record = Record(npy(np.zeros((4, 6, 8), np.float32)), ("a",), "key")
+  transform = Transform((4, 6), {"text": Caption(Tokenizer.bytes(), 16)}, sizes=True)
+  with pytest.raises(DataError, match=r"'key'.*no 'sizes' in their metadata"):
+    transform([record], np.random.default_rng(0))
+  record = dataclasses.replace(record, meta={"sizes": [9, 8, 1, 0]})
+  assert transform([record], np.random.default_rng(0)).sizes.tolist() == [[9, 8, 1, 0]]
 
 
 def test_fit_is_antialiased():

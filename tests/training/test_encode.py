@@ -128,7 +128,7 @@ def test_the_arrays_are_mean_and_deviation_of_the_posterior(encoded, data, vae):
   module = with_params(VAE.make)(encoder.params)
   images = by_key(data)
   for key, record in list(by_key(encoded).items())[:3]:
-    assert record.captions == images[key].captions
+    assert record.captions == images[key].captions and record.meta["sizes"] == [8, 12, 0, 0]
     pixels = unit_range(np.asarray(Image.open(io.BytesIO(images[key].image)))[None])
     mean, logvar = module.moments(pixels)
     expected = np.concatenate([mean * VAE.scale, np.exp(0.5 * logvar) * VAE.scale], -1)[0]
@@ -316,6 +316,10 @@ def test_a_config_that_does_not_fit_the_latents(encoded, vae, tmp_path):
   other = dataclasses.replace(VAE, scale=1.5, tiling="smooth")
   with pytest.raises(DataError, match=r"of a KLConfig\(.*scale=0.18215.* is a KL.*scale=1.5"):
     reading(dataclasses.replace(system, autoencoder=other), latents, config)
+  with pytest.raises(ConfigError, match=r"data.crop = 'random': .* the centre of each image"):
+    cropped = config_of(encoded, vae)
+    cropped.data.crop = "random"
+    reading(system, latents, cropped)
   with pytest.raises(ConfigError, match=r"Use parts\.vae\.train='none'"):
     reading(system, latents, config_of(encoded, vae, train="all"))
 
