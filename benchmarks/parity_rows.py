@@ -121,12 +121,6 @@ def ratios(karras: str = "karras", **config: Any) -> tuple[Grid, ...]:
   return tuple(Grid(name, flag(name), text, between="log_sigma") for name, text in ours.items())
 
 
-def lcm_times(steps: int) -> str:
-  """Every so many of the 50 steps of the distillation."""
-  kept = np.floor(np.linspace(0, 50, steps, endpoint=False))
-  return f"times(t={(*(float(50 - i) / 50 for i in kept), 0.0)})"
-
-
 ALL, NO_X0, NO_EPS = ("eps", "x0", "v"), ("eps", "v"), ("x0", "v")
 MOST = ("SD", "linear", "cosine")
 WHOLE = (
@@ -204,7 +198,7 @@ UNIPC_FLOW = (
     lambda steps: f"shifted(factor=3.0, top={1 - 3e-6}, bottom={0.001 + 0.999 / steps:.9g})",
   ),
 )
-LCM = (Grid("50 of 1000", {}, lcm_times),)
+LCM = (Grid("50 of 1000", {}, "trailing(distilled=50)"),)
 
 
 def dpm_rows() -> Iterator[Row]:

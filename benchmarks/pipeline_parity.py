@@ -7,6 +7,7 @@ given and the images. Needs torch, diffusers and transformers, which the package
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -24,6 +27,7 @@ from benchmarks.golden_pipelines import HALF, LABELS, PROMPTS, SIDE, image_of, o
 from benchmarks.pages import made_by, table, write
 from benchmarks.tiny_pipelines import PIPELINES, Tiny
 from t2i_jax.pretrained.pipelines import read_index
+from t2i_jax.sampling import row_noise
 
 STEPS = (1, 4, 20)
 LATENTS, PIXELS = 1e-4, 0.999  # bounds of what is compared
@@ -42,6 +46,7 @@ def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.nda
   noise  [B, h, w, C], which the pipeline draws
   """
   module: Any = sys.modules[type(pipe).__module__]
+  solver: Any = sys.modules[type(pipe.scheduler).__module__]
   z = torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())
   given: dict[str, Any] = tiny.call | {"num_inference_steps": steps}
   if tiny.labels:
@@ -58,21 +63,30 @@ def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.nda
     given = {key: value for key, value in given.items() if key not in ("height", "width")}
   latents: list[np.ndarray] = []
   drawn, decode = module.randn_tensor, pipe.vae.decode
+  of_step, again = step_noise(noise.shape), getattr(solver, "randn_tensor", None)
 
   def caught(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     latents.append(x.detach().numpy())
     return decode(x, *args, **kwargs)
 
   module.randn_tensor = lambda shape, *_, **__: z.reshape(shape)
-  pipe.vae.decode = caught
+  pipe.vae.decode, solver.randn_tensor = caught, lambda *_, **__: next(of_step)
   mean = mock.patch.object(DiagonalGaussianDistribution, "sample", lambda self, _=None: self.mode())
   try:
     with mean, as_edited(pipe, module, tiny.area):
       images = pipe(**given, output_type="np").images
   finally:
-    module.randn_tensor, pipe.vae.decode = drawn, decode
+    module.randn_tensor, pipe.vae.decode, solver.randn_tensor = drawn, decode, again
   (x,) = latents
   return x, np.asarray(images)
+
+
+def step_noise(shape: tuple[int, ...]) -> Iterator[torch.Tensor]:
+  """What stochastic solvers draw here at each step for rows of seed 0, [B, c, h, w]."""
+  rows, *size = shape
+  draw = row_noise(jax.vmap(jax.random.key)(np.zeros(rows, np.uint32)), tuple(size))
+  for i in itertools.count():
+    yield torch.from_numpy(np.moveaxis(np.asarray(draw(jnp.int32(i))), -1, 1).copy())
 
 
 def read_channels(pipe: Any) -> int:

@@ -129,7 +129,7 @@ UNET = {
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def sd1(folder, beside=0):
+def sd1(folder, beside=0, **config):
   unet = made(
     diffusers.UNet2DConditionModel,
     in_channels=4 + beside,
@@ -138,6 +138,7 @@ def sd1(folder, beside=0):
     cross_attention_dim=32,
     attention_head_dim=4,
     **UNET,
+    **config,
   )
   return diffusers.StableDiffusionPipeline(
     vae=kl(scaling_factor=0.18215),
@@ -159,6 +160,31 @@ def sd2(folder):
     **pipe.components | {"scheduler": diffusers.DDIMScheduler(**table)},
     requires_safety_checker=False,
   )
+
+
+def lcm(folder):
+  """Distilled with an embedding of the guidance scale."""
+  parts = sd1(folder, time_cond_proj_dim=8).components | {"scheduler": diffusers.LCMScheduler()}
+  return diffusers.LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
+
+
+def sd_turbo(folder):
+  pipe = sd1(folder)
+  pipe.scheduler = diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing")
+  return pipe
+
+
+def sdxl_turbo(folder):
+  pipe = sdxl(folder)
+  pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler(**BETAS, timestep_spacing="trailing")
+  return pipe
+
+
+def sdxl_lcm(folder):
+  """As with an LCM-LoRA: guided a little, by two predictions."""
+  pipe = sdxl(folder)
+  pipe.scheduler = diffusers.LCMScheduler()
+  return pipe
 
 
 def sd_inpaint(folder):
@@ -458,6 +484,10 @@ PIPELINES: dict[str, Tiny] = {
     pix2pix, {"guidance_scale": 7.5, "image_guidance_scale": 1.5}, images=((32, 32),), prompts=1
   ),
   "sdxl": Tiny(sdxl, {"guidance_scale": 5.0}),
+  "lcm": Tiny(lcm, {"guidance_scale": 8.5}),
+  "sd_turbo": Tiny(sd_turbo, {"guidance_scale": 0.0}, {"sampling.cfg": "0.0"}),
+  "sdxl_turbo": Tiny(sdxl_turbo, {"guidance_scale": 0.0}, {"sampling.cfg": "0.0"}),
+  "sdxl_lcm": Tiny(sdxl_lcm, {"guidance_scale": 1.5}, {"sampling.cfg": "1.5"}),
   "dit": Tiny(dit, {"guidance_scale": 4.0}, labels=True),
   "pixart_alpha": Tiny(pixart, PLAIN, least=2),
   "pixart_sigma": Tiny(pixart_sigma, PLAIN),

@@ -92,7 +92,7 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--embedded-cfg",
     type=number("--embedded-cfg", Weight),
-    help="guidance scale that a distilled model is given as an input, as FLUX.1-dev",
+    help="guidance scale that a distilled model is given as an input, as FLUX.1-dev or LCM",
   )
   parser.add_argument(
     "--too-long",

@@ -47,6 +47,8 @@ def prepare(
   config = folder_config(folder, size, too_long)
   given = {f"mesh.{axis}": "1" for axis in MESH_AXES} | {"mesh.data": "-1", "model.dtype": dtype}
   apply_overrides(config, given | (overrides or {}), f"the config of {folder}")
+  if config.sampling.guidance.startswith("cfg"):
+    config.sampling.cfg = max(1.0, config.sampling.cfg)  # below 1 diffusers does not guide, either
   with overridden(config.mesh.rules):
     mesh = mesh_of(config.mesh, devices)
     tokenizer = Tokenizer.load("", config.text.tokenizer)

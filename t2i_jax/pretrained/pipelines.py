@@ -21,7 +21,8 @@ class Published(NamedTuple):
   text      its name in towers.published, "label" for classes
   latents   of a side by default, where the backbone was not made for one size
   even, by_steps  as in scheduler.How
-  steps, guidance, cfg  of sampling by default. cfg = 1: none
+  steps, guidance, cfg  of sampling by default. cfg = 1: none. A network with an embedding of the
+            guidance scale is given cfg as that, and is not guided
   backbone  its subfolder
   scheduler what the class puts in place of keys of the scheduler's file
   """
@@ -51,6 +52,7 @@ PIPELINES: dict[str, Published] = {
   "StableDiffusionInstructPix2PixPipeline": SD._replace(
     steps=100, guidance="dual(image_scale=1.5)", scheduler={}
   ),
+  "LatentConsistencyModelPipeline": SD._replace(steps=4, cfg=8.5, scheduler={}),
   "StableDiffusionXLPipeline": Published("sdxl", even=False, cfg=5.0, backbone="unet"),
   "DiTPipeline": Published("label", even=False, cfg=4.0),
   "PixArtAlphaPipeline": Published("pixart_alpha", even=False, steps=20, cfg=4.5),
@@ -68,6 +70,7 @@ PIPELINES: dict[str, Published] = {
 # Classes of the same files, that take images besides.
 SAME = {
   "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
+  "LatentConsistencyModelImg2ImgPipeline": "LatentConsistencyModelPipeline",
   "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
   "FluxImg2ImgPipeline": "FluxPipeline",
   "FluxInpaintPipeline": "FluxPipeline",

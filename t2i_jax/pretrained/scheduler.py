@@ -27,6 +27,7 @@ from t2i_jax.pretrained.scheduler_keys import (
   flow_euler,
   flow_heun,
   heun,
+  lcm,
   pndm,
   unipc,
 )
@@ -49,6 +50,7 @@ class Scheduler:
 
 
 NO_SIGMAS: Keys = {"sigma_min": None, "sigma_max": None}
+SD_BETAS: Keys = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 CLIPS: Keys = {"clip_sample": True}
 SCHEDULERS: dict[str, Scheduler] = {
   "DDPMScheduler": Scheduler(
@@ -69,6 +71,11 @@ SCHEDULERS: dict[str, Scheduler] = {
     | SPACES
     | {"timestep_spacing": "leading", "set_alpha_to_one": False, "skip_prk_steps": False},
     FIXED,
+  ),
+  "LCMScheduler": Scheduler(
+    lcm,
+    TABLE | SD_BETAS | {"original_inference_steps": 50},
+    FIXED | UNCLIPPED | {"timestep_scaling": 10.0},
   ),
   "EulerDiscreteScheduler": Scheduler(
     euler,
@@ -146,8 +153,6 @@ NO_EFFECT = {
   "dynamic_thresholding_ratio",
   "clip_sample_range",
   "sample_max_value",
-  "original_inference_steps",
-  "timestep_scaling",
 }
 
 

@@ -71,8 +71,11 @@ def chosen(k: Keys, key: str, choices: Mapping[str, Any]) -> Any:
   return choices[k[key]]
 
 
-def process(k: Keys, between: str | None = None) -> tuple[str, str]:
-  """config.process.kind and .prediction;   between: what is linear between two steps"""
+def process(k: Keys, between: str | None = None, scaled: bool = False) -> tuple[str, str]:
+  """config.process.kind and .prediction.
+
+  between  what is linear between two steps;   scaled: the prior, as that of Euler on some grids
+  """
   name = chosen(k, "beta_schedule", TABLES)
   zero = True if k["rescale_betas_zero_snr"] else None
   own = {} if name == "ddpm_cosine" else {"beta_start": k["beta_start"], "beta_end": k["beta_end"]}
@@ -82,6 +85,7 @@ def process(k: Keys, between: str | None = None) -> tuple[str, str]:
     published=True,
     zero_terminal_snr=zero,
     between=("angle" if zero else None) if between is None else between,
+    scaled_prior=True if scaled else None,
   )
   return kind, chosen(k, "prediction_type", PREDICTIONS)
 
@@ -142,8 +146,15 @@ def pndm(k: Keys, how: How) -> Sampling:
   return Sampling(*process(k), solver, whole_grid(k, to_zero=to_one(k)))
 
 
+def lcm(k: Keys, how: How) -> Sampling:
+  """c_skip, at most 7e-6 of x, is left out."""
+  grid = call("trailing", distilled=k["original_inference_steps"])
+  return Sampling(*process(k), "consistency", grid)
+
+
 def euler(k: Keys, how: How) -> Sampling:
   never_zero(k)
+  scaled = k["timestep_spacing"] != "leading"
   spaced = ratio_grid(k)
   if spaced is not None:
     if k["timestep_spacing"] != "linspace":
@@ -151,14 +162,14 @@ def euler(k: Keys, how: How) -> Sampling:
         f"timestep_spacing = {k['timestep_spacing']!r} and a grid of sigmas, whose ends it moves "
         "with the number of steps: use 'linspace', or no use_..._sigmas."
       )
-    return Sampling(*process(k, "log_sigma"), "euler", spaced)
+    return Sampling(*process(k, "log_sigma", scaled), "euler", spaced)
   final = ends_at_zero(k)
   grids = {
     "leading": call("leading", offset=k["steps_offset"], to_zero=final),
     "trailing": call("trailing", to_zero=final),
     "linspace": call("linspace", to_zero=final),
   }
-  return Sampling(*process(k), "euler", chosen(k, "timestep_spacing", grids))
+  return Sampling(*process(k, scaled=scaled), "euler", chosen(k, "timestep_spacing", grids))
 
 
 def ancestral(k: Keys, how: How) -> Sampling:

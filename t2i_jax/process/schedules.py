@@ -165,7 +165,9 @@ BETWEEN: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def interpolated(name: str, alpha_bar: np.ndarray, between: str = "sigma") -> Process:
+def interpolated(
+  name: str, alpha_bar: np.ndarray, between: str = "sigma", scaled_prior: bool = False
+) -> Process:
   """A variance-preserving process over a table of N steps; step n of 0..N-1 is t = (n + 1) / N.
 
       x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps        [2006.11239 eq. 4]
@@ -174,6 +176,8 @@ def interpolated(name: str, alpha_bar: np.ndarray, between: str = "sigma") -> Pr
             "sigma": sigma / alpha (as in the discrete Euler and Heun samplers of SD),
             "log_sigma": its logarithm (as the sigmas of [2206.00364] are looked up),
             "angle": phi = atan(sigma / alpha), finite where the table ends at zero SNR
+  scaled_prior  whether x at t = 1 is sigma(1) eps, as the discrete Euler and Heun samplers of SD
+            start on grids that begin there; else eps
   Before step 0 sigma / alpha is linear from 0 at t = 0 for every `between`.
   The derivatives are of the interpolant; at a step, that of the interval below it.
   """
@@ -212,11 +216,17 @@ def interpolated(name: str, alpha_bar: np.ndarray, between: str = "sigma") -> Pr
       position = np.interp(to_u(s), u[1:], np.arange(1, STEPS + 1))
     return np.where(s < first, s / first, position) / STEPS
 
-  return Process(name, at, time_of, steps=STEPS)
+  std = float(np.sqrt(1 - alpha_bar[-1])) if scaled_prior else 1.0
+  return Process(name, at, time_of, steps=STEPS, prior_std=std)
 
 
 def _table(
-  name: str, alpha_bar: np.ndarray, between: str, zero_terminal_snr: bool, snr_shift: float
+  name: str,
+  alpha_bar: np.ndarray,
+  between: str,
+  zero_terminal_snr: bool,
+  snr_shift: float,
+  scaled_prior: bool = False,
 ) -> Process:
   """A named table, if wanted with its SNR shifted or rescaled to end at zero."""
   if snr_shift != 1:
@@ -227,7 +237,7 @@ def _table(
     raise ConfigError(
       f"{name}: between = {between!r}, and a table that ends at zero SNR requires between='angle'."
     )
-  return interpolated(name, alpha_bar.astype(np.float64), between)
+  return interpolated(name, alpha_bar.astype(np.float64), between, scaled_prior)
 
 
 def ddpm_linear(
@@ -237,10 +247,11 @@ def ddpm_linear(
   zero_terminal_snr: bool = False,
   snr_shift: Factor = 1.0,
   between: str = "sigma",
+  scaled_prior: bool = False,
 ) -> Process:
   """The schedule of DDPM [2006.11239 sec. 4]; `published`: its float32 table."""
   table = alpha_bar_of(linear_betas(beta_start, beta_end, published))
-  return _table("ddpm_linear", table, between, zero_terminal_snr, snr_shift)
+  return _table("ddpm_linear", table, between, zero_terminal_snr, snr_shift, scaled_prior)
 
 
 def ddpm_scaled_linear(
@@ -250,10 +261,11 @@ def ddpm_scaled_linear(
   zero_terminal_snr: bool = False,
   snr_shift: Factor = 1.0,
   between: str = "sigma",
+  scaled_prior: bool = False,
 ) -> Process:
   """Stable Diffusion's schedule [2112.10752, its code]; `published`: its float32 table."""
   table = alpha_bar_of(scaled_linear_betas(beta_start, beta_end, published))
-  return _table("ddpm_scaled_linear", table, between, zero_terminal_snr, snr_shift)
+  return _table("ddpm_scaled_linear", table, between, zero_terminal_snr, snr_shift, scaled_prior)
 
 
 def ddpm_cosine(
@@ -262,10 +274,11 @@ def ddpm_cosine(
   zero_terminal_snr: bool = False,
   snr_shift: Factor = 1.0,
   between: str = "sigma",
+  scaled_prior: bool = False,
 ) -> Process:
   """The squared cosine [2102.09672 eq. 17]; `published`: its float32 table."""
   table = alpha_bar_of(cosine_betas(s, published=published))
-  return _table("ddpm_cosine", table, between, zero_terminal_snr, snr_shift)
+  return _table("ddpm_cosine", table, between, zero_terminal_snr, snr_shift, scaled_prior)
 
 
 def ddpm_sigmoid(

@@ -13,7 +13,7 @@ import numpy as np
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import Process, Time
 from t2i_jax.process.timesteps import dynamic_factor, shift
-from t2i_jax.ranges import Count, Factor, Logit, Range, Share
+from t2i_jax.ranges import Count, Factor, Logit, Range, Share, Whole
 
 Top = Annotated[float, Range("(0, 1e6]")]  # of t or sigma / alpha; at_times has the process's limit
 Terminal = Annotated[float, Range("(0, 1)")]
@@ -70,12 +70,25 @@ def _last(process: Process, to_zero: bool) -> float:
   return 1 / process.steps
 
 
-def trailing(process: Process, steps: int, to_zero: bool = True) -> Time:
+def trailing(process: Process, steps: int, to_zero: bool = True, distilled: Whole = 0) -> Time:
   """From the last training step down in equal steps. [2305.08891 table 2]
 
-  to_zero  whether the end is t = 0, or training step 0
+  to_zero    whether the end is t = 0, or training step 0
+  distilled  number of steps of a distillation, of which some are kept [2310.04378 sec. 4.3]; 0:
+             any training step is
+  Raises ConfigError for more steps, or a number that the training steps are no multiple of.
   """
   _check(process, steps)
+  if distilled:
+    if (process.steps or 1000) % distilled or steps > distilled:
+      raise ConfigError(
+        f"sampling.grid = 'trailing(distilled={distilled})' with sampling.steps = {steps}: at most "
+        f"{distilled} steps, which must divide {process.steps or 1000}."
+      )
+    kept = np.floor(np.linspace(0, distilled, steps, endpoint=False))
+    return at_times(
+      process, np.append(1 - kept / distilled, 0 if to_zero else _last(process, False))
+    )
   if process.steps is None:
     return at_times(process, np.linspace(1.0, 0.0, steps + 1))
   n = np.round(process.steps - np.arange(steps) * (process.steps / steps)) - 1

@@ -44,6 +44,9 @@ def folder_config(
   learned = backbone.out == 2 * backbone.channels
   given = {"out", *WIDTHS}
   fields = {f.name: getattr(backbone, f.name) for f in dataclasses.fields(backbone)}
+  embedded = getattr(backbone, "guidance_width", 0) > 0
+  if embedded:
+    fields["guidance"] = published.cfg
 
   c = ConfigDict()
   c.name = root.resolve().name
@@ -71,7 +74,7 @@ def folder_config(
     "grid": sampling.grid,
     "steps": published.steps,
     "guidance": published.guidance,
-    "cfg": published.cfg,
+    "cfg": 1.0 if embedded else published.cfg,
     "negative": "" if published.text == "label" else PUBLISHED[published.text].null.text,
     "batch": 1,
     "prompts": ("",),

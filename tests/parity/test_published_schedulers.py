@@ -28,6 +28,7 @@ FILES = {
   "SDXL": ("EulerDiscrete", XL, How(1024)),
   "Euler, karras": ("EulerDiscrete", SD | {"use_karras_sigmas": True}, How(1024)),
   "SDXL Turbo": ("EulerAncestralDiscrete", SD | {"timestep_spacing": "trailing"}, How(1024)),
+  "LCM": ("LCM", {"original_inference_steps": 100}, How(1024)),
   "DiT": ("DDIM", DIT, How(1024)),
   "DDPM": ("DDPM", DIT, How(1024)),
   "PixArt": ("DPMSolverMultistep", {"algorithm_type": "dpmsolver++"}, How(1024)),

@@ -23,6 +23,7 @@ MADE = {
   "cosine, zero SNR": PROCESSES["ddpm_cosine"](zero_terminal_snr=True, between="angle"),
   "cosine, shifted": PROCESSES["ddpm_cosine"](snr_shift=4.0),
   "sigmoid, shifted": PROCESSES["ddpm_sigmoid"](snr_shift=4.0, tau=0.7),
+  "scaled_linear, its prior": PROCESSES["ddpm_scaled_linear"](scaled_prior=True),
   "vp, steep": PROCESSES["vp"](0.01, 30.0),
 }
 ALL = pytest.mark.parametrize("name", MADE)

@@ -171,6 +171,8 @@ def test_time_reaches_the_network_exactly_under_every_dtype_policy(dtype, tiny_c
 @pytest.mark.parametrize("ask, words", [
   (lambda: GRIDS["trailing"](FLOW, 0), "sampling.steps = 0: must be at least 1"),
   (lambda: GRIDS["trailing"](LINEAR, 1001), "allows 1 to 1000"),
+  (lambda: GRIDS["trailing"](LINEAR, 6, distilled=5), "steps = 6: at most 5 steps"),
+  (lambda: GRIDS["trailing"](LINEAR, 6, distilled=30), "must divide 1000"),
   (lambda: GRIDS["leading"](FLOW, 4), "'leading' counts training steps"),
   (lambda: GRIDS["leading"](LINEAR, 1000), r"found 1\.001 \.\. 0 in 1001 times"),
   (lambda: at_times(FLOW, [0.5, 0.7, 0.0]), "must decrease"),
