@@ -38,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
   "rows.max_t": 0.5,
   "rows.prompt_loss": True,
   "rows.word_dropout": 0.0,
-  "parts.*.start": "",  # random weights; or "folder:PATH", "run:PATH"
+  "parts.*.start": "",  # random weights; or "folder:PATH", "file:PATH", "run:PATH"
   "parts.*.train": "all",  # or "none", "only(pattern='blocks/*')"
   "process.penalty": "squared",
   "process.shift": "static(factor=1.0)",

@@ -32,7 +32,12 @@ SAMPLING_FLAGS = {
 def add_flags(parser: argparse.ArgumentParser) -> None:
   model = parser.add_mutually_exclusive_group(required=True)
   model.add_argument("--workdir", help="of a training run")
-  model.add_argument("--from", dest="folder", metavar="FOLDER", help="with model_index.json")
+  model.add_argument(
+    "--from",
+    dest="folder",
+    metavar="FOLDER",
+    help="with model_index.json; or a safetensors file of the original layout, with --config-from",
+  )
   parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
   parser.add_argument("--prompts", help="a UTF-8 file with one prompt a line")
   parser.add_argument(
@@ -89,6 +94,11 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:
   """What --from takes besides."""
   add_size_flags(parser)
+  parser.add_argument(
+    "--config-from",
+    metavar="FOLDER",
+    help="configs, scheduler and tokenizers for --from=FILE, and the weights that it lacks",
+  )
   parser.add_argument(
     "--embedded-cfg",
     type=number("--embedded-cfg", Weight),
@@ -195,7 +205,7 @@ def check_start(args: argparse.Namespace) -> None:
 
 
 SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling")
-FOLDER_FLAGS = (*SIZE_FLAGS, "embedded_cfg", "too_long", "offload")
+FOLDER_FLAGS = (*SIZE_FLAGS, "config_from", "embedded_cfg", "too_long", "offload")
 
 
 def check_folder(args: argparse.Namespace, flags: Sequence[str]) -> None:
@@ -225,6 +235,25 @@ def sized(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[int, int
   return near
 
 
+def weights_of(args: argparse.Namespace) -> dict[str, str]:
+  """Overrides with the starts of parts for --from=FILE, whose folder is that of --config-from
+  from then on. Raises ConfigError where one is given without the other, RestoreError."""
+  from t2i_jax.inference import starts_in_file
+
+  path = Path(args.folder)
+  if path.is_dir() or not path.suffix:
+    if args.config_from is not None:
+      raise ConfigError("--config-from belongs to --from=FILE.safetensors: leave it out.")
+    return {}
+  if args.config_from is None:
+    raise ConfigError(
+      f"--from={path} is one file, without configs, scheduler and tokenizers. Give the folder of a "
+      "model of the same kind, as diffusers saves it, as --config-from=FOLDER; it needs no weights."
+    )
+  args.folder = args.config_from
+  return starts_in_file(args.folder, path)
+
+
 def opened(args: argparse.Namespace, prompts: Sequence[str]) -> Any:
   """The model of --workdir or --from. Raises ConfigError for a flag of the other one."""
   from t2i_jax.inference import in_windows, open_model, open_pipeline
@@ -239,6 +268,7 @@ def opened(args: argparse.Namespace, prompts: Sequence[str]) -> Any:
   for flag, value in (("--step", args.step), ("--guidance.classifier", args.classifier)):
     if value is not None:
       raise ConfigError(f"{flag} belongs to --workdir: a published model has none.")
+  overrides |= weights_of(args)
   if args.embedded_cfg is not None:
     overrides["model.guidance"] = str(args.embedded_cfg)
   too_long = args.too_long or "truncate"

@@ -9,9 +9,11 @@ from ml_collections import ConfigDict
 
 from t2i_jax.config import apply_overrides
 from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.errors import RestoreError
 from t2i_jax.inference.open import Model, tasks_of
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
+from t2i_jax.pretrained.latent_diffusion import parts_of
 from t2i_jax.systems import System, make_system
 from t2i_jax.systems.folder import folder_config
 from t2i_jax.systems.parts import InTurn
@@ -56,6 +58,17 @@ def prepare(
     abstract = abstract_params(system, mesh)
   abstract = {name: _in_dtype(tree, name, dtype) for name, tree in abstract.items()}
   return Prepared(config, mesh, system, tokenizer, abstract)
+
+
+def starts_in_file(folder: str | Path, path: str | Path) -> dict[str, str]:
+  """Overrides with which the parts of a folder's model that a file of the original layout holds
+  have its weights. Raises RestoreError for a file that cannot be read, or holds none of them."""
+  held, parts = parts_of(path), folder_config(folder).parts
+  found = {f"parts.{name}.start": f"file:{path}" for name in held if name in parts}
+  if len(found) < len(held):
+    other = [name for name in held if name not in parts]
+    raise RestoreError(f"{path} has {', '.join(other)}, which the model of {folder} has not.")
+  return found
 
 
 def open_pipeline(

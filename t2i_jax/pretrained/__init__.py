@@ -3,7 +3,7 @@
 `load` and `save` are for diffusers' folders and for text encoders of transformers,
 `load_language_model` and `save_language_model` for its language models, `load_file` for single
 files in the original layout. `open_folder` returns the model of a folder; `read` loads the weights
-of a part of a system from either kind of folder.
+of a part of a system from either kind of folder, `read_file` from a single file.
 """
 
 from t2i_jax.pretrained.folder import load, open_folder, save
@@ -13,6 +13,7 @@ from t2i_jax.pretrained.language_model import (
   load_language_model,
   save_language_model,
 )
+from t2i_jax.pretrained.latent_diffusion import read_file
 from t2i_jax.pretrained.part import read
 from t2i_jax.pretrained.qwen_vision import load_qwen_vision
 from t2i_jax.pretrained.single_file import load_file
@@ -28,6 +29,7 @@ __all__ = [
   "load_qwen_vision",
   "open_folder",
   "read",
+  "read_file",
   "save",
   "save_language_model",
 ]

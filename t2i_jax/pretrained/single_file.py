@@ -30,13 +30,7 @@ def load_file(
   Raises RestoreError for another layout or an incomplete file, ConfigError for another field in
   `changes`.
   """
-  path = Path(path)
-  if path.suffix in PICKLES:
-    raise RestoreError(
-      f"{path} is a pickle, which can execute code when read: use the safetensors file."
-    )
-  if not path.is_file():
-    raise RestoreError(f"{path} is not a file.")
+  path = check_file(path)
   with Tensors() as tensors:
     tensors.add(path)
     if any(name.startswith(PREFIX) for name in tensors.stored):
@@ -49,6 +43,18 @@ def load_file(
   return original.spec.module, config, params
 
 
+def check_file(path: str | Path) -> Path:
+  """The path of a file that can be read. Raises RestoreError."""
+  path = Path(path)
+  if path.suffix in PICKLES:
+    raise RestoreError(
+      f"{path} is a pickle, which can execute code when read: use the safetensors file."
+    )
+  if not path.is_file():
+    raise RestoreError(f"{path} is not a file.")
+  return path
+
+
 def _layout(tensors: Tensors, path: Path) -> Original:
   for original in ORIGINALS:
     if all(name in tensors.stored for name in original.mark):
@@ -56,7 +62,10 @@ def _layout(tensors: Tensors, path: Path) -> Original:
   names = "; ".join(
     f"{original.spec.hf_class} has {', '.join(original.mark)}" for original in ORIGINALS
   )
-  raise RestoreError(f"{path} has {some(tensors.stored)}: not a supported layout. {names}.")
+  raise RestoreError(
+    f"{path} has {some(tensors.stored)}: not a supported layout. {names}. "
+    "A file of Stable Diffusion is read by its parts: pretrained.read_file."
+  )
 
 
 def _config(original: Original, tensors: Tensors, path: Path, changes: dict[str, Any]) -> Any:

@@ -20,8 +20,9 @@ class Part(NamedTuple):
 
   make    builds it
   config  of the network: it says which published folders fit
-  start   "" (random), "folder:PATH" (published weights) or "run:PATH" (the averaged weights of the
-          part of this name in a work directory)
+  start   "" (random), "folder:PATH" (published weights), "file:PATH" (those of the part of this
+          name in a file of the original layout) or "run:PATH" (the averaged weights of the part of
+          this name in a work directory)
   train   "all", "none" or "only(pattern='blocks/*/cross/*')": shell patterns of paths in the part
   of      the part of another run that run:PATH means; "" for the one of the same name
   training_only  inference leaves it out
@@ -35,14 +36,16 @@ class Part(NamedTuple):
   training_only: bool = False
 
 
-STARTS = ("folder", "run")
+STARTS = ("folder", "file", "run")
 
 
 def split_start(start: str, key: str) -> tuple[str, str]:
-  """("", ""), ("folder", PATH) or ("run", PATH).   key: where it was set. Raises ConfigError."""
+  """("", ""), or (one of STARTS, PATH).   key: where it was set. Raises ConfigError."""
   kind, _, path = start.partition(":")
   if start and (kind not in STARTS or not path):
-    raise ConfigError(f"{key} = {start!r}: write '' (random weights), folder:PATH or run:PATH.")
+    raise ConfigError(
+      f"{key} = {start!r}: write '' (random weights), folder:PATH, file:PATH or run:PATH."
+    )
   return (kind, path) if start else ("", "")
 
 

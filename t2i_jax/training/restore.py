@@ -52,10 +52,13 @@ def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None =
     kind, path = split_start(part.start, f"parts.{name}.start")
     if not kind or (only is not None and name not in only):
       continue
-    if kind == "folder":
+    if kind in ("folder", "file"):
       shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract[name])
-      dtype = jax.tree.leaves(abstract[name])[0].dtype
-      found[name] = pretrained.read(path, part.config, shardings, dtype)
+      how = (part.config, shardings, jax.tree.leaves(abstract[name])[0].dtype)
+      from_file = kind == "file"
+      found[name] = (
+        pretrained.read_file(path, name, *how) if from_file else pretrained.read(path, *how)
+      )
     else:
       where = f"parts.{name}.start = {part.start!r}"
       found[name] = part_of_run(path, part.of or name, abstract[name], where)
