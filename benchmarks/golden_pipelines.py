@@ -44,6 +44,7 @@ class Call(NamedTuple):
   area: int
   prompts: int
   fills: bool = False
+  strength: float = 0.0
 
 
 class Golden(NamedTuple):
@@ -90,11 +91,12 @@ def ours(call: Any, folder: Path, steps: int) -> Drawn:
   prompts = (LABELS if call.labels else PROMPTS)[:n]
   shown = [np.repeat(image_of(size)[None], n, 0) for size in call.images]
   noise = np.float32(1.7) * uniform("noise", (n, *model.system.x_shape))
-  if call.fills:  # from the noise of the seeds
+  if call.fills or call.strength:  # from the noise of the seeds
     seeds = range(n)
     keys, process = jax.vmap(jax.random.key)(np.arange(n, dtype=np.uint32)), model.system.process
     noise = np.asarray(process.prior(keys, model.system.x_shape) / process.prior_std)
-    start = Start(*shown, np.repeat(HALF[None], n, 0), repeats=1)
+    mask = np.repeat(HALF[None], n, 0) if call.fills else None
+    start = Start(*shown, mask, call.strength or 1.0, repeats=1)
     draw = lambda **how: model.redraw(prompts, seeds, start, **how)
   else:
     draw = lambda **how: model.draw(prompts, [0] * n, noise=noise, references=shown, **how)

@@ -23,6 +23,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
+from benchmarks import refiner_parity
 from benchmarks.golden_pipelines import HALF, LABELS, PROMPTS, SIDE, image_of, ours
 from benchmarks.pages import made_by, table, write
 from benchmarks.tiny_pipelines import PIPELINES, Tiny
@@ -30,6 +31,7 @@ from t2i_jax.pretrained.pipelines import read_index
 from t2i_jax.sampling import row_noise
 
 STEPS = (1, 4, 20)
+REFINED = 4  # steps of a base and its refiner, at least
 LATENTS, PIXELS = 1e-4, 0.999  # bounds of what is compared
 
 
@@ -59,7 +61,9 @@ def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.nda
     (given["image"],) = given["image"]
   if tiny.fills:
     given["mask_image"] = Image.fromarray(HALF)
-  if read_channels(pipe) == 8:  # InstructPix2Pix has no sizes
+  if tiny.strength:
+    given["strength"] = tiny.strength
+  if tiny.strength or read_channels(pipe) == 8:  # InstructPix2Pix has no sizes
     given = {key: value for key, value in given.items() if key not in ("height", "width")}
   latents: list[np.ndarray] = []
   drawn, decode = module.randn_tensor, pipe.vae.decode
@@ -163,9 +167,26 @@ def main() -> None:
     scheduler = index.scheduler["_class_name"].removesuffix("Scheduler")
     rows.append([f"{index.name}{shown}", scheduler, *cells])
     print(rows[-1], flush=True)
+  rows.append(refined_row())
+  print(rows[-1], flush=True)
   head = ["pipeline", "scheduler", *(f"{steps} steps" for steps in STEPS)]
   made = made_by("python -m benchmarks.pipeline_parity --to docs", "benchmarks/pipeline_parity.py")
   write(args.to / "pipelines.md", TEXT.format(table=table(head, rows)), made)
+
+
+def refined_row() -> list[str]:
+  """Of SDXL and its refiner in turn."""
+  cells = []
+  for steps in STEPS:
+    if steps < REFINED:
+      cells.append("-")
+      continue
+    with tempfile.TemporaryDirectory() as temporary:
+      pipes = refiner_parity.saved(Path(temporary))
+      off = refiner_parity.compare(pipes, Path(temporary), steps, 0.75)
+    assert off < LATENTS, off
+    cells.append(f"{off:.1e}")
+  return ["StableDiffusionXLPipeline, its refiner from 0.75", "EulerDiscrete", *cells]
 
 
 TEXT = """\

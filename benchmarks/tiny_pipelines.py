@@ -57,7 +57,7 @@ def tokenizer(folder, kind, **how):
   return transformers.AutoTokenizer.from_pretrained(path)
 
 
-def clip(projected=False, width=32, act="quick_gelu"):
+def clip(projected=False, width=32, act="quick_gelu", projection=16):
   config = transformers.CLIPTextConfig(
     vocab_size=tiny_tokenizers.CLIP_VOCAB,
     hidden_size=width,
@@ -69,7 +69,7 @@ def clip(projected=False, width=32, act="quick_gelu"):
     eos_token_id=tiny_tokenizers.CLIP_VOCAB - 1,
     pad_token_id=tiny_tokenizers.CLIP_VOCAB - 1,
     hidden_act=act,
-    projection_dim=16,
+    projection_dim=projection,
   )
   cls = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
   return of_config(cls, config, seed=width)
@@ -172,6 +172,37 @@ def sd_turbo(folder):
   pipe = sd1(folder)
   pipe.scheduler = diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing")
   return pipe
+
+
+def sdxl_refiner(folder):
+  """One encoder, whose pooled text is as wide as its text, and an aesthetic score."""
+  base = sdxl(folder)
+  unet = made(
+    diffusers.UNet2DConditionModel,
+    seed=1,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    cross_attention_dim=32,
+    attention_head_dim=(2, 4),
+    transformer_layers_per_block=2,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=32 + 5 * 8,
+    **UNET,
+  )
+  return diffusers.StableDiffusionXLImg2ImgPipeline(
+    vae=base.vae,
+    text_encoder=None,
+    tokenizer=None,
+    text_encoder_2=clip(projected=True, act="gelu", projection=32),
+    tokenizer_2=base.tokenizer_2,
+    unet=unet,
+    scheduler=base.scheduler,
+    requires_aesthetics_score=True,
+    force_zeros_for_empty_prompt=False,
+    add_watermarker=False,
+  )
 
 
 def sdxl_turbo(folder):
@@ -460,6 +491,7 @@ class Tiny(NamedTuple):
             grid would both begin at 1 and end at 0.02
   layers    of the text encoder that are taken, in place of those of the full model
   fills     the left half of its one image, which is hidden from it
+  strength  the noise level from which it draws its one image again; 0: it does not
   """
 
   make: Callable[[Path], Any]
@@ -472,6 +504,7 @@ class Tiny(NamedTuple):
   area: int = 0
   prompts: int = 2
   fills: bool = False
+  strength: float = 0.0
 
 
 AREA = 64 * 96  # of images to edit, in pixels
@@ -484,6 +517,9 @@ PIPELINES: dict[str, Tiny] = {
     pix2pix, {"guidance_scale": 7.5, "image_guidance_scale": 1.5}, images=((32, 32),), prompts=1
   ),
   "sdxl": Tiny(sdxl, {"guidance_scale": 5.0}),
+  "sdxl_refiner": Tiny(
+    sdxl_refiner, {"guidance_scale": 5.0}, images=((32, 32),), strength=0.75, least=4
+  ),
   "lcm": Tiny(lcm, {"guidance_scale": 8.5}),
   "sd_turbo": Tiny(sd_turbo, {"guidance_scale": 0.0}, {"sampling.cfg": "0.0"}),
   "sdxl_turbo": Tiny(sdxl_turbo, {"guidance_scale": 0.0}, {"sampling.cfg": "0.0"}),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from t2i_jax.cli import refiner
 from t2i_jax.cli.flags import Images, number, parse_size
 from t2i_jax.errors import ConfigError, MeshError, PromptError
 from t2i_jax.ranges import Count, Range, Seed, Weight, Whole
@@ -94,6 +95,7 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:
   """What --from takes besides."""
   add_size_flags(parser)
+  refiner.add_flags(parser)
   parser.add_argument(
     "--config-from",
     metavar="FOLDER",
@@ -205,7 +207,7 @@ def check_start(args: argparse.Namespace) -> None:
 
 
 SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling")
-FOLDER_FLAGS = (*SIZE_FLAGS, "config_from", "embedded_cfg", "too_long", "offload")
+FOLDER_FLAGS = (*SIZE_FLAGS, *refiner.FLAGS, "config_from", "embedded_cfg", "too_long", "offload")
 
 
 def check_folder(args: argparse.Namespace, flags: Sequence[str]) -> None:
@@ -254,8 +256,11 @@ def weights_of(args: argparse.Namespace) -> dict[str, str]:
   return starts_in_file(args.folder, path)
 
 
-def opened(args: argparse.Namespace, prompts: Sequence[str]) -> Any:
-  """The model of --workdir or --from. Raises ConfigError for a flag of the other one."""
+def opened(args: argparse.Namespace, prompts: Sequence[str], second: bool = False) -> Any:
+  """The model of --workdir or --from;   second: it is that of --refiner.
+
+  Raises ConfigError for a flag of the other one.
+  """
   from t2i_jax.inference import in_windows, open_model, open_pipeline
   from t2i_jax.inference.start import edited_size
 
@@ -277,6 +282,8 @@ def opened(args: argparse.Namespace, prompts: Sequence[str]) -> Any:
     too_long = "truncate"
   size = sized(args, overrides)
   edited = edited_size(args.folder, args.reference)
+  if not second:
+    refiner.check_models(args)
   return open_pipeline(
     args.folder, overrides, size or edited, args.dtype or "float32", too_long, args.offload
   )
@@ -293,11 +300,13 @@ def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
+  from t2i_jax.inference.refine import draw_refined
   from t2i_jax.inference.save import check_out, save_images
   from t2i_jax.inference.start import Mask, SourceImage, fitted_reference, repeated
 
   prompts = read_prompts(args)
   check_start(args)
+  refiner.check_flags(args)
   out = Path(args.out or Path(args.workdir or "") / "drawn")
   check_out(out)
   image = None if args.image is None else SourceImage(args.image)
@@ -313,7 +322,11 @@ def run(args: argparse.Namespace) -> None:
       model.need("redraw")
       shown = [fitted_reference(path, model.system) for path in args.reference]
       how["references"] = [repeated(one, len(texts)) for one in shown]
-    images = model.draw(texts, seeds, **how)
+    if args.refiner is None:
+      images = model.draw(texts, seeds, **how)
+    else:
+      second = refiner.opened(args, model, lambda own: opened(own, prompts, True))
+      images = draw_refined(model, second, texts, seeds, args.denoising_end or 0.8)
   else:
     model.need("redraw")
     images = model.redraw(texts, seeds, start_of(args, image, mask, model, len(texts)))

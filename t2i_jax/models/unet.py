@@ -38,7 +38,7 @@ from t2i_jax.ranges import Count, Depth, Range, Whole, Width
 RES_EPS = 1e-5  # of norms of residual blocks; those of transformers' images have 1e-6
 PIXELS = 8  # along a side of one latent
 MICRO = (6, 5)  # numbers of SDXL and of its refiner
-AESTHETIC = 6.0  # score of the refiner's images, by default
+AESTHETIC, NEGATIVE_AESTHETIC = 6.0, 2.5  # scores of the refiner's images, and of its null
 Scale = Annotated[float, Range("[0, 1000]")]
 
 

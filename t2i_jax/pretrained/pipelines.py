@@ -25,6 +25,7 @@ class Published(NamedTuple):
             guidance scale is given cfg as that, and is not guided
   backbone  its subfolder
   scheduler what the class puts in place of keys of the scheduler's file
+  refines   made for the last steps alone
   """
 
   text: str
@@ -36,6 +37,7 @@ class Published(NamedTuple):
   cfg: float = 1.0
   backbone: str = "transformer"
   scheduler: Mapping[str, Any] = {}
+  refines: bool = False
 
 
 # Sources: the __call__ of each class in diffusers 0.42.1.
@@ -44,6 +46,8 @@ FLUX = Published("flux", steps=28)
 SD = Published(
   "sd1", even=False, cfg=7.5, backbone="unet", scheduler={"steps_offset": 1, "clip_sample": False}
 )
+SDXL = Published("sdxl", even=False, cfg=5.0, backbone="unet")
+REFINER = "StableDiffusionXLImg2ImgPipeline"
 PIPELINES: dict[str, Published] = {
   "StableDiffusionPipeline": SD,
   "StableDiffusionInpaintPipeline": SD._replace(
@@ -53,7 +57,9 @@ PIPELINES: dict[str, Published] = {
     steps=100, guidance="dual(image_scale=1.5)", scheduler={}
   ),
   "LatentConsistencyModelPipeline": SD._replace(steps=4, cfg=8.5, scheduler={}),
-  "StableDiffusionXLPipeline": Published("sdxl", even=False, cfg=5.0, backbone="unet"),
+  "StableDiffusionXLPipeline": SDXL,
+  # With "requires_aesthetics_score": the refiner. Else it is of the files of SDXL.
+  REFINER: SDXL._replace(text="sdxl_refiner", refines=True),
   "DiTPipeline": Published("label", even=False, cfg=4.0),
   "PixArtAlphaPipeline": Published("pixart_alpha", even=False, steps=20, cfg=4.5),
   "PixArtSigmaPipeline": Published("pixart_sigma", even=False, steps=20, cfg=4.5),
@@ -71,7 +77,7 @@ PIPELINES: dict[str, Published] = {
 SAME = {
   "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
   "LatentConsistencyModelImg2ImgPipeline": "LatentConsistencyModelPipeline",
-  "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+  REFINER: "StableDiffusionXLPipeline",
   "FluxImg2ImgPipeline": "FluxPipeline",
   "FluxInpaintPipeline": "FluxPipeline",
   "StableDiffusion3Img2ImgPipeline": "StableDiffusion3Pipeline",
@@ -127,7 +133,8 @@ def read_index(folder: str | Path) -> Index:
     )
   content = read_json(folder / INDEX)
   name = content.get("_class_name")
-  name = SAME.get(str(name), name)
+  if not (name == REFINER and content.get("requires_aesthetics_score")):
+    name = SAME.get(str(name), name)
   if name not in PIPELINES:
     raise RestoreError(
       f"{folder / INDEX}: _class_name = {name!r} is not one of {', '.join(PIPELINES)}."

@@ -46,6 +46,7 @@ from t2i_jax.systems.inputs import (
 from t2i_jax.systems.not_finite import checked_with_cause
 from t2i_jax.systems.parts import InTurn, only
 from t2i_jax.systems.sampler import Batches, checked_plan, make_sampler
+from t2i_jax.systems.stages import Stage, negative
 from t2i_jax.systems.system import levels
 from t2i_jax.systems.tasks import Draw, Start
 
@@ -115,10 +116,12 @@ class Drawing:
     noise: np.ndarray | None = None,
     decode: bool = True,
     references: Sequence[np.ndarray] = (),
+    stage: Stage | None = None,
   ) -> np.ndarray:
     """tasks.Draw. Raises PromptError, ConfigError.
 
     noise       unit Gaussian float32 [n, h, w, C] to start from; None: that of the seeds
+    stage       the steps that are run; None: all of them
     decode      False: latents float32 [n, h, w, C]
     references  uint8 [n, H, W, 3], images that the model is shown besides the prompts. A model
                 that edits resizes them; for another, sides are multiples of its autoencoder's
@@ -130,7 +133,8 @@ class Drawing:
         "this model takes no reference images: FLUX.2 and Qwen-Image-Edit do. With --image a "
         "drawing starts from one."
       )
-    sampler = lambda own, part: self._from_noise(own, self.plan, *part)
+    plan = self.plan if stage is None else stage.plan(self.solver, self.system.process, self.times)
+    sampler = lambda own, part: self._from_noise(own, plan, *part)
     given = self._inputs(prompts, seeds, references)._replace(noise=noise)
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
@@ -143,7 +147,7 @@ class Drawing:
     image = np.zeros((1, *self.system.image_shape[:2], 3), np.uint8)
     shown = () if self.shown is None else (image,)
     given = jax.tree.map(row, self._inputs([AND.join([""] * (self.joined + 1))], [0], shown))
-    tokens, x0 = given.cond, jax.ShapeDtypeStruct((rows, *self.system.x_shape), jnp.float32)
+    tokens, x0 = given.cond, row(jax.ShapeDtypeStruct((1, *self.system.x_shape), jnp.float32))
     seen = tuple(jax.eval_shape(self.system.encode, params, image) for image in given.references)
 
     def of(text: Any) -> Any:
@@ -160,7 +164,6 @@ class Drawing:
       scale=jax.ShapeDtypeStruct((), jnp.float32),
     )
     plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.plan)
-    x0 = x0.update(sharding=put)
     with jax.set_mesh(self.mesh):
       return {
         "encoders": self._encode.lower(only(params, self.system.text), tokens),
@@ -283,7 +286,7 @@ class Drawing:
       part.references,
       part._replace(
         cond=of(part.cond),
-        null=None if part.null is None else of(part.null),
+        null=None if part.null is None else negative(of(part.null)),
         others=tuple(map(of, part.others)),
         scale=jnp.float32(self.scale),
         references=(),

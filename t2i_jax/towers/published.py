@@ -126,6 +126,11 @@ PUBLISHED: dict[str, PublishedText] = {
     join="features",
     null=NullText(zeros=True),
   ),
+  "sdxl_refiner": PublishedText(
+    (_clip(2, -2, "projected"),),
+    "stable_diffusion_xl/pipeline_stable_diffusion_xl_img2img.py: encode_prompt",
+    null=NullText(zeros=True),
+  ),
   "sd3": PublishedText(
     (
       _clip(1, -2, "projected"),

@@ -10,7 +10,7 @@ from diffusers.loaders import single_file_utils as judge
 from benchmarks import tiny_pipelines
 from benchmarks.original_files import of_folder
 
-SD1, SD2, SDXL = "sd1", "sd2", "sdxl"
+SD1, SD2, SDXL, REFINER = "sd1", "sd2", "sdxl", "sdxl_refiner"
 ENCODERS = {
   SD1: {"text_encoder": "cond_stage_model.transformer."},
   SD2: {"text_encoder": "cond_stage_model.model."},
@@ -18,6 +18,7 @@ ENCODERS = {
     "text_encoder": "conditioner.embedders.0.transformer.",
     "text_encoder_2": "conditioner.embedders.1.model.",
   },
+  REFINER: {"text_encoder_2": "conditioner.embedders.0.model."},
 }
 
 

@@ -24,6 +24,7 @@ ENCODERS = {
     "text_encoder": "conditioner.embedders.0.transformer.",
     "text_encoder_2": "conditioner.embedders.1.model.",
   },
+  "sdxl_refiner": {"text_encoder_2": "conditioner.embedders.0.model."},
 }
 
 
@@ -51,7 +52,12 @@ def changed(path, change):
 
 
 @pytest.mark.parametrize(
-  "name, encoders", [("sd1", None), ("sd1", {"text_encoder": OPEN}), ("sdxl", None)]
+  "name, encoders",
+  [
+    ("sd1", None),
+    ("sd1", {"text_encoder": OPEN}),
+    *((name, None) for name in ("sdxl", "sdxl_refiner")),
+  ],
 )
 def test_a_file_has_the_weights_of_its_folder(name, encoders, tmp_path, one_device):
   folder, path = made(name, tmp_path, encoders)
