@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from ml_collections import ConfigDict
+
 from t2i_jax.cli.flags import number
 from t2i_jax.errors import ConfigError
 from t2i_jax.ranges import Range
@@ -43,6 +45,17 @@ def check_models(args: argparse.Namespace) -> None:
     check_from_image(args.folder)
   if args.refiner is not None:
     check_folders(args.folder, args.refiner)
+
+
+def described(config: ConfigDict, args: argparse.Namespace) -> ConfigDict:
+  """The base's config with the refiner's flags, for the images' text chunks."""
+  found = ConfigDict(config.to_dict())
+  found.refiner = {"from": args.refiner, "denoising_end": end_of(args)}
+  return found
+
+
+def end_of(args: argparse.Namespace) -> float:
+  return 0.8 if args.denoising_end is None else args.denoising_end
 
 
 def opened(args: argparse.Namespace, base: Any, open_one: Callable[..., Any]) -> Any:

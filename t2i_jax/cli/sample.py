@@ -314,7 +314,7 @@ def run(args: argparse.Namespace) -> None:
   model = opened(args, prompts)
   if args.folder is not None and args.too_long != "error":
     print("".join(f"{line}\n" for line in cut_prompts(model, prompts)), end="", file=sys.stderr)
-  texts = [prompt for prompt in prompts for _ in range(args.num)]
+  config, texts = model.config, [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
   if image is None:
     how = {}
@@ -326,11 +326,12 @@ def run(args: argparse.Namespace) -> None:
       images = model.draw(texts, seeds, **how)
     else:
       second = refiner.opened(args, model, lambda own: opened(own, prompts, True))
-      images = draw_refined(model, second, texts, seeds, args.denoising_end or 0.8)
+      images = draw_refined(model, second, texts, seeds, refiner.end_of(args))
+      config = refiner.described(config, args)
   else:
     model.need("redraw")
     images = model.redraw(texts, seeds, start_of(args, image, mask, model, len(texts)))
-  for path in save_images(images, texts, seeds, out, model.config, args.num):
+  for path in save_images(images, texts, seeds, out, config, args.num):
     print(path)
 
 

@@ -92,4 +92,6 @@ def test_the_command_line_draws_with_both(folders, tmp_path, one_device):
   offload = [f"--refiner={refiner}", "--denoising-end=0.8", "--offload"]
   assert main([*args, *offload, f"--out={tmp_path / 'again'}"]) == 0
   np.testing.assert_array_equal(read("both"), read("again"))
+  about = json.loads(Image.open(tmp_path / "both" / "0000_seed0.png").text["config"])
+  assert about["refiner"] == {"from": str(refiner), "denoising_end": 0.8}
   assert np.any(read("base") != read("both"))
