@@ -5,12 +5,15 @@ to the converters of diffusers.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from t2i_jax.models.unet import UNetConfig
 from t2i_jax.pretrained.folder import open_folder
-from t2i_jax.pretrained.latent_diffusion import published_names
+from t2i_jax.pretrained.latent_diffusion import coder_name
+from t2i_jax.pretrained.unet_original import unet_name
 
 Arrays = dict[str, np.ndarray]
 OPEN_CLIP = {
@@ -58,9 +61,9 @@ def _qkv(tensors: Arrays, name: str) -> list[str]:
 def renamed(folder: Path) -> Arrays:
   """The U-Net or the autoencoder of a folder."""
   (path,) = folder.glob("*.safetensors")
-  name_of = published_names(open_folder(folder)[1])
-  assert name_of is not None
-  tensors = {name_of(name): value for name, value in load_file(path).items()}
+  config = open_folder(folder)[1]
+  name_of: Any = unet_name if isinstance(config, UNetConfig) else coder_name
+  tensors = {name_of(config, name): value for name, value in load_file(path).items()}
   for name, value in tensors.items():  # its attention is 1 x 1 convolutions
     if ".attn_1." in name and value.ndim == 2:
       tensors[name] = value[..., None, None]

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from t2i_jax.autoencoders.kl import KLConfig
 from t2i_jax.errors import RestoreError
 from t2i_jax.models.params import Params
-from t2i_jax.models.unet import UNetConfig
 from t2i_jax.pretrained.folder import named, read_params
 from t2i_jax.pretrained.known import spec_for
 from t2i_jax.pretrained.names import (
@@ -27,10 +26,10 @@ from t2i_jax.pretrained.names import (
   heads_out,
   layer_norm,
   mlp,
-  stored_shapes,
 )
+from t2i_jax.pretrained.original import renamed_entries
 from t2i_jax.pretrained.single_file import ORIGINALS, PREFIX, check_file
-from t2i_jax.pretrained.spec import Spec, abstract_params, shapes_of
+from t2i_jax.pretrained.spec import Spec
 from t2i_jax.pretrained.tensors import Found, Tensors, some
 from t2i_jax.towers import ClipConfig
 
@@ -46,24 +45,6 @@ PREFIXES = {
     "conditioner.embedders.0.transformer.",
   ),
   "text_encoder_2": ("conditioner.embedders.1.model.", "conditioner.embedders.0.model."),
-}
-RES = {
-  "norm1": "in_layers.0",
-  "conv1": "in_layers.2",
-  "time_emb_proj": "emb_layers.1",
-  "norm2": "out_layers.0",
-  "conv2": "out_layers.3",
-  "conv_shortcut": "skip_connection",
-}
-ENDS = {
-  "time_embedding.linear_1": "time_embed.0",
-  "time_embedding.linear_2": "time_embed.2",
-  "time_embedding.cond_proj": "time_embedding.cond_proj",  # which this layout does not have
-  "add_embedding.linear_1": "label_emb.0.0",
-  "add_embedding.linear_2": "label_emb.0.2",
-  "conv_in": "input_blocks.0.0",
-  "conv_norm_out": "out.0",
-  "conv_out": "out.2",
 }
 CODER = {
   "conv_shortcut": "nin_shortcut",
@@ -124,60 +105,22 @@ def _spec(config: Any, open_clip: bool) -> Spec:
     if isinstance(config, original.spec.config):
       return original.spec
   spec = spec_for(config)
+  if isinstance(config, KLConfig):
+    of_names = lambda c: renamed_entries(spec.entries(c), lambda name: coder_name(c, name))
+    return dataclasses.replace(
+      spec, entries=of_names, renamed=lambda name: name, squeezed=lambda name: ".attn" in name
+    )
   if isinstance(config, ClipConfig) and open_clip:
     return dataclasses.replace(
       spec, entries=open_clip_entries, renamed=_open_clip_name, unused=_open_clip_unused
     )
-  rename = published_names(config)
-  if rename is None:
-    return spec
-  shapes = shapes_of(abstract_params(spec.module, config))
-  to = {rename(name): name for name in stored_shapes(spec.entries(config), shapes)}
-  return dataclasses.replace(spec, renamed=lambda name: to.get(name, name))
+  return spec
 
 
-def published_names(config: Any) -> Callable[[str], str] | None:
-  """diffusers' name of a tensor -> the original one, for networks that are renamed alone."""
-  if isinstance(config, UNetConfig):
-    return lambda name: _unet_name(config, name)
-  if isinstance(config, KLConfig):
-    return lambda name: _coder_name(len(config.widths), name)
-  return None
-
-
-def _unet_name(c: UNetConfig, name: str) -> str:
-  """The blocks of all levels are numbered on, with the convolutions that halve the size."""
-  stem, kind = name.rsplit(".", 1)
-  if stem in ENDS:
-    return f"{ENDS[stem]}.{kind}"
-  if name.startswith("mid_block."):
-    _, what, k, rest = name.split(".", 3)
-    at = 1 if what == "attentions" else (2 if c.middle else 1) * int(k)
-    return f"middle_block.{at}.{_inside(what, rest)}"
-  side, level, what, k, rest = name.split(".", 4)
-  i, count = int(level), c.res_blocks + 1
-  if what == "downsamplers":
-    return f"input_blocks.{(i + 1) * count}.0.op.{kind}"
-  if what == "upsamplers":
-    after = 1 + (c.depths[len(c.widths) - 1 - i] > 0)
-    return f"output_blocks.{(i + 1) * count - 1}.{after}.conv.{kind}"
-  down = side == "down_blocks"
-  at = i * count + int(k) + down
-  where = f"{'input' if down else 'output'}_blocks.{at}.{int(what == 'attentions')}"
-  return f"{where}.{_inside(what, rest)}"
-
-
-def _inside(what: str, rest: str) -> str:
-  """The rest of a name in a residual block; that of a transformer is the same."""
-  if what == "attentions":
-    return rest
-  layer, kind = rest.rsplit(".", 1)
-  return f"{RES[layer]}.{kind}"
-
-
-def _coder_name(levels: int, name: str) -> str:
-  """Of the autoencoder, whose decoder counts its levels from the largest size."""
-  up = lambda found: f"up.{levels - 1 - int(found[1])}."
+def coder_name(c: KLConfig, name: str) -> str:
+  """The original name of a tensor of diffusers' autoencoder. Levels of its decoder are counted
+  from the largest size."""
+  up = lambda found: f"up.{len(c.widths) - 1 - int(found[1])}."
   name = re.sub(r"\bup_blocks\.(\d+)\.", up, name)
   name = re.sub(r"\bdown_blocks\.(\d+)\.", r"down.\1.", name)
   name = re.sub(r"\bmid_block\.resnets\.(\d)", lambda k: f"mid.block_{int(k[1]) + 1}", name)

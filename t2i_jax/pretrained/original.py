@@ -1,10 +1,10 @@
 """The original layout of a model: one file without a config, which shapes of tensors determine."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from t2i_jax.pretrained.names import Shape
+from t2i_jax.pretrained.names import Entry, Shape
 from t2i_jax.pretrained.spec import Spec
 
 
@@ -29,3 +29,9 @@ def blocks(names: Iterable[str], stack: str) -> int:
   return 1 + max(
     (int(name.split(".")[1]) for name in names if name.startswith(f"{stack}.")), default=-1
   )
+
+
+def renamed_entries(found: list[Entry], name_of: Callable[[str], str]) -> list[Entry]:
+  """A table with other names of tensors."""
+  part = lambda one: replace(one, name=name_of(one.name))
+  return [replace(entry, parts=tuple(map(part, entry.parts))) for entry in found]

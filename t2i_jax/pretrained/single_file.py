@@ -14,19 +14,22 @@ from t2i_jax.pretrained.original import Original
 from t2i_jax.pretrained.sd3_original import SD3_ORIGINAL
 from t2i_jax.pretrained.spec import RUNS
 from t2i_jax.pretrained.tensors import PICKLES, Found, Tensors, some
+from t2i_jax.pretrained.unet_original import UNET_ORIGINAL
 
-ORIGINALS = (FLUX_ORIGINAL, SD3_ORIGINAL)
+ORIGINALS = (FLUX_ORIGINAL, SD3_ORIGINAL, UNET_ORIGINAL)
 PREFIX = "model.diffusion_model."  # of the transformer in a file that also has other networks
 
 
 def load_file(
   path: str | Path, shardings: Params | Mesh | None = None, dtype: Any = jnp.float32, **changes: Any
 ) -> tuple[Any, Any, Params]:
-  """The module class, our config and the parameters of FLUX.1's or Stable Diffusion 3's file.
+  """The module class, our config and the parameters of a FLUX.1's, a Stable Diffusion 3's,
+  or the U-Net's of a Stable Diffusion's or SDXL's file.
 
   shardings, dtype as for `load`
   changes  those of `load`, and what the file does not determine: rope_axes of a FLUX whose heads
-           are not 128 wide; side and heads of Stable Diffusion 3
+           are not 128 wide; side and heads of Stable Diffusion 3; the side of Stable Diffusion 2,
+           and what differs from the published sizes of a U-Net: heads, groups, micro_conditions
   Raises RestoreError for another layout or an incomplete file, ConfigError for another field in
   `changes`.
   """
@@ -62,10 +65,7 @@ def _layout(tensors: Tensors, path: Path) -> Original:
   names = "; ".join(
     f"{original.spec.hf_class} has {', '.join(original.mark)}" for original in ORIGINALS
   )
-  raise RestoreError(
-    f"{path} has {some(tensors.stored)}: not a supported layout. {names}. "
-    "A file of Stable Diffusion is read by its parts: pretrained.read_file."
-  )
+  raise RestoreError(f"{path} has {some(tensors.stored)}: not a supported layout. {names}.")
 
 
 def _config(original: Original, tensors: Tensors, path: Path, changes: dict[str, Any]) -> Any:

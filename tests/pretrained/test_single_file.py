@@ -9,11 +9,16 @@ from safetensors.numpy import save_file
 from tiny_published import CONFIGS, in_the_authors_layout, random_params
 
 from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.models.unet import UNetConfig
 from t2i_jax.parallel import make_mesh
 from t2i_jax.pretrained import load, load_file, save
+from t2i_jax.pretrained.names import stored_shapes
 from t2i_jax.pretrained.single_file import ORIGINALS, PREFIX
+from t2i_jax.pretrained.spec import abstract_params, shapes_of
+from t2i_jax.pretrained.unet_original import UNET_ORIGINAL
 
 NAMES = [name for name in CONFIGS if name.startswith(("flux", "sd3")) and name != "flux2"]
+NAMES += ["unet_sdxl"]
 
 
 def original_of(config):
@@ -90,3 +95,20 @@ def test_positions_are_those_of_the_stored_table(tmp_path):
   save(tmp_path / "folder", config, params, dtype="bfloat16")
   _, found, _ = load(tmp_path / "folder")
   assert found == config
+
+
+SD1 = UNetConfig(4, 4, 768)
+WIDE = {"widths": (320, 640, 1280), "heads": (5, 10, 20), "pooled_width": 1280, "linear": True}
+SDXL = UNetConfig(4, 4, 2048, depths=(0, 2, 10), middle=10, micro_conditions=6, side=128, **WIDE)
+WIDER = WIDE | {"widths": (384, 768, 1536, 1536), "heads": (6, 12, 24, 24)}
+REFINER = UNetConfig(
+  4, 4, 1280, depths=(0, 4, 4, 0), middle=4, micro_conditions=5, side=128, **WIDER
+)
+
+
+@pytest.mark.parametrize("config", [SD1, SDXL, REFINER], ids=("sd1", "sdxl", "refiner"))
+def test_published_sizes_of_the_unet_are_inferred(config):
+  spec = UNET_ORIGINAL.spec
+  shapes = shapes_of(abstract_params(spec.module, config))
+  stored = stored_shapes(spec.entries(config), shapes)
+  assert UNetConfig(**UNET_ORIGINAL.infer(stored)) == config

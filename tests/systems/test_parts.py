@@ -52,8 +52,9 @@ def test_where_weights_start():
   assert split_start("", "k") == ("", "")
   assert split_start("folder:/a:b", "k") == ("folder", "/a:b")
   assert split_start("run:runs/x", "k") == ("run", "runs/x")
+  assert split_start("file:a.safetensors", "k") == ("file", "a.safetensors")
   for start in ("runs/x", "run", "run:", "dir:/a", ":x"):
-    with pytest.raises(ConfigError, match=r"parts.text.start = .*write '' .*folder:PATH or run:P"):
+    with pytest.raises(ConfigError, match=r"parts.text.start = .*write '' .*file:PATH or run:P"):
       split_start(start, "parts.text.start")
 
 
