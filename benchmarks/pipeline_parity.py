@@ -197,7 +197,7 @@ and drawn by both from the same noise, two prompts at once, in float32 (diffuser
 transformers 5.24.0): tokenizers, text encoders, guidance, scheduler, backbone and autoencoder, each
 as the folder and the pipeline's class have them. In a cell: the largest difference of the latents
 that the decoder is given, over the largest latent, and the share of pixel values within 1/255. The
-bounds are 1e-4 and 99.9%.
+bounds are 1e-4 and 99.9%. Of SDXL with its refiner it is the latents alone.
 
 {table}
 

@@ -295,7 +295,8 @@ Left out, or compared otherwise:
 10. **LCM at 50 steps.** Its c_skip, a part of the distilled network, is 7e-6 of x at step 19; at
     other moments it is below 2e-6 and is left out here.
 11. **The start.** Both start where the scheduler does: on linspace and trailing Euler scales its
-    noise by sigma / alpha, which leaves out the data's part (0.2% at SD's end).
+    noise by sigma / alpha, which leaves out the data's part (0.2% at SD's end), and so
+    does `scaled_prior=True` of a process, which folders with such a scheduler have.
 12. **Thresholding and clipping** of x0 are off.
 13. **Euler's final_sigmas_type="sigma_min"** is compared on trailing; on its other grids it repeats
     the last moment.

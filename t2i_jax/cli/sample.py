@@ -241,9 +241,10 @@ def weights_of(args: argparse.Namespace) -> dict[str, str]:
   """Overrides with the starts of parts for --from=FILE, whose folder is that of --config-from
   from then on. Raises ConfigError where one is given without the other, RestoreError."""
   from t2i_jax.inference import starts_in_file
+  from t2i_jax.pretrained.tensors import PICKLES
 
   path = Path(args.folder)
-  if path.is_dir() or not path.suffix:
+  if path.is_dir() or path.suffix not in (".safetensors", *PICKLES):
     if args.config_from is not None:
       raise ConfigError("--config-from belongs to --from=FILE.safetensors: leave it out.")
     return {}

@@ -133,6 +133,8 @@ def test_the_command_line(tmp_path, capsys):
   args = ["sample", "--prompt=a cat", f"--out={tmp_path}"]
   assert main([*args, "--from=x.safetensors"]) != 0
   assert "as --config-from=FOLDER; it needs no weights" in capsys.readouterr().err
+  assert main([*args, "--from=stable-diffusion-2.1"]) != 0
+  assert "stable-diffusion-2.1 is not a folder" in capsys.readouterr().err
   assert main([*args, f"--from={tmp_path}", f"--config-from={tmp_path}"]) != 0
   assert "--config-from belongs to --from=FILE" in capsys.readouterr().err
   assert main([*args, "--from=x.ckpt", f"--config-from={tmp_path}"]) != 0
