@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t2i_jax.models import Conditioning, Tower, with_params
+from t2i_jax.models.controlnet import COLOURS, ControlNet
 from t2i_jax.pretrained import SPECS
 from t2i_jax.pretrained.names import stored_shapes, tensors_of
 from t2i_jax.pretrained.spec import abstract_params, make_of, read_config, shapes_of
@@ -117,6 +118,15 @@ SDXL = UNET | {
   "projection_class_embeddings_input_dim": POOLED + 6 * 8,
 }  # fmt: skip
 
+
+def _stem(unet: dict[str, Any], hint: tuple[int, ...]) -> dict[str, Any]:
+  """The ControlNet of a U-Net;   hint: widths of what embeds its image"""
+  own = {key: value for key, value in unet.items() if key not in ("up_block_types", "sample_size")}
+  return own | {"conditioning_embedding_out_channels": hint}
+
+
+CONTROLNET = _stem(UNET, (8, 16))
+
 CASES = {
   "class_dit": Case(
     "DiTTransformer2DModel", DIT, (4, 8, 8), "a label and the null label"
@@ -209,6 +219,24 @@ CASES = {
     },
     (4, 6, 8), "an aesthetic score", pooled=TEXT, micro=5,
   ),
+  "controlnet": Case(
+    "ControlNetModel", CONTROLNET, (4, 8, 12), "as SD 1; its image is not square",
+    references=((16, 24),),
+  ),
+  "controlnet_odd": Case(
+    "ControlNetModel",
+    CONTROLNET | {
+      "block_out_channels": (32, 32, 64), "layers_per_block": 2,
+      "down_block_types": ("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",),
+      "controlnet_conditioning_channel_order": "bgr", "global_pool_conditions": True,
+    },
+    (4, 7, 10), "three levels, an odd side; blue first; means over the image",
+    references=((14, 20),),
+  ),
+  "controlnet_sdxl": Case(
+    "ControlNetModel", _stem(SDXL, (8, 8, 16)), (4, 4, 4),
+    "pooled text, sizes and crop; 0 and 2 blocks", references=((16, 16),),
+  ),
 }  # fmt: skip
 
 
@@ -233,7 +261,7 @@ def given(case: Case, seed: int = 1) -> Given:
   draw = lambda *shape: rng.standard_normal(shape, np.float32)
   longest = max(case.words)
   seen = np.arange(longest) < np.array(case.words)[:, None]
-  if case.theirs.startswith(("SD3", "Flux")):  # they know no mask
+  if case.theirs.startswith(("SD3", "Flux", "Control")):  # they know no mask
     seen[:] = True
   return Given(
     x=draw(B, *case.shape),
@@ -274,11 +302,25 @@ def condition(g: Given, channels: int = 0) -> Conditioning:
   return Conditioning(towers, extras)
 
 
+def answered(model: Any, x: jax.Array, times: Any, cond: Conditioning) -> jax.Array:
+  """The answer [B, H, W, C]; of a ControlNet all residuals in one row [B, 1, N, 1].
+
+  The first three channels of its reference are its image.
+  """
+  if not isinstance(model, ControlNet):
+    return model(x, times, cond).value
+  (image,) = cond.extras["references"]
+  found = model(x, times, cond, model.embed(image[..., :COLOURS].astype(x.dtype)))
+  residuals = [*found["skips"], found["after_middle"]]
+  rows = [r.transpose(0, 3, 1, 2).reshape(len(r), -1) for r in residuals]
+  return jnp.concatenate(rows, axis=1)[:, None, :, None]
+
+
 @functools.cache
 def compiled(module: Any, config: Any) -> Any:
   """(params, x_t, times, cond) -> the answer."""
   bind = with_params(make_of(module, config))
-  run = lambda params, x, times, cond: bind(params)(x, times, cond).value
+  run = lambda params, x, times, cond: answered(bind(params), x, times, cond)
   return jax.jit(run, compiler_options=QUICK)
 
 
@@ -295,7 +337,7 @@ def compiled_slopes(module: Any, config: Any) -> Any:
   bind = with_params(make_of(module, config))
 
   def value(params, x, times, cond, probe):
-    out = bind(params)(x, times, cond).value
+    out = answered(bind(params), x, times, cond)
     return jnp.sum(out * probe), out
 
   of = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)
@@ -339,6 +381,7 @@ GOLDEN = (
   "qwen_image_references",
   "z_image_uneven",
   "unet_odd",
+  "controlnet_sdxl",
 )
 
 

@@ -125,6 +125,16 @@ def unet(model: Any, g: Given) -> torch.Tensor:
   ).sample  # fmt: skip
 
 
+def controlnet(model: Any, g: Given) -> torch.Tensor:
+  """All residuals in one row; its image is as in model_cases.answered."""
+  added = {"text_embeds": g.pooled, "time_ids": g.micro_conditions}
+  image = g.references[0][:, :3]
+  skips, middle = model(
+    g.x, g.times, g.text, image, added_cond_kwargs=added, return_dict=False
+  )  # fmt: skip
+  return torch.cat([r.flatten(1) for r in (*skips, middle)], dim=1)[:, None, None]
+
+
 CALLS: dict[str, Callable[[Any, Given], torch.Tensor]] = {
   "DiTTransformer2DModel": class_dit,
   "PixArtTransformer2DModel": pixart,
@@ -134,6 +144,7 @@ CALLS: dict[str, Callable[[Any, Given], torch.Tensor]] = {
   "QwenImageTransformer2DModel": qwen_image,
   "ZImageTransformer2DModel": z_image,
   "UNet2DConditionModel": unet,
+  "ControlNetModel": controlnet,
 }
 
 

@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import jax
 
 from t2i_jax.models import BACKBONES
+from t2i_jax.models.controlnet import ControlNet, ControlNetConfig
 from t2i_jax.pretrained.spec import abstract_params
+
+KINDS = BACKBONES | {"controlnet": (ControlNet, ControlNetConfig)}
 
 
 class Size(NamedTuple):
   """One published model.
 
-  kind    of t2i_jax.models.BACKBONES;   config  its other keys
+  kind    of KINDS;   config  its other keys
   theirs  what the folder's config has that differs from the defaults of its class
   stored  parameters of the folder
   unique  of them, those that are no copies of others; 0: all
@@ -29,7 +32,7 @@ class Size(NamedTuple):
 
 
 def config_of(size: Size) -> Any:
-  return BACKBONES[size.kind][1](**size.config)
+  return KINDS[size.kind][1](**size.config)
 
 
 def _count(tree: Any) -> int:
@@ -38,12 +41,12 @@ def _count(tree: Any) -> int:
 
 def count(size: Size) -> int:
   """The parameters of our model, without an array being made."""
-  return _count(abstract_params(BACKBONES[size.kind][0], config_of(size)))
+  return _count(abstract_params(KINDS[size.kind][0], config_of(size)))
 
 
 def count_stored(size: Size) -> int:
   """Those of its folder: DiT's has the embedders of time and label in every block."""
-  params, copies = abstract_params(BACKBONES[size.kind][0], config_of(size)), 0
+  params, copies = abstract_params(KINDS[size.kind][0], config_of(size)), 0
   if size.kind == "class_dit":
     copies = (size.config["depth"] - 1) * _count((params["time_in"], params["label_in"]))
   return _count(params) + copies
@@ -144,6 +147,14 @@ def _sdxl(widths: tuple[int, ...], depths: tuple[int, ...], text: int, sizes: in
   return _unet(text, stored, ours, theirs)
 
 
+def _controlnet(unet: Size, stored: int):
+  """That of a U-Net."""
+  of = lambda keys, config: {key: value for key, value in keys.items() if key not in config}
+  ours = of(unet.config, ("out", "beside", "side"))
+  theirs = of(unet.theirs, ("sample_size", "up_block_types"))
+  return Size("controlnet", ours, theirs, stored)
+
+
 _HEADS_2 = (5, 10, 20, 20)
 
 SIZES = {
@@ -202,3 +213,11 @@ SIZES = {
   "SDXL": _sdxl((320, 640, 1280), (0, 2, 10), 2048, 6, 2_567_463_684),
   "SDXL refiner": _sdxl((384, 768, 1536, 1536), (0, 4, 4, 0), 1280, 5, 2_259_526_660),
 }  # fmt: skip
+SIZES |= {
+  f"ControlNet of {name}": _controlnet(SIZES[name], stored)
+  for name, stored in (
+    ("Stable Diffusion 1.5", 361_279_120),
+    ("Stable Diffusion 2.1", 364_228_240),
+    ("SDXL", 1_251_014_160),
+  )
+}

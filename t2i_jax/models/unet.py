@@ -9,9 +9,9 @@ modules these are. Blocks of convolutions differ in shape and are not scanned; t
 transformer are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +43,12 @@ Scale = Annotated[float, Range("[0, 1000]")]
 
 
 @dataclass(frozen=True)
-class UNetConfig(Runs):
-  """Defaults are Stable Diffusion 1's.
+class StemConfig(Runs):
+  """The way down and the middle. Defaults are Stable Diffusion 1's.
 
-  channels     of x_t;   beside: of what is read beside it, extras["beside"]: 5 for inpainting
-               (a mask, and the latent of the masked image), 4 for InstructPix2Pix
+  channels     of x_t
   widths       of the levels from full size on
-  res_blocks   of a level on the way down; on the way up one more
+  res_blocks   of a level on the way down
   depths       blocks of each transformer of a level, 0: the level has none;   middle: in between
   heads        of a level
   groups       of the norms
@@ -58,14 +57,10 @@ class UNetConfig(Runs):
                height and width of the target, in pixels), or the refiner's 5 (an aesthetic score
                in place of the target); 0: neither
   size_width   of the sinusoid of each
-  guidance_width  of the embedding of the guidance scale, of a model that was distilled
-               [2310.04378 sec. 4.2]; 0: none.   guidance: its scale by default
-  side         of the latent that the model was made for
   linear       whether files have linear projections around transformers, not 1 x 1 convolutions
   """
 
   channels: Width
-  out: Width
   text_width: Width
   widths: tuple[Width, ...] = (320, 640, 1280, 1280)
   res_blocks: Depth = 2
@@ -76,11 +71,7 @@ class UNetConfig(Runs):
   pooled_width: Whole = 0
   micro_conditions: Whole = 0
   size_width: Width = 256
-  guidance_width: Whole = 0
-  guidance: Scale = 7.5
-  side: Count = 64
   linear: bool = False
-  beside: Whole = 0
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -112,9 +103,39 @@ class UNetConfig(Runs):
     return 4 * self.widths[0]
 
   @property
+  def skip_widths(self) -> tuple[int, ...]:
+    """Channels of the skip connections, in order."""
+    found, last = [self.widths[0]], len(self.widths) - 1
+    for i, width in enumerate(self.widths):
+      found += [width] * (self.res_blocks + (i < last))
+    return tuple(found)
+
+  @property
   def layers(self) -> int:
     """Blocks of all transformers, in the order of the network."""
-    return self.middle + (2 * self.res_blocks + 1) * sum(self.depths)
+    return self.middle + self.res_blocks * sum(self.depths)
+
+
+@dataclass(frozen=True)
+class UNetConfig(StemConfig):
+  """On the way up a level has one residual block more.
+
+  beside       channels of what is read beside x_t, extras["beside"]: 5 for inpainting (a mask, and
+               the latent of the masked image), 4 for InstructPix2Pix
+  guidance_width  of the embedding of the guidance scale, of a model that was distilled
+               [2310.04378 sec. 4.2]; 0: none.   guidance: its scale by default
+  side         of the latent that the model was made for
+  """
+
+  out: Width = field(kw_only=True)
+  guidance_width: Whole = 0
+  guidance: Scale = 7.5
+  side: Count = 64
+  beside: Whole = 0
+
+  @property
+  def layers(self) -> int:
+    return super().layers + (self.res_blocks + 1) * sum(self.depths)
 
 
 class CrossAttention(Heads):
@@ -147,7 +168,7 @@ class CrossBlock(nnx.Module):
 class SpatialTransformer(nnx.Module):
   """x + a transformer over the pixels of the normed x, between two projections.   # [B, H, W, C]"""
 
-  def __init__(self, c: UNetConfig, level: int, depth: int, rngs: nnx.Rngs):
+  def __init__(self, c: StemConfig, level: int, depth: int, rngs: nnx.Rngs):
     width = c.widths[level]
     self.norm = GroupNorm(rngs, width, groups=c.groups)
     self.proj_in = Dense(rngs, width, width, ("conv_in", "embed"), matrix=((0,), (1,)))
@@ -188,7 +209,7 @@ class Level(nnx.Module):
   inputs  channels of each block's input
   """
 
-  def __init__(self, c: UNetConfig, level: int, inputs: list[int], rngs: nnx.Rngs):
+  def __init__(self, c: StemConfig, level: int, inputs: list[int], rngs: nnx.Rngs):
     norm = partial(GroupNorm, groups=c.groups, eps=RES_EPS)
     self.attends = c.depths[level] > 0
     for i, width in enumerate(inputs):
@@ -204,7 +225,7 @@ class Level(nnx.Module):
 class Middle(nnx.Module):
   """Two residual blocks of the smallest size with a transformer between them."""
 
-  def __init__(self, c: UNetConfig, rngs: nnx.Rngs):
+  def __init__(self, c: StemConfig, rngs: nnx.Rngs):
     norm = partial(GroupNorm, groups=c.groups, eps=RES_EPS)
     width, last = c.widths[-1], len(c.widths) - 1
     self.res0 = ResBlock(rngs, width, width, norm, c.vector_width)
@@ -232,18 +253,19 @@ def resized(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 class Stem(nnx.Module):
-  """The embeddings and the way down to the middle."""
+  """The embeddings and the way down to the middle.
 
-  def __init__(self, c: UNetConfig, rngs: nnx.Rngs):
+  channels  of the input of the first convolution
+  """
+
+  def __init__(self, c: StemConfig, rngs: nnx.Rngs, channels: int):
     d = c.vector_width
     self.time_in = Embedder(rngs, c.widths[0], d, hidden=d)
-    if c.guidance_width:
-      self.guidance_in = Dense(rngs, c.guidance_width, c.widths[0], (None, "embed"), bias=False)
     if c.micro_conditions:
       self.vector_in = Embedder(
         rngs, c.pooled_width + c.micro_conditions * c.size_width, d, hidden=d
       )
-    self.conv_in = Conv(rngs, c.channels + c.beside, c.widths[0])
+    self.conv_in = Conv(rngs, channels, c.widths[0])
     inputs = c.widths[0]
     for i, width in enumerate(c.widths):
       level = Level(c, i, [inputs] + [width] * (c.res_blocks - 1), rngs)
@@ -253,36 +275,35 @@ class Stem(nnx.Module):
       inputs = width
     self.middle = Middle(c, rngs)
 
-  def vector(
-    self, c: UNetConfig, model_time: jax.Array, cond: Conditioning, x_t: jax.Array
+  def time_features(
+    self, c: Any, model_time: jax.Array, cond: Conditioning, dtype: Any
   ) -> jax.Array:
-    """Time, guidance, pooled text and sizes, after a SiLU.   # [B, 4 widths[0]]"""
-    dtype = x_t.dtype
-    time = timestep_embedding(model_time, c.widths[0]).astype(dtype)
-    if c.guidance_width:
-      scale = 1000 * (guidance_of(cond, c.guidance, len(x_t)) - 1)
-      cos, sin = jnp.split(timestep_embedding(scale, c.guidance_width, less=1), 2, axis=-1)
-      time = time + self.guidance_in(jnp.concatenate([sin, cos], axis=-1).astype(dtype))
-    vector = self.time_in(time)
+    """What the time is embedded from.   # [B, widths[0]]"""
+    return timestep_embedding(model_time, c.widths[0]).astype(dtype)
+
+  def run(
+    self,
+    c: StemConfig,
+    stacks: Stacks,
+    x_t: jax.Array,
+    model_time: jax.Array,
+    cond: Conditioning,
+  ) -> Run:
+    """The vector is of time, guidance, pooled text and sizes."""
+    dtype, text = x_t.dtype, cond.towers["text"]
+    vector = self.time_in(self.time_features(c, model_time, cond, dtype))
     if c.micro_conditions:
       sizes = cond.extras.get("micro_conditions", _default(c, x_t))
       embedded = timestep_embedding(sizes, c.size_width).reshape(len(x_t), -1)
-      pooled = pooled_of(cond.towers["text"], "unet").astype(dtype)
+      pooled = pooled_of(text, "unet").astype(dtype)
       vector = vector + self.vector_in(jnp.concatenate([pooled, embedded.astype(dtype)], axis=-1))
-    return jax.nn.silu(vector)
+    return Run(stacks, jax.nn.silu(vector), text.tokens.astype(dtype), text.mask)
 
-  def first(self, c: UNetConfig, x_t: jax.Array, cond: Conditioning) -> jax.Array:
-    """x_t, and what is read beside it, after the first convolution.   # [B, H, W, widths[0]]"""
-    if c.beside:
-      if "beside" not in cond.extras:
-        raise ConfigError(
-          f"model.beside = {c.beside}: this model reads a mask or an image beside x_t, which t2i "
-          "sample gives it, with --image and --mask or with --reference. It is not trained here."
-        )
-      x_t = jnp.concatenate([x_t, cond.extras["beside"].astype(x_t.dtype)], axis=-1)
-    return constrain(self.conv_in(x_t), "batch", None, None, None)
+  def first(self, x: jax.Array) -> jax.Array:
+    """The first convolution.   # [B, H, W, widths[0]]"""
+    return constrain(self.conv_in(x), "batch", None, None, None)
 
-  def down(self, c: UNetConfig, x: jax.Array, run: Run) -> tuple[jax.Array, list[jax.Array]]:
+  def down(self, c: StemConfig, x: jax.Array, run: Run) -> tuple[jax.Array, list[jax.Array]]:
     """x [B, H, W, widths[0]] of conv_in -> the smallest, and what the way up reads, in order"""
     skips = [x]
     for i in range(len(c.widths)):
@@ -298,13 +319,13 @@ class Stem(nnx.Module):
 def micro_conditions(n: int, height: int, width: int, rows: int) -> jax.Array:
   """Those of images that were neither scaled nor cropped.   # [rows, n] float32
 
-  n  UNetConfig.micro_conditions;   height, width: in pixels
+  n  StemConfig.micro_conditions;   height, width: in pixels
   """
   last = [height, width] if n == MICRO[0] else [AESTHETIC]
   return jnp.broadcast_to(jnp.array([height, width, 0, 0, *last], jnp.float32), (rows, n))
 
 
-def _default(c: UNetConfig, x_t: jax.Array) -> jax.Array:
+def _default(c: StemConfig, x_t: jax.Array) -> jax.Array:
   rows, height, width, _ = x_t.shape
   return micro_conditions(c.micro_conditions, PIXELS * height, PIXELS * width, rows)
 
@@ -321,7 +342,9 @@ class UNet(Backbone, Stem):
 
   def __init__(self, config: UNetConfig, rngs: nnx.Rngs):
     c = self.config = config
-    Stem.__init__(self, c, rngs)
+    Stem.__init__(self, c, rngs, c.channels + c.beside)
+    if c.guidance_width:
+      self.guidance_in = Dense(rngs, c.guidance_width, c.widths[0], (None, "embed"), bias=False)
     width = c.widths[-1]
     for i in reversed(range(len(c.widths))):
       # The level's own skips, and last that of the conv before it.
@@ -335,11 +358,32 @@ class UNet(Backbone, Stem):
     self.norm_out = GroupNorm(rngs, width, groups=c.groups, eps=RES_EPS)
     self.conv_out = Conv(rngs, width, c.out, init=zeros)
 
+  def time_features(
+    self, c: UNetConfig, model_time: jax.Array, cond: Conditioning, dtype: Any
+  ) -> jax.Array:
+    features = super().time_features(c, model_time, cond, dtype)
+    if not c.guidance_width:
+      return features
+    scale = 1000 * (guidance_of(cond, c.guidance, len(features)) - 1)
+    cos, sin = jnp.split(timestep_embedding(scale, c.guidance_width, less=1), 2, axis=-1)
+    return features + self.guidance_in(jnp.concatenate([sin, cos], axis=-1).astype(dtype))
+
+  def with_beside(self, x_t: jax.Array, cond: Conditioning) -> jax.Array:
+    """x_t, and what is read beside it."""
+    if not self.config.beside:
+      return x_t
+    if "beside" not in cond.extras:
+      raise ConfigError(
+        f"model.beside = {self.config.beside}: this model reads a mask or an image beside x_t, "
+        "which t2i sample gives it, with --image and --mask or with --reference. It is not trained "
+        "here."
+      )
+    return jnp.concatenate([x_t, cond.extras["beside"].astype(x_t.dtype)], axis=-1)
+
   def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
-    c, text = self.config, cond.towers["text"]
-    vector = self.vector(c, model_time, cond, x_t)
-    run = Run(stacks, vector, text.tokens.astype(x_t.dtype), text.mask)
-    x, skips = self.down(c, self.first(c, x_t, cond), run)
+    c = self.config
+    run = self.run(c, stacks, x_t, model_time, cond)
+    x, skips = self.down(c, self.first(self.with_beside(x_t, cond)), run)
     added = stacks.residual("skips")
     if added is not None:
       skips = [skip + one for skip, one in zip(skips, added, strict=True)]

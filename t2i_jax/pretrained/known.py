@@ -7,6 +7,7 @@ from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.pretrained.bert import BERT
 from t2i_jax.pretrained.class_dit import CLASS_DIT
 from t2i_jax.pretrained.clip import CLIP_PROJECTED, CLIP_TEXT
+from t2i_jax.pretrained.controlnet import CONTROLNET
 from t2i_jax.pretrained.flux import FLUX, FLUX2
 from t2i_jax.pretrained.kl import KL, KL_FLUX2
 from t2i_jax.pretrained.pixart import PIXART
@@ -24,7 +25,7 @@ from t2i_jax.pretrained.z_image import Z_IMAGE
 SPECS: dict[str, Spec] = {
   spec.hf_class: spec
   for spec in (
-    *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE, UNET),
+    *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE, UNET, CONTROLNET),
     *(CLIP_TEXT, CLIP_PROJECTED, T5_ENCODER, BERT),
     *(KL, KL_FLUX2, QWEN_VAE, VQ),
   )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from t2i_jax.models.unet import RES_EPS, UNet, UNetConfig
+from t2i_jax.models.unet import RES_EPS, StemConfig, UNet, UNetConfig
 from t2i_jax.pretrained.coder import Layout, conv, group_norm, pointwise, res
 from t2i_jax.pretrained.names import (
   Entry,
@@ -39,7 +39,7 @@ def res_block(path: str, name: str, widens: bool) -> list[Entry]:
   return [*dense(f"{path}/time", f"{name}.time_emb_proj"), *res(Layout(), path, name, widens)]
 
 
-def transformer(c: UNetConfig, path: str, name: str, width: int) -> list[Entry]:
+def transformer(c: StemConfig, path: str, name: str, width: int) -> list[Entry]:
   """models.unet.SpatialTransformer."""
   project = dense if c.linear else pointwise
   found = group_norm(f"{path}/norm", f"{name}.norm")
@@ -56,7 +56,7 @@ def transformer(c: UNetConfig, path: str, name: str, width: int) -> list[Entry]:
   return found + geglu(f"{path}/blocks/mlp", up, down, 4 * width)
 
 
-def level(c: UNetConfig, path: str, name: str, i: int, inputs: list[int]) -> list[Entry]:
+def level(c: StemConfig, path: str, name: str, i: int, inputs: list[int]) -> list[Entry]:
   """models.unet.Level.   i: of the level;   inputs: channels of each block's input"""
   found = []
   for k, width in enumerate(inputs):
@@ -66,11 +66,9 @@ def level(c: UNetConfig, path: str, name: str, i: int, inputs: list[int]) -> lis
   return found
 
 
-def stem(c: UNetConfig) -> list[Entry]:
+def stem(c: StemConfig) -> list[Entry]:
   """models.unet.Stem."""
   found = embedder("time_in", "time_embedding.linear_1", "time_embedding.linear_2")
-  if c.guidance_width:
-    found += dense("guidance_in", "time_embedding.cond_proj", bias=False)
   if c.micro_conditions:
     found += embedder("vector_in", "add_embedding.linear_1", "add_embedding.linear_2")
   found += conv("conv_in", "conv_in")
@@ -90,6 +88,8 @@ def stem(c: UNetConfig) -> list[Entry]:
 
 def entries(c: UNetConfig) -> list[Entry]:
   found, last = stem(c), len(c.widths) - 1
+  if c.guidance_width:
+    found += dense("guidance_in", "time_embedding.cond_proj", bias=False)
   for i in range(len(c.widths)):
     name = f"up_blocks.{last - i}"
     wider = [0] * (c.res_blocks + 1)  # each block reads a skip connection: none keeps its width
@@ -101,7 +101,7 @@ def entries(c: UNetConfig) -> list[Entry]:
 
 
 def read_stem(k: dict[str, Any]) -> dict[str, Any]:
-  """Fields of UNetConfig that the way down decides. Raises RestoreError."""
+  """Fields of StemConfig, but for channels. Raises RestoreError."""
   widths, kinds = k["block_out_channels"], k["down_block_types"]
   other = [kind for kind in kinds if kind not in DOWN]
   if other or len(kinds) != len(widths):
@@ -140,7 +140,7 @@ def _read_sizes(k: dict[str, Any]) -> dict[str, Any]:
   return {"pooled_width": total - count * each, "micro_conditions": count, "size_width": each}
 
 
-def write_stem(c: UNetConfig) -> dict[str, Any]:
+def write_stem(c: StemConfig) -> dict[str, Any]:
   """The inverse of `read_stem`."""
   last, counts = len(c.widths) - 1, list(c.depths)
   for i, depth in enumerate(counts):

@@ -26,7 +26,8 @@ def test_the_folder_answers_as_diffusers_did(name, tmp_path):
 
 
 def test_every_backbone_has_a_small_file():
-  backbones = {kind for kind in SPECS if "Transformer" in kind or "UNet" in kind}
+  named = ("Transformer", "UNet", "ControlNet")
+  backbones = {kind for kind in SPECS if any(name in kind for name in named)}
   assert {CASES[name].theirs for name in GOLDEN} == backbones
   files = list((ROOT / "tests" / "golden").iterdir())
   assert {path.name for path in files} == {f"{name}.npz" for name in GOLDEN}

@@ -54,8 +54,9 @@ def test_answer_and_gradients_are_theirs(name):
   assert found.by_x < GRADIENT and not over
 
 
-# One of each class; `make proof` has the others, and the page.
-@pytest.mark.parametrize("name", here(CASES, LIVE))
+# One of each class but the ControlNet, whose layers are the U-Net's; `make proof` has the others,
+# and the page.
+@pytest.mark.parametrize("name", here(CASES, [n for n in LIVE if not n.startswith("controlnet")]))
 def test_bfloat16_loses_no_more_than_theirs(name):
   ours, theirs = bfloat16_errors(name)
   assert 0 < ours <= RATIO * theirs

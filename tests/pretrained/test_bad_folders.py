@@ -20,7 +20,8 @@ INDEX = f"{ONE}.index.json"
 def good(tmp_path_factory):
   """Folders of one and of several files. Do not change them."""
   root = tmp_path_factory.mktemp("good")
-  for name in ("flux", "class_dit", "sd3_dual", "z_image", "qwen_image", "pixart", "unet_sdxl"):
+  names = ("flux", "class_dit", "sd3_dual", "z_image", "qwen_image", "pixart", "unet_sdxl")
+  for name in (*names, "controlnet"):
     params = random_params(CONFIGS[name])
     save(root / name, CONFIGS[name], params)
     save(root / f"{name}_several", CONFIGS[name], params, shard_bytes=60_000)
@@ -89,6 +90,9 @@ def test_no_folder(tmp_path):
     ("unet_sdxl", {"addition_embed_type": "image"}, ["'image', not 'text_time'"]),
     ("unet_sdxl", {"class_embed_type": "timestep"}, ["class_embed_type = 'timestep'"]),
     ("unet_sdxl", {"out_channels": 5}, ["out_channels = 5 of in_channels = 4"]),
+    ("controlnet", {"controlnet_conditioning_channel_order": "gbr"}, ["'gbr', not 'rgb' or 'bgr'"]),
+    ("controlnet", {"conditioning_channels": 4}, ["conditioning_channels = 4", "only 3"]),
+    ("controlnet", {"conditioning_embedding_out_channels": []}, ["must be a list of widths"]),
     ("class_dit", {"norm_elementwise_affine": True, "dropout": 0.1},
      ["norm_elementwise_affine = True", "dropout = 0.1"]),
   ],

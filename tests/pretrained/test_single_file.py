@@ -97,12 +97,14 @@ def test_positions_are_those_of_the_stored_table(tmp_path):
   assert found == config
 
 
-SD1 = UNetConfig(4, 4, 768)
+SD1 = UNetConfig(4, 768, out=4)
 WIDE = {"widths": (320, 640, 1280), "heads": (5, 10, 20), "pooled_width": 1280, "linear": True}
-SDXL = UNetConfig(4, 4, 2048, depths=(0, 2, 10), middle=10, micro_conditions=6, side=128, **WIDE)
+SDXL = UNetConfig(
+  4, 2048, out=4, depths=(0, 2, 10), middle=10, micro_conditions=6, side=128, **WIDE
+)
 WIDER = WIDE | {"widths": (384, 768, 1536, 1536), "heads": (6, 12, 24, 24)}
 REFINER = UNetConfig(
-  4, 4, 1280, depths=(0, 4, 4, 0), middle=4, micro_conditions=5, side=128, **WIDER
+  4, 1280, out=4, depths=(0, 4, 4, 0), middle=4, micro_conditions=5, side=128, **WIDER
 )
 
 

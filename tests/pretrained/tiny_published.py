@@ -5,6 +5,7 @@ import numpy as np
 
 from t2i_jax.autoencoders import Flux2KLConfig, KLConfig, QwenImageVAEConfig, VQConfig
 from t2i_jax.models.class_dit import ClassDiTConfig
+from t2i_jax.models.controlnet import ControlNetConfig
 from t2i_jax.models.flux import Flux2Config, FluxConfig
 from t2i_jax.models.pixart import PixArtConfig
 from t2i_jax.models.qwen_image import QwenImageConfig
@@ -31,10 +32,11 @@ CONFIGS = {
   "qwen_image": QwenImageConfig(48, 2, 4, 2, 4, 4, 24, (4, 4, 4)),
   "z_image": ZImageConfig(48, 3, 4, 2, 4, 4, 24, 2, (4, 4, 4)),
   "unet": UNetConfig(
-    4, 4, 24, (48, 96), 1, (1, 0), 1, (4, 4), 4, guidance_width=8, beside=5, side=8
+    4, 24, (48, 96), 1, (1, 0), 1, (4, 4), 4, out=4, guidance_width=8, beside=5, side=8
   ),
-  "unet_sdxl": UNetConfig(
-    4, 4, 24, (48, 96), 1, (0, 2), 2, (2, 4), 4, 20, micro_conditions=6, size_width=8, linear=True
+  "unet_sdxl": UNetConfig(4, 24, (48, 96), 1, (0, 2), 2, (2, 4), 4, 20, 6, 8, True, out=4),
+  "controlnet": ControlNetConfig(
+    4, 24, (48, 96), 1, (0, 2), 2, (2, 4), 4, 20, 6, 8, True, hint_widths=(8, 12), bgr=True
   ),
   "clip": ClipConfig(96, 12, 48, 2, 4, 64, eos=2),
   "clip_projected": ClipConfig(96, 12, 48, 3, 4, 64, "gelu", projection=16, pooled="projected"),
