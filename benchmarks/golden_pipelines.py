@@ -9,7 +9,7 @@ folder is written again without torch. `ours` draws with a folder, also for pipe
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from benchmarks.model_cases import uniform
 from t2i_jax.inference.folder import folder_config, open_pipeline
-from t2i_jax.systems.tasks import Start
+from t2i_jax.systems.tasks import ControlImages, Start
 
 PROMPTS = ("a red cat", "photo of a cat on a red")
 LABELS = ("3", "207")
@@ -45,6 +45,7 @@ class Call(NamedTuple):
   prompts: int
   fills: bool = False
   strength: float = 0.0
+  controls: Mapping[str, Any] = {}
 
 
 class Golden(NamedTuple):
@@ -70,6 +71,11 @@ def image_of(size: tuple[int, int]) -> np.ndarray:
   return (255 * np.stack([y, x, (y + x) / 2], -1)).astype(np.uint8)
 
 
+def conditions(count: int) -> list[np.ndarray]:
+  """As many condition images, one for each ControlNet."""
+  return [np.rot90(image_of((SIDE, SIDE)), i).copy() for i in range(count)]
+
+
 class Drawn(NamedTuple):
   """noise [B, h, w, C], the latents that the decoder is given [B, c, h, w], images uint8."""
 
@@ -91,15 +97,21 @@ def ours(call: Any, folder: Path, steps: int) -> Drawn:
   prompts = (LABELS if call.labels else PROMPTS)[:n]
   shown = [np.repeat(image_of(size)[None], n, 0) for size in call.images]
   noise = np.float32(1.7) * uniform("noise", (n, *model.system.x_shape))
+  given: dict[str, Any] = {}
+  if call.controls:
+    how = {key: value for key, value in call.controls.items() if key != "count"}
+    images = [np.repeat(image[None], n, 0) for image in conditions(call.controls["count"])]
+    given["controls"] = ControlImages(images, **how)
   if call.fills or call.strength:  # from the noise of the seeds
     seeds = range(n)
     keys, process = jax.vmap(jax.random.key)(np.arange(n, dtype=np.uint32)), model.system.process
     noise = np.asarray(process.prior(keys, model.system.x_shape) / process.prior_std)
     mask = np.repeat(HALF[None], n, 0) if call.fills else None
     start = Start(*shown, mask, call.strength or 1.0, repeats=1)
-    draw = lambda **how: model.redraw(prompts, seeds, start, **how)
+    draw = lambda **how: model.redraw(prompts, seeds, start, **given, **how)
   else:
-    draw = lambda **how: model.draw(prompts, [0] * n, noise=noise, references=shown, **how)
+    given |= {"noise": noise, "references": shown}
+    draw = lambda **how: model.draw(prompts, [0] * n, **given, **how)
   z, images = draw(decode=False), draw()
   x = model.system.module(model.params, "vae").restore(z)
   return Drawn(noise, np.moveaxis(np.asarray(x), -1, 1), images)
@@ -170,8 +182,9 @@ def made(name: str) -> Golden:
     pipe = pipeline_parity.saved(name, Path(temporary))
     golden = described(Path(temporary, "model"), call)
     root = write_folder(golden, Path(temporary, "again"))
-    for part in {Path(file).parts[0] for file in golden.weights}:
-      opened = type(getattr(pipe, part)).from_pretrained(root / part)
+    parts = {Path(file).parts[0] for file in golden.weights}
+    for part in parts & pipe.components.keys():  # controlnet is several
+      opened = type(getattr(pipe, part)).from_pretrained(str(root / part))
       pipe.register_modules(**{part: opened.eval()})
     noise = ours(call, root, STEPS).noise
     latents, images = pipeline_parity.theirs(tiny, pipe, noise, STEPS)

@@ -24,7 +24,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
 from benchmarks import refiner_parity
-from benchmarks.golden_pipelines import HALF, LABELS, PROMPTS, SIDE, image_of, ours
+from benchmarks.golden_pipelines import HALF, LABELS, PROMPTS, SIDE, conditions, image_of, ours
 from benchmarks.pages import made_by, table, write
 from benchmarks.tiny_pipelines import PIPELINES, Tiny
 from t2i_jax.pretrained.pipelines import read_index
@@ -59,6 +59,10 @@ def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.nda
     given["image"] = [Image.fromarray(image_of(size)) for size in tiny.images]
   if len(tiny.images) == 1:  # QwenImageEditPipeline shows the text encoder lists unresized
     (given["image"],) = given["image"]
+  if tiny.controls:
+    shown = [Image.fromarray(one) for one in conditions(tiny.controls["count"])]
+    key = "control_image" if tiny.images else "image"
+    given[key] = shown if len(shown) > 1 else shown[0]
   if tiny.fills:
     given["mask_image"] = Image.fromarray(HALF)
   if tiny.strength:
@@ -164,6 +168,8 @@ def main() -> None:
     cells = [f"{found[s].latents:.1e}, {found[s].pixels:.2%}" if s in found else "-" for s in STEPS]
     shown = ", shown two images" if len(tiny.images) == 2 else ""
     shown += ", no T5" if name == "sd3 without T5" else ""
+    shown += ", two" if tiny.controls.get("count") == 2 else ""
+    shown += ", guess mode" if tiny.controls.get("guess") else ""
     scheduler = index.scheduler["_class_name"].removesuffix("Scheduler")
     rows.append([f"{index.name}{shown}", scheduler, *cells])
     print(rows[-1], flush=True)

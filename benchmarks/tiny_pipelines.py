@@ -152,6 +152,46 @@ def sd1(folder, beside=0, **config):
   )
 
 
+CONTROLNET = {
+  "block_out_channels": UNET["block_out_channels"],
+  "layers_per_block": 1,
+  "norm_num_groups": 8,
+  "conditioning_embedding_out_channels": (8, 16),  # of an autoencoder that halves once
+}
+
+
+def sd_controlnet(folder, count=1, scheduler=None):
+  nets = [
+    made(
+      diffusers.ControlNetModel,
+      seed=10 + i,
+      down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+      cross_attention_dim=32,
+      attention_head_dim=4,
+      **CONTROLNET,
+    )
+    for i in range(count)
+  ]
+  parts = sd1(folder).components | {"controlnet": nets if count > 1 else nets[0]}
+  parts |= {"scheduler": scheduler} if scheduler else {}
+  return diffusers.StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+
+
+def sd_controlnet_two(folder):
+  return sd_controlnet(folder, count=2)
+
+
+def sd_controlnet_heun(folder):
+  heun = diffusers.HeunDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1)
+  return sd_controlnet(folder, scheduler=heun)
+
+
+def sd_controlnet_inpaint(folder):
+  pipe = sd_controlnet(folder)
+  parts = pipe.components | {"unet": sd1(folder, beside=5).unet}
+  return diffusers.StableDiffusionControlNetInpaintPipeline(**parts, requires_safety_checker=False)
+
+
 def sd2(folder):
   """The same classes; predicts v, by DDIM."""
   pipe = sd1(folder)
@@ -255,6 +295,26 @@ def sdxl(folder):
     unet=unet,
     scheduler=diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
     add_watermarker=False,
+  )
+
+
+def sdxl_controlnet(folder):
+  net = made(
+    diffusers.ControlNetModel,
+    seed=10,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    cross_attention_dim=24 + 32,
+    attention_head_dim=(2, 4),
+    transformer_layers_per_block=(1, 2),
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=16 + 6 * 8,
+    **CONTROLNET,
+  )
+  parts = {k: v for k, v in sdxl(folder).components.items() if k != "image_encoder"}
+  return diffusers.StableDiffusionXLControlNetPipeline(
+    **parts, controlnet=net, add_watermarker=False
   )
 
 
@@ -492,6 +552,7 @@ class Tiny(NamedTuple):
   layers    of the text encoder that are taken, in place of those of the full model
   fills     the left half of its one image, which is hidden from it
   strength  the noise level from which it draws its one image again; 0: it does not
+  controls  "count" of its ControlNets, and fields of systems.tasks.ControlImages
   """
 
   make: Callable[[Path], Any]
@@ -505,6 +566,7 @@ class Tiny(NamedTuple):
   prompts: int = 2
   fills: bool = False
   strength: float = 0.0
+  controls: dict[str, Any] = {}  # noqa: RUF012  read only
 
 
 AREA = 64 * 96  # of images to edit, in pixels
@@ -516,6 +578,34 @@ PIPELINES: dict[str, Tiny] = {
   "pix2pix": Tiny(
     pix2pix, {"guidance_scale": 7.5, "image_guidance_scale": 1.5}, images=((32, 32),), prompts=1
   ),
+  "sd_controlnet": Tiny(
+    sd_controlnet,
+    {"guidance_scale": 7.5, "controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.5},
+    controls={"count": 1, "scales": [0.7], "ends": [0.5]},
+  ),
+  "sd_controlnet, two": Tiny(
+    sd_controlnet_two,
+    {
+      "guidance_scale": 7.5,
+      "controlnet_conditioning_scale": [0.7, 1.3],
+      "control_guidance_start": [0.0, 0.4],
+      "control_guidance_end": [0.5, 1.0],
+    },
+    controls={"count": 2, "scales": [0.7, 1.3], "starts": [0.0, 0.4], "ends": [0.5, 1.0]},
+  ),
+  "sd_controlnet, guess": Tiny(
+    sd_controlnet_heun,
+    {"guidance_scale": 3.0, "guess_mode": True, "control_guidance_start": 0.3},
+    {"sampling.cfg": "3.0"},
+    controls={"count": 1, "starts": [0.3], "guess": True},
+  ),
+  "sd_controlnet_inpaint": Tiny(
+    sd_controlnet_inpaint,
+    {"guidance_scale": 7.5, "controlnet_conditioning_scale": 0.7, "strength": 1.0},
+    images=((32, 32),),
+    fills=True,
+    controls={"count": 1, "scales": [0.7]},
+  ),
   "sdxl": Tiny(sdxl, {"guidance_scale": 5.0}),
   "sdxl_refiner": Tiny(
     sdxl_refiner, {"guidance_scale": 5.0}, images=((32, 32),), strength=0.75, least=4
@@ -524,6 +614,11 @@ PIPELINES: dict[str, Tiny] = {
   "sd_turbo": Tiny(sd_turbo, {"guidance_scale": 0.0}, {"sampling.cfg": "0.0"}),
   "sdxl_turbo": Tiny(sdxl_turbo, {"guidance_scale": 0.0}, {"sampling.cfg": "0.0"}),
   "sdxl_lcm": Tiny(sdxl_lcm, {"guidance_scale": 1.5}, {"sampling.cfg": "1.5"}),
+  "sdxl_controlnet": Tiny(
+    sdxl_controlnet,
+    {"guidance_scale": 5.0, "controlnet_conditioning_scale": 0.7},
+    controls={"count": 1, "scales": [0.7]},
+  ),
   "dit": Tiny(dit, {"guidance_scale": 4.0}, labels=True),
   "pixart_alpha": Tiny(pixart, PLAIN, least=2),
   "pixart_sigma": Tiny(pixart_sigma, PLAIN),

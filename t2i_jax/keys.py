@@ -38,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
   "rows.max_t": 0.5,
   "rows.prompt_loss": True,
   "rows.word_dropout": 0.0,
-  "parts.*.start": "",  # random weights; or "folder:PATH", "file:PATH", "run:PATH"
+  "parts.*.start": "",  # random weights; or "folder:PATH", "file:PATH", "run:PATH", "base"
   "parts.*.train": "all",  # or "none", "only(pattern='blocks/*')"
   "process.penalty": "squared",
   "process.shift": "static(factor=1.0)",
@@ -84,6 +84,7 @@ VALUES: dict[str, Any] = {
   "text.too_long": Literal["error", "truncate", "skip"],
   "text.length": Annotated[int, Range("[1, 2^20]")],
   "text.towers.*": str,
+  "controlnets.*": str,
   "parts.*.start": str,
   "parts.*.train": str,
   "process.t_sampling": tuple[str, ...],

@@ -55,7 +55,8 @@ def run_folder(args: argparse.Namespace) -> None:
     raise ConfigError("--config.<key>=<value> belongs to --config, not to --from.")
   overrides = {f"mesh.{a}": n for a, n in parse_mesh(args.mesh or "").items()}
   size = sized(args, overrides)
-  found = needs_of(args.folder, overrides, size, args.dtype or "float32")
+  how = (args.dtype or "float32", "truncate", args.controlnet)
+  found = needs_of(args.folder, overrides, size, *how)
   c = found.config
   height, width = c.data.image_size
   print(f"{c.name}: {height} x {width}, {c.sampling.steps} steps of {c.sampling.solver}")

@@ -4,7 +4,8 @@ With --from=FOLDER of a published model, as diffusers saves it, in place of --wo
 that pipeline's sizes, scheduler and settings, unless flags say otherwise.
 From noise, or from an image: --strength is the noise level from which it is drawn again (1: nothing
 of it is left), a --mask is white where it is filled, --invert starts from the noise that the image
-would have been made of under another prompt.
+would have been made of under another prompt. For a ControlNet --control is the image that
+conditions.
 """
 
 import argparse
@@ -14,6 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from t2i_jax.cli import refiner
+from t2i_jax.cli.control import (
+  add_control_flags,
+  check_control,
+  check_folder_control,
+  control_images,
+)
 from t2i_jax.cli.flags import Images, number, parse_size
 from t2i_jax.errors import ConfigError, MeshError, PromptError
 from t2i_jax.ranges import Count, Range, Seed, Weight, Whole
@@ -62,6 +69,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="of the classifier, 0 = off",
   )
   add_start_flags(parser)
+  add_control_flags(parser)
   add_sampling_flags(parser)
   add_folder_flags(parser)
 
@@ -89,6 +97,13 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
     choices=("smooth", "diffusers"),
     help="how the autoencoder divides large images: blended smoothly, or as diffusers does; "
     "default not at all",
+  )
+  parser.add_argument(
+    "--controlnet",
+    action="append",
+    default=[],
+    metavar="FOLDER",
+    help="of a ControlNet that --from has not itself; may be given several times",
   )
 
 
@@ -206,7 +221,7 @@ def check_start(args: argparse.Namespace) -> None:
       raise ConfigError(f"--{flag} belongs to --{other}: give that, too, or leave it out.")
 
 
-SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling")
+SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling", "controlnet")
 FOLDER_FLAGS = (*SIZE_FLAGS, *refiner.FLAGS, "config_from", "embedded_cfg", "too_long", "offload")
 
 
@@ -257,16 +272,21 @@ def weights_of(args: argparse.Namespace) -> dict[str, str]:
   return starts_in_file(args.folder, path)
 
 
-def opened(args: argparse.Namespace, prompts: Sequence[str], second: bool = False) -> Any:
+def opened(
+  args: argparse.Namespace,
+  prompts: Sequence[str],
+  second: bool = False,
+  conditions: Sequence[Any] = (),
+) -> Any:
   """The model of --workdir or --from;   second: it is that of --refiner.
 
+  conditions  images of --control
   Raises ConfigError for a flag of the other one.
   """
   from t2i_jax.inference import in_windows, open_model, open_pipeline
   from t2i_jax.inference.start import edited_size
 
   overrides = opened_with(args)
-  check_folder(args, FOLDER_FLAGS)
   if args.folder is None:
     return open_model(
       args.workdir, overrides, args.step, guide=args.classifier, guide_weight=args.weight
@@ -282,12 +302,11 @@ def opened(args: argparse.Namespace, prompts: Sequence[str], second: bool = Fals
     overrides |= in_windows(args.folder, [*prompts, args.negative or ""])
     too_long = "truncate"
   size = sized(args, overrides)
-  edited = edited_size(args.folder, args.reference)
   if not second:
     refiner.check_models(args)
-  return open_pipeline(
-    args.folder, overrides, size or edited, args.dtype or "float32", too_long, args.offload
-  )
+  size = check_folder_control(args, conditions, size or edited_size(args.folder, args.reference))
+  dtype = args.dtype or "float32"
+  return open_pipeline(args.folder, overrides, size, dtype, too_long, args.offload, args.controlnet)
 
 
 def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:
@@ -303,22 +322,37 @@ def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:
 def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference.refine import draw_refined
   from t2i_jax.inference.save import check_out, save_images
-  from t2i_jax.inference.start import Mask, SourceImage, fitted_reference, repeated
+  from t2i_jax.inference.start import (
+    ConditionImage,
+    Mask,
+    SourceImage,
+    check_conditions,
+    fitted_reference,
+    repeated,
+  )
+  from t2i_jax.systems.controlnet import check_count
 
   prompts = read_prompts(args)
   check_start(args)
   refiner.check_flags(args)
+  check_control(args)
+  check_folder(args, FOLDER_FLAGS)
   out = Path(args.out or Path(args.workdir or "") / "drawn")
   check_out(out)
   image = None if args.image is None else SourceImage(args.image)
   mask = None if image is None or args.mask is None else Mask(args.mask, image)
-  model = opened(args, prompts)
+  conditions = [ConditionImage(path) for path in args.control]
+  model = opened(args, prompts, conditions=conditions)
+  if conditions:
+    check_count(len(getattr(model.system, "controlnets", ())), len(conditions))
+    check_conditions(conditions, model.config.data.image_size)
   if args.folder is not None and args.too_long != "error":
     print("".join(f"{line}\n" for line in cut_prompts(model, prompts)), end="", file=sys.stderr)
   config, texts = model.config, [prompt for prompt in prompts for _ in range(args.num)]
   seeds = [args.seed + i for _ in prompts for i in range(args.num)]
+  controls = control_images(args, conditions, len(texts))
+  how: dict[str, Any] = {"controls": controls} if controls else {}
   if image is None:
-    how = {}
     if args.reference:
       model.need("redraw")
       shown = [fitted_reference(path, model.system) for path in args.reference]
@@ -331,7 +365,8 @@ def run(args: argparse.Namespace) -> None:
       config = refiner.described(config, args)
   else:
     model.need("redraw")
-    images = model.redraw(texts, seeds, start_of(args, image, mask, model, len(texts)))
+    start = start_of(args, image, mask, model, len(texts))
+    images = model.redraw(texts, seeds, start, **how)
   for path in save_images(images, texts, seeds, out, config, args.num):
     print(path)
 

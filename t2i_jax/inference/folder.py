@@ -1,5 +1,6 @@
 """A published model opened from its folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,13 +41,14 @@ def prepare(
   size: tuple[int, int] | None = None,
   dtype: str = "float32",
   too_long: str = "truncate",
+  controlnets: Sequence[str | Path] = (),
   devices: list | None = None,
 ) -> Prepared:
   """Arguments and errors as for open_pipeline. No weights are read.
 
   devices  of the mesh, by default all of this machine
   """
-  config = folder_config(folder, size, too_long)
+  config = folder_config(folder, size, too_long, controlnets)
   given = {f"mesh.{axis}": "1" for axis in MESH_AXES} | {"mesh.data": "-1", "model.dtype": dtype}
   apply_overrides(config, given | (overrides or {}), f"the config of {folder}")
   if config.sampling.guidance.startswith("cfg"):
@@ -78,18 +80,21 @@ def open_pipeline(
   dtype: str = "float32",
   too_long: str = "truncate",
   in_turn: bool = False,
+  controlnets: Sequence[str | Path] = (),
 ) -> Model:
   """A published model on all devices, its weights read onto the mesh, each device its own shards.
 
   overrides        of folder_config's keys, as for open_model
-  size, too_long   as for folder_config
+  size, too_long, controlnets  as for folder_config
   dtype            of activations and weights; the autoencoder's weights stay float32, and so do
                    its activations unless the key `autoencoder` says otherwise: coder_of
   in_turn          encoders, backbone and autoencoder are in memory one after the other, and read
                    anew for each call
   Raises RestoreError, ConfigError, MeshError.
   """
-  config, mesh, system, tokenizer, abstract = prepare(folder, overrides, size, dtype, too_long)
+  config, mesh, system, tokenizer, abstract = prepare(
+    folder, overrides, size, dtype, too_long, controlnets
+  )
   read = lambda name: jax.block_until_ready(load_starts(system, abstract, (name,)))[name]
   with overridden(config.mesh.rules):
     tasks = tasks_of(system, config, mesh)

@@ -18,7 +18,7 @@ from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
 from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
 from t2i_jax.systems import System, Tasks, for_inference, make_system
 from t2i_jax.systems.guides import NO_GUIDES, Guide, Guides, Weak
-from t2i_jax.systems.tasks import Ode, Start
+from t2i_jax.systems.tasks import ControlImages, Ode, Start
 from t2i_jax.training.checkpoint import open_checkpoints
 from t2i_jax.training.restore import restore_params
 
@@ -43,15 +43,20 @@ class Model:
   def draw(self, prompts: Sequence[str], seeds: Sequence[int], **how: Any) -> np.ndarray:
     """uint8 [n, H, W, 3], or float32 latents [n, h, w, C]. Raises ConfigError, PromptError.
 
-    how  noise, decode: systems.draw.Drawing.draw
+    how  noise, decode, references, controls: systems.draw.Drawing.draw
     """
     return self.need("draw")(self.params, prompts, seeds, **how)
 
   def redraw(
-    self, prompts: Sequence[str], seeds: Sequence[int], start: Start, decode: bool = True
+    self,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    start: Start,
+    decode: bool = True,
+    controls: ControlImages | None = None,
   ) -> np.ndarray:
     """`draw` from images: systems.tasks.Start. Raises ConfigError, PromptError."""
-    return self.need("redraw")(self.params, prompts, seeds, start, decode)
+    return self.need("redraw")(self.params, prompts, seeds, start, decode, controls)
 
   def likelihood(
     self, images: np.ndarray, captions: Sequence[str], seeds: Sequence[int], ode: Ode

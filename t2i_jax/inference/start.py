@@ -1,5 +1,6 @@
 """Image files that a drawing starts from, and masks of what is to be filled."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,31 @@ class SourceImage:
       return fit_image(self.data, image_size)
     except DataError as error:
       raise DataError(f"{self.path}: {error}") from error
+
+
+class ConditionImage:
+  """An image file for a ControlNet, decoded. Raises DataError naming the file.
+
+  pixels  uint8 [H, W, 3];   size: height, width
+  """
+
+  def __init__(self, path: str):
+    self.path = path
+    try:
+      self.pixels = np.asarray(decode(_read(path)))
+    except DataError as error:
+      raise DataError(f"{path}: {error}") from error
+    self.size = self.pixels.shape[:2]
+
+
+def check_conditions(images: Sequence[ConditionImage], size: tuple[int, int]) -> None:
+  """Raises ConfigError for a condition image that has not the size that is drawn."""
+  for image in images:
+    if image.size != tuple(size):
+      raise ConfigError(
+        f"--control={image.path} is {image.size[0]} x {image.size[1]}, and {size[0]} x {size[1]} "
+        "is drawn (height x width): scale it to that size."
+      )
 
 
 REFERENCE_PIXELS = 1024**2  # the most of a reference image, as FLUX.2's pipeline has it

@@ -45,7 +45,7 @@ class Needs(NamedTuple):
 def needs_of(folder: str | Path, *how: Any) -> Needs:
   """The needs of a sample; the programs are compiled for this machine's devices.
 
-  how  overrides, size, dtype: as for open_pipeline. Raises as it does
+  how  overrides, size, dtype, too_long, controlnets: as for `prepare`. Raises as it does
   """
   return needs(prepare(folder, *how))
 
@@ -54,8 +54,13 @@ def needs(made: Prepared) -> Needs:
   count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
   weights = {name: total_bytes(tree, a_device=True) for name, tree in made.abstract.items()}
   with overridden(made.config.mesh.rules):
-    lowered = Drawing(made.system, made.config.sampling, made.mesh).lower(made.abstract)
-    of = {"encoders": set(made.system.text), "sampler": {"backbone"}, "decoder": {"vae"}}
+    drawing = Drawing(made.system, made.config.sampling, made.mesh)
+    lowered = drawing.lower(made.abstract)
+    of = {
+      "encoders": set(made.system.text),
+      "sampler": set(drawing.system.sampled),
+      "decoder": {"vae"},
+    }
     stages = {}
     for name, program in lowered.items():
       own = sum(weights[part] for part in of[name] if part in weights)

@@ -13,6 +13,8 @@ from t2i_jax.errors import RestoreError
 from t2i_jax.pretrained.scheduler import SCHEDULERS
 
 INDEX = "model_index.json"
+CONTROLNET = "controlnet"  # the part; of several the others are controlnet_1, controlnet_2, ...
+ONE_NET, SEVERAL_NETS = "ControlNetModel", "MultiControlNetModel"
 
 
 class Published(NamedTuple):
@@ -57,7 +59,10 @@ PIPELINES: dict[str, Published] = {
     steps=100, guidance="dual(image_scale=1.5)", scheduler={}
   ),
   "LatentConsistencyModelPipeline": SD._replace(steps=4, cfg=8.5, scheduler={}),
+  "StableDiffusionControlNetPipeline": SD._replace(scheduler={}),
+  "StableDiffusionControlNetInpaintPipeline": SD._replace(scheduler={}),
   "StableDiffusionXLPipeline": SDXL,
+  "StableDiffusionXLControlNetPipeline": SDXL,
   # With "requires_aesthetics_score": the refiner. Else it is of the files of SDXL.
   REFINER: SDXL._replace(text="sdxl_refiner", refines=True),
   "DiTPipeline": Published("label", even=False, cfg=4.0),
@@ -77,7 +82,9 @@ PIPELINES: dict[str, Published] = {
 SAME = {
   "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
   "LatentConsistencyModelImg2ImgPipeline": "LatentConsistencyModelPipeline",
+  "StableDiffusionControlNetImg2ImgPipeline": "StableDiffusionControlNetPipeline",
   REFINER: "StableDiffusionXLPipeline",
+  "StableDiffusionXLControlNetImg2ImgPipeline": "StableDiffusionXLControlNetPipeline",
   "FluxImg2ImgPipeline": "FluxPipeline",
   "FluxInpaintPipeline": "FluxPipeline",
   "StableDiffusion3Img2ImgPipeline": "StableDiffusion3Pipeline",
@@ -102,6 +109,11 @@ class Index(NamedTuple):
   parts: dict[str, str]
   scheduler: dict[str, Any]
   content: dict[str, Any]
+
+  @property
+  def controlnets(self) -> tuple[str, ...]:
+    """Their subfolders, in order."""
+    return tuple(name for name, kind in self.parts.items() if kind == ONE_NET)
 
   @property
   def scheduler_file(self) -> str:
@@ -165,6 +177,10 @@ def _parts(content: Mapping[str, Any], folder: Path) -> dict[str, str]:
       f"{folder / INDEX} names {', '.join(missing)}, and there is no such folder. Copy the whole "
       "folder of the model again."
     )
+  if found.get(CONTROLNET) == SEVERAL_NETS:  # the index has no line for the others
+    found[CONTROLNET], i = ONE_NET, 0
+    while (folder / f"{CONTROLNET}_{(i := i + 1)}").is_dir():
+      found[f"{CONTROLNET}_{i}"] = ONE_NET
   return found
 
 

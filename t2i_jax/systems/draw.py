@@ -18,40 +18,33 @@ from t2i_jax.parallel import batch_sharding
 from t2i_jax.process import Time, mix
 from t2i_jax.sampling import (
   GUIDANCE_OF_PROMPTS,
-  Denoiser,
-  Guided,
-  Labelled,
   Step,
-  autoguide,
-  classify,
-  guide,
   make_plan,
-  remember,
   row_noise,
   sample,
 )
 from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
 from t2i_jax.systems.beside import IMAGE, Encoded, check_drawn, check_redrawn, kind_of
+from t2i_jax.systems.controlnet import rows_of
+from t2i_jax.systems.guided import GuidedSampler
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.inputs import (
   Inputs,
   Origin,
-  all_until,
   cells_of,
   remembers,
   with_images,
-  with_roles,
 )
 from t2i_jax.systems.not_finite import checked_with_cause
 from t2i_jax.systems.parts import InTurn, only
 from t2i_jax.systems.sampler import Batches, checked_plan, make_sampler
 from t2i_jax.systems.stages import Stage, negative
 from t2i_jax.systems.system import levels
-from t2i_jax.systems.tasks import Draw, Start
+from t2i_jax.systems.tasks import ControlImages, Draw, Start
 
 AND = " AND "  # between the prompts of one image
-BACKBONE, VAE = ("backbone",), ("vae",)
+VAE = ("vae",)
 DRAW_KNOWN = 2**31  # noise of the known part of an image: of other keys than the solver's
 
 
@@ -75,6 +68,7 @@ class Drawing:
       None if perturb is None else CONTROLS[perturb.kind](perturb.layers, system.layers)
     )
     self.plan = checked_plan(c, sampler, system)
+    self._guided = GuidedSampler(system, self.solver, self.method, self.control, guides)
     # Of what sees images a prompt is encoded with them.
     blind = {name: encoder for name, encoder in system.text.items() if encoder.shown is None}
     self.negative = {name: encoder.encode([c.negative]) for name, encoder in blind.items()}
@@ -117,6 +111,7 @@ class Drawing:
     decode: bool = True,
     references: Sequence[np.ndarray] = (),
     stage: Stage | None = None,
+    controls: ControlImages | None = None,
   ) -> np.ndarray:
     """tasks.Draw. Raises PromptError, ConfigError.
 
@@ -125,6 +120,7 @@ class Drawing:
     decode      False: latents float32 [n, h, w, C]
     references  uint8 [n, H, W, 3], images that the model is shown besides the prompts. A model
                 that edits resizes them; for another, sides are multiples of its autoencoder's
+    controls    condition images of its ControlNets
     """
     takes = getattr(self.system.parts["backbone"].config, "references", False)
     check_drawn(self.beside, references)
@@ -135,7 +131,8 @@ class Drawing:
       )
     plan = self.plan if stage is None else stage.plan(self.solver, self.system.process, self.times)
     sampler = lambda own, part: self._from_noise(own, plan, *part)
-    given = self._inputs(prompts, seeds, references)._replace(noise=noise)
+    rows = rows_of(self.system, controls, len(prompts))
+    given = self._inputs(prompts, seeds, references)._replace(noise=noise, controls=rows)
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
   def lower(self, params: Params) -> dict[str, Any]:
@@ -146,7 +143,9 @@ class Drawing:
     # A model that edits is shown one image of the size that it draws.
     image = np.zeros((1, *self.system.image_shape[:2], 3), np.uint8)
     shown = () if self.shown is None else (image,)
-    given = jax.tree.map(row, self._inputs([AND.join([""] * (self.joined + 1))], [0], shown))
+    given = self._inputs([AND.join([""] * (self.joined + 1))], [0], shown)
+    controls = ControlImages([image] * len(self.system.controlnets))
+    given = jax.tree.map(row, given._replace(controls=rows_of(self.system, controls, 1)))
     tokens, x0 = given.cond, row(jax.ShapeDtypeStruct((1, *self.system.x_shape), jnp.float32))
     seen = tuple(jax.eval_shape(self.system.encode, params, image) for image in given.references)
 
@@ -167,7 +166,7 @@ class Drawing:
     with jax.set_mesh(self.mesh):
       return {
         "encoders": self._encode.lower(only(params, self.system.text), tokens),
-        "sampler": self._from_noise.lower(only(params, BACKBONE), plan, *given),
+        "sampler": self._from_noise.lower(only(params, self.system.sampled), plan, *given),
         "decoder": self._decode.lower(only(params, VAE), x0, None),
       }
 
@@ -178,8 +177,9 @@ class Drawing:
     seeds: Sequence[int],
     start: Start,
     decode: bool = True,
+    controls: ControlImages | None = None,
   ) -> np.ndarray:
-    """tasks.Redraw. Raises ConfigError, PromptError.   decode: as for `draw`
+    """tasks.Redraw. Raises ConfigError, PromptError.   decode, controls: as for `draw`
 
     Sampled from the grid's first time t <= strength: [2108.01073], with fresh noise, or by
     inversion. Where there is a mask, what it leaves comes back as it was, to the bit.
@@ -191,7 +191,8 @@ class Drawing:
     fill = None if start.mask is None else np.asarray(start.mask, bool)[..., None]
     source = None if start.source is None else self._tokens(start.source)
     given = self._inputs(prompts, seeds)._replace(
-      origin=Origin(np.asarray(start.images), fill, source)
+      origin=Origin(np.asarray(start.images), fill, source),
+      controls=rows_of(self.system, controls, len(prompts)),
     )
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
@@ -258,7 +259,9 @@ class Drawing:
     with jax.set_mesh(self.mesh):
       each: Any = list if isinstance(params, InTurn) else iter
       parts = each((raw, *self._conditioned(params, raw)) for raw in self.batches(given))
-      drawn = each((sampler(only(params, BACKBONE), part), raw, o) for raw, part, o in parts)
+      drawn = each(
+        (sampler(only(params, self.system.sampled), part), raw, o) for raw, part, o in parts
+      )
       if not decode:
         return np.concatenate([np.asarray(self._whole(x0)) for x0, *_ in drawn])[:n]
       found = [
@@ -307,43 +310,13 @@ class Drawing:
       part = part._replace(weak=cond, weak_params=weak.params)
     return part, origin
 
-  def _guided(
-    self, params: Params, given: Inputs, x: jax.Array, plan: Step, on_step: Any = None
-  ) -> tuple[Denoiser, Any, dict[str, Any]]:
-    """The denoiser, its condition, and the hooks of `sample`."""
-    system, control, method = self.system, self.control, self.method
-    cond: Any = given.cond
-    denoise: Denoiser = lambda x_t, time, cond: system.denoise(params, x_t, time, cond, control)
-    hooks: dict[str, Any] = {} if on_step is None else {"on_step": on_step}
-    if system.two_times:
-      hooks["cond_at"] = lambda i, cond, _: all_until(cond, plan.to.model_time[i])
-    if self.guides.weak is not None:
-      weak, weak_params = self.guides.weak.system, given.weak_params
-      denoise = autoguide(
-        lambda x_t, time, both: system.denoise(params, x_t, time, both[0]),
-        lambda x_t, time, both: weak.denoise(weak_params, x_t, time, both[1]),
-        method,
-        given.scale,
-      )
-      cond = Guided((cond, given.weak))
-    elif given.null is not None or control is not None:
-      null = given.null
-      cond = Guided(cond, null, given.others) if control is None else with_roles(cond, null)
-      denoise = guide(denoise, method, given.scale)
-      hooks = remember(method, x, **hooks)
-    if self.guides.classifier is not None:
-      guide_params, helper = given.guide_params, self.guides.classifier
-      log_prob = lambda x_t, time, y: helper.classify(guide_params, x_t, time, y)
-      denoise, cond = classify(denoise, log_prob, given.weight), Labelled(cond, given.label)
-    return denoise, cond, hooks
-
   def _sample_noise(self, params: Params, plan: Step, *given: Any) -> jax.Array:
     system, inputs = self.system, Inputs(*given)
     keys = jax.vmap(jax.random.key)(inputs.seeds)
     prior = system.process.prior(keys, system.x_shape)
     if inputs.noise is not None:
       prior = system.process.prior_std * inputs.noise
-    denoise, cond, hooks = self._guided(params, inputs, prior, plan)
+    denoise, cond, hooks = self._guided.denoiser(params, inputs, prior, plan)
     noise = row_noise(keys, system.x_shape)
     return sample(denoise, self.solver, plan, prior, cond, noise, **hooks)[0]
 
@@ -389,7 +362,7 @@ class Drawing:
           lowest = Time(*(jnp.float32(field[0]) for field in up))
           x = before_last_step(denoise, lowest, x0, cond)
         x, _ = invert(denoise, upwards, process, up, x, cond)
-      denoise, cond, hooks = self._guided(params, given, x, steps, on_step)
+      denoise, cond, hooks = self._guided.denoiser(params, given, x, steps, on_step)
       return sample(denoise, self.solver, steps, x, cond, noise, **hooks)[0]
 
     return jax.jit(run, out_shardings=batch_sharding(self.mesh))

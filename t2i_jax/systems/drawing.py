@@ -1,15 +1,17 @@
 """A model that draws: a backbone under text encoders, and an objective over its predictions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch, Features
+from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.conditioning import Tower, drop_towers
 from t2i_jax.models.control import Control
@@ -19,6 +21,8 @@ from t2i_jax.models.unet import micro_conditions
 from t2i_jax.process import Prediction, Time
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
+from t2i_jax.systems.conditions import CONDITIONS, Condition
+from t2i_jax.systems.controlnet import residuals, with_conditions
 from t2i_jax.systems.distillation import ConsistencyDistillation, GuidanceDistillation
 from t2i_jax.systems.draw import Drawing
 from t2i_jax.systems.few_step import Consistency, MeanFlow
@@ -34,7 +38,7 @@ from t2i_jax.systems.system import (
   image_losses,
   predicted,
 )
-from t2i_jax.systems.tasks import Tasks
+from t2i_jax.systems.tasks import ControlImages, Tasks
 from t2i_jax.towers.join import Join
 
 
@@ -49,6 +53,8 @@ class DrawingSystem(System):
   objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES. It may
                       have check(system), which raises ConfigError, and teacher(config): of the
                       backbone that is the frozen part "teacher"
+  controlnets         parts whose residuals are added to the backbone's -> what makes their
+                      condition images of those of training, or None
   """
 
   join: Join
@@ -58,11 +64,22 @@ class DrawingSystem(System):
   weighting: Weighting
   penalty: Penalty
   objective: Callable[..., dict[str, jax.Array]]
+  controlnets: dict[str, Condition | None] = field(default_factory=dict)
 
   def __post_init__(self):
     check = getattr(self.objective, "check", None)
     if check is not None:
       check(self)
+    if self.latents is not None and any(self.controlnets.values()):
+      raise ConfigError(
+        "controlnets: condition images are made of images, and the data set holds latents. Use "
+        "data.dir of the images."
+      )
+
+  @property
+  def sampled(self) -> tuple[str, ...]:
+    """The parts that a sampler calls."""
+    return ("backbone", *self.controlnets)
 
   @property
   def two_times(self) -> bool:
@@ -91,6 +108,12 @@ class DrawingSystem(System):
     return tuple(self.text)
 
   def losses(self, params: Params, batch: Batch, draws: Draws) -> dict[str, jax.Array]:
+    for name, condition in self.controlnets.items():
+      if condition is None:
+        raise ConfigError(
+          f"controlnets.{name}: training does not know its condition images. Give it a condition, "
+          f"one of {', '.join(CONDITIONS)}, as folder(path='PATH', condition='edges')."
+        )
     return self.objective(self, params, batch, draws)
 
   def towers(self, params: Params, text: dict[str, Any]) -> dict[str, Tower]:
@@ -131,7 +154,7 @@ class DrawingSystem(System):
     towers = self.towers(params, batch.text)
     if draws.drop:
       towers = drop_towers(towers, self._nulls(params), draws.drop)
-    cond = self._condition(towers)
+    cond = with_conditions(self, params, flat_images(batch), self._condition(towers))
     if batch.sizes is None:
       return cond
     micro = cond.extras["micro_conditions"].at[:, :4].set(batch.sizes.reshape(-1, 4))
@@ -164,7 +187,9 @@ class DrawingSystem(System):
     answers: list[Answer] = []
 
     def value(x: jax.Array) -> jax.Array:
-      answers.append(model(x.astype(self.dtype), model_time, cond, control))
+      x = x.astype(self.dtype)
+      added = residuals(self, params, x, model_time, cond) if part == "backbone" else None
+      answers.append(model(x, model_time, cond, control, added))
       return answers[0].value
 
     prediction = predicted(self.output, value, x_t, time)
@@ -187,9 +212,19 @@ class DrawingSystem(System):
     return self.network(params, x_t, time, cond, control, part)[0]
 
   def forward(self, params: Params, batch: Batch) -> Any:
-    cond = self.encode_text(params, batch.text)
-    x_t = self.encode(params, flat_images(batch))
+    images = flat_images(batch)
+    cond = with_conditions(self, params, images, self.encode_text(params, batch.text))
+    x_t = self.encode(params, images)
     return self.denoise(params, x_t, self.process.at(jnp.float32(0.5)), cond).value
+
+  def condition_images(self, images: np.ndarray) -> ControlImages:
+    """What the ControlNets read of images of training, each by its `condition`.
+
+    images  uint8 [n, H, W, 3]
+    """
+    unit = jnp.asarray(images, jnp.float32) / 255
+    of = lambda condition: np.asarray(jnp.round(255 * condition(unit)), np.uint8)
+    return ControlImages([of(one) for one in self.controlnets.values() if one is not None])
 
   def tasks(self, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
     drawing = Drawing(self, c, mesh, guides)

@@ -12,7 +12,7 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.models import BACKBONES
 from t2i_jax.pretrained.folder import open_folder
-from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
+from t2i_jax.pretrained.pipelines import CONTROLNET, INDEX, Index, read_index
 from t2i_jax.pretrained.scheduler import How, read_scheduler
 from t2i_jax.pretrained.scheduler_keys import call, training_shift
 from t2i_jax.systems.make import WIDTHS
@@ -21,13 +21,17 @@ from t2i_jax.towers.published import CLIP_LENGTH, PUBLISHED, TextPart, tokenizer
 
 
 def folder_config(
-  folder: str | Path, size: tuple[int, int] | None = None, too_long: str = "truncate"
+  folder: str | Path,
+  size: tuple[int, int] | None = None,
+  too_long: str = "truncate",
+  controlnets: Sequence[str | Path] | None = (),
 ) -> ConfigDict:
   """The config of a published model: its sizes and scheduler, and the settings it is sampled with.
 
   folder    with model_index.json
   size      height and width in pixels, by default those that the model was made for
   too_long  of prompts for an encoder, "truncate" or "error"; for windows of CLIP see in_windows
+  controlnets  folders of ControlNets besides those of the model; None: without these, too
   Raises RestoreError for a folder that is damaged, or of a class or with a flag that has no equal
   here; ConfigError for a size that it cannot draw.
   """
@@ -56,6 +60,10 @@ def folder_config(
   starts = {"backbone": published.backbone, "vae": "vae"}
   starts |= {name: name for name in c.text.towers if name in index.parts}
   c.parts = {part: {"start": f"folder:{root / sub}"} for part, sub in starts.items()}
+  nets = {} if controlnets is None else controlnet_folders(index, controlnets)
+  if nets:
+    c.controlnets = {name: call("folder", path=str(path)) for name, path in nets.items()}
+    c.parts.update({name: {"start": f"folder:{path}"} for name, path in nets.items()})
   c.model = {"kind": kind, "dtype": "float32"}
   c.model.update({name: value for name, value in fields.items() if name not in given})
   c.process = {
@@ -81,6 +89,13 @@ def folder_config(
   }
   fill(c, str(folder))
   return c.lock()
+
+
+def controlnet_folders(index: Index, others: Sequence[str | Path] = ()) -> dict[str, Path]:
+  """The folder of each ControlNet of a pipeline, and of others, by the name of its part."""
+  own = [index.folder / name for name in index.controlnets]
+  name = lambda i: f"{CONTROLNET}_{i}" if i else CONTROLNET
+  return {name(i): path for i, path in enumerate([*own, *map(Path, others)])}
 
 
 def nearest_size(folder: str | Path, size: tuple[int, int]) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """What the compiled sampler of a model that draws is given, as pytrees of rows."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ class Inputs(NamedTuple):
   label, guide_params, weight  captions and parameters of a noisy classifier, and how strongly it
           guides
   weak, weak_params  of the weak model
+  controls  systems.controlnet.Rows of each ControlNet
   """
 
   cond: Any
@@ -48,6 +50,7 @@ class Inputs(NamedTuple):
   weak: Any = None
   weak_params: Any = None
   origin: Origin | None = None
+  controls: tuple[Any, ...] = ()
 
 
 def with_images(cond: Conditioning, latents: tuple[Any, ...]) -> Conditioning:
@@ -61,10 +64,15 @@ def with_roles(cond: Conditioning, null: Conditioning | None) -> Guided:
   return Guided(with_role(cond, Role.COND), null, (with_role(cond, Role.PERTURBED),))
 
 
+def each_condition(cond: Any, change: Callable[[Conditioning], Conditioning]) -> Any:
+  """A change of every Conditioning in a condition."""
+  one = lambda node: isinstance(node, Conditioning)
+  return jax.tree.map(lambda c: change(c) if one(c) else c, cond, is_leaf=one)
+
+
 def all_until(cond: Any, model_time: jax.Array) -> Any:
   """`until` of every Conditioning in a condition."""
-  one = lambda node: isinstance(node, Conditioning)
-  return jax.tree.map(lambda c: until(c, model_time) if one(c) else c, cond, is_leaf=one)
+  return each_condition(cond, lambda c: until(c, model_time))
 
 
 def remembers(solver: Any, shape: tuple[int, ...]) -> bool:

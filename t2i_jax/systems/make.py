@@ -36,6 +36,7 @@ from t2i_jax.systems.autoencoding import (
 )
 from t2i_jax.systems.classifier import ClassifierSystem
 from t2i_jax.systems.contrastive import Contrast, ContrastiveSystem, Views
+from t2i_jax.systems.controlnet import make_nets, parts_of
 from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
 from t2i_jax.systems.joint import JointSystem
 from t2i_jax.systems.parts import Part, configured
@@ -152,7 +153,10 @@ def _drawing(
     taught = objective.teacher(config)
     make = lambda rngs: model(taught, rngs)
     teacher = {"teacher": Part(make, taught, of="backbone", training_only=True)}
+  image_shape = common["image_shape"]
+  nets = make_nets(c, config, image_shape, common["autoencoder"].latent_shape(image_shape))
   parts = {"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae | teacher
+  parts |= parts_of(nets)
   return DrawingSystem(
     parts=configured(parts, c.parts),
     text=text,
@@ -163,6 +167,7 @@ def _drawing(
     weighting=build(WEIGHTINGS, c.process.weighting, "process.weighting"),
     penalty=build(PENALTIES, c.process.penalty, "process.penalty"),
     objective=objective,
+    controlnets={name: net.condition for name, net in nets.items()},
     **common,
   )
 

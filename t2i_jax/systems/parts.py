@@ -21,10 +21,12 @@ class Part(NamedTuple):
   make    builds it
   config  of the network: it says which published folders fit
   start   "" (random), "folder:PATH" (published weights), "file:PATH" (those of the part of this
-          name in a file of the original layout) or "run:PATH" (the averaged weights of the part of
-          this name in a work directory)
+          name in a file of the original layout), "run:PATH" (the averaged weights of the part of
+          this name in a work directory) or "base" (those that the part `base` starts with, where
+          names and shapes are the same)
   train   "all", "none" or "only(pattern='blocks/*/cross/*')": shell patterns of paths in the part
   of      the part of another run that run:PATH means; "" for the one of the same name
+  base    the part that it copies in part, or ""
   training_only  inference leaves it out
   """
 
@@ -33,14 +35,21 @@ class Part(NamedTuple):
   start: str = ""
   train: str = "all"
   of: str = ""
+  base: str = ""
   training_only: bool = False
 
 
 STARTS = ("folder", "file", "run")
+BASE = "base"
 
 
 def split_start(start: str, key: str) -> tuple[str, str]:
-  """("", ""), or (one of STARTS, PATH).   key: where it was set. Raises ConfigError."""
+  """("", ""), ("base", ""), or (one of STARTS, PATH).
+
+  key  where it was set. Raises ConfigError.
+  """
+  if start == BASE:
+    return BASE, ""
   kind, _, path = start.partition(":")
   if start and (kind not in STARTS or not path):
     raise ConfigError(
@@ -56,8 +65,13 @@ def configured(parts: dict[str, Part], c: ConfigDict) -> dict[str, Part]:
       f"config.parts names {', '.join(sorted(c))}; this config has the parts "
       f"{', '.join(sorted(parts))}."
     )
-  for name in parts:
-    split_start(c[name].start, f"parts.{name}.start")
+  for name, part in parts.items():
+    kind, _ = split_start(c[name].start, f"parts.{name}.start")
+    if kind == BASE and not part.base:
+      raise ConfigError(
+        f"parts.{name}.start = {BASE!r}: only a ControlNet starts as a copy of the backbone. Write "
+        "'' (random weights), folder:PATH or run:PATH."
+      )
   return {
     name: part._replace(start=c[name].start, train=c[name].train) for name, part in parts.items()
   }

@@ -32,6 +32,25 @@ class Start(NamedTuple):
   repeats: int = 1
 
 
+class ControlImages(NamedTuple):
+  """Condition images of a model's ControlNets, and how these act.
+
+  images  one for each ControlNet: uint8 [n, H, W, 3], red, green, blue, of the size that is drawn
+  scales  of the residuals
+  starts, ends  fractions of the network's calls between which it is used: of N calls, call i is
+          where i / N >= start and (i + 1) / N <= end, as in diffusers
+  guess   the residuals of the null are 0, those of the prompt grow from a tenth of their scale in
+          the first skip connection to all of it in the middle, as guess mode of diffusers has it
+  Scales, starts and ends: one for all ControlNets, or one for each.
+  """
+
+  images: Sequence[np.ndarray]
+  scales: Sequence[float] = (1.0,)
+  starts: Sequence[float] = (0.0,)
+  ends: Sequence[float] = (1.0,)
+  guess: bool = False
+
+
 class Ode(NamedTuple):
   """How a likelihood is integrated.
 

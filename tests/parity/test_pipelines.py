@@ -8,7 +8,9 @@ parity = pytest.importorskip("benchmarks.pipeline_parity")
 
 # Of two classes that share their code one is live, the other in `make proof`.
 LESS = {"sd3 without T5", "pixart_sigma", "flux2, shown two images", "qwen_image_edit_plus"}
-LESS |= {"sd1", "sd2", "sd_turbo", "sdxl_lcm"}
+LESS |= {"sd1", "sd2", "sd_turbo", "sdxl_lcm", "sd_controlnet", "sd_controlnet, two"}
+LESS |= {"sd_controlnet, guess", "sd_controlnet_inpaint"}
+LESS |= {"sdxl"}  # sdxl_controlnet has all of it, and residuals
 
 
 @pytest.mark.parametrize(

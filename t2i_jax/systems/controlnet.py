@@ -1,0 +1,331 @@
+"""ControlNets of a model that draws [2302.05543]: parts whose residuals are added to its U-Net's.
+
+    config.controlnets.controlnet = "folder(path='sd-controlnet-canny')"
+
+and parts.controlnet.start = "folder:sd-controlnet-canny". To train one, these are
+"of_backbone(condition='edges')" and "base", a copy of the U-Net's weights.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from t2i_jax.config import build
+from t2i_jax.errors import ConfigError
+from t2i_jax.models import Conditioning
+from t2i_jax.models.controlnet import ControlNet, ControlNetConfig
+from t2i_jax.models.params import Params
+from t2i_jax.models.unet import StemConfig, UNetConfig
+from t2i_jax.pretrained.folder import open_folder
+from t2i_jax.ranges import Share, Weight, Width, checked
+from t2i_jax.sampling.solver import Solver, Step
+from t2i_jax.systems.conditions import CONDITIONS, Condition
+from t2i_jax.systems.inputs import Inputs, each_condition
+from t2i_jax.systems.parts import Part
+from t2i_jax.systems.tasks import ControlImages
+
+HINTS, PROGRESS = "controlnets", "progress"  # extras of a condition
+ROUNDING = 1e-6  # of fractions of calls, of which there are fewer than 1e5
+GUESS = -1.0  # exponent of 10 of the first residual's scale in guess mode; the last one has 0
+
+
+class Net(NamedTuple):
+  """A ControlNet;   condition: what makes its images of those of training, or None"""
+
+  config: ControlNetConfig
+  condition: Condition | None
+
+
+class Base(NamedTuple):
+  """config of the backbone;   factor: pixels along a side of a latent"""
+
+  config: Any
+  factor: int
+
+
+def _condition(text: str) -> Condition | None:
+  return build(CONDITIONS, text, "condition") if text else None
+
+
+def folder(base: Base, path: str, condition: str = "") -> Net:
+  """The ControlNet in a folder. Raises RestoreError, ConfigError."""
+  config = open_folder(path)[1]
+  if not isinstance(config, ControlNetConfig):
+    raise ConfigError(f"{path} holds a {type(config).__name__}, which is no ControlNet.")
+  runs = {"remat": base.config.remat, "attention": base.config.attention}
+  return Net(dataclasses.replace(config, **runs), _condition(condition))
+
+
+def of_backbone(base: Base, condition: str, hint_widths: tuple[Width, ...] = ()) -> Net:
+  """A new one of the backbone's sizes, to train.
+
+  condition    one of systems.conditions.CONDITIONS
+  hint_widths  as in ControlNetConfig; by default the first of the published ones, as many as the
+               autoencoder's factor needs
+  """
+  own = {f.name: getattr(base.config, f.name) for f in dataclasses.fields(StemConfig)}
+  published = ControlNetConfig.hint_widths[: base.factor.bit_length()]
+  return Net(ControlNetConfig(**own, hint_widths=hint_widths or published), _condition(condition))
+
+
+# By the name in config.controlnets.
+CONTROLNETS: dict[str, Callable[..., Net]] = {"folder": folder, "of_backbone": of_backbone}
+
+
+def make_nets(
+  c: ConfigDict, backbone: Any, image_shape: tuple[int, ...], x_shape: tuple[int, ...]
+) -> dict[str, Net]:
+  """The ControlNets that config.controlnets names, by the names of their parts.
+
+  backbone  config of the part
+  Raises ConfigError for a ControlNet of another backbone.
+  """
+  found = {}
+  for name, choice in c.get("controlnets", {}).items():
+    where = f"controlnets.{name}"
+    if not isinstance(backbone, UNetConfig):
+      raise ConfigError(
+        f"{where} = {choice!r}: a ControlNet here is that of a U-Net, and this model's backbone is "
+        f"a {type(backbone).__name__}."
+      )
+    base = Base(backbone, image_shape[0] // x_shape[0])
+    net = found[name] = build(CONTROLNETS, choice, where, base)
+    check_fits(net.config, backbone, base.factor, f"{where} = {choice!r}")
+    if net.condition is not None:
+      jax.eval_shape(net.condition, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  return found
+
+
+def parts_of(nets: Mapping[str, Net]) -> dict[str, Part]:
+  make = lambda config: partial(ControlNet, config)
+  return {n: Part(make(net.config), net.config, base="backbone") for n, net in nets.items()}
+
+
+def check_fits(c: ControlNetConfig, backbone: UNetConfig, factor: int, where: str) -> None:
+  """Raises ConfigError naming in what a ControlNet differs from the U-Net that it is given for."""
+  pairs: dict[str, tuple[Any, Any]] = {
+    "channels of x_t": (c.channels, backbone.channels),
+    "width of the text (cross_attention_dim)": (c.text_width, backbone.text_width),
+    "number of skip connections": (len(c.skip_widths), len(backbone.skip_widths)),
+    "widths of skip connections": (c.skip_widths, backbone.skip_widths),
+    "width of the middle": (c.widths[-1], backbone.widths[-1]),
+    "pixels of the condition image along a side of a latent": (c.factor, factor),
+  }
+  if c.micro_conditions:
+    pairs["micro-conditions"] = (c.micro_conditions, backbone.micro_conditions)
+    pairs["width of the pooled text"] = (c.pooled_width, backbone.pooled_width)
+  wrong = [f"{what}: {own}, and {its} there" for what, (own, its) in pairs.items() if own != its]
+  if wrong:
+    raise ConfigError(f"{where} is the ControlNet of another backbone. {wrong[0]}.")
+
+
+def check_count(nets: int, images: int) -> None:
+  """Raises ConfigError unless there is one condition image for each ControlNet."""
+  if nets == images:
+    return
+  if not nets:
+    raise ConfigError(
+      "--control: this model has no ControlNet. Add one with --controlnet=FOLDER, or leave "
+      "--control out."
+    )
+  raise ConfigError(
+    f"this model has {nets} ControlNet{'s' * (nets > 1)} and is given {images or 'no'} condition "
+    f"image{'s' * (images != 1)}: give --control=FILE once for each."
+  )
+
+
+def settled(given: ControlImages, nets: int) -> ControlImages:
+  """With one scale, start and end for each ControlNet. Raises ConfigError for wrong ones."""
+  found: dict[str, Any] = {}
+  for name, hint in (("scales", Weight), ("starts", Share), ("ends", Share)):
+    flag, values = f"--control-{name.removesuffix('s')}", tuple(getattr(given, name))
+    if len(values) not in (1, nets):
+      raise ConfigError(
+        f"{flag} is given {len(values)} times for {nets} ControlNet{'s' * (nets > 1)}: give it "
+        "once, for all, or once for each."
+      )
+    values = tuple(checked(value, hint, flag) for value in values)
+    found[name] = values * nets if len(values) == 1 else values
+  for start, end in zip(found["starts"], found["ends"], strict=True):
+    if start >= end:
+      raise ConfigError(
+        f"--control-start={start:g} is not below --control-end={end:g}: a ControlNet is used "
+        "between these fractions of the steps."
+      )
+  return given._replace(**found)
+
+
+class Rows(NamedTuple):
+  """What a ControlNet is given, row by row.
+
+  image  uint8 [B, H, W, 3];   start, end: [B], as in ControlImages
+  scale, null  [B, K], of each residual of the prompt and of the null, K skip connections and middle
+  """
+
+  image: Any
+  scale: Any
+  null: Any
+  start: Any
+  end: Any
+
+
+def rows_of(system: Any, given: ControlImages | None, n: int) -> tuple[Rows, ...]:
+  """The rows of n images, one Rows for each ControlNet. Raises ConfigError."""
+  names = tuple(system.controlnets)
+  check_count(len(names), 0 if given is None else len(given.images))
+  if given is None or not names:
+    return ()
+  given = settled(given, len(names))
+  size = tuple(system.image_shape[:2])
+  configs = [system.parts[name].config for name in names]
+  guess = given.guess or configs[0].global_pool
+  found = []
+  for config, image, scale, start, end in zip(
+    configs, given.images, given.scales, given.starts, given.ends, strict=True
+  ):
+    shape = np.shape(image)
+    if shape != (n, *size, 3):
+      raise ConfigError(
+        f"condition images of shape {shape}: {n} of {size[0]} x {size[1]} x 3 are needed, the size "
+        "that is drawn."
+      )
+    count = len(config.skip_widths) + 1
+    curve = np.logspace(GUESS, 0, count) if guess and not config.global_pool else np.ones(count)
+    scales = np.tile(np.float32(scale * curve), (n, 1))
+    null = np.zeros_like(scales) if guess else scales
+    each = lambda value: np.full(n, value, np.float32)
+    found.append(Rows(np.asarray(image), scales, null, each(start), each(end)))
+  return tuple(found)
+
+
+class Hint(NamedTuple):
+  """A condition image in extras["controlnets"]: embedded [B, h, w, D]; the others as in Rows."""
+
+  embedded: jax.Array
+  scale: jax.Array
+  start: jax.Array
+  end: jax.Array
+
+
+def _embedded(system: Any, params: Params, name: str, image: jax.Array) -> jax.Array:
+  """image: [B, H, W, 3] in [0, 1]"""
+  return system.module(params, name).embed(image.astype(system.dtype))
+
+
+def with_hints(system: Any, params: Params, given: Inputs) -> Inputs:
+  """The inputs with the condition images, embedded, in every condition."""
+  if not given.controls:
+    return given
+  own, null = [], []
+  for name, row in zip(system.controlnets, given.controls, strict=True):
+    image = row.image.astype(jnp.float32) / 255
+    hint = Hint(_embedded(system, params, name, image), row.scale, row.start, row.end)
+    own.append(hint)
+    null.append(hint._replace(scale=row.null))
+  of = lambda cond, hints: cond._replace(extras=cond.extras | {HINTS: tuple(hints)})
+  return given._replace(
+    cond=of(given.cond, own),
+    null=None if given.null is None else of(given.null, null),
+    others=tuple(of(other, own) for other in given.others),
+  )
+
+
+def with_conditions(
+  system: Any, params: Params, images: jax.Array, cond: Conditioning
+) -> Conditioning:
+  """A condition of training with what each ControlNet reads, made of the images.
+
+  images  uint8 [R, H, W, 3]
+  As it is where no ControlNet has a `condition`. Raises ConfigError where one has and another not.
+  """
+  conditions: Mapping[str, Condition | None] = system.controlnets
+  if not any(conditions.values()):
+    return cond
+  rows, hints = len(images), []
+  for name, condition in conditions.items():
+    if condition is None:
+      raise ConfigError(f"controlnets.{name}: give it a condition, as another ControlNet has one.")
+    config = system.parts[name].config
+    embedded = _embedded(system, params, name, condition(images.astype(jnp.float32) / 255))
+    scale = jnp.ones((rows, len(config.skip_widths) + 1))
+    hints.append(Hint(embedded, scale, jnp.zeros(rows), jnp.ones(rows)))
+  return cond._replace(extras=cond.extras | {HINTS: tuple(hints)})
+
+
+class Progress(NamedTuple):
+  """Where the network's calls of a step are among those of all steps, in extras["progress"].
+
+  now     [S], model time of the step: calls at a lower one are not its first
+  before, after  [S, 2], fractions of all calls before and after the step's first, and its second
+  In a condition it is that of one step, with rows in place of S.
+  """
+
+  now: jax.Array
+  before: jax.Array
+  after: jax.Array
+
+
+def progress_of(solver: Solver, plan: Step) -> Progress:
+  """That of a plan: calls are counted as the schedulers of diffusers list their timesteps.
+
+  PNDM calls the network twice in its first step, Heun in all that do not end at sigma = 0.
+  """
+  warm = getattr(plan.numbers, "warm", None)
+  further = (solver.calls - 1) * (plan.to.sigma > 0) if warm is None else warm > 0  # [S]
+  calls = 1 + further.astype(jnp.int32)
+  first = jnp.cumsum(calls) - calls
+  index = first[:, None] + jnp.arange(2)  # [S, 2]
+  whole = jnp.sum(calls)
+  return Progress(plan.now.model_time, index / whole, (index + 1) / whole)
+
+
+def with_progress(cond: Any, progress: Progress, i: jax.Array) -> Any:
+  """Every Conditioning in a condition, with the progress of step i."""
+
+  def of(one: Conditioning) -> Conditioning:
+    if HINTS not in one.extras:
+      return one
+    rows = len(one.extras[HINTS][0].scale)
+    here = jax.tree.map(lambda a: jnp.broadcast_to(a[i], (rows, *a.shape[1:])), progress)
+    return one._replace(extras=one.extras | {PROGRESS: here})
+
+  return each_condition(cond, of)
+
+
+def residuals(
+  system: Any, params: Params, x: jax.Array, model_time: jax.Array, cond: Conditioning
+) -> Mapping[str, Any] | None:
+  """The sum of what all ControlNets add to the U-Net; None without condition images.
+
+  x  [B, H, W, C] as the U-Net gets it;   model_time: [B]
+  """
+  hints: Sequence[Hint] = cond.extras.get(HINTS, ())
+  found = None
+  for name, hint in zip(system.controlnets, hints, strict=False):
+    scale = scales_at(hint, cond.extras.get(PROGRESS), model_time)
+    own = system.module(params, name)(x, model_time, cond, hint.embedded)
+    flat = [*own["skips"], own["after_middle"]]
+    scaled = [
+      r * s[:, None, None, None].astype(r.dtype) for r, s in zip(flat, scale.T, strict=True)
+    ]
+    found = scaled if found is None else [a + b for a, b in zip(found, scaled, strict=True)]
+  if found is None:
+    return None
+  *skips, middle = found
+  return {"skips": skips, "after_middle": middle}
+
+
+def scales_at(hint: Hint, progress: Progress | None, model_time: jax.Array) -> jax.Array:
+  """Of each residual, 0 in calls outside of start and end.   # [B, K]"""
+  if progress is None:
+    return hint.scale
+  first = model_time >= progress.now
+  before, after = (jnp.where(first, f[:, 0], f[:, 1]) for f in (progress.before, progress.after))
+  used = (before >= hint.start - ROUNDING) & (after <= hint.end + ROUNDING)
+  return hint.scale * used[:, None]
