@@ -49,10 +49,11 @@ def compared_with(path: str | Path) -> tuple[str, ConfigDict]:
 
   Returns its name and its config without overrides.   Raises ConfigError.
   """
-  module, _ = _module(path)
+  module, variant = _module(path)
   if not hasattr(module, "parent"):
     return str(path), load_config(path)
-  config = module.parent.get_config()
+  given = [variant] if hasattr(module.parent, "VARIANT") else []
+  config = module.parent.get_config(*given)
   fill(config, module.parent.__name__)
   return config.name, config.lock()
 

@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
   from t2i_jax.systems.folder import folder_config  # it needs jax, and reads the folder
 
   folder, size = _split(variant)
-  c = folder_config(folder, size)
+  c = folder_config(folder, size, controlnets=None)
   c.unlock()
   c.name = f"finetune_{c.name}"
   for name in c.parts:

@@ -25,6 +25,7 @@ IDENTITY: tuple[str, ...] = (
   "model.",
   "process.",
   "autoencoder",
+  "controlnets.",
   "parts.",
   "rows.",
   "data.image_size",

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -16,7 +17,7 @@ from t2i_jax import pretrained
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.models.params import Params
 from t2i_jax.systems import System, make_system, merge_params, split_params
-from t2i_jax.systems.parts import split_start
+from t2i_jax.systems.parts import BASE, split_start
 from t2i_jax.training.checkpoint import Checkpoints, Damaged, Meta, open_checkpoints
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.state import TrainState, abstract_params
@@ -50,7 +51,7 @@ def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None =
   found: Params = {}
   for name, part in system.parts.items():
     kind, path = split_start(part.start, f"parts.{name}.start")
-    if not kind or (only is not None and name not in only):
+    if kind in ("", BASE) or (only is not None and name not in only):
       continue
     if kind in ("folder", "file"):
       shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract[name])
@@ -62,7 +63,27 @@ def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None =
     else:
       where = f"parts.{name}.start = {part.start!r}"
       found[name] = part_of_run(path, part.of or name, abstract[name], where)
+  for name, part in system.parts.items():
+    if part.start == BASE and (only is None or name in only):
+      started = found if part.base in found else load_starts(system, abstract, (part.base,))
+      if part.base not in started:
+        raise ConfigError(
+          f"parts.{name}.start = {BASE!r}: part {part.base!r} starts with random weights. Give "
+          f"parts.{part.base}.start='folder:PATH' or 'run:PATH'."
+        )
+      found[name] = _copied(started[part.base], abstract[name])
   return found
+
+
+def _copied(source: Params, abstract: Params) -> Params:
+  """The weights of another part that this one has, too: those of the same path and shape."""
+  flat, own = (traverse_util.flatten_dict(tree) for tree in (source, abstract))
+  same = {p: leaf for p, leaf in own.items() if p in flat and flat[p].shape == leaf.shape}
+  copies = {
+    p: jax.device_put(jnp.copy(flat[p]).astype(leaf.dtype), leaf.sharding)
+    for p, leaf in same.items()
+  }
+  return traverse_util.unflatten_dict(copies)
 
 
 def part_of_run(workdir: str, name: str, abstract: Params, where: str) -> Params:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +25,8 @@ def make_show(c: ConfigDict, run: Run, workdir: Path) -> tuple[int, Show] | None
   if run.tasks.draw is not None:
     prompts = list(c.sampling.prompts)
     draw = run.tasks.draw
+    if any(getattr(run.system, "controlnets", {}).values()):
+      return c.sampling.every, _conditioned(c, run, workdir)
     _begin(workdir, prompts)
     rows = lambda params: [draw(params, prompts, range(len(prompts)))]
     return c.sampling.every, _shown(rows, workdir, "samples")
@@ -35,6 +38,20 @@ def make_show(c: ConfigDict, run: Run, workdir: Path) -> tuple[int, Show] | None
     rows = lambda params: [images, reconstruct(params, images)]
     return c.eval.every, _shown(rows, workdir, "reconstructions")
   return None
+
+
+def _conditioned(c: ConfigDict, run: Run, workdir: Path) -> Show:
+  """Condition images of the validation split, as many as there are prompts, and below each what is
+  drawn with it and its caption."""
+  system: Any = run.system
+  records = run.val_source.spread(len(c.sampling.prompts))
+  captions = [record.captions[0] for record in records]
+  images = np.stack([fit_image(record.image, c.data.image_size) for record in records])
+  controls, seeds, draw = system.condition_images(images), range(len(records)), run.tasks.draw
+  assert draw is not None
+  _begin(workdir, captions)
+  rows = lambda params: [*controls.images, draw(params, captions, seeds, controls=controls)]
+  return _shown(rows, workdir, "samples")
 
 
 def _begin(workdir: Path, captions: list[str]) -> None:
