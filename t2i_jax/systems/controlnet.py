@@ -306,19 +306,28 @@ def residuals(
   x  [B, H, W, C] as the U-Net gets it;   model_time: [B]
   """
   hints: Sequence[Hint] = cond.extras.get(HINTS, ())
+  progress = cond.extras.get(PROGRESS)
   found = None
   for name, hint in zip(system.controlnets, hints, strict=False):
-    scale = scales_at(hint, cond.extras.get(PROGRESS), model_time)
-    own = system.module(params, name)(x, model_time, cond, hint.embedded)
-    flat = [*own["skips"], own["after_middle"]]
-    scaled = [
-      r * s[:, None, None, None].astype(r.dtype) for r, s in zip(flat, scale.T, strict=True)
-    ]
-    found = scaled if found is None else [a + b for a, b in zip(found, scaled, strict=True)]
+    scale = scales_at(hint, progress, model_time)
+
+    def scaled(name: str = name, hint: Hint = hint, scale: jax.Array = scale) -> list[jax.Array]:
+      own = system.module(params, name)(x, model_time, cond, hint.embedded)
+      pairs = zip([*own["skips"], own["after_middle"]], scale.T, strict=True)
+      return [r * s[:, None, None, None].astype(r.dtype) for r, s in pairs]
+
+    own = scaled() if progress is None else _where_used(jnp.any(scale != 0), scaled)
+    found = own if found is None else [a + b for a, b in zip(found, own, strict=True)]
   if found is None:
     return None
   *skips, middle = found
   return {"skips": skips, "after_middle": middle}
+
+
+def _where_used(used: jax.Array, run: Callable[[], list[jax.Array]]) -> list[jax.Array]:
+  """What a ControlNet adds, without its cost in calls outside of start and end.   used: [] bool"""
+  zeros = lambda: [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.eval_shape(run)]
+  return jax.lax.cond(used, run, zeros)
 
 
 def scales_at(hint: Hint, progress: Progress | None, model_time: jax.Array) -> jax.Array:
