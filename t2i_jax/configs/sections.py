@@ -68,6 +68,18 @@ def muon() -> dict[str, Any]:
   }
 
 
+def emoji(c: ConfigDict) -> None:
+  """What models of emoji have in place of the quickstart's settings."""
+  c.data.val_split = "val_concept"
+  # The longest trained caption has 28 tokens, the longest of all 36.
+  c.text.update(vocab=4096, length=28, too_long="truncate")
+  c.model.width = 256
+  c.train.update(steps=1400, batch=128, lr=1.5e-2, ema=0.998)
+  c.process.timesteps = "logit_normal(mean=0.3, std=1.2)"
+  c.sampling.prompts = EMOJI_PROMPTS
+  c.score.level = ""
+
+
 def first_recipe(c: ConfigDict) -> None:
   """The quickstart's settings before docs/speedrun.md, which the figures of other runs are of."""
   c.model.absolute = False

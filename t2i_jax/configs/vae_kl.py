@@ -7,7 +7,8 @@ kl4 and kl16 have 4 and 16 channels. A model on the latents has the part vae, wi
 start="run:runs/vae_kl4", train="none", and autoencoder="run(path='runs/vae_kl4')". Scale and shift
 by channel are weights of that part, measured while it was trained.
 
-Result: not yet run.
+Result: 500 steps of 16 images: PSNR 25.3 dB with 4 channels, 25.6 with 16, on held-out scenes; on
+the latents of 16 the quickstart's model learns faster than on pixels. docs/autoencoders.md.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,8 @@ vq has a codebook that follows its latents [1711.00937 app. A.1], fsq rounds eac
 values [2309.15505 sec. 3.1], lfq to its sign [2310.05737 sec. 3.1]. A model on the latents is made
 as configs/vae_kl.py says.
 
-Result: not yet run.
+Result: 500 steps of 16 images: vq PSNR 25.0 dB on held-out scenes with 100% of its codes used, fsq
+22.7 dB with 47%; lfq not yet run. docs/autoencoders.md.
 """
 
 from ml_collections import ConfigDict
