@@ -188,8 +188,9 @@ class DrawingSystem(System):
 
     def value(x: jax.Array) -> jax.Array:
       x = x.astype(self.dtype)
-      added = residuals(self, params, x, model_time, cond) if part == "backbone" else None
-      answers.append(model(x, model_time, cond, control, added))
+      controlled = self.controlnets and part == "backbone"
+      added = (residuals(self, params, x, model_time, cond),) if controlled else ()
+      answers.append(model(x, model_time, cond, control, *added))
       return answers[0].value
 
     prediction = predicted(self.output, value, x_t, time)
