@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
   c.name = "sd21"
   sections.from_scratch(c)
   c.process.update(
-    kind="ddpm_scaled_linear(zero_terminal_snr=True)",
+    kind="ddpm_scaled_linear(zero_terminal_snr=True, between='angle')",
     prediction="v",
     weighting="min_snr(gamma=5.0)",
   )
