@@ -2,12 +2,12 @@
 
 python -m benchmarks.against_torch --to docs
 
-DiT-B/2 and a FLUX.1 stack of two double and two single blocks, forward and train step (mean
-squared error, AdamW), eager and under torch.compile, on whatever device both libraries find:
-float32 on a CPU, bfloat16 on a GPU, where the stack has FLUX.1's width and number of tokens. Each
-of the three is a process of its own, with glibc told to keep memory (quickstart.py); they take
-turns, call by call, and the medians and their ratios are of those turns: what else the machine
-does strikes all alike. Needs torch and diffusers.
+DiT-B/2, a FLUX.1 stack of two double and two single blocks, and a small U-Net of Stable Diffusion
+1's layout, forward and train step (mean squared error, AdamW), eager and under torch.compile, on
+whatever device both libraries find: float32 on a CPU, bfloat16 on a GPU, where the stack has
+FLUX.1's width and number of tokens. Each of the three is a process of its own, with glibc told to
+keep memory (quickstart.py); they take turns, call by call, and the medians and their ratios are of
+those turns: what else the machine does strikes all alike. Needs torch and diffusers.
 """
 
 import argparse
@@ -100,6 +100,23 @@ def flux_stack(width: int, side: int, words: int) -> Case:
   return Case(name, "flux", config, module, arguments, (rows, side, side, 16), words)
 
 
+def sd_unet() -> Case:
+  rows, side, words, widths = 2, 32, 77, (64, 128, 256, 256)
+  config = {"channels": 4, "out": 4, "text_width": 768, "widths": widths}
+  of_class = {"block_out_channels": widths, "cross_attention_dim": 768, "attention_head_dim": 8}
+
+  def arguments(dtype: torch.dtype) -> dict[str, Any]:
+    return {
+      "sample": torch.randn(rows, 4, side, side, dtype=dtype),
+      "timestep": torch.linspace(10, 900, rows),
+      "encoder_hidden_states": torch.randn(rows, words, 768, dtype=dtype),
+    }
+
+  module = lambda: diffusers.UNet2DConditionModel(**of_class)
+  name = f"U-Net of SD 1, widths {', '.join(map(str, widths))}, {rows} x {side} x {side} latents"
+  return Case(name, "unet", config, module, arguments, (rows, side, side, 4), words)
+
+
 def ours_of(case: Case, train: bool, dtype: Any, attention: str) -> Callable[[], None]:
   """A call of our model, or of one step of its training, that ends when the device has ended."""
   module, config = BACKBONES[case.kind]
@@ -108,7 +125,8 @@ def ours_of(case: Case, train: bool, dtype: Any, attention: str) -> Callable[[],
   keys = jax.random.split(jax.random.key(0), 3)
   x = jax.random.normal(keys[0], case.x_shape)
   target = jax.random.normal(keys[1], (*case.x_shape[:3], case.config["out"]))
-  tokens = jax.random.normal(keys[2], (rows, case.words or 1, 4096)).astype(dtype)
+  width = case.config.get("text_width", 4096)
+  tokens = jax.random.normal(keys[2], (rows, case.words or 1, width)).astype(dtype)
   towers = {
     "text": Tower(tokens, jnp.ones(tokens.shape[:2], bool), tokens[:, 0, :768]),
     "label": Tower(jnp.arange(rows).reshape(rows, 1, 1), jnp.ones((rows, 1), bool), None),
@@ -214,7 +232,8 @@ def on_gpu() -> bool:
 
 
 def cases() -> list[Case]:
-  return [dit_b(), flux_stack(3072, 128, 512) if on_gpu() else flux_stack(1024, 32, 64)]
+  flux = flux_stack(3072, 128, 512) if on_gpu() else flux_stack(1024, 32, 64)
+  return [dit_b(), flux, sd_unet()]
 
 
 def main() -> None:
