@@ -168,13 +168,18 @@ def chosen(paths: Paths, kind: Kind, count: int) -> list[tuple[str, str]]:
   return [(prompt, concept) for prompt, concept in pairs if prompt is not None]
 
 
+def shown(items: Any) -> Any:
+  """SHOWN of them, spread."""
+  return items[:: max(len(items) // SHOWN, 1)][:SHOWN]
+
+
 def score(paths: Paths, workdir: Path, real: dict[str, Real], embed: Embed) -> Drawn:
   model = open_model(workdir)
   figures, images = {}, {}
   for kind in KINDS:
     prompts, wanted = zip(*chosen(paths, kind, DRAWN), strict=True)
     drawn = draw_all(model, prompts, SEED)
-    images[kind.name] = drawn[:: max(len(drawn) // SHOWN, 1)][:SHOWN]
+    images[kind.name] = shown(drawn)
     small = resized(drawn, (SIDE, SIDE))
     found = score_drawn(kind.split, prompts, wanted, small, *real[kind.split], embed)
     figures[kind.name] = (found.figures[0], found.figures[1])
@@ -183,7 +188,7 @@ def score(paths: Paths, workdir: Path, real: dict[str, Real], embed: Embed) -> D
   return Drawn(figures, images)
 
 
-def minutes(paths: Paths, *workdirs: Path) -> float:
+def minutes(*workdirs: Path) -> float:
   """Of processors, that trainings took."""
   logs = [read_metrics(workdir / "metrics.jsonl")[0] for workdir in workdirs]
   return sum(log[-1]["perf"]["cpu_s"] for log in logs) / 60
@@ -191,11 +196,11 @@ def minutes(paths: Paths, *workdirs: Path) -> float:
 
 def cost(paths: Paths, name: str) -> str:
   """Minutes of processors of a model, and of what it was trained on."""
-  own = minutes(paths, paths.models[name])
+  own = minutes(paths.models[name])
   if name == "pixels":
     return f"{own:.0f}"
   seconds = json.loads(paths.seconds.read_text())
-  before = minutes(paths, paths.vae) + seconds[paths.latents.name] / 60
+  before = minutes(paths.vae) + seconds[paths.latents.name] / 60
   text = "" if name == "latents" else f" + {seconds[paths.features.name] / 60:.0f}"
   return f"{own:.0f} + {before:.0f}{text}"
 
@@ -225,8 +230,7 @@ def sheet(paths: Paths, found: dict[str, Drawn], real: dict[str, Real], to: Path
   """Draws the sheet: three rows of drawings and one of real images a kind; returns the prompts."""
   rows, said = [], []
   for kind in KINDS:
-    pairs = chosen(paths, kind, DRAWN)
-    pairs = pairs[:: max(len(pairs) // SHOWN, 1)][:SHOWN]
+    pairs = shown(chosen(paths, kind, DRAWN))
     rows += [list(resized(drawn.images[kind.name], (64, 64))) for drawn in found.values()]
     images, concepts = real[kind.split]
     first = [images[concepts.index(concept)] for _, concept in pairs]

@@ -126,6 +126,19 @@ UNET = {
   "layers_per_block": 1,
   "norm_num_groups": 8,
 }
+# Of SDXL, its refiner and its ControlNet; then of all but the refiner.
+SDXL_STEM = {
+  "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+  "attention_head_dim": (2, 4),
+  "use_linear_projection": True,
+  "addition_embed_type": "text_time",
+  "addition_time_embed_dim": 8,
+}
+SDXL_BASE = SDXL_STEM | {
+  "cross_attention_dim": 24 + 32,
+  "transformer_layers_per_block": (1, 2),
+  "projection_class_embeddings_input_dim": 16 + 6 * 8,
+}
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -220,15 +233,11 @@ def sdxl_refiner(folder):
   unet = made(
     diffusers.UNet2DConditionModel,
     seed=1,
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     cross_attention_dim=32,
-    attention_head_dim=(2, 4),
     transformer_layers_per_block=2,
-    use_linear_projection=True,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=8,
     projection_class_embeddings_input_dim=32 + 5 * 8,
+    **SDXL_STEM,
     **UNET,
   )
   return diffusers.StableDiffusionXLImg2ImgPipeline(
@@ -275,15 +284,8 @@ def pix2pix(folder):
 def sdxl(folder):
   unet = made(
     diffusers.UNet2DConditionModel,
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    cross_attention_dim=24 + 32,
-    attention_head_dim=(2, 4),
-    transformer_layers_per_block=(1, 2),
-    use_linear_projection=True,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=8,
-    projection_class_embeddings_input_dim=16 + 6 * 8,
+    **SDXL_BASE,
     **UNET,
   )
   return diffusers.StableDiffusionXLPipeline(
@@ -299,19 +301,7 @@ def sdxl(folder):
 
 
 def sdxl_controlnet(folder):
-  net = made(
-    diffusers.ControlNetModel,
-    seed=10,
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-    cross_attention_dim=24 + 32,
-    attention_head_dim=(2, 4),
-    transformer_layers_per_block=(1, 2),
-    use_linear_projection=True,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=8,
-    projection_class_embeddings_input_dim=16 + 6 * 8,
-    **CONTROLNET,
-  )
+  net = made(diffusers.ControlNetModel, seed=10, **SDXL_BASE, **CONTROLNET)
   parts = {k: v for k, v in sdxl(folder).components.items() if k != "image_encoder"}
   return diffusers.StableDiffusionXLControlNetPipeline(
     **parts, controlnet=net, add_watermarker=False

@@ -33,6 +33,7 @@ UPRIGHT = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = [UPRIGHT[orientation] for orientation in (5, 6, 7, 8)]
 PROFILES = "colour profiles to sRGB"  # in an account; one that is sRGB is not counted
 UNKNOWN_TO_PYTHON = (".avif", ".heic", ".heif", ".jxl")  # to the tables of version 3.11
 # What a mode's values are, for a colour profile.
@@ -131,6 +132,13 @@ def _scale_transparency(image: Image.Image, data: bytes) -> None:
     image.info["transparency"] = tuple(value >> 8 for value in colour)
   elif image.mode == "L" and depth < 8:
     image.info["transparency"] = colour * 255 // (2**depth - 1)
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+  """Height and width of what `decode` makes of an image file, which has to be one that it takes."""
+  image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header alone
+  width, height = image.size
+  return (width, height) if UPRIGHT.get(orientation_of(image)) in SIDEWAYS else (height, width)
 
 
 def orientation_of(image: Image.Image) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_jax.data.images import decode
+from t2i_jax.data.images import upright_size
 from t2i_jax.data.pieces import KEY_BYTES
 from t2i_jax.data.record import Record
 from t2i_jax.data.source import changed_hash, read_manifest
@@ -147,5 +147,5 @@ def with_latents(record: Record, found: Sequence[bytes], size: tuple[int, int]) 
   """
   image, *then = found
   turns = tuple((text, new) for (text, _), new in zip(record.then, then, strict=True))
-  sizes = crop_sizes(decode(record.image).size[::-1], size).tolist()
+  sizes = crop_sizes(upright_size(record.image), size).tolist()
   return dataclasses.replace(record, image=image, then=turns, meta=record.meta | {SIZES: sizes})

@@ -91,12 +91,8 @@ class DrawingSystem(System):
     return bool(getattr(self.parts["backbone"].config, "micro_conditions", 0))
 
   def rows(self, n: int) -> Batch:
-    rows = super().rows(n)
-    return (
-      rows._replace(sizes=jax.ShapeDtypeStruct((n, 1, 4), jnp.float32))
-      if self.reads_sizes
-      else rows
-    )
+    sizes = jax.ShapeDtypeStruct((n, 1, 4), jnp.float32) if self.reads_sizes else None
+    return super().rows(n)._replace(sizes=sizes)
 
   @property
   def terms(self) -> dict[str, Term]:

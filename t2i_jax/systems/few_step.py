@@ -75,8 +75,7 @@ class Consistency:
         f"process.timesteps, shifted by process.shift: {100 * REACHED:g}% of the times lie below "
         f"{low:.2g}, and the second level of process.kind = {system.process.name!r} is "
         f"{second:.2g}: only below it does the objective see the data. Give more low times, as "
-        "on the flow "
-        "process.timesteps='logit_normal(mean=0.0, std=2.0)'."
+        "on the flow process.timesteps='logit_normal(mean=0.0, std=2.0)'."
       )
 
   def tables(self, system: "DrawingSystem") -> tuple[int, np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i_jax.data.images import decode, is_latent, normalize, read_latent
+from t2i_jax.data.images import decode, is_latent, normalize, read_latent, upright_size
 from t2i_jax.data.record import Record
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.data.transforms import Caption, Transform, crop_sizes, fit
@@ -37,6 +37,7 @@ def test_exif_orientation(noise, saved, orientation):
   x = noise(12, 20)
   data = saved(x, exif=oriented(orientation))
   np.testing.assert_array_equal(np.asarray(decode(data)), UNDO[orientation](x))
+  assert upright_size(data) == UNDO[orientation](x).shape[:2]
   again = normalize(data)
   assert (again == data) == (orientation == 1)
   np.testing.assert_array_equal(np.asarray(decode(again)), UNDO[orientation](x))
