@@ -2,22 +2,25 @@
 
 python -m benchmarks.autoencoders --data=runs/data/scenes_quickstart --emoji=runs/data/emoji32
 
-Makes docs/autoencoders.md and two sheets: trains four kinds on scenes and on emoji, each for as
-many steps (or goes on where it stopped), scores what they give back, trains the quickstart's model
-on the scenes' latents of each and on pixels, and scores that with the judge. 40 minutes on two
-cores.
+Makes docs/autoencoders.md and two sheets: trains five kinds on scenes and on emoji, each for as
+many steps (or goes on where it stopped), scores what they give back, trains a model on the latents
+of each and on pixels, and scores that: on scenes the quickstart's with the judge, on emoji that of
+configs/emoji_dit_flow.py by retrieval. Two hours on two cores.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.few_step import CATEGORIES, cell, finished
 from benchmarks.pages import run_of, table, write
 from benchmarks.quickstart import t2i
+from t2i_jax.cli.evaluate import draw_all, real_images
 from t2i_jax.config import load_config
 from t2i_jax.data.sheet import grid
-from t2i_jax.data.source import read_manifest
+from t2i_jax.data.source import ShardSource, read_manifest
+from t2i_jax.evaluation.retrieval import Figure, score_drawn
 from t2i_jax.evaluation.score import Score, score
 from t2i_jax.inference import Model, open_model
 from t2i_jax.inference.reconstruction import score_reconstructions
@@ -27,7 +30,8 @@ KINDS = {
   "KL, 4 channels": "vae_kl.py:kl4",
   "KL, 16 channels": "vae_kl.py:kl16",
   "VQ, 512 codes": "vq.py:vq",
-  "FSQ, 8 x 8 x 8": "vq.py:fsq",
+  "FSQ, 240 codes": "vq.py:fsq",
+  "LFQ, 512 codes": "vq.py:lfq",
 }
 SCENES, EMOJI = "heldout", "val_concept"  # splits that are given back
 IMAGES = 500
@@ -35,7 +39,10 @@ PER_CELL = 50
 PROMPT_SEED = 40_000
 SHOWN = 8  # images in a sheet
 PIXELS = "none: pixels"
-GENERATOR = """from t2i_jax.configs import scenes_dit_flow as parent
+DRAWN = 256  # emoji of trained captions
+SEED = 50_000
+SCENES_PARENT, EMOJI_PARENT = "scenes_dit_flow", "emoji_dit_flow"
+GENERATOR = """from t2i_jax.configs import {parent} as parent
 
 
 def get_config():
@@ -72,15 +79,17 @@ def train_autoencoder(
     )  # fmt: skip
 
 
-def train_generator(config: str, workdir: Path, args: argparse.Namespace) -> None:
+def train_generator(config: str, workdir: Path, data: str, steps: int) -> Path:
   if not finished(workdir):
     t2i(
-      "train", f"--config={config}", f"--workdir={workdir}", f"--config.data.dir={args.data}",
-      f"--config.train.steps={args.generator_steps}", "--config.sampling.every=0",
+      "train", f"--config={config}", f"--workdir={workdir}", f"--config.data.dir={data}",
+      f"--config.train.steps={steps}", "--config.sampling.every=0",
     )  # fmt: skip
+  return workdir
 
 
-def drawn_by(workdir: Path) -> Score:
+def judged(workdir: Path) -> Score:
+  """What a model of scenes draws."""
   model = open_model(workdir)
   draw = lambda captions, seed: model.draw(captions, range(seed, seed + len(captions)))
   size = model.config.data.image_size[0]
@@ -99,14 +108,32 @@ def measured(name: str, data: str, split: str, args: argparse.Namespace) -> Foun
   return Found(workdir, model, scores[split], list(rows[at]), list(rows[at + 1]))
 
 
-def generated(found: Found, args: argparse.Namespace) -> Score:
-  """Trains the quickstart's model on the latents of an autoencoder, and scores it."""
+class Emoji:
+  """The real emoji of the training split, and an encoder that says which of them are near."""
+
+  def __init__(self, data: str, encoder: Path):
+    source = ShardSource(data, "train")
+    self.real, _, self.concepts, _ = real_images(source, (32, 32), "concept")
+    self.wanted = [(r.captions[0], str(r.meta["concept"])) for r in source.spread(DRAWN)]
+    model = open_model(encoder)
+    self.embed = partial(model.need("embed"), model.params)
+
+  def retrieved(self, workdir: Path) -> Figure:
+    """How often the image nearest to what a model draws for a trained caption is of its concept."""
+    prompts, wanted = zip(*self.wanted, strict=True)
+    drawn = draw_all(open_model(workdir), prompts, SEED)
+    found = score_drawn("train", prompts, wanted, drawn, self.real, self.concepts, self.embed)
+    print(workdir, found.figures[0].top[5].percent(), flush=True)
+    return found.figures[0]
+
+
+def generator(found: Found, parent: str, data: str, steps: int) -> Path:
+  """Trains a model on the latents of an autoencoder."""
   workdir = found.workdir
   config = workdir.with_name(f"{workdir.name}_generator.py")
-  config.write_text(GENERATOR.format(workdir=workdir, channels=found.model.config.model.channels))
-  generator = workdir.with_name(f"{workdir.name}_generator")
-  train_generator(str(config), generator, args)
-  return drawn_by(generator)
+  channels = found.model.config.model.channels
+  config.write_text(GENERATOR.format(parent=parent, workdir=workdir, channels=channels))
+  return train_generator(str(config), workdir.with_name(f"{workdir.name}_generator"), data, steps)
 
 
 def row(name: str, found: Found) -> list[Any]:
@@ -122,17 +149,24 @@ def page(
   scenes: dict[str, Found],
   emoji: dict[str, Found],
   drawn: dict[str, Score],
+  retrieved: dict[str, Figure],
   args: argparse.Namespace,
 ) -> str:
   head = ["autoencoder", "latents", "PSNR, dB", "SSIM", "codes used", "perplexity"]
-  rows = {name: row(name, one) for name, one in scenes.items()}
-  rows[PIXELS] = [PIXELS, "32 x 32 x 3", *["-"] * 4]
-  for name, score_of in drawn.items():
-    rows[name] += [cell(score_of.pooled(category)) for category in CATEGORIES]
+  tables = []
+  for found, columns in (
+    (scenes, {n: [cell(s.pooled(category)) for category in CATEGORIES] for n, s in drawn.items()}),
+    (emoji, {n: [f"{f.top[k].percent()} {f.top[k].interval()}" for k in (1, 5)]
+             for n, f in retrieved.items()}),
+  ):  # fmt: skip
+    rows = {name: row(name, one) for name, one in found.items()}
+    rows[PIXELS] = [PIXELS, "32 x 32 x 3", *["-"] * 4]
+    tables.append([[*rows[name], *columns[name]] for name in rows])
+  chance = next(iter(retrieved.values())).chance
   return "\n".join([
     "# Autoencoders",
     "",
-    "Four autoencoders of images at 32 x 32 pixels (`configs/vae_kl.py`, `configs/vq.py`), each",
+    "Five autoencoders of images at 32 x 32 pixels (`configs/vae_kl.py`, `configs/vq.py`), each",
     f"trained once for {args.steps} steps of {args.batch} images, with a patch discriminator from",
     "half of them on. PSNR, SSIM and codes are of held-out images, given back from the mean of the",
     "posterior; perplexity is that of the codes' frequencies.",
@@ -144,7 +178,7 @@ def page(
     f"last columns are percent right by the judge, of {2 * PER_CELL} prompts a category, seen and",
     "held-out compositions together, with 95% Wilson intervals.",
     "",
-    table([*head, *CATEGORIES], rows.values()),
+    table([*head, *CATEGORIES], tables[0]),
     "",
     f"`{SCENES}`, {quantity(scenes)} images. {SHOWN} of them, and below them, in the order of the",
     "table, what is given back:",
@@ -153,10 +187,17 @@ def page(
     "",
     "## Emoji",
     "",
-    table(head, [row(name, one) for name, one in emoji.items()]),
+    "With the model of `configs/emoji_dit_flow.py` on the latents of each, trained for",
+    f"{args.emoji_steps} steps of 128, with patches of 2 latents. The last columns are retrieval:",
+    f"of {DRAWN} drawings of trained captions, how often the nearest of all {args.real} training",
+    "images by `configs/emoji_contrastive.py` has the caption's concept, or one of the five",
+    f"nearest; of images at random {100 * chance[1]:.1f}% and {100 * chance[5]:.1f}%.",
     "",
-    f"`{EMOJI}`, {quantity(emoji)} images of concepts that no training image has. A model on the",
-    "latents of an autoencoder of larger emoji is in [emoji_latent.md](emoji_latent.md).",
+    table([*head, "top 1", "top 5"], tables[1]),
+    "",
+    f"`{EMOJI}`, {quantity(emoji)} images of concepts that no training image has. A model that is",
+    "trained for longer on the latents of an autoencoder of larger emoji is in",
+    "[emoji_latent.md](emoji_latent.md).",
     "",
     "![Held-out emoji, and below them what each autoencoder gives back](autoencoders_emoji.png)",
     "",
@@ -181,23 +222,41 @@ def main() -> None:
   parser.add_argument("--runs", default="runs/autoencoders", help="where runs go")
   parser.add_argument("--steps", type=int, default=800, help="of each autoencoder")
   parser.add_argument("--batch", type=int, default=16, help="of each autoencoder")
-  parser.add_argument("--generator-steps", type=int, default=700)
+  parser.add_argument("--generator-steps", type=int, default=700, help="of a model of scenes")
+  parser.add_argument("--emoji-steps", type=int, default=300, help="of a model of emoji")
+  parser.add_argument("--encoder", default="runs/emoji_contrastive", help="that compares emoji")
   parser.add_argument("--to", default="docs", help="folder of the page")
   args = parser.parse_args()
   Path(args.runs).mkdir(parents=True, exist_ok=True)
+  if not finished(Path(args.encoder)):
+    t2i("train", "--config=configs/emoji_contrastive.py", f"--workdir={args.encoder}")
+  compared = Emoji(args.emoji, Path(args.encoder))
+  args.real = len(compared.real)
   scenes = {name: measured(name, args.data, SCENES, args) for name in KINDS}
   emoji = {name: measured(name, args.emoji, EMOJI, args) for name in KINDS}
-  drawn = {name: generated(one, args) for name, one in scenes.items()}
-  on_pixels = Path(args.runs, "pixels")
-  train_generator("configs/scenes_dit_flow.py", on_pixels, args)
-  drawn[PIXELS] = drawn_by(on_pixels)
+  models = {
+    name: generator(one, SCENES_PARENT, args.data, args.generator_steps)
+    for name, one in scenes.items()
+  }
+  models[PIXELS] = train_generator(
+    f"configs/{SCENES_PARENT}.py", Path(args.runs, "pixels"), args.data, args.generator_steps
+  )
+  drawn = {name: judged(workdir) for name, workdir in models.items()}
+  models = {
+    name: generator(one, EMOJI_PARENT, args.emoji, args.emoji_steps) for name, one in emoji.items()
+  }
+  models[PIXELS] = train_generator(
+    f"configs/{EMOJI_PARENT}.py", Path(args.runs, "emoji_pixels"), args.emoji, args.emoji_steps
+  )
+  retrieved = {name: compared.retrieved(workdir) for name, workdir in models.items()}
   sheet(scenes, Path(args.to, "autoencoders.png"))
   sheet(emoji, Path(args.to, "autoencoders_emoji.png"))
   command = f"python -m benchmarks.autoencoders --data={args.data} --emoji={args.emoji}"
   command += f" --steps={args.steps} --batch={args.batch} --generator-steps={args.generator_steps}"
-  runs = (*(one.workdir for one in (*scenes.values(), *emoji.values())), on_pixels)
+  command += f" --emoji-steps={args.emoji_steps}"
+  runs = (*(one.workdir for one in (*scenes.values(), *emoji.values())), *models.values())
   line = run_of(command, *(workdir / "config.json" for workdir in runs))
-  write(Path(args.to, "autoencoders.md"), page(scenes, emoji, drawn, args), line)
+  write(Path(args.to, "autoencoders.md"), page(scenes, emoji, drawn, retrieved, args), line)
   print(Path(args.to, "autoencoders.md"))
 
 
