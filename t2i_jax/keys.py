@@ -85,6 +85,7 @@ VALUES: dict[str, Any] = {
   "text.length": Annotated[int, Range("[1, 2^20]")],
   "text.towers.*": str,
   "controlnets.*": str,
+  "adapters.*": str,
   "parts.*.start": str,
   "parts.*.train": str,
   "process.t_sampling": tuple[str, ...],

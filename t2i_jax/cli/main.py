@@ -1,4 +1,4 @@
-"""t2i train | sample | caption | chat | eval | export | score | describe | plan | data."""
+"""t2i train | sample | caption | chat | eval | export | merge | score | describe | plan | data."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ from t2i_jax.cli import (
   describe,
   evaluate,
   export,
+  merge,
   plan,
   sample,
   score,
@@ -26,6 +27,7 @@ VERBS: dict[str, Any] = {
   "chat": chat,
   "eval": evaluate,
   "export": export,
+  "merge": merge,
   "score": score,
   "describe": describe,
   "plan": plan,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from t2i_jax.cli import refiner
+from t2i_jax.cli import lora, refiner
 from t2i_jax.cli.control import (
   add_control_flags,
   check_control,
@@ -105,6 +105,7 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
     metavar="FOLDER",
     help="of a ControlNet that --from has not itself; may be given several times",
   )
+  lora.add_flag(parser)
 
 
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:
@@ -221,7 +222,7 @@ def check_start(args: argparse.Namespace) -> None:
       raise ConfigError(f"--{flag} belongs to --{other}: give that, too, or leave it out.")
 
 
-SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling", "controlnet")
+SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling", "controlnet", "lora")
 FOLDER_FLAGS = (*SIZE_FLAGS, *refiner.FLAGS, "config_from", "embedded_cfg", "too_long", "offload")
 
 
@@ -305,8 +306,8 @@ def opened(
   if not second:
     refiner.check_models(args)
   size = check_folder_control(args, conditions, size or edited_size(args.folder, args.reference))
-  dtype = args.dtype or "float32"
-  return open_pipeline(args.folder, overrides, size, dtype, too_long, args.offload, args.controlnet)
+  how = (overrides, size, args.dtype or "float32", too_long, args.offload, args.controlnet)
+  return open_pipeline(args.folder, *how, lora.parsed(args.lora))
 
 
 def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
 from t2i_jax.pretrained.spec import DIFFUSERS_VERSION, Spec, write_config
 from t2i_jax.pretrained.tensors import DTYPES
 from t2i_jax.systems import System, make_system
+from t2i_jax.systems.adapters import without
 from t2i_jax.systems.folder import folder_config
 from t2i_jax.systems.parts import Part, split_start
 from t2i_jax.towers.published import PUBLISHED
@@ -92,7 +93,7 @@ def export_folder(folder: str | Path, to: str | Path, dtype: str = "", licence: 
   that cannot be converted, ConfigError, WorkdirError where `to` is not empty or too small.
   """
   root, to = Path(folder), Path(to)
-  _check(to, dtype, [root])
+  check_target(to, dtype, [root])
   index, config = read_index(root), folder_config(root)
   files, rows = list[File](), list[tuple[str, str, str]]()
   for name, kind in index.parts.items():
@@ -102,7 +103,7 @@ def export_folder(folder: str | Path, to: str | Path, dtype: str = "", licence: 
   texts, top = _top(index)
   plan = Plan(dtype, [*files, *top], rows, licence_of(root, licence), texts=texts)
   made = f"a published {index.name}, {'in ' + dtype if dtype else 'unchanged'}."
-  _write(to, plan, {}, card(config, plan.licence, rows, made))
+  write_plan(to, plan, {}, card(config, plan.licence, rows, made))
 
 
 def export_run(
@@ -124,13 +125,13 @@ def export_run(
   to = Path(to)
   with closing(open_checkpoints(workdir)) as checkpoints:
     _, meta = checkpoints.newest(checkpoints.meta)
-  system = make_system(meta.config, meta.tokenizer)
+  system = without(make_system(meta.config, meta.tokenizer))
   starts = {name: _start(name, one) for name, one in system.parts.items()}
-  _check(to, dtype, [path for path in starts.values() if path is not None])
+  check_target(to, dtype, [path for path in starts.values() if path is not None])
   plan = (
     _part_plan(system, part, starts, dtype, licence)
     if part
-    else _run_plan(system, meta.config, starts, dtype, licence)
+    else run_plan(system, meta.config, starts, dtype, licence)
   )
   _check_space(to, plan.size)
   params: Params = {}
@@ -141,7 +142,7 @@ def export_run(
   with closing(open_checkpoints(workdir)) as checkpoints:
     step, meta = checkpoints.newest(checkpoints.meta, step or None)
   made = f"a run of {meta.config.name}, the averaged weights after {step} steps."
-  _write(to, plan, params, card(meta.config, plan.licence, plan.rows, made, meta.data))
+  write_plan(to, plan, params, card(meta.config, plan.licence, plan.rows, made, meta.data))
 
 
 def _start(name: str, part: Part) -> Path | None:
@@ -155,7 +156,7 @@ def _unchanged(part: Part, start: Path | None) -> Path | None:
   return start if part.train == "none" else None
 
 
-def _run_plan(
+def run_plan(
   system: System, config: ConfigDict, starts: Mapping[str, Path | None], dtype: str, licence: str
 ) -> Plan:
   """Of a whole model: where each part goes, and what else comes from the source."""
@@ -319,7 +320,7 @@ def _same(a: Path, b: Path) -> bool:
   return a.resolve() == b.resolve()
 
 
-def _check(to: Path, dtype: str, sources: Sequence[Path]) -> None:
+def check_target(to: Path, dtype: str, sources: Sequence[Path]) -> None:
   """Raises ConfigError or WorkdirError before anything is read."""
   if dtype and dtype not in DTYPES.values():
     raise ConfigError(f"--dtype={dtype} is not one of {', '.join(DTYPES.values())}.")
@@ -340,7 +341,7 @@ def _check_space(to: Path, size: int) -> None:
     )
 
 
-def _write(to: Path, plan: Plan, params: Params, readme: str) -> None:
+def write_plan(to: Path, plan: Plan, params: Params, readme: str) -> None:
   """The folder, which has its name once it is complete. Every process takes part."""
   _check_space(to, plan.size)
   to = to.absolute()

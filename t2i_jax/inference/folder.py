@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from t2i_jax.config import apply_overrides
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import RestoreError
+from t2i_jax.inference.adapters import Given, read_given, with_given
 from t2i_jax.inference.open import Model, tasks_of
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
@@ -81,6 +82,7 @@ def open_pipeline(
   too_long: str = "truncate",
   in_turn: bool = False,
   controlnets: Sequence[str | Path] = (),
+  loras: Given = (),
 ) -> Model:
   """A published model on all devices, its weights read onto the mesh, each device its own shards.
 
@@ -90,12 +92,18 @@ def open_pipeline(
                    its activations unless the key `autoencoder` says otherwise: coder_of
   in_turn          encoders, backbone and autoencoder are in memory one after the other, and read
                    anew for each call
+  loras            files or folders of adapters, which are merged into the weights, with factors
   Raises RestoreError, ConfigError, MeshError.
   """
   config, mesh, system, tokenizer, abstract = prepare(
     folder, overrides, size, dtype, too_long, controlnets
   )
-  read = lambda name: jax.block_until_ready(load_starts(system, abstract, (name,)))[name]
+  adapters = read_given(loras, system)
+
+  def read(name: str) -> Params:
+    params = load_starts(system, abstract, (name,))[name]
+    return jax.block_until_ready(with_given(params, adapters.get(name, ())))
+
   with overridden(config.mesh.rules):
     tasks = tasks_of(system, config, mesh)
     params: Any = InTurn(system.parts, bound(read))

@@ -17,6 +17,7 @@ from t2i_jax.models.params import Params
 from t2i_jax.parallel import MESH_AXES, bound, mesh_of, overridden
 from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
 from t2i_jax.systems import System, Tasks, for_inference, make_system
+from t2i_jax.systems.adapters import merged, without
 from t2i_jax.systems.guides import NO_GUIDES, Guide, Guides, Weak
 from t2i_jax.systems.tasks import ControlImages, Ode, Start
 from t2i_jax.training.checkpoint import open_checkpoints
@@ -114,10 +115,12 @@ def open_model(
       guides = Guides(
         None if guide is None else _opened_guide(guide, guide_weight), _opened_weak(config)
       )
-      tasks = tasks_of(system, config, mesh, guides)
-      params = jax.block_until_ready(restore_params(checkpoints, step, meta, system, mesh))
+      plain = without(system)
+      tasks = tasks_of(plain, config, mesh, guides)
+      params = merged(system, restore_params(checkpoints, step, meta, system, mesh))
+      params = jax.block_until_ready(params)
     where = f"--workdir={workdir}"
-    return Model(config, system, meta.tokenizer, params, step, mesh, tasks, where)
+    return Model(config, plain, meta.tokenizer, params, step, mesh, tasks, where)
 
   with closing(open_checkpoints(workdir)) as checkpoints:
     return checkpoints.newest(read, step)[1]

@@ -102,7 +102,7 @@ class Heads(nnx.Module):
     self.q = Dense(rngs, d, (n, k), axes, bias=bias, matrix=((0,), (1, 2)))
     self.kv = Dense(
       rngs, kv_width or d, (2, c.kv_heads or n, k), ("embed", None, "kv_heads", "head_dim"),
-      bias=bias, matrix=((0,), (2, 3)),
+      bias=bias, matrix=((0,), (2, 3)), slots=True,
     )  # fmt: skip
     self.eps, self.qk_norm = c.qk_eps, c.qk_norm
     if c.qk_norm:

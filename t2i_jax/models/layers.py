@@ -151,6 +151,7 @@ class Dense(nnx.Module):
   """x W + b over the last dimensions of x, as many as W has inputs.
 
   W is [*inputs, *outputs], its axes given in that order; the rows of `b` are the outputs.
+  slots: whether the first axis of outputs counts projections that have adapters of their own.
   """
 
   def __init__(
@@ -163,6 +164,7 @@ class Dense(nnx.Module):
     bias: bool = True,
     init: Init | None = None,
     matrix: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+    slots: bool = False,
   ):
     """init: fan-in where it is left out.   matrix: see params.weight."""
     inputs = (inputs,) if isinstance(inputs, int) else inputs
@@ -171,7 +173,7 @@ class Dense(nnx.Module):
     self.kernel = weight(rngs, inputs + outputs, axes, init, matrix)
     if bias:
       self.bias = weight(rngs, outputs, axes[len(inputs) :], zeros)
-    self.summed, self.has_bias = len(inputs), bias
+    self.summed, self.slots, self.has_bias = len(inputs), slots, bias
     self.adapter: SidePath | None = None
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -180,7 +182,7 @@ class Dense(nnx.Module):
     new = theirs[: kernel.ndim - self.summed]
     y = project(f"...{ours},{ours}{new}->...{new}", x, kernel)
     if self.adapter is not None:
-      y = y + self.adapter(x, f"...{ours},{ours}r->...r", f"...r,r{new}->...{new}")
+      y = self.adapter.beside(x, y, kernel, ours, new)
     return y + self.bias[...].astype(y.dtype) if self.has_bias else y
 
 

@@ -29,6 +29,8 @@ from t2i_jax.process import (
 from t2i_jax.process.prediction import check_prediction
 from t2i_jax.ranges import Factor
 from t2i_jax.systems import published, trained
+from t2i_jax.systems.adapters import make_adapters
+from t2i_jax.systems.adapters import parts_of as adapters_parts
 from t2i_jax.systems.autoencoding import (
   AutoencodingConfig,
   AutoencodingSystem,
@@ -157,6 +159,8 @@ def _drawing(
   nets = make_nets(c, config, image_shape, common["autoencoder"].latent_shape(image_shape))
   parts = {"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae | teacher
   parts |= parts_of(nets)
+  adapters = make_adapters(c, parts)
+  parts |= adapters_parts(adapters)
   return DrawingSystem(
     parts=configured(parts, c.parts),
     text=text,
@@ -168,6 +172,7 @@ def _drawing(
     penalty=build(PENALTIES, c.process.penalty, "process.penalty"),
     objective=objective,
     controlnets={name: net.condition for name, net in nets.items()},
+    adapters=adapters,
     **common,
   )
 

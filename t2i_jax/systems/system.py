@@ -35,13 +35,13 @@ from t2i_jax.process.schedules import flow
 from t2i_jax.process.timesteps import TimestepDistribution, inside, shift, uniform
 from t2i_jax.process.variational import variance_loss
 from t2i_jax.ranges import Range
+from t2i_jax.systems.adapters import Adapted, side_paths
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.parts import Part
 from t2i_jax.systems.tasks import Tasks
 from t2i_jax.towers import TextEncoder
 
-# What an image's randomness is for. The same image, step and purpose draw the same numbers on any
-# mesh.
+# What an image's randomness is for: these draw the same numbers on any mesh.
 DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB, DRAW_POSTERIOR, DRAW_END = range(7)
 
 
@@ -153,6 +153,7 @@ class System:
   x_shape      [h, w, C] of one x0
   latents      that the data set holds in place of images, or None
   cached       text encoders whose features the data set holds, by name
+  adapters     parts that adapt other parts
   """
 
   parts: dict[str, Part]
@@ -164,6 +165,7 @@ class System:
   dtype: Any
   latents: Latents | None = field(default=None, kw_only=True)
   cached: dict[str, Cached] = field(default_factory=dict, kw_only=True)
+  adapters: dict[str, Adapted] = field(default_factory=dict, kw_only=True)
 
   @property
   def x_shape(self) -> tuple[int, int, int]:
@@ -193,8 +195,9 @@ class System:
     return {name: matrices_of(part.make) for name, part in self.parts.items()}
 
   def module(self, params: Params, name: str, make: Callable[[nnx.Rngs], Any] | None = None) -> Any:
-    """The network of a part with its weights;   make: of one that may have none."""
-    return with_params(make or self.parts[name].make)(params.get(name, {}))
+    """The network of a part with its weights and adapters;   make: of one that may have none."""
+    own = side_paths(self.adapters, params, name)
+    return with_params(make or self.parts[name].make)(params.get(name, {}), own)
 
   @property
   def terms(self) -> dict[str, Term]:
@@ -358,8 +361,7 @@ def image_losses(system: Any, prediction: Prediction, m: Mixture) -> jax.Array:
 
 
 def flat_images(batch: Batch) -> jax.Array:
-  """[B, N, H, W, C] -> [R, H, W, C]"""
-  return batch.images.reshape(-1, *batch.images.shape[2:])
+  return batch.images.reshape(-1, *batch.images.shape[2:])  # [R, H, W, C]
 
 
 def unit_range(image: jax.Array) -> jax.Array:
@@ -369,9 +371,8 @@ def unit_range(image: jax.Array) -> jax.Array:
 
 def clipped(image: jax.Array) -> jax.Array:
   """Within [-1, 1]; what is not finite is NaN. Latents [..., C != 3] pass through."""
-  if image.shape[-1] != 3:
-    return image
-  return jnp.where(jnp.isfinite(image), jnp.clip(image, -1, 1), jnp.nan)
+  within = jnp.where(jnp.isfinite(image), jnp.clip(image, -1, 1), jnp.nan)
+  return within if image.shape[-1] == 3 else image
 
 
 def levels(image: jax.Array) -> jax.Array:
@@ -380,10 +381,8 @@ def levels(image: jax.Array) -> jax.Array:
 
 
 def checked(levels: jax.Array) -> np.ndarray:
-  """Of `levels` uint8 [n, H, W, 3], or latents, on this host. Raises NotFinite.
-
-  A number that is not finite would become a black or a white pixel.
-  """
+  """Of `levels` uint8 [n, H, W, 3], or latents, on this host. Raises NotFinite: what is not finite
+  would become a black or a white pixel."""
   found = np.asarray(levels)
   wrong = int(np.sum(~np.isfinite(found).all(axis=tuple(range(1, found.ndim)))))
   if wrong:

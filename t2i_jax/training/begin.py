@@ -26,6 +26,7 @@ IDENTITY: tuple[str, ...] = (
   "process.",
   "autoencoder",
   "controlnets.",
+  "adapters.",
   "parts.",
   "rows.",
   "data.image_size",

@@ -1,0 +1,131 @@
+"""Files of adapters with published models: drawn with, merged into a folder, written of a run."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.errors import ConfigError, WorkdirError
+from t2i_jax.inference.card import card
+from t2i_jax.inference.export import check_target, run_plan, write_plan
+from t2i_jax.models.adapters import Adapters, merge_adapters
+from t2i_jax.models.params import Params
+from t2i_jax.parallel import make_mesh
+from t2i_jax.pretrained.known import spec_for
+from t2i_jax.pretrained.lora import BACKBONE, Network, matrices_of, read_adapters
+from t2i_jax.pretrained.lora_files import write_matrices
+from t2i_jax.pretrained.pipelines import read_index
+from t2i_jax.pretrained.spec import write_config
+from t2i_jax.systems import System, make_system
+from t2i_jax.systems.folder import folder_config
+from t2i_jax.training.checkpoint import open_checkpoints
+from t2i_jax.training.restore import load_starts, restore_params
+from t2i_jax.training.state import abstract_params
+
+Given = Sequence[tuple[str, float]]  # a file or folder of adapters, and a factor of their scales
+ByPart = Mapping[str, Sequence[tuple[Adapters, float]]]
+UNADAPTED = "vae"
+
+
+def read_given(given: Given, system: System) -> ByPart:
+  """The adapters of files by part of a system. Raises RestoreError for those of another model."""
+  found: dict[str, list[tuple[Adapters, float]]] = {}
+  networks = {name: one for name, one in _networks(system).items() if name != UNADAPTED}
+  for path, scale in given:
+    for name, adapters in read_adapters(path, networks).items():
+      found.setdefault(name, []).append((adapters, scale))
+  return found
+
+
+def _networks(system: System) -> dict[str, Network]:
+  """The parts with a published layout: how they are made, and their configs."""
+  found: dict[str, Network] = {}
+  for name, part in system.parts.items():
+    try:
+      spec_for(part.config)
+    except ConfigError:
+      continue
+    found[name] = (part.make, part.config)
+  return found
+
+
+def with_given(params: Params, given: Sequence[tuple[Adapters, float]]) -> Params:
+  """The weights of a part with adapters merged, in the dtype that they have."""
+  for adapters, scale in given:
+    params = merge_adapters(params, adapters, scale)
+  return params
+
+
+def merge_folder(
+  folder: str | Path, given: Given, to: str | Path, dtype: str = "", licence: str = ""
+) -> None:
+  """Writes a published model with adapters merged into its weights to a new folder.
+
+  dtype, licence  as for export_folder; merged weights are float32 where no dtype is given
+  Raises as export_folder does, and RestoreError for adapters of another model.
+  """
+  root, to = Path(folder), Path(to)
+  check_target(to, dtype, [root])
+  config = folder_config(root)
+  system = make_system(config, Tokenizer.load("", config.text.tokenizer))
+  found = read_given(given, system)
+  parts = {
+    name: part._replace(train="all" if name in found else "none")
+    for name, part in system.parts.items()
+  }
+  system = dataclasses.replace(system, parts=parts)
+  starts = {name: Path(part.start.removeprefix("folder:")) for name, part in parts.items()}
+  plan = run_plan(system, config, starts, dtype, licence)
+  mesh = make_mesh(devices=jax.devices()[:1])
+  read = load_starts(system, abstract_params(system, mesh), tuple(found))
+  params = {name: with_given(read[name], own) for name, own in found.items()}
+  said = ", ".join(f"{path} x {scale:g}" for path, scale in given)
+  made = f"a published {read_index(root).name} with the adapters {said} merged into its weights."
+  write_plan(to, plan, params, card(config, plan.licence, plan.rows, made))
+
+
+def is_adapter(workdir: str | Path, part: str) -> bool:
+  """Whether a part of a run is adapters. Raises RestoreError."""
+  with closing(open_checkpoints(workdir)) as checkpoints:
+    _, meta = checkpoints.newest(checkpoints.meta)
+  return part in meta.config.get("adapters", {})
+
+
+def export_adapter(workdir: str | Path, to: str | Path, part: str, form: str = "diffusers") -> Path:
+  """Writes the adapters of a run, averaged, as a file that other libraries read.
+
+  part  of the run, for which is_adapter holds;   form: one of pretrained.lora_files.FORMATS
+  Returns what was written. Raises ConfigError for those of a model without a published layout,
+  RestoreError, WorkdirError.
+  """
+  to = Path(to)
+  if to.exists() and (to.is_file() or any(to.iterdir())):
+    raise WorkdirError(f"--to={to} is not empty. Choose another folder, or remove it first.")
+  mesh = make_mesh(devices=jax.devices()[:1])
+  with closing(open_checkpoints(workdir)) as checkpoints:
+
+    def read(step: int) -> tuple[System, Params]:
+      meta = checkpoints.meta(step)
+      system = make_system(meta.config, meta.tokenizer)
+      write_config(spec_for(system.parts[system.adapters[part].of].config), _base(system, part))
+      return system, restore_params(checkpoints, step, meta, system, mesh)
+
+    _, (system, params) = checkpoints.newest(read)
+  one = system.adapters[part]
+  adapters = one.adapters(params[part], params[one.of])
+  matrices = matrices_of(jax.device_get(adapters), _base(system, part))
+  name = one.of
+  if name == BACKBONE:
+    name = "unet" if spec_for(_base(system, part)).hf_class.startswith("UNet") else "transformer"
+  try:
+    return write_matrices(to, {name: matrices}, form)
+  except OSError as error:
+    raise WorkdirError(f"--to={to} cannot be written: {error}.") from error
+
+
+def _base(system: System, part: str) -> Any:
+  return system.parts[system.adapters[part].of].config
