@@ -1,4 +1,4 @@
-"""t2i train | sample | caption | chat | eval | export | merge | score | describe | plan | data."""
+"""Train, draw, score and change text-to-image models: t2i VERB."""
 
 import argparse
 import sys
@@ -12,6 +12,7 @@ from t2i_jax.cli import (
   evaluate,
   export,
   merge,
+  personalise,
   plan,
   sample,
   score,
@@ -28,6 +29,7 @@ VERBS: dict[str, Any] = {
   "eval": evaluate,
   "export": export,
   "merge": merge,
+  "personalise": personalise,
   "score": score,
   "describe": describe,
   "plan": plan,

@@ -87,6 +87,20 @@ def first_recipe(c: ConfigDict) -> None:
   c.train.update(batch=96, optimizer="muon(b2=0.99)")
 
 
+def subject(c: ConfigDict) -> None:
+  """What a model is taught a subject with: batches of its images and of its class."""
+  c.data.update(train_split="instance+prior", val_split="val")
+  c.train.objective = "dreambooth(prior=1.0)"
+  if c.process.kind == "flow":  # marks and outlines are decided at low noise
+    c.process.update(timesteps="uniform", t_sampling=())
+  c.train.ema = 0.0  # the weights themselves: an average is behind in a short run
+  c.log.every = 10
+  c.eval.update(every=50, rows=8)
+  c.checkpoint.update(every=50, keep=2)
+  c.sampling.every = 0
+  c.score.level = ""
+
+
 def from_scratch(c: ConfigDict) -> None:
   """configs/finetune.py with a backbone of random weights, and its training."""
   c.parts.backbone.start = ""

@@ -36,6 +36,7 @@ def build(
   max_bad: float = 1.0,
   overwrite: bool = False,
   progress: bool = True,
+  tokenizer: str | None = None,
 ) -> dict[str, Any]:
   """Writes a source into the folder `out`, completely or not at all.
 
@@ -48,6 +49,7 @@ def build(
   vocab          size of the BPE trained on the training captions; None: the source's default
   max_bad        share of the items in [0, 1] that may be skipped
   overwrite      replaces `out` if this function built it
+  tokenizer      a BPE as JSON, in place of one that is trained
   progress       shows a bar, or lines where stdout is not a terminal
   Returns the manifest. Raises DataError and leaves `out` unchanged.
   """
@@ -69,7 +71,7 @@ def build(
         made = metered(ordered_map(source.make, source.tasks(), workers, lost), meter)
         checked = within_share(made, max_bad, total)
         items = keep_one_for_val(checked) if source.holds_out else checked
-        manifest = write_folder(source, items, partial, shard_records, vocab)
+        manifest = write_folder(source, items, partial, shard_records, vocab, tokenizer)
       put_in_place(partial, out, overwrite)
   except OSError as error:
     raise DataError(
@@ -137,6 +139,7 @@ def write_folder(
   folder: Path,
   shard_records: int,
   vocab: int | None,
+  tokenizer: str | None = None,
 ) -> dict[str, Any]:
   """Writes all files of a built folder into `folder`. Returns the manifest."""
   writers = {split: SplitWriter(folder, split, shard_records) for split in source.splits}
@@ -167,7 +170,7 @@ def write_folder(
   account.check()
   splits = {split: writer.close() for split, writer in writers.items()}
   check_not_empty(source, splits, reasons)
-  text = train_bpe(
+  text = tokenizer or train_bpe(
     (caption for captions, _ in lines_of(spools[source.splits[0]]) for caption in captions),
     vocab or source.vocab,
   )

@@ -11,9 +11,10 @@ from absl import flags
 
 from t2i_jax.data.batch import Batch, stack, without_weight
 from t2i_jax.data.lengths import Limit
-from t2i_jax.data.order import index_at, rng_at
+from t2i_jax.data.order import rng_at
 from t2i_jax.data.parallel_map import end_with_parent
 from t2i_jax.data.record import Record
+from t2i_jax.data.roles import record_at
 from t2i_jax.data.source import Source
 
 ENDLESS = 2**48  # rows; grain requires a length
@@ -52,8 +53,9 @@ class _Rows:
     position = (self.start + step) * self.batch + int(self.rows[row])
     window = self.transform.window
     positions = range(position * window, (position + 1) * window)
-    found = [self.source[index_at(p, len(self.source), self.seed)[1]] for p in positions]
-    return self.transform(found, rng_at(position, self.seed))
+    found, roles = zip(*(record_at(self.source, p, self.seed) for p in positions), strict=True)
+    made = self.transform(found, rng_at(position, self.seed))
+    return made if roles[0] is None else made._replace(role=np.int32(roles[0]))
 
 
 class Loader:

@@ -21,6 +21,7 @@ from t2i_jax.models.unet import micro_conditions
 from t2i_jax.process import Prediction, Time
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
+from t2i_jax.ranges import Weight
 from t2i_jax.systems.conditions import CONDITIONS, Condition
 from t2i_jax.systems.controlnet import residuals, with_conditions
 from t2i_jax.systems.distillation import ConsistencyDistillation, GuidanceDistillation
@@ -91,8 +92,14 @@ class DrawingSystem(System):
     return bool(getattr(self.parts["backbone"].config, "micro_conditions", 0))
 
   def rows(self, n: int) -> Batch:
-    sizes = jax.ShapeDtypeStruct((n, 1, 4), jnp.float32) if self.reads_sizes else None
-    return super().rows(n)._replace(sizes=sizes)
+    of = jax.ShapeDtypeStruct
+    sizes = of((n, 1, 4), jnp.float32) if self.reads_sizes else None
+    role = of((n,), jnp.int32) if self.roles else None
+    return super().rows(n)._replace(sizes=sizes, role=role)
+
+  @property
+  def roles(self) -> tuple[str, ...]:  # type: ignore[override]
+    return getattr(self.objective, "roles", ())
 
   @property
   def terms(self) -> dict[str, Term]:
@@ -244,9 +251,31 @@ def denoising(
   return {"image": image_losses(system, prediction, m)} | inner
 
 
+@dataclass(frozen=True)
+class DreamBooth:
+  """Prior preservation [2208.12242 eq. 2]: half of a batch are images of a subject, half those
+  that the model itself drew of its class.
+
+  prior  weight of the latter; 0 leaves their loss out
+  In the mean over a batch both terms count half of what they do in the paper.
+  """
+
+  prior: Weight = 1.0
+  roles = ("instance", "prior")
+
+  def __call__(
+    self, system: DrawingSystem, params: Params, batch: Batch, draws: Draws
+  ) -> dict[str, jax.Array]:
+    found = denoising(system, params, batch, draws)
+    if batch.role is None:  # of validation
+      return found
+    return found | {"image": found["image"] * jnp.where(batch.role == 0, 1.0, self.prior)}
+
+
 # By the name in config.train.objective.
 OBJECTIVES: dict[str, Callable[..., Callable[..., dict[str, jax.Array]]]] = {
   "denoising": lambda: denoising,
+  "dreambooth": DreamBooth,
   "consistency": Consistency,
   "consistency_distillation": ConsistencyDistillation,
   "guidance_distillation": GuidanceDistillation,

@@ -223,6 +223,7 @@ class System:
 
   timed = True  # whether the loss depends on t: it is logged by t then
   reads_sizes = False  # whether a batch has the sizes of its images
+  roles = ()  # what rows are for, in the order of the splits in data.train_split
 
   @property
   def kept(self) -> dict[str, Any]:

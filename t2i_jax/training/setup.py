@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.data.lengths import check_lengths
 from t2i_jax.data.loader import RowMaker
+from t2i_jax.data.roles import Roles, check_roles, each_split, open_split
 from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
@@ -29,7 +30,7 @@ class Run(NamedTuple):
 
   mesh: Mesh
   rows: np.ndarray
-  source: ShardSource
+  source: ShardSource | Roles
   val_source: ShardSource
   tokenizer: Tokenizer
   system: System
@@ -56,7 +57,7 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
       f"{c.train.accumulate * parts} divides, or train.accumulate=1."
     )
   latents = latents_in(c)
-  source = ShardSource(c.data.dir, c.data.train_split)
+  source = open_split(c.data.dir, c.data.train_split)
   val_source = ShardSource(c.data.dir, c.data.val_split)
   tokenizer = tokenizer or Tokenizer.load(c.data.dir, c.text.tokenizer)
   system = make_system(c, tokenizer)
@@ -71,7 +72,8 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
   check_published(c, system)
   system, of_text = reading_text(reading(system, latents, c), c)
   row_maker = system.row_maker(c.text.too_long, c.data.crop)
-  used = {source: None, val_source: c.eval.rows * row_maker.window}
+  check_roles(source, system.roles, c.train.batch, c.data.train_split)
+  used = dict.fromkeys(each_split(source)) | {val_source: c.eval.rows * row_maker.window}
   said = [
     check_lengths(part, limit, c.text.too_long, records)
     for part, records in used.items()

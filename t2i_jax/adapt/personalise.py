@@ -1,0 +1,204 @@
+"""A model taught a subject: images of its class drawn first, then a run, then before and after.
+
+DreamBooth [2208.12242]: the model is trained on a few images under "a [V] circle", and on what it
+itself draws for "a circle" so that the class stays what it was; all of its weights, or adapters.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from t2i_jax.adapt.subject import SubjectImages, image_files
+from t2i_jax.config import load_config
+from t2i_jax.data.build import build
+from t2i_jax.data.sheet import grid
+from t2i_jax.data.source import MANIFEST
+from t2i_jax.errors import ConfigError, WorkdirError
+from t2i_jax.evaluation.report import write_gallery_report
+from t2i_jax.inference import Model, open_model, open_pipeline
+from t2i_jax.ranges import Weight, Whole
+from t2i_jax.training import train
+from t2i_jax.training.checksum import fingerprint
+
+PRIORS, PRIORS_FILE, DATA, SHEET = "priors", "priors.json", "data", "personalised.png"
+HELD_OUT = 8  # drawn images of the class that are validated on: how far the class has moved
+SHOWN = 4  # drawings of a prompt, before and after
+PROMPT_SEED = 2**20  # of the drawings that are shown; those of the class begin at 0
+
+
+class How(NamedTuple):
+  """What is taught.
+
+  images      folder of images of the subject
+  class_word  what it is one of, "circle";   word: the name that it gets
+  priors      images of the class that the model draws and is trained on, too; 0: none
+  prior       weight of their loss
+  overrides   of the method's config: steps, rank, ...
+  """
+
+  images: str
+  class_word: str
+  word: str = "sks"
+  priors: Whole = 64
+  prior: Weight = 1.0
+  prompts: tuple[str, ...] = ()
+  overrides: Mapping[str, str] = {}
+
+  @property
+  def prompt(self) -> str:
+    return f"a {self.word} {self.class_word}"
+
+  @property
+  def class_prompt(self) -> str:
+    return f"a {self.class_word}"
+
+
+# Method -> its config.
+METHODS: dict[str, str] = {"dreambooth": "dreambooth", "lora": "dreambooth_lora"}
+
+
+class Base(NamedTuple):
+  """A model that is adapted.   where: as configs name it;   open: it, to draw with"""
+
+  where: str
+  open: Callable[[], Model]
+
+
+def of_workdir(workdir: str) -> Base:
+  return Base(workdir, lambda: open_model(workdir))
+
+
+def of_folder(folder: str, size: tuple[int, int] | None = None) -> Base:
+  """A published model.   size: height and width"""
+  where = folder if size is None else f"{folder}:{size[0]}x{size[1]}"
+  return Base(where, lambda: open_pipeline(folder, size=size))
+
+
+def personalise(base: Base, method: str, how: How, to: str | Path) -> Path:
+  """Teaches a model a subject; returns the page that shows it before and after.
+
+  to  a work directory: images of the class, data, the run, drawings; what is there is used again
+  Raises ConfigError, DataError, RestoreError, WorkdirError.
+  """
+  if method not in METHODS:
+    raise ConfigError(f"--method={method} is not one of {', '.join(METHODS)}.")
+  to, files = Path(to), image_files(how.images)
+  if how.prior and not how.priors:
+    raise ConfigError("--priors=0: without images of the class give --prior=0, too.")
+  if not how.word.strip() or not how.class_word.strip():
+    raise ConfigError("--word and --class-word: give a word for each.")
+  model = base.open()
+  tokens = {p: _tokens(model, p) for p in (how.prompt, how.class_prompt, *how.prompts)}
+  if tokens[how.prompt] == tokens[how.class_prompt]:
+    raise ConfigError(f"--word={how.word}: the model reads {how.class_prompt!r} without it, too.")
+  drawn = drawn_of_class(model, how, to / PRIORS)
+  data = to / DATA
+  build_data(model, how, files, drawn, data)
+  given = {"data.dir": str(data), **how.overrides}
+  if how.priors:
+    given["train.objective"] = f"dreambooth(prior={how.prior})"
+  else:
+    given |= {"train.objective": "denoising", "data.train_split": "instance"}
+  config = load_config(f"configs/{METHODS[method]}.py:{base.where}", given)
+  before = _drawings(model, how)
+  del model
+  train(config, to)
+  after = _drawings(open_model(to), how)
+  return write_page(to, method, how, files, before, after)
+
+
+def _tokens(model: Model, prompt: str) -> list[Any]:
+  """What each text encoder reads of a prompt. Raises PromptError for one that is too long."""
+  model.system.check_captions([prompt])
+  return [encoder.encode([prompt])[0].tolist() for encoder in model.system.text.values()]
+
+
+def drawn_of_class(model: Model, how: How, folder: Path) -> tuple[str, ...]:
+  """Images of the class by the model itself, of seeds 0, 1, ...; those that are there are kept.
+
+  Raises WorkdirError.
+  """
+  count = how.priors + HELD_OUT if how.priors else HELD_OUT
+  about = {"prompt": how.class_prompt, "weights": fingerprint(dict(model.params))}
+  said = folder / PRIORS_FILE
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    if said.exists() and json.loads(said.read_text()) != about:
+      raise WorkdirError(
+        f"{folder} has images of another model or prompt: use another --to, or remove it."
+      )
+    said.write_text(json.dumps(about, indent=1) + "\n")
+    paths = [folder / f"{i:05d}.png" for i in range(count)]
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    print(f"{how.class_prompt!r}: {count - len(missing)} images are there, {len(missing)} drawn")
+    step = model.config.sampling.batch
+    for start in range(0, len(missing), step):
+      seeds = missing[start : start + step]
+      for seed, image in zip(
+        seeds, model.draw([how.class_prompt] * len(seeds), seeds), strict=True
+      ):
+        part = paths[seed].with_suffix(".part")
+        Image.fromarray(image).save(part, "PNG")
+        part.replace(paths[seed])
+  except OSError as error:
+    raise WorkdirError(f"{folder} cannot be written: {error}.") from error
+  return tuple(map(str, paths))
+
+
+def build_data(
+  model: Model, how: How, files: Sequence[str], drawn: Sequence[str], to: Path
+) -> None:
+  """The folder of data of both roles, with the tokenizer of the model."""
+  split = lambda i: "val" if i >= how.priors else "prior"
+  source: Any = SubjectImages((
+    *(("instance", path, how.prompt) for path in files),
+    *((split(i), path, how.class_prompt) for i, path in enumerate(drawn)),
+  ))  # fmt: skip
+  if (to / MANIFEST).exists():
+    made = json.loads((to / MANIFEST).read_text())["made_by"]["arguments"]["files"]
+    if made == [list(file) for file in source.files]:
+      return
+    raise WorkdirError(f"{to} was built of other images: use another --to, or remove it.")
+  own = json.loads(model.tokenizer.to_json())
+  bpe = own["model"] if own["kind"] == "bpe" else None
+  build(source, to, workers=1, progress=False, max_bad=0.0, tokenizer=bpe)
+
+
+def _drawings(model: Model, how: How) -> dict[str, np.ndarray]:
+  """Of each prompt SHOWN images, of the same seeds before and after."""
+  found = {}
+  for prompt in dict.fromkeys((how.prompt, how.class_prompt, *how.prompts)):
+    found[prompt] = model.draw([prompt] * SHOWN, range(PROMPT_SEED, PROMPT_SEED + SHOWN))
+  return found
+
+
+def write_page(
+  to: Path,
+  method: str,
+  how: How,
+  files: Sequence[str],
+  before: Mapping[str, np.ndarray],
+  after: Mapping[str, np.ndarray],
+) -> Path:
+  """A sheet of drawings, and eval/report.html. Raises WorkdirError."""
+  size = next(iter(before.values())).shape[1:3]
+  shown = [np.asarray(Image.open(f).convert("RGB").resize(size[::-1])) for f in files[: 2 * SHOWN]]
+  rows = [shown, *([*before[prompt], *after[prompt]] for prompt in before)]
+  try:
+    grid(rows, max(1, 128 // size[0]), block=SHOWN, band=1).save(to / SHEET)
+  except OSError as error:
+    raise WorkdirError(f"{to / SHEET} cannot be written: {error}.") from error
+  sections = [("The subject", f"{len(files)} images.", [(Path(f).name, image) for f, image in
+              zip(files, shown, strict=False)])]  # fmt: skip
+  for title, found in (("Before", before), ("After", after)):
+    pairs = [(prompt, image) for prompt, images in found.items() for image in images]
+    sections.append((title, "The same seeds before and after.", pairs))
+  return write_gallery_report(to, sections, {"method": method, **_facts(how)})
+
+
+def _facts(how: How) -> dict[str, Any]:
+  return {"subject": how.prompt, "class": how.class_prompt, "drawn of the class": how.priors}

@@ -1,0 +1,123 @@
+"""A subject taught to a tiny model from the command line: what is drawn, trained, kept, refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i_jax.cli.main import main
+from t2i_jax.config import load_config
+from t2i_jax.inference import open_model
+from t2i_jax.systems.drawing import DreamBooth, denoising
+from t2i_jax.systems.system import Draws
+from t2i_jax.training import train
+from t2i_jax.training.setup import set_up
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+  "model.width": "64", "model.heads": "2", "model.depth": "2", "train.steps": "4",
+  "train.batch": "8", "train.schedule": "constant", "train.optimizer": "adamw",
+  "text.towers.text": "bag_of_words(width=32)", "eval.rows": "8", "eval.every": "0",
+  "checkpoint.every": "4", "sampling.every": "0", "sampling.steps": "2", "sampling.batch": "8",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, easy_data):
+  """A run of four steps, and three images of a subject. Do not change them."""
+  root = tmp_path_factory.mktemp("personalise")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
+    given = SMALL | {"data.dir": str(easy_data)}
+    train(load_config(f"{ROOT}/configs/scenes_dit_flow.py", given), root / "base")
+  (root / "in").mkdir()
+  for i in range(3):
+    Image.new("RGB", (32, 32), (200, 60 * i, 20)).save(root / "in" / f"{i}.png")
+  return root
+
+
+def run(base, to, *more):
+  return main([
+    "personalise", f"--workdir={base / 'base'}", f"--images={base / 'in'}", "--class-word=circle",
+    "--word=ki", f"--to={to}", "--priors=4", "--steps=3", *more,
+  ])  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_a_subject_is_taught_and_shown(base, tmp_path, one_device, method, capsys):
+  to = tmp_path / "subject"
+  assert run(base, to, f"--method={method}", "--prompt=a red circle") == 0
+  said = capsys.readouterr().out
+  assert "'a circle': 0 images are there, 12 drawn" in said
+  assert Path(said.strip().splitlines()[-1]).read_text().count("<figure>") == 3 + 2 * 3 * 4
+  assert Image.open(to / "personalised.png").width > 8 * 128
+  manifest = json.loads((to / "data/manifest.json").read_text())
+  assert {n: s["records"] for n, s in manifest["splits"].items()} == {
+    "instance": 3, "prior": 4, "val": 8,
+  }  # fmt: skip
+  before, after = open_model(base / "base"), open_model(to)
+  assert before.tokenizer == after.tokenizer
+  same = jax.tree.map(np.array_equal, before.params["text"], after.params["text"])
+  assert all(jax.tree.leaves(same))
+  changed = jax.tree.map(np.array_equal, before.params["backbone"], after.params["backbone"])
+  assert not all(jax.tree.leaves(changed))
+  assert any(jax.tree.leaves(changed)) == (method == "lora")
+
+  # Run again, it goes on: nothing is drawn or built a second time.
+  assert run(base, to, f"--method={method}", "--prompt=a red circle") == 0
+  assert "12 images are there, 0 drawn" in capsys.readouterr().out
+
+
+def test_half_of_a_batch_is_weighted_as_the_prior(base, tmp_path, one_device):
+  run(base, tmp_path / "subject", "--steps=1")
+  config = load_config(f"{ROOT}/configs/dreambooth.py:{base / 'base'}",
+                       {"data.dir": str(tmp_path / "subject/data")})  # fmt: skip
+  system = set_up(config).system
+  params = system.init(jax.random.key(0))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), system.rows(4))
+  batch = zeros._replace(role=jnp.array([0, 1, 0, 1]))
+  draws = Draws(jnp.full(4, 0.5), jnp.arange(4), jax.random.key(1), {}, 0)
+  plain = denoising(system, params, batch, draws)["image"]
+  found = DreamBooth(prior=0.25)(system, params, batch, draws)["image"]
+  np.testing.assert_allclose(found, plain * np.float32([1, 0.25, 1, 0.25]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "more, words",
+  [
+    (["--method=hypernetwork"], "--method=hypernetwork is not one of dreambooth, lora"),
+    (["--priors=0"], "give --prior=0, too"),
+    (["--word="], "give a word for each"),
+    (["--rank=0"], "--rank=0 is not in"),
+    (["--method=dreambooth", "--rank=2"], "--rank is of adapters"),
+    (["--prompt=" + "a red circle and " * 8], "tokens with BOS and EOS, more than text.length"),
+  ],
+)
+def test_what_is_refused_before_anything_is_drawn(base, tmp_path, one_device, more, words, capsys):
+  assert run(base, tmp_path / "subject", *more) == 2
+  assert words in capsys.readouterr().err
+  assert not (tmp_path / "subject").exists()
+
+
+def test_pictures_of_another_class_are_not_mixed(base, tmp_path, one_device, capsys):
+  to = tmp_path / "subject"
+  assert run(base, to, "--steps=1") == 0
+  assert main([
+    "personalise", f"--workdir={base / 'base'}", f"--images={base / 'in'}", "--class-word=square",
+    f"--to={to}",
+  ]) == 2  # fmt: skip
+  assert "has images of another model or prompt" in capsys.readouterr().err
+  shutil.rmtree(to / "priors")
+  other = tmp_path / "other"
+  shutil.copytree(base / "in", other)
+  (other / "0.png").unlink()
+  assert main([
+    "personalise", f"--workdir={base / 'base'}", f"--images={other}", "--class-word=circle",
+    "--word=ki", f"--to={to}", "--priors=4",
+  ]) == 2  # fmt: skip
+  assert "was built of other images" in capsys.readouterr().err
