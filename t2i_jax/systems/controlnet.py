@@ -59,6 +59,8 @@ def folder(base: Base, path: str, condition: str = "") -> Net:
   if not hasattr(config, "residual_count"):
     raise ConfigError(f"{path} holds a {type(config).__name__}, which is no ControlNet.")
   runs = {"remat": base.config.remat, "attention": base.config.attention}
+  if getattr(config, "guidance", 0) and getattr(base.config, "guidance", 0):
+    runs["guidance"] = base.config.guidance  # one scale for both embeddings of it
   return Net(dataclasses.replace(config, **runs), _condition(condition))
 
 
@@ -70,7 +72,7 @@ def of_backbone(base: Base, condition: str, hint_widths: tuple[Width, ...] = ())
                autoencoder's factor needs
   Raises ConfigError.
   """
-  if not isinstance(base.config, ControlNetConfig.base):
+  if type(base.config) is not ControlNetConfig.base:
     raise ConfigError(
       f"of_backbone makes the ControlNet of a U-Net, and this model's backbone is a "
       f"{type(base.config).__name__}. Use folder(path='PATH')."
@@ -100,6 +102,13 @@ def make_nets(
     check_fits(net.config, backbone, base.factor, f"{where} = {choice!r}")
     if net.condition is not None:
       jax.eval_shape(net.condition, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  counts = {name: getattr(net.config, "counts", {}) for name, net in found.items()}
+  for name, own in counts.items():
+    if own != (first := next(iter(counts.values()))):
+      raise ConfigError(
+        f"controlnets.{name} gives residuals {own}, and {next(iter(counts))} {first}: those of "
+        "several ControlNets are added up. Give ones of the same numbers of blocks."
+      )
   return found
 
 
@@ -109,7 +118,7 @@ def parts_of(nets: Mapping[str, Net]) -> dict[str, Part]:
 
 def check_fits(c: Any, backbone: Any, factor: int, where: str) -> None:
   """Raises ConfigError naming in what a ControlNet differs from the one that fits a backbone."""
-  if not isinstance(backbone, c.base):
+  if type(backbone) is not c.base:
     raise ConfigError(
       f"{where} is the ControlNet of a {c.base.__name__}, and this model's backbone is a "
       f"{type(backbone).__name__}."
@@ -159,7 +168,8 @@ def settled(given: ControlImages, nets: int) -> ControlImages:
 class Rows(NamedTuple):
   """What a ControlNet is given, row by row.
 
-  image  uint8 [B, H, W, 3];   start, end: [B], as in ControlImages
+  image  uint8 [B, H, W, 3], or the latents [B, h, w, C] of it where the ControlNet reads these
+  start, end  [B], as in ControlImages
   scale, null  [B, K], of each of the config's residual_count, of the prompt and of the null
   """
 
@@ -209,8 +219,24 @@ class Hint(NamedTuple):
   end: jax.Array
 
 
+def with_latents(
+  system: Any, rows: Sequence[Rows], encode: Callable[[Any], Any]
+) -> tuple[Rows, ...]:
+  """The rows with what each ControlNet reads of an image.   encode: uint8 images to latents"""
+  reads = [reads_latents(system, name) for name in system.controlnets]
+  pairs = zip(rows, reads, strict=False)  # without condition images there are no rows
+  return tuple(row._replace(image=encode(row.image)) if own else row for row, own in pairs)
+
+
+def reads_latents(system: Any, name: str) -> bool:
+  """Whether a ControlNet reads the latents of its condition image in place of its pixels."""
+  return getattr(system.parts[name].config, "reads_latents", False)
+
+
 def _embedded(system: Any, params: Params, name: str, image: jax.Array) -> jax.Array:
-  """image: [B, H, W, 3] in [0, 1]"""
+  """image: [B, H, W, 3] in [0, 1], or latents"""
+  if getattr(system.parts[name].config, "unshifted", False):
+    image = image + (system.autoencoder.shift or 0.0) * system.autoencoder.scale
   return system.module(params, name).embed(image.astype(system.dtype))
 
 
@@ -220,7 +246,7 @@ def with_hints(system: Any, params: Params, given: Inputs) -> Inputs:
     return given
   own, null = [], []
   for name, row in zip(system.controlnets, given.controls, strict=True):
-    image = row.image.astype(jnp.float32) / 255
+    image = row.image if reads_latents(system, name) else row.image.astype(jnp.float32) / 255
     hint = Hint(_embedded(system, params, name, image), row.scale, row.start, row.end)
     own.append(hint)
     null.append(hint._replace(scale=row.null))
@@ -248,7 +274,9 @@ def with_conditions(
     if condition is None:
       raise ConfigError(f"controlnets.{name}: give it a condition, as another ControlNet has one.")
     config = system.parts[name].config
-    embedded = _embedded(system, params, name, condition(images.astype(jnp.float32) / 255))
+    image = condition(images.astype(jnp.float32) / 255)
+    image = system.encode(params, 2 * image - 1) if reads_latents(system, name) else image
+    embedded = _embedded(system, params, name, image)
     scale = jnp.ones((rows, config.residual_count))
     hints.append(Hint(embedded, scale, jnp.zeros(rows), jnp.ones(rows)))
   return cond._replace(extras=cond.extras | {HINTS: tuple(hints)})

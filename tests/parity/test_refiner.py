@@ -6,7 +6,7 @@ diffusers = pytest.importorskip("diffusers")
 parity = pytest.importorskip("benchmarks.refiner_parity")
 
 from benchmarks.pipeline_parity import LATENTS  # noqa: E402
-from benchmarks.tiny_pipelines import BETAS  # noqa: E402
+from benchmarks.tiny_unets import BETAS  # noqa: E402
 
 SCHEDULERS = {
   "of the folders": None,
