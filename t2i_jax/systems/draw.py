@@ -318,7 +318,7 @@ class Drawing:
     prior = system.process.prior(keys, system.x_shape)
     if inputs.noise is not None:
       prior = system.process.prior_std * inputs.noise
-    denoise, cond, hooks = self._guided.denoiser(params, inputs, prior, plan)
+    denoise, cond, hooks = self._guided.denoiser(params, inputs, prior, plan, whole=self.plan)
     noise = row_noise(keys, system.x_shape)
     return sample(denoise, self.solver, plan, prior, cond, noise, **hooks)[0]
 

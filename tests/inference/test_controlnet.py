@@ -76,7 +76,6 @@ REFUSED = {
     "--control-scale is given 2 times for 1 ControlNet",
   ),
   "scale alone": (NONE, ["--control-scale=1"], "--control-scale belongs to --control"),
-  "refiner": (ONE, [GOOD, "--refiner=/nowhere"], "a drawing with ControlNets is not refined"),
   "guess alone": (ONE, ["--guess"], "--guess belongs to --control"),
 }  # fmt: skip
 
