@@ -183,9 +183,14 @@ def made(name: str) -> Golden:
     golden = described(Path(temporary, "model"), call)
     root = write_folder(golden, Path(temporary, "again"))
     parts = {Path(file).parts[0] for file in golden.weights}
-    for part in parts & pipe.components.keys():  # controlnet is several
-      opened = type(getattr(pipe, part)).from_pretrained(str(root / part))
-      pipe.register_modules(**{part: opened.eval()})
+    read = lambda old, part: type(old).from_pretrained(str(root / part)).eval()
+    for part in parts & pipe.components.keys():
+      old = getattr(pipe, part)
+      if hasattr(old, "nets"):  # of several ControlNets
+        each = [read(net, f"{part}_{i}" if i else part) for i, net in enumerate(old.nets)]
+        pipe.register_modules(**{part: type(old)(each)})
+      else:
+        pipe.register_modules(**{part: read(old, part)})
     noise = ours(call, root, STEPS).noise
     latents, images = pipeline_parity.theirs(tiny, pipe, noise, STEPS)
   return golden._replace(latents=latents, images=np.round(255 * images).astype(np.uint8))

@@ -10,9 +10,19 @@ import jax
 
 from t2i_jax.models import BACKBONES
 from t2i_jax.models.controlnet import ControlNet, ControlNetConfig
+from t2i_jax.models.stream_controlnets import (
+  FluxControlNet,
+  FluxControlNetConfig,
+  SD3ControlNet,
+  SD3ControlNetConfig,
+)
 from t2i_jax.pretrained.spec import abstract_params
 
-KINDS = BACKBONES | {"controlnet": (ControlNet, ControlNetConfig)}
+KINDS = BACKBONES | {
+  "controlnet": (ControlNet, ControlNetConfig),
+  "sd3_controlnet": (SD3ControlNet, SD3ControlNetConfig),
+  "flux_controlnet": (FluxControlNet, FluxControlNetConfig),
+}
 
 
 class Size(NamedTuple):
@@ -220,4 +230,35 @@ SIZES |= {
     ("Stable Diffusion 2.1", 364_228_240),
     ("SDXL", 1_251_014_160),
   )
+}
+
+
+def _sd3_controlnet(base: Size, depth: int, stored: int, extra: int = 0, zero_pooled: bool = True):
+  """The first blocks of an SD3."""
+  dual = min(depth, base.config["dual_blocks"])
+  ours = {"depth": depth, "dual_blocks": dual, "extra": extra, "zero_pooled": zero_pooled}
+  theirs = {
+    "num_layers": depth, "extra_conditioning_channels": extra,
+    "force_zeros_for_pooled_projection": zero_pooled,
+  }  # fmt: skip
+  return Size("sd3_controlnet", base.config | ours, base.theirs | theirs, stored)
+
+
+def _flux_controlnet(double: int, single: int, stored: int):
+  """The first blocks of FLUX.1-dev."""
+  base = SIZES["FLUX.1-dev"]
+  ours = {"double_blocks": double, "single_blocks": single}
+  theirs = {"num_layers": double, "num_single_layers": single}
+  return Size("flux_controlnet", base.config | ours, base.theirs | theirs, stored)
+
+
+# Named by their blocks, of which there are as many as a training chose.
+SIZES |= {
+  "ControlNet of SD3-medium, 6": _sd3_controlnet(SIZES["SD3-medium"], 6, 538_805_760),
+  "ControlNet of SD3-medium, 23, with a mask": _sd3_controlnet(
+    SIZES["SD3-medium"], 23, 2_023_618_560, 1, zero_pooled=False
+  ),
+  "ControlNet of SD3.5-medium, 12": _sd3_controlnet(SIZES["SD3.5-medium"], 12, 1_261_169_664),
+  "ControlNet of FLUX.1-dev, 5 + 10": _flux_controlnet(5, 10, 3_301_925_888),
+  "ControlNet of FLUX.1-dev, 6 + 0": _flux_controlnet(6, 0, 2_140_876_800),
 }

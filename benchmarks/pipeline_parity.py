@@ -7,6 +7,7 @@ given and the images. Needs torch, diffusers and transformers, which the package
 """
 
 import argparse
+import inspect
 import itertools
 import sys
 import tempfile
@@ -61,7 +62,8 @@ def theirs(tiny: Tiny, pipe: Any, noise: np.ndarray, steps: int) -> tuple[np.nda
     (given["image"],) = given["image"]
   if tiny.controls:
     shown = [Image.fromarray(one) for one in conditions(tiny.controls["count"])]
-    key = "control_image" if tiny.images else "image"
+    call = inspect.signature(pipe.__call__).parameters
+    key = "control_image" if "control_image" in call else "image"
     given[key] = shown if len(shown) > 1 else shown[0]
   if tiny.fills:
     given["mask_image"] = Image.fromarray(HALF)

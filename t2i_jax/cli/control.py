@@ -36,10 +36,6 @@ def check_control(args: argparse.Namespace) -> None:
   """Raises ConfigError for a flag of --control that cannot be used as it is."""
   flags = ("control_scale", "control_start", "control_end", "guess")
   given = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(args, flag)]
-  if args.refiner is not None and (args.control or args.controlnet):
-    raise ConfigError(
-      "--refiner and --control: a drawing with ControlNets is not refined; give one."
-    )
   if given and not args.control:
     raise ConfigError(f"{', '.join(given)} belongs to --control: give that, too, or leave it out.")
 

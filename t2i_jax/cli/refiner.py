@@ -62,5 +62,5 @@ def opened(args: argparse.Namespace, base: Any, open_one: Callable[..., Any]) ->
   """The refiner, at the base's size.   open_one: of these flags with another --from"""
   height, width = base.config.data.image_size
   given = {"folder": args.refiner, "config_from": None, "embedded_cfg": None, "round": False}
-  given["size"] = f"{height}x{width}"
+  given |= {"size": f"{height}x{width}", "controlnet": []}  # those are the base's
   return open_one(argparse.Namespace(**vars(args) | given))

@@ -362,7 +362,7 @@ def run(args: argparse.Namespace) -> None:
       images = model.draw(texts, seeds, **how)
     else:
       second = refiner.opened(args, model, lambda own: opened(own, prompts, True))
-      images = draw_refined(model, second, texts, seeds, refiner.end_of(args))
+      images = draw_refined(model, second, texts, seeds, refiner.end_of(args), **how)
       config = refiner.described(config, args)
   else:
     model.need("redraw")

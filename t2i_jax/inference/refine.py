@@ -18,6 +18,7 @@ from t2i_jax.process import Time
 from t2i_jax.sampling import GUIDANCE_OF_PROMPTS
 from t2i_jax.systems.sampler import make_sampler
 from t2i_jax.systems.stages import Stage, steps_until
+from t2i_jax.systems.tasks import ControlImages
 
 LATENTS = ("channels", "widths", "scale", "shift", "latents_mean", "latents_std")
 
@@ -30,11 +31,13 @@ def draw_refined(
   end: float = 0.8,
   noise: np.ndarray | None = None,
   decode: bool = True,
+  controls: ControlImages | None = None,
 ) -> np.ndarray:
   """uint8 [n, H, W, 3], or float32 latents [n, h, w, C], of a base and its refiner.
 
   end    the share of the denoising that is the base's, in (0, 1)
   noise, decode  as for Model.draw
+  controls  condition images of the base's ControlNets
   The autoencoder is the refiner's. Raises ConfigError for models of different latents or grids,
   PromptError.
   """
@@ -51,7 +54,7 @@ def draw_refined(
       f"{refiner.where} starts at t = {other.t:g}, sigma = {other.sigma:.4g}. Give both one grid "
       "and one number of steps, by sampling.grid and sampling.steps."
     )
-  given: Any = {"noise": noise, "decode": False, "stage": Stage(0, last)}
+  given: Any = {"noise": noise, "decode": False, "stage": Stage(0, last), "controls": controls}
   x_t = base.draw(prompts, seeds, **given)
   rest = x_t / refiner.system.process.prior_std
   return refiner.draw(prompts, seeds, noise=rest, decode=decode, stage=Stage(first))

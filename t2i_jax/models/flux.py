@@ -4,7 +4,7 @@ Reference images come as extras["references"], a tuple of latents [B, h, w, C]: 
 the image's and are cut from the output. Sources: github.com/black-forest-labs/flux, and flux2
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ from t2i_jax.models.layers import (
 )
 from t2i_jax.models.params import stack_blocks, zeros
 from t2i_jax.models.positions import Axes, Theta, check_rope, grid_positions, rope_angles
-from t2i_jax.models.stack import Runs
+from t2i_jax.models.stack import BlockOutput, Runs, Stacks
 from t2i_jax.models.streams import Both, DoubleBlock, SingleBlock, joined, joint_mask, laid
 from t2i_jax.ranges import Count, Range, Weight, Whole, Width
 
@@ -108,8 +108,8 @@ class Flux2Config(FluxConfig):
   pooled: bool = False
 
 
-class Flux(Backbone):
-  """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
+class FluxStem(nnx.Module):
+  """The embeddings and the blocks."""
 
   config: FluxConfig
 
@@ -133,32 +133,48 @@ class Flux(Backbone):
     if c.single_blocks:
       self.single_adaln = Modulation(rngs, d, 3, d, layers=depth(c.single_blocks), bias=bias)
       self.single = stack_blocks(lambda r: SingleBlock(block, r), c.single_blocks, rngs)
-    self.final_adaln = Modulation(rngs, d, 2, d, bias=bias)
-    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), bias=bias, init=zeros)
 
-  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
-    c, text = self.config, cond.towers["text"]
-    height, width = x_t.shape[1:3]
-    images = with_references(x_t, cond) if c.reference_step else (x_t,)
+  def blocks(
+    self,
+    images: Sequence[jax.Array],
+    model_time: jax.Array,
+    cond: Conditioning,
+    stacks: Stacks,
+    hint: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The images' tokens after all blocks [B, L, D], and the vector that modulates [B, D].
+
+    images  [B, H, W, C], x_t and what is shown beside it
+    hint    [B, L, D], added to the embedded tokens; with it stacks.skips has those of the images
+            after each block
+    """
+    c, text, kept = self.config, cond.towers["text"], hint is not None
     image = self.patch_in(jnp.concatenate([patchify(x, c.patch) for x in images], axis=1))
+    image = image if hint is None else image + hint.astype(image.dtype)
     tokens = self.text_in(text.tokens.astype(image.dtype))  # [B, T, D]
     length = tokens.shape[1]
     vector = jax.nn.silu(self.condition_vector(model_time, cond, image.dtype))  # [B, D]
     ropes = self.rotary(length, [x.shape[1:3] for x in images])
     mask = None if c.attend_padding else joint_mask(text.mask, image.shape[1])
 
+    def double(block, x, modulation, at):
+      x = block(x, modulation, at, ropes, mask)
+      return BlockOutput(x, x.image) if kept else x
+
+    def single(block, x, modulation, at):
+      x = block(x, modulation, at, rope, mask)
+      return BlockOutput(x, x[:, length:]) if kept else x
+
     both = laid(tokens, image)
     if c.double_blocks:
       modulation = Both(self.text_adaln(vector), self.image_adaln(vector))
-      call = lambda block, x, modulation, at: block(x, modulation, at, ropes, mask)
-      both = stacks.run("double", self.double, both, *self.modulated(call, modulation), length)
+      both = stacks.run("double", self.double, both, *self.modulated(double, modulation), length)
     x = both.image
     if c.single_blocks:
       rope = joined(*ropes)
-      call = lambda block, x, modulation, at: block(x, modulation, at, rope, mask)
-      modulated = self.modulated(call, self.single_adaln(vector))
+      modulated = self.modulated(single, self.single_adaln(vector))
       x = stacks.run("single", self.single, joined(*both), *modulated, length)[:, length:]
-    return final_layer(x, self.final_adaln(vector), self.head, c.patch, height, width)
+    return x, vector
 
   def modulated(self, call: Callable, modulation: Any) -> tuple[Callable, Any]:
     """The call of a stack and its xs: a modulation for each block, or none where one is shared."""
@@ -189,3 +205,21 @@ class Flux(Backbone):
       text = jnp.pad(jnp.arange(length)[:, None], ((0, 0), (3, 0)))
     angles = lambda at: rope_angles(at, c.rope_axes, c.rope_theta)
     return Both(angles(text), angles(jnp.concatenate(places)))
+
+
+class Flux(Backbone, FluxStem):
+  """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
+
+  config: FluxConfig
+
+  def __init__(self, config: FluxConfig, rngs: nnx.Rngs):
+    c, p = config, config.patch * config.patch
+    FluxStem.__init__(self, c, rngs)
+    self.final_adaln = Modulation(rngs, c.width, 2, c.width, bias=c.bias)
+    self.head = Dense(rngs, c.width, p * c.out, ("embed", "conv_out"), bias=c.bias, init=zeros)
+
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
+    c, (height, width) = self.config, x_t.shape[1:3]
+    images = with_references(x_t, cond) if c.reference_step else (x_t,)
+    x, vector = self.blocks(images, model_time, cond, stacks)
+    return final_layer(x, self.final_adaln(vector), self.head, c.patch, height, width)

@@ -5,7 +5,7 @@ The only file that touches flax.nnx's names for variables, which are still movin
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +100,13 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
 }
 
 
+class Chosen(NamedTuple):
+  """Residuals of a stack: values [K, ...], and which [depth] of them is added after each block."""
+
+  values: Any
+  which: jax.Array
+
+
 def scan_blocks(
   blocks: nnx.Module,
   x: Any,
@@ -114,27 +121,29 @@ def scan_blocks(
   outputs    stacked on a leading axis: a skip connection is an output of one stack that is an xs,
              `backwards`, of a later one
   remat      what the backward pass keeps, by name
-  residuals  pytree [K, ...] with K <= depth: x + residuals[i // ceil(depth / K)] after block i, as
-             diffusers' FluxTransformer2DModel; one with fewer tokens than x is added to the last of
-             them, which are the image's, and None in place of a part of x adds nothing to it
+  residuals  Chosen, or a pytree [K, ...] with K <= depth: x + residuals[i // ceil(depth / K)] after
+             block i, as diffusers' FluxTransformer2DModel; one with fewer tokens than x is added to
+             the last of them, which are the image's, and None in place of a part of x adds nothing
   unroll     no loop in the program: for a few blocks of convolutions
   Adapters that were bound with the parameters (models.adapters) are scanned like the weights.
   """
   graph, weights = nnx.split(blocks)
-  index = None if residuals is None else _residual_of_blocks(stacked(blocks), residuals)
+  if residuals is not None and not isinstance(residuals, Chosen):
+    residuals = Chosen(residuals, _residual_of_blocks(stacked(blocks), residuals))
+  values, which = (None, None) if residuals is None else residuals
 
   def body(x, layer):
     weights, xs, index = layer
     x, output = call(nnx.merge(graph, weights), x, xs)
-    if residuals is not None:
-      x = _add(x, jax.tree.map(lambda leaf: leaf[index], residuals))
+    if values is not None:
+      x = _add(x, jax.tree.map(lambda leaf: leaf[index], values))
     return x, output
 
   if not unroll:
-    return jax.lax.scan(REMAT[remat](body), x, (weights, xs, index))
+    return jax.lax.scan(REMAT[remat](body), x, (weights, xs, which))
   outputs = []
   for i in range(stacked(blocks)):
-    layer = jax.tree.map(lambda leaf, i=i: leaf[i], (weights, xs, index))
+    layer = jax.tree.map(lambda leaf, i=i: leaf[i], (weights, xs, which))
     x, output = REMAT[remat](body)(x, layer)
     outputs.append(output)
   return x, jax.tree.map(lambda *each: jnp.stack(each), *outputs)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.backbone import Backbone, PatchConfig
-from t2i_jax.models.conditioning import pooled_of
+from t2i_jax.models.conditioning import Tower, pooled_of
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
@@ -21,8 +22,9 @@ from t2i_jax.models.layers import (
   final_layer,
   patchify,
 )
-from t2i_jax.models.params import stack_blocks, zeros
+from t2i_jax.models.params import Chosen, stack_blocks, stacked, zeros
 from t2i_jax.models.positions import check_heads, sincos_grid
+from t2i_jax.models.stack import BlockOutput, Stacks
 from t2i_jax.models.streams import Both, DoubleBlock, joint_mask, laid
 from t2i_jax.ranges import Count, Range, Whole, Width
 
@@ -51,59 +53,92 @@ class SD3Config(PatchConfig):
   def __post_init__(self):
     super().__post_init__()
     check_heads(self.width, self.heads)
+    self.check_dual()
+
+  def check_dual(self) -> None:
     if not 0 <= self.dual_blocks < self.depth:
       raise ConfigError(
         f"model.dual_blocks = {self.dual_blocks} of model.depth = {self.depth} blocks: the last "
         "block is never dual."
       )
 
+  @property
+  def block(self) -> BlockConfig:
+    return BlockConfig(self.width, self.heads, bias=True, qk_norm=self.qk_norm)
 
-class SD3(Backbone):
-  """(x_t [B, H, W, C], model_time [B], "text" with a pooled vector) -> [B, H, W, out]."""
+  @property
+  def joint_blocks(self) -> int:
+    """Blocks that are neither dual nor the last."""
+    return self.depth - self.dual_blocks - 1
+
+
+# The stacks in order, with the chunks of the image's modulation in their blocks.
+STACKS = {"dual": 9, "joint": 6, "last": 6}
+
+
+class SD3Stem(nnx.Module):
+  """The embeddings and the blocks, but for the last of SD3."""
 
   config: SD3Config
 
   def __init__(self, config: SD3Config, rngs: nnx.Rngs):
     c = self.config = config
-    d, p = c.width, c.patch * c.patch
-    block = BlockConfig(d, c.heads, bias=True, qk_norm=c.qk_norm)
-    joint = c.depth - c.dual_blocks - 1
-    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
+    d = c.width
+    self.patch_in = Dense(rngs, c.patch * c.patch * c.channels, d, ("conv_in", "embed"))
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
     self.time_in = TimeEmbedder(rngs, d)
     self.pooled_in = Embedder(rngs, c.pooled_width, d)
     if c.dual_blocks:
-      self.dual = stack_blocks(lambda r: DoubleBlock(block, r, dual=True), c.dual_blocks, rngs)
+      self.dual = stack_blocks(lambda r: DoubleBlock(c.block, r, dual=True), c.dual_blocks, rngs)
       self.dual_adaln = Modulation(rngs, d, 9 + 6, d, layers=c.dual_blocks)  # image, then text
-    if joint:
-      self.joint = stack_blocks(lambda r: DoubleBlock(block, r), joint, rngs)
-      self.joint_adaln = Modulation(rngs, d, 6 + 6, d, layers=joint)
-    self.last = stack_blocks(lambda r: DoubleBlock(block, r, last=True), 1, rngs)
-    self.last_adaln = Modulation(rngs, d, 6 + 2, d, layers=1)
-    self.final_adaln = Modulation(rngs, d, 2, d)
-    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), init=zeros)
+    if c.joint_blocks:
+      self.joint = stack_blocks(lambda r: DoubleBlock(c.block, r), c.joint_blocks, rngs)
+      self.joint_adaln = Modulation(rngs, d, 6 + 6, d, layers=c.joint_blocks)
 
-  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
-    c, text = self.config, cond.towers["text"]
-    height, width = x_t.shape[1:3]
+  def blocks(
+    self,
+    x_t: jax.Array,
+    model_time: jax.Array,
+    text: Tower,
+    stacks: Stacks,
+    hint: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """The image's tokens after all blocks [B, L, D], and the vector that modulates [B, D].
+
+    text  with a pooled vector
+    hint  [B, L, D], added to the embedded tokens; with it stacks.skips has those of the image after
+          each block
+    stacks.residual("blocks")  [K, B, L, D], added after block i of all but the last, as diffusers'
+          SD3Transformer2DModel: number int(i / (depth / K))
+    """
+    c, (height, width), kept = self.config, x_t.shape[1:3], hint is not None
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
     x = x + self.positions(height // c.patch, width // c.patch).astype(x.dtype)
+    x = x if hint is None else x + hint.astype(x.dtype)
     tokens = self.text_in(text.tokens.astype(x.dtype))  # [B, T, D]
     vector = self.time_in(model_time, x.dtype)
     vector = jax.nn.silu(vector + self.pooled_in(pooled_of(text, "sd3").astype(x.dtype)))
     mask = None if c.attend_padding else joint_mask(text.mask, x.shape[1])
+    added, first = stacks.residual("blocks"), 0
 
     streams, length = laid(tokens, x), tokens.shape[1]
-    for name, of_image in (("dual", 9), ("joint", 6), ("last", 6)):
+    for name, of_image in STACKS.items():
       if not hasattr(self, name):
         continue
 
       def call(block, x, modulation, at, of_image=of_image):
-        return block(x, Both(modulation[of_image:], modulation[:of_image]), at, mask=mask)
+        x = block(x, Both(modulation[of_image:], modulation[:of_image]), at, mask=mask)
+        return BlockOutput(x, x.image) if kept else x
 
+      blocks = getattr(self, name)
+      count, chosen = stacked(blocks), None
+      if added is not None and name != "last":
+        which = [int(i / (c.depth / len(added))) for i in range(first, first + count)]
+        chosen = Chosen(Both(None, added), jnp.array(which))
+      first += count
       modulations = getattr(self, f"{name}_adaln")(vector)
-      streams = stacks.run(name, getattr(self, name), streams, call, modulations, length)
-    return final_layer(streams.image, self.final_adaln(vector), self.head, c.patch, height, width)
+      streams = stacks.run(name, blocks, streams, call, modulations, length, chosen)
+    return streams.image, vector
 
   def positions(self, rows: int, cols: int) -> jax.Array:
     """The centre of the table.   # [rows cols, D]     Raises ConfigError where it is too small."""
@@ -116,3 +151,22 @@ class SD3(Backbone):
     step = c.step or c.side / c.patch / c.max_side
     first = [(c.max_side - n) // 2 + c.start / step for n in (rows, cols)]
     return sincos_grid(rows, cols, (step, step), c.width, (first[0], first[1]))
+
+
+class SD3(Backbone, SD3Stem):
+  """(x_t [B, H, W, C], model_time [B], "text" with a pooled vector) -> [B, H, W, out]."""
+
+  config: SD3Config
+
+  def __init__(self, config: SD3Config, rngs: nnx.Rngs):
+    c, d = config, config.width
+    SD3Stem.__init__(self, c, rngs)
+    self.last = stack_blocks(lambda r: DoubleBlock(c.block, r, last=True), 1, rngs)
+    self.last_adaln = Modulation(rngs, d, 6 + 2, d, layers=1)
+    self.final_adaln = Modulation(rngs, d, 2, d)
+    self.head = Dense(rngs, d, c.patch * c.patch * c.out, ("embed", "conv_out"), init=zeros)
+
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
+    c, (height, width) = self.config, x_t.shape[1:3]
+    x, vector = self.blocks(x_t, model_time, cond.towers["text"], stacks)
+    return final_layer(x, self.final_adaln(vector), self.head, c.patch, height, width)

@@ -17,7 +17,7 @@ from t2i_jax.models.attention import Attend, Visible
 from t2i_jax.models.conditioning import Conditioning
 from t2i_jax.models.control import Control, Here
 from t2i_jax.models.implementations import ATTENTIONS
-from t2i_jax.models.params import REMAT, scan_blocks, stacked
+from t2i_jax.models.params import REMAT, Chosen, scan_blocks, stacked
 from t2i_jax.ranges import Range
 
 Eps = Annotated[float, Range("(0, 0.1]")]  # of a norm
@@ -106,14 +106,23 @@ class Stacks:
     self.skips: dict[str, Any] = {}
 
   def run(
-    self, name: str, blocks: nnx.Module, x: Any, call: Callable, xs: Any = None, text: int = 0
+    self,
+    name: str,
+    blocks: nnx.Module,
+    x: Any,
+    call: Callable,
+    xs: Any = None,
+    text: int = 0,
+    residuals: Chosen | None = None,
   ) -> Any:
     """x = call(block, x, xs[i], at) for each block i of the stack, as one scan.
 
     x is a pytree of [B, L, D], call returns x or a BlockOutput; at(site) is the attention to use.
     text  tokens of text that lead a joint sequence
+    residuals  in place of those that were given for the stack
     """
-    remat, residuals = self._own.get(name, self._remat), self._residuals.get(name)
+    remat = self._own.get(name, self._remat)
+    residuals = self._residuals.get(name) if residuals is None else residuals
     self._names.append(name)
     if self._control is None:
 

@@ -83,17 +83,27 @@ def _single(c: FluxConfig) -> list[Entry]:
   ]
 
 
-def entries(c: FluxConfig) -> list[Entry]:
-  """FLUX.1."""
-  return [
+def stem(c: FluxConfig) -> list[Entry]:
+  """models.flux.FluxStem of FLUX.1."""
+  found = [
     *packed_in("patch_in", "x_embedder", c.patch),
     *dense("text_in", "context_embedder"),
     *_embedders(c, "time_text_embed"),
-    *adaln("image_adaln", Chunks(f"{DOUBLE}.norm1.linear", 6)),
-    *adaln("text_adaln", Chunks(f"{DOUBLE}.norm1_context.linear", 6)),
-    *_double(c),
-    *adaln("single_adaln", Chunks(f"{SINGLE}.norm.linear", 3)),
-    *_single(c),
+  ]
+  if c.double_blocks:
+    found += adaln("image_adaln", Chunks(f"{DOUBLE}.norm1.linear", 6))
+    found += adaln("text_adaln", Chunks(f"{DOUBLE}.norm1_context.linear", 6))
+    found += _double(c)
+  if c.single_blocks:
+    found += adaln("single_adaln", Chunks(f"{SINGLE}.norm.linear", 3))
+    found += _single(c)
+  return found
+
+
+def entries(c: FluxConfig) -> list[Entry]:
+  """FLUX.1."""
+  return [
+    *stem(c),
     *adaln("final_adaln", Chunks("norm_out.linear", 2, swapped=c.width)),
     *packed_out("head", "proj_out", c.patch),
   ]
@@ -132,7 +142,7 @@ def read(config: type[FluxConfig], patch: int, guidance: float, k: dict[str, Any
     heads=k["num_attention_heads"],
     patch=patch,
     channels=whole("in_channels", k["in_channels"], patch**2),
-    out=whole("out_channels", k["out_channels"] or k["in_channels"], patch**2),
+    out=whole("out_channels", k.get("out_channels") or k["in_channels"], patch**2),
     text_width=k["joint_attention_dim"],
     rope_axes=k["axes_dims_rope"],
     guidance=guidance if k["guidance_embeds"] else 0.0,
@@ -158,7 +168,7 @@ def write(patch: int, fixed: tuple[str, ...], c: FluxConfig) -> dict[str, Any]:
   }
 
 
-def _write_1(c: FluxConfig) -> dict[str, Any]:
+def write_1(c: FluxConfig) -> dict[str, Any]:
   found = write(PATCH, ("mlp_ratio", "bias", "pooled"), c)
   return found | {"pooled_projection_dim": c.pooled_width}
 
@@ -167,26 +177,26 @@ def _write_2(c: FluxConfig) -> dict[str, Any]:
   return write(1, ("bias", "pooled"), c) | {"mlp_ratio": c.mlp_ratio}
 
 
+KEYS: dict[str, Any] = {
+  "in_channels": 64,
+  "num_layers": 19,
+  "num_single_layers": 38,
+  "attention_head_dim": 128,
+  "num_attention_heads": 24,
+  "joint_attention_dim": 4096,
+  "pooled_projection_dim": 768,
+  "guidance_embeds": False,
+  "axes_dims_rope": (16, 56, 56),
+}
 FLUX = Spec(
   hf_class="FluxTransformer2DModel",
   module=Flux,
   config=FluxConfig,
-  keys={
-    "in_channels": 64,
-    "out_channels": None,
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "pooled_projection_dim": 768,
-    "guidance_embeds": False,
-    "axes_dims_rope": (16, 56, 56),
-  },
+  keys=KEYS | {"out_channels": None},
   fixed={"patch_size": 1},
   ignored={},
   read=partial(read, FluxConfig, PATCH, GUIDANCE),
-  write=_write_1,
+  write=write_1,
   entries=entries,
 )
 

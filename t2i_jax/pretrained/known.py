@@ -15,6 +15,7 @@ from t2i_jax.pretrained.qwen_image import QWEN_IMAGE
 from t2i_jax.pretrained.qwen_vae import QWEN_VAE
 from t2i_jax.pretrained.sd3 import SD3_SPEC
 from t2i_jax.pretrained.spec import Spec
+from t2i_jax.pretrained.stream_controlnets import FLUX_CONTROLNET, SD3_CONTROLNET
 from t2i_jax.pretrained.t5 import T5_ENCODER
 from t2i_jax.pretrained.text_models import TEXT_MODELS
 from t2i_jax.pretrained.unet import UNET
@@ -25,7 +26,8 @@ from t2i_jax.pretrained.z_image import Z_IMAGE
 SPECS: dict[str, Spec] = {
   spec.hf_class: spec
   for spec in (
-    *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE, UNET, CONTROLNET),
+    *(CLASS_DIT, PIXART, SD3_SPEC, FLUX, FLUX2, QWEN_IMAGE, Z_IMAGE, UNET),
+    *(CONTROLNET, SD3_CONTROLNET, FLUX_CONTROLNET),
     *(CLIP_TEXT, CLIP_PROJECTED, T5_ENCODER, BERT),
     *(KL, KL_FLUX2, QWEN_VAE, VQ),
   )

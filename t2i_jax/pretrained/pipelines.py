@@ -14,7 +14,13 @@ from t2i_jax.pretrained.scheduler import SCHEDULERS
 
 INDEX = "model_index.json"
 CONTROLNET = "controlnet"  # the part; of several the others are controlnet_1, controlnet_2, ...
-ONE_NET, SEVERAL_NETS = "ControlNetModel", "MultiControlNetModel"
+NETS = ("ControlNetModel", "SD3ControlNetModel", "FluxControlNetModel")
+# Of several: diffusers writes the first of these classes alone, the others are read as that is.
+SEVERAL_NETS = {
+  "MultiControlNetModel": NETS[0],
+  "SD3MultiControlNetModel": NETS[1],
+  "FluxMultiControlNetModel": NETS[2],
+}
 
 
 class Published(NamedTuple):
@@ -23,8 +29,9 @@ class Published(NamedTuple):
   text      its name in towers.published, "label" for classes
   latents   of a side by default, where the backbone was not made for one size
   even, by_steps  as in scheduler.How
-  steps, guidance, cfg  of sampling by default. cfg = 1: none. A network with an embedding of the
+  steps, guidance, cfg  of sampling by default. cfg = 1: none. A U-Net with an embedding of the
             guidance scale is given cfg as that, and is not guided
+  embedded  that scale by default, of a FLUX.1 that embeds it; 0: as pretrained.flux has it
   backbone  its subfolder
   scheduler what the class puts in place of keys of the scheduler's file
   refines   made for the last steps alone
@@ -37,6 +44,7 @@ class Published(NamedTuple):
   steps: int = 50
   guidance: str = "cfg"
   cfg: float = 1.0
+  embedded: float = 0.0
   backbone: str = "transformer"
   scheduler: Mapping[str, Any] = {}
   refines: bool = False
@@ -45,6 +53,7 @@ class Published(NamedTuple):
 # Sources: the __call__ of each class in diffusers 0.42.1.
 QWEN = Published("qwen_image", guidance="cfg_norm(patch=2)", cfg=4.0)
 FLUX = Published("flux", steps=28)
+SD3 = Published("sd3", even=False, steps=28, cfg=7.0)
 SD = Published(
   "sd1", even=False, cfg=7.5, backbone="unet", scheduler={"steps_offset": 1, "clip_sample": False}
 )
@@ -68,8 +77,10 @@ PIPELINES: dict[str, Published] = {
   "DiTPipeline": Published("label", even=False, cfg=4.0),
   "PixArtAlphaPipeline": Published("pixart_alpha", even=False, steps=20, cfg=4.5),
   "PixArtSigmaPipeline": Published("pixart_sigma", even=False, steps=20, cfg=4.5),
-  "StableDiffusion3Pipeline": Published("sd3", even=False, steps=28, cfg=7.0),
+  "StableDiffusion3Pipeline": SD3,
+  "StableDiffusion3ControlNetPipeline": SD3,
   "FluxPipeline": FLUX,
+  "FluxControlNetPipeline": FLUX._replace(embedded=7.0),
   "Flux2Pipeline": Published("flux2", latents=64, by_steps=True),
   "Flux2KleinPipeline": Published("flux2_klein", latents=64, by_steps=True, cfg=4.0),
   "QwenImagePipeline": QWEN,
@@ -87,6 +98,8 @@ SAME = {
   "StableDiffusionXLControlNetImg2ImgPipeline": "StableDiffusionXLControlNetPipeline",
   "FluxImg2ImgPipeline": "FluxPipeline",
   "FluxInpaintPipeline": "FluxPipeline",
+  "FluxControlNetImg2ImgPipeline": "FluxControlNetPipeline",
+  "FluxControlNetInpaintPipeline": "FluxControlNetPipeline",
   "StableDiffusion3Img2ImgPipeline": "StableDiffusion3Pipeline",
   "StableDiffusion3InpaintPipeline": "StableDiffusion3Pipeline",
   "QwenImageImg2ImgPipeline": "QwenImagePipeline",
@@ -113,7 +126,7 @@ class Index(NamedTuple):
   @property
   def controlnets(self) -> tuple[str, ...]:
     """Their subfolders, in order."""
-    return tuple(name for name, kind in self.parts.items() if kind == ONE_NET)
+    return tuple(name for name, kind in self.parts.items() if kind in NETS)
 
   @property
   def scheduler_file(self) -> str:
@@ -177,10 +190,11 @@ def _parts(content: Mapping[str, Any], folder: Path) -> dict[str, str]:
       f"{folder / INDEX} names {', '.join(missing)}, and there is no such folder. Copy the whole "
       "folder of the model again."
     )
-  if found.get(CONTROLNET) == SEVERAL_NETS:  # the index has no line for the others
-    found[CONTROLNET], i = ONE_NET, 0
+  one = SEVERAL_NETS.get(found.get(CONTROLNET, ""))
+  if one is not None:  # the index has no line for the others
+    found[CONTROLNET], i = one, 0
     while (folder / f"{CONTROLNET}_{(i := i + 1)}").is_dir():
-      found[f"{CONTROLNET}_{i}"] = ONE_NET
+      found[f"{CONTROLNET}_{i}"] = one
   return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from t2i_jax.models.sd3 import SD3, SD3Config
+from t2i_jax.pretrained.dit_keys import read_sizes, write_sizes
 from t2i_jax.pretrained.names import (
   Chunks,
   Entry,
@@ -28,11 +29,9 @@ TABLE = "pos_embed.pos_embed"
 
 
 def stacks(c: SD3Config) -> list[tuple[str, int]]:
-  """Our stacks of blocks, each with the index of its first block in the whole model."""
-  last = c.depth - 1
+  """Our stacks of blocks but the last, each with the index of its first block in the model."""
   found = [("dual", 0)] if c.dual_blocks else []
-  found += [("joint", c.dual_blocks)] if c.dual_blocks < last else []
-  return [*found, ("last", last)]
+  return [*found, ("joint", c.dual_blocks)] if c.joint_blocks else found
 
 
 def _block(stack: str, first: int, c: SD3Config) -> list[Entry]:
@@ -71,7 +70,8 @@ def _block(stack: str, first: int, c: SD3Config) -> list[Entry]:
   return found
 
 
-def entries(c: SD3Config) -> list[Entry]:
+def stem(c: SD3Config) -> list[Entry]:
+  """models.sd3.SD3Stem."""
   inner = "time_text_embed"
   found = [
     *conv_patches("patch_in", "pos_embed.proj", c.patch),
@@ -83,8 +83,13 @@ def entries(c: SD3Config) -> list[Entry]:
   ]
   for stack, first in stacks(c):
     found += _block(stack, first, c)
+  return found
+
+
+def entries(c: SD3Config) -> list[Entry]:
   return [
-    *found,
+    *stem(c),
+    *_block("last", c.depth - 1, c),
     *adaln("final_adaln", Chunks("norm_out.linear", 2, swapped=c.width)),
     *dense("head", "proj_out"),
   ]
@@ -118,7 +123,8 @@ def infer_positions(name: str, c: SD3Config, tensors: Tensors) -> SD3Config:
   return replace(c, step=exact(step), start=exact(start))
 
 
-def read(k: dict[str, Any]) -> SD3Config:
+def fields(k: dict[str, Any]) -> dict[str, Any]:
+  """Of SD3Config."""
   width, dual = k["num_attention_heads"] * k["attention_head_dim"], k["dual_attention_layers"]
   if k["caption_projection_dim"] != width:
     raise refuse(
@@ -130,60 +136,53 @@ def read(k: dict[str, Any]) -> SD3Config:
     raise refuse(f"qk_norm = {k['qk_norm']!r}, of which None and 'rms_norm' are supported")
   if not k["pos_embed_max_size"]:
     raise refuse("pos_embed_max_size = None: a model without stored positions is not supported")
-  return SD3Config(
-    width=width,
-    depth=k["num_layers"],
-    heads=k["num_attention_heads"],
-    patch=k["patch_size"],
-    channels=k["in_channels"],
-    out=k["in_channels"] if k["out_channels"] is None else k["out_channels"],
-    text_width=k["joint_attention_dim"],
-    pooled_width=k["pooled_projection_dim"],
-    side=k["sample_size"],
-    max_side=k["pos_embed_max_size"],
-    dual_blocks=len(dual),
-    qk_norm=k["qk_norm"] is not None,
-  )
+  return read_sizes(k) | {
+    "text_width": k["joint_attention_dim"],
+    "pooled_width": k["pooled_projection_dim"],
+    "side": k["sample_size"],
+    "max_side": k["pos_embed_max_size"],
+    "dual_blocks": len(dual),
+    "qk_norm": k["qk_norm"] is not None,
+  }
+
+
+def read(k: dict[str, Any]) -> SD3Config:
+  return SD3Config(**fields(k))
 
 
 def write(c: SD3Config) -> dict[str, Any]:
   must_be("attend_padding", c.attend_padding, True)
-  return {
+  return write_sizes(c) | {
     "sample_size": c.side,
-    "patch_size": c.patch,
-    "in_channels": c.channels,
-    "num_layers": c.depth,
-    "attention_head_dim": c.width // c.heads,
-    "num_attention_heads": c.heads,
     "joint_attention_dim": c.text_width,
     "caption_projection_dim": c.width,
     "pooled_projection_dim": c.pooled_width,
-    "out_channels": c.out,
     "pos_embed_max_size": c.max_side,
     "dual_attention_layers": list(range(c.dual_blocks)),
     "qk_norm": "rms_norm" if c.qk_norm else None,
   }
 
 
+KEYS: dict[str, Any] = {
+  "sample_size": 128,
+  "patch_size": 2,
+  "in_channels": 16,
+  "num_layers": 18,
+  "attention_head_dim": 64,
+  "num_attention_heads": 18,
+  "joint_attention_dim": 4096,
+  "caption_projection_dim": 1152,
+  "pooled_projection_dim": 2048,
+  "out_channels": 16,
+  "pos_embed_max_size": 96,
+  "dual_attention_layers": (),
+  "qk_norm": None,
+}
 SD3_SPEC = Spec(
   hf_class="SD3Transformer2DModel",
   module=SD3,
   config=SD3Config,
-  keys={
-    "sample_size": 128,
-    "patch_size": 2,
-    "in_channels": 16,
-    "num_layers": 18,
-    "attention_head_dim": 64,
-    "num_attention_heads": 18,
-    "joint_attention_dim": 4096,
-    "caption_projection_dim": 1152,
-    "pooled_projection_dim": 2048,
-    "out_channels": 16,
-    "pos_embed_max_size": 96,
-    "dual_attention_layers": (),
-    "qk_norm": None,
-  },
+  keys=KEYS,
   fixed={},
   ignored={},
   read=read,

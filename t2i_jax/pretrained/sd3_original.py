@@ -58,7 +58,7 @@ def entries(c: SD3Config) -> list[Entry]:
     *embedder("time_in", "t_embedder.mlp.0", "t_embedder.mlp.2"),
     *embedder("pooled_in", "y_embedder.mlp.0", "y_embedder.mlp.2"),
   ]
-  for stack, first in stacks(c):
+  for stack, first in [*stacks(c), ("last", c.depth - 1)]:
     found += _block(stack, first, c)
   return [
     *found,

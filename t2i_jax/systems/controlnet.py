@@ -1,14 +1,14 @@
-"""ControlNets of a model that draws [2302.05543]: parts whose residuals are added to its U-Net's.
+"""ControlNets of a model that draws [2302.05543]: parts whose residuals its backbone adds.
 
     config.controlnets.controlnet = "folder(path='sd-controlnet-canny')"
 
 and parts.controlnet.start = "folder:sd-controlnet-canny". To train one, these are
-"of_backbone(condition='edges')" and "base", a copy of the U-Net's weights.
+"of_backbone(condition='edges')" and "base", a copy of the backbone's weights. What a ControlNet's
+config and network have is in models.controlnet.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 from t2i_jax.config import build
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
-from t2i_jax.models.controlnet import ControlNet, ControlNetConfig
+from t2i_jax.models.controlnet import ControlNetConfig
 from t2i_jax.models.params import Params
-from t2i_jax.models.unet import StemConfig, UNetConfig
+from t2i_jax.models.unet import StemConfig
 from t2i_jax.pretrained.folder import open_folder
 from t2i_jax.ranges import Share, Weight, Width, checked
 from t2i_jax.sampling.solver import Solver, Step
@@ -38,7 +38,7 @@ GUESS = -1.0  # exponent of 10 of the first residual's scale in guess mode; the 
 class Net(NamedTuple):
   """A ControlNet;   condition: what makes its images of those of training, or None"""
 
-  config: ControlNetConfig
+  config: Any
   condition: Condition | None
 
 
@@ -56,9 +56,11 @@ def _condition(text: str) -> Condition | None:
 def folder(base: Base, path: str, condition: str = "") -> Net:
   """The ControlNet in a folder. Raises RestoreError, ConfigError."""
   config = open_folder(path)[1]
-  if not isinstance(config, ControlNetConfig):
+  if not hasattr(config, "residual_count"):
     raise ConfigError(f"{path} holds a {type(config).__name__}, which is no ControlNet.")
   runs = {"remat": base.config.remat, "attention": base.config.attention}
+  if getattr(config, "guidance", 0) and getattr(base.config, "guidance", 0):
+    runs["guidance"] = base.config.guidance  # one scale for both embeddings of it
   return Net(dataclasses.replace(config, **runs), _condition(condition))
 
 
@@ -68,7 +70,13 @@ def of_backbone(base: Base, condition: str, hint_widths: tuple[Width, ...] = ())
   condition    one of systems.conditions.CONDITIONS
   hint_widths  as in ControlNetConfig; by default the first of the published ones, as many as the
                autoencoder's factor needs
+  Raises ConfigError.
   """
+  if type(base.config) is not ControlNetConfig.base:
+    raise ConfigError(
+      f"of_backbone makes the ControlNet of a U-Net, and this model's backbone is a "
+      f"{type(base.config).__name__}. Use folder(path='PATH')."
+    )
   own = {f.name: getattr(base.config, f.name) for f in dataclasses.fields(StemConfig)}
   published = ControlNetConfig.hint_widths[: base.factor.bit_length()]
   return Net(ControlNetConfig(**own, hint_widths=hint_widths or published), _condition(condition))
@@ -89,38 +97,34 @@ def make_nets(
   found = {}
   for name, choice in c.get("controlnets", {}).items():
     where = f"controlnets.{name}"
-    if not isinstance(backbone, UNetConfig):
-      raise ConfigError(
-        f"{where} = {choice!r}: a ControlNet here is that of a U-Net, and this model's backbone is "
-        f"a {type(backbone).__name__}."
-      )
     base = Base(backbone, image_shape[0] // x_shape[0])
     net = found[name] = build(CONTROLNETS, choice, where, base)
     check_fits(net.config, backbone, base.factor, f"{where} = {choice!r}")
     if net.condition is not None:
       jax.eval_shape(net.condition, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  counts = {name: getattr(net.config, "counts", {}) for name, net in found.items()}
+  for name, own in counts.items():
+    if own != (first := next(iter(counts.values()))):
+      raise ConfigError(
+        f"controlnets.{name} gives residuals {own}, and {next(iter(counts))} {first}: those of "
+        "several ControlNets are added up. Give ones of the same numbers of blocks."
+      )
   return found
 
 
 def parts_of(nets: Mapping[str, Net]) -> dict[str, Part]:
-  make = lambda config: partial(ControlNet, config)
-  return {n: Part(make(net.config), net.config, base="backbone") for n, net in nets.items()}
+  return {n: Part(net.config.make, net.config, base="backbone") for n, net in nets.items()}
 
 
-def check_fits(c: ControlNetConfig, backbone: UNetConfig, factor: int, where: str) -> None:
-  """Raises ConfigError naming in what a ControlNet differs from the U-Net that it is given for."""
-  pairs: dict[str, tuple[Any, Any]] = {
-    "channels of x_t": (c.channels, backbone.channels),
-    "width of the text (cross_attention_dim)": (c.text_width, backbone.text_width),
-    "number of skip connections": (len(c.skip_widths), len(backbone.skip_widths)),
-    "widths of skip connections": (c.skip_widths, backbone.skip_widths),
-    "width of the middle": (c.widths[-1], backbone.widths[-1]),
-    "pixels of the condition image along a side of a latent": (c.factor, factor),
-  }
-  if c.micro_conditions:
-    pairs["micro-conditions"] = (c.micro_conditions, backbone.micro_conditions)
-    pairs["width of the pooled text"] = (c.pooled_width, backbone.pooled_width)
-  wrong = [f"{what}: {own}, and {its} there" for what, (own, its) in pairs.items() if own != its]
+def check_fits(c: Any, backbone: Any, factor: int, where: str) -> None:
+  """Raises ConfigError naming in what a ControlNet differs from the one that fits a backbone."""
+  if type(backbone) is not c.base:
+    raise ConfigError(
+      f"{where} is the ControlNet of a {c.base.__name__}, and this model's backbone is a "
+      f"{type(backbone).__name__}."
+    )
+  pairs = c.compared(backbone, factor).items()
+  wrong = [f"{what}: {own}, and {its} there" for what, (own, its) in pairs if own != its]
   if wrong:
     raise ConfigError(f"{where} is the ControlNet of another backbone. {wrong[0]}.")
 
@@ -164,8 +168,9 @@ def settled(given: ControlImages, nets: int) -> ControlImages:
 class Rows(NamedTuple):
   """What a ControlNet is given, row by row.
 
-  image  uint8 [B, H, W, 3];   start, end: [B], as in ControlImages
-  scale, null  [B, K], of each residual of the prompt and of the null, K skip connections and middle
+  image  uint8 [B, H, W, 3], or the latents [B, h, w, C] of it where the ControlNet reads these
+  start, end  [B], as in ControlImages
+  scale, null  [B, K], of each of the config's residual_count, of the prompt and of the null
   """
 
   image: Any
@@ -184,10 +189,11 @@ def rows_of(system: Any, given: ControlImages | None, n: int) -> tuple[Rows, ...
   given = settled(given, len(names))
   size = tuple(system.image_shape[:2])
   configs = [system.parts[name].config for name in names]
-  guess = given.guess or configs[0].global_pool
+  pooled = [getattr(config, "global_pool", False) for config in configs]
+  guess = given.guess or pooled[0]
   found = []
-  for config, image, scale, start, end in zip(
-    configs, given.images, given.scales, given.starts, given.ends, strict=True
+  for config, flat, image, scale, start, end in zip(
+    configs, pooled, given.images, given.scales, given.starts, given.ends, strict=True
   ):
     shape = np.shape(image)
     if shape != (n, *size, 3):
@@ -195,8 +201,8 @@ def rows_of(system: Any, given: ControlImages | None, n: int) -> tuple[Rows, ...
         f"condition images of shape {shape}: {n} of {size[0]} x {size[1]} x 3 are needed, the size "
         "that is drawn."
       )
-    count = len(config.skip_widths) + 1
-    curve = np.logspace(GUESS, 0, count) if guess and not config.global_pool else np.ones(count)
+    count = config.residual_count
+    curve = np.logspace(GUESS, 0, count) if guess and not flat else np.ones(count)
     scales = np.tile(np.float32(scale * curve), (n, 1))
     null = np.zeros_like(scales) if guess else scales
     each = lambda value: np.full(n, value, np.float32)
@@ -205,7 +211,7 @@ def rows_of(system: Any, given: ControlImages | None, n: int) -> tuple[Rows, ...
 
 
 class Hint(NamedTuple):
-  """A condition image in extras["controlnets"]: embedded [B, h, w, D]; the others as in Rows."""
+  """A condition image in extras["controlnets"]: embedded [B, ...]; the others as in Rows."""
 
   embedded: jax.Array
   scale: jax.Array
@@ -213,8 +219,24 @@ class Hint(NamedTuple):
   end: jax.Array
 
 
+def with_latents(
+  system: Any, rows: Sequence[Rows], encode: Callable[[Any], Any]
+) -> tuple[Rows, ...]:
+  """The rows with what each ControlNet reads of an image.   encode: uint8 images to latents"""
+  reads = [reads_latents(system, name) for name in system.controlnets]
+  pairs = zip(rows, reads, strict=False)  # without condition images there are no rows
+  return tuple(row._replace(image=encode(row.image)) if own else row for row, own in pairs)
+
+
+def reads_latents(system: Any, name: str) -> bool:
+  """Whether a ControlNet reads the latents of its condition image in place of its pixels."""
+  return getattr(system.parts[name].config, "reads_latents", False)
+
+
 def _embedded(system: Any, params: Params, name: str, image: jax.Array) -> jax.Array:
-  """image: [B, H, W, 3] in [0, 1]"""
+  """image: [B, H, W, 3] in [0, 1], or latents"""
+  if getattr(system.parts[name].config, "unshifted", False):
+    image = image + (system.autoencoder.shift or 0.0) * system.autoencoder.scale
   return system.module(params, name).embed(image.astype(system.dtype))
 
 
@@ -224,7 +246,7 @@ def with_hints(system: Any, params: Params, given: Inputs) -> Inputs:
     return given
   own, null = [], []
   for name, row in zip(system.controlnets, given.controls, strict=True):
-    image = row.image.astype(jnp.float32) / 255
+    image = row.image if reads_latents(system, name) else row.image.astype(jnp.float32) / 255
     hint = Hint(_embedded(system, params, name, image), row.scale, row.start, row.end)
     own.append(hint)
     null.append(hint._replace(scale=row.null))
@@ -252,8 +274,10 @@ def with_conditions(
     if condition is None:
       raise ConfigError(f"controlnets.{name}: give it a condition, as another ControlNet has one.")
     config = system.parts[name].config
-    embedded = _embedded(system, params, name, condition(images.astype(jnp.float32) / 255))
-    scale = jnp.ones((rows, len(config.skip_widths) + 1))
+    image = condition(images.astype(jnp.float32) / 255)
+    image = system.encode(params, 2 * image - 1) if reads_latents(system, name) else image
+    embedded = _embedded(system, params, name, image)
+    scale = jnp.ones((rows, config.residual_count))
     hints.append(Hint(embedded, scale, jnp.zeros(rows), jnp.ones(rows)))
   return cond._replace(extras=cond.extras | {HINTS: tuple(hints)})
 
@@ -301,32 +325,28 @@ def with_progress(cond: Any, progress: Progress, i: jax.Array) -> Any:
 def residuals(
   system: Any, params: Params, x: jax.Array, model_time: jax.Array, cond: Conditioning
 ) -> Mapping[str, Any] | None:
-  """The sum of what all ControlNets add to the U-Net; None without condition images.
+  """The sum of what all ControlNets add to the backbone; None without condition images.
 
-  x  [B, H, W, C] as the U-Net gets it;   model_time: [B]
+  x  [B, H, W, C] as the backbone gets it;   model_time: [B]
   """
   hints: Sequence[Hint] = cond.extras.get(HINTS, ())
   progress = cond.extras.get(PROGRESS)
-  found = None
+  found: Any = None
   for name, hint in zip(system.controlnets, hints, strict=False):
     scale = scales_at(hint, progress, model_time)
 
-    def scaled(name: str = name, hint: Hint = hint, scale: jax.Array = scale) -> list[jax.Array]:
-      own = system.module(params, name)(x, model_time, cond, hint.embedded)
-      pairs = zip([*own["skips"], own["after_middle"]], scale.T, strict=True)
-      return [r * s[:, None, None, None].astype(r.dtype) for r, s in pairs]
+    def scaled(name: str = name, hint: Hint = hint, scale: jax.Array = scale) -> Any:
+      net = system.module(params, name)
+      return net.scaled(net(x, model_time, cond, hint.embedded), scale)
 
     own = scaled() if progress is None else _where_used(jnp.any(scale != 0), scaled)
-    found = own if found is None else [a + b for a, b in zip(found, own, strict=True)]
-  if found is None:
-    return None
-  *skips, middle = found
-  return {"skips": skips, "after_middle": middle}
+    found = own if found is None else jax.tree.map(jnp.add, found, own)
+  return found
 
 
-def _where_used(used: jax.Array, run: Callable[[], list[jax.Array]]) -> list[jax.Array]:
+def _where_used(used: jax.Array, run: Callable[[], Any]) -> Any:
   """What a ControlNet adds, without its cost in calls outside of start and end.   used: [] bool"""
-  zeros = lambda: [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.eval_shape(run)]
+  zeros = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run))
   return jax.lax.cond(used, run, zeros)
 
 

@@ -1,7 +1,7 @@
 """From prompts to images: Conditioning -> guided denoiser -> solver -> x0_hat -> decode."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from t2i_jax.sampling import (
 from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
 from t2i_jax.systems.beside import IMAGE, Encoded, check_drawn, check_redrawn, kind_of
-from t2i_jax.systems.controlnet import rows_of
+from t2i_jax.systems.controlnet import rows_of, with_latents
 from t2i_jax.systems.guided import GuidedSampler
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.inputs import (
@@ -161,6 +161,7 @@ class Drawing:
       null=None if given.null is None else of(given.null),
       others=tuple(map(of, [given.null] if self._beside and self._beside.edits else given.others)),
       scale=jax.ShapeDtypeStruct((), jnp.float32),
+      controls=with_latents(self.system, given.controls, lambda image: x0),
     )
     plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.plan)
     with jax.set_mesh(self.mesh):
@@ -293,6 +294,7 @@ class Drawing:
         others=tuple(map(of, part.others)),
         scale=jnp.float32(self.scale),
         references=(),
+        controls=with_latents(self.system, part.controls, partial(self._encode_image, vae)),
       ),
     )
     if self._beside and origin is not None:
@@ -316,7 +318,7 @@ class Drawing:
     prior = system.process.prior(keys, system.x_shape)
     if inputs.noise is not None:
       prior = system.process.prior_std * inputs.noise
-    denoise, cond, hooks = self._guided.denoiser(params, inputs, prior, plan)
+    denoise, cond, hooks = self._guided.denoiser(params, inputs, prior, plan, whole=self.plan)
     noise = row_noise(keys, system.x_shape)
     return sample(denoise, self.solver, plan, prior, cond, noise, **hooks)[0]
 

@@ -51,6 +51,8 @@ def folder_config(
   embedded = getattr(backbone, "guidance_width", 0) > 0
   if embedded:
     fields["guidance"] = published.cfg
+  if published.embedded and fields.get("guidance"):
+    fields["guidance"] = published.embedded
 
   c = ConfigDict()
   c.name = root.resolve().name

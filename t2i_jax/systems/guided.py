@@ -36,9 +36,20 @@ class GuidedSampler(NamedTuple):
   guides: Guides
 
   def denoiser(
-    self, params: Params, given: Inputs, x: jax.Array, plan: Step, on_step: Any = None
+    self,
+    params: Params,
+    given: Inputs,
+    x: jax.Array,
+    plan: Step,
+    on_step: Any = None,
+    whole: Step | None = None,
   ) -> tuple[Denoiser, Any, dict[str, Any]]:
-    """The denoiser, its condition, and the hooks of `sample`.   params: of what is sampled"""
+    """The denoiser, its condition, and the hooks of `sample`.
+
+    params  of what is sampled
+    whole   the plan of which `plan` is a stage, where it is one: ControlNets are used between
+            fractions of all its steps, as in diffusers
+    """
     system, control, method = self.system, self.control, self.method
     given = with_hints(system, params, given)
     cond: Any = given.cond
@@ -47,8 +58,8 @@ class GuidedSampler(NamedTuple):
     if system.two_times:
       hooks["cond_at"] = lambda i, cond, _: all_until(cond, plan.to.model_time[i])
     elif given.controls:
-      progress = progress_of(self.solver, plan)
-      hooks["cond_at"] = lambda i, cond, _: with_progress(cond, progress, i - plan.index[0])
+      progress = progress_of(self.solver, plan if whole is None else whole)
+      hooks["cond_at"] = lambda i, cond, _: with_progress(cond, progress, i)
     if self.guides.weak is not None:
       weak, weak_params = self.guides.weak.system, given.weak_params
       denoise = autoguide(

@@ -51,11 +51,15 @@ def image(tmp_path_factory):
 
 
 ONE, TWO, NONE = "sd_controlnet", "sd_controlnet_two", "sd1"
+SD3, FLUX = "sd3_controlnet", "flux_controlnet"
 GOOD = "--control={good}"
 REFUSED = {
   "no image": (ONE, [], "has 1 ControlNet and is given no condition images: give --control"),
   "one image of two": (TWO, [GOOD], "has 2 ControlNets and is given 1 condition image"),
   "no net": (NONE, [GOOD], "this model has no ControlNet. Add one with --controlnet=FOLDER"),
+  "no image for FLUX's": (FLUX, [], "has 1 ControlNet and is given no condition images"),
+  "too many images": (SD3, [GOOD, GOOD], "has 1 ControlNet and is given 2 condition images"),
+  "another size of SD3": (SD3, [GOOD, "--size=32x48"], "is 32 x 32, and 32 x 48 is drawn"),
   "another size": (ONE, [GOOD, "--size=32x48"], "is 32 x 32, and 32 x 48 is drawn"),
   "an odd size": (ONE, ["--control={odd}"], "is 33 x 32, and 32 x 32 is drawn"),
   "two sizes": (TWO, [GOOD, "--control={wide}"], "is 32 x 64, and 32 x 32 is drawn"),
@@ -72,7 +76,6 @@ REFUSED = {
     "--control-scale is given 2 times for 1 ControlNet",
   ),
   "scale alone": (NONE, ["--control-scale=1"], "--control-scale belongs to --control"),
-  "refiner": (ONE, [GOOD, "--refiner=/nowhere"], "a drawing with ControlNets is not refined"),
   "guess alone": (ONE, ["--guess"], "--guess belongs to --control"),
 }  # fmt: skip
 
@@ -94,17 +97,24 @@ def test_a_controlnet_folder_belongs_to_a_published_model(capsys):
 @pytest.mark.parametrize(
   "name, keys, words",
   [
+    ("flux", {"num_attention_heads": 4}, "width of the blocks: 64, and 32 there"),
+    ("flux", {"joint_attention_dim": 48}, r"\(joint_attention_dim\): 48, and 32 there"),
+    ("flux", {"in_channels": 32}, "channels of x_t: 8, and 4 there"),
+    ("flux", {"num_layers": 2}, "double_blocks, at most: 2, and 1 there"),
+    ("sd3", {"pooled_projection_dim": 24}, "width of the pooled text: 24, and 32 there"),
+    ("sd3", {"extra_conditioning_channels": 1}, r"\(extra_conditioning_channels\): 1, and 0"),
     (NONE, {"cross_attention_dim": 48}, r"width of the text \(cross_attention_dim\): 48, and 32"),
     (NONE, {"layers_per_block": 2}, "number of skip connections: 6, and 4 there"),
     (NONE, {"block_out_channels": [64, 64]}, r"widths of skip connections: \(64, 64, 64, 64\)"),
     (NONE, {"in_channels": 9}, "channels of x_t: 9, and 4 there"),
     (NONE, {"conditioning_embedding_out_channels": [8, 8, 16]}, "side of a latent: 4, and 2 there"),
     ("sdxl", {"projection_class_embeddings_input_dim": 72}, "pooled text: 24, and 16 there"),
-    ("flux", {}, "this model's backbone is a FluxConfig"),
+    (FLUX, {}, "is the ControlNet of a UNetConfig, and this model's backbone is a FluxConfig"),
   ],
 )
 def test_a_controlnet_of_another_base_is_refused(name, keys, words, folders, tmp_path):
-  source = folders("sdxl_controlnet" if name == "sdxl" else ONE) / "controlnet"
+  of = {"sdxl": "sdxl_controlnet", "flux": FLUX, "sd3": SD3}
+  source = folders(of.get(name, ONE)) / "controlnet"
   config = json.loads((source / "config.json").read_text()) | keys
   (tmp_path / "config.json").write_text(json.dumps(config))
   with pytest.raises(ConfigError, match=words):
@@ -116,6 +126,25 @@ def test_a_folder_of_no_controlnet_is_refused(folders, tmp_path):
     prepare(folders(NONE), controlnets=[folders(NONE) / "unet"])
   with pytest.raises(RestoreError, match="is not a folder"):
     prepare(folders(NONE), controlnets=[tmp_path / "nowhere"])
+
+
+def test_numbers_of_blocks_are_those_of_the_first(folders, tmp_path):
+  """Of several, whose residuals are added up."""
+  source = folders(FLUX) / "controlnet"
+  config = json.loads((source / "config.json").read_text()) | {"num_single_layers": 0}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ConfigError, match=r"controlnet_1 gives residuals {'double': 1}"):
+    prepare(folders(FLUX), controlnets=[tmp_path])
+
+
+def test_one_scale_is_given_to_both_embeddings_of_it(folders):
+  """That of the pipeline's class, or of the command line."""
+  own = lambda overrides: {
+    name: prepare(folders(FLUX), overrides).system.parts[name].config.guidance
+    for name in ("backbone", "controlnet")
+  }
+  assert own({}) == dict.fromkeys(own({}), 7.0)
+  assert own({"model.guidance": "2.5"}) == dict.fromkeys(own({}), 2.5)
 
 
 def test_parts_are_named_as_their_folders(folders):
@@ -150,22 +179,24 @@ def test_calls_are_counted_as_timesteps_are_listed(solver, further):
 
 
 @pytest.mark.proof
+@pytest.mark.parametrize("own, plain_model", [(ONE, NONE), (SD3, "sd3")])
 def test_a_controlnet_of_its_own_folder_is_the_pipelines(
-  folders, image, tmp_path, one_device, capsys
+  own, plain_model, folders, image, tmp_path, one_device, capsys
 ):
   """Added to Stable Diffusion, from noise and from an image; parts in turn draw the same."""
   how = {"sampling.solver": "ddim", "sampling.grid": "trailing", "sampling.steps": "2"}
-  whole = open_pipeline(folders(ONE), how, (SIDE, SIDE))
-  added = [folders(ONE) / "controlnet"]
-  other = open_pipeline(folders(NONE), how, (SIDE, SIDE), controlnets=added, in_turn=True)
+  whole = open_pipeline(folders(own), how, (SIDE, SIDE))
+  added = [folders(own) / "controlnet"]
+  other = open_pipeline(folders(plain_model), how, (SIDE, SIDE), controlnets=added, in_turn=True)
   controls = ControlImages([conditions(1)[0][None]])
   one, two = (m.draw(["a cat"], [0], controls=controls) for m in (whole, other))
   np.testing.assert_array_equal(one, two)
   plain = whole.draw(["a cat"], [0], controls=controls._replace(scales=(0.0,)))
   assert np.abs(one.astype(int) - plain).max() > 10
   net = added[0]
-  args = ["sample", f"--from={folders(NONE)}", f"--controlnet={net}", f"--control={image()}"]
+  args = ["sample", f"--from={folders(plain_model)}", f"--controlnet={net}", f"--control={image()}"]
   args += ["--prompt=a cat", "--steps=2", "--cfg=1", f"--image={image()}", "--solver=ddim"]
+  args += ["--strength=1"]
   drawn = {}
   for scale in ("0", "1"):
     out = tmp_path / scale
@@ -173,7 +204,8 @@ def test_a_controlnet_of_its_own_folder_is_the_pipelines(
     drawn[scale] = np.asarray(Image.open(next(out.glob("*seed0.png"))))
   assert np.abs(drawn["0"].astype(int) - drawn["1"]).max() > 10
   described = {}
-  for flags in ([f"--from={folders(ONE)}"], [f"--from={folders(NONE)}", f"--controlnet={net}"]):
+  added = [f"--from={folders(plain_model)}", f"--controlnet={net}"]
+  for flags in ([f"--from={folders(own)}"], added):
     capsys.readouterr()
     assert main(["describe", "--size=32x32", *flags]) == 0
     described[flags[0]] = capsys.readouterr().out.partition("weights")[2]

@@ -95,3 +95,8 @@ def test_the_command_line_draws_with_both(folders, tmp_path, one_device):
   about = json.loads(Image.open(tmp_path / "both" / "0000_seed0.png").text["config"])
   assert about["refiner"] == {"from": str(refiner), "denoising_end": 0.8}
   assert np.any(read("base") != read("both"))
+  net = write_folder(load(PIPELINES / "sdxl_controlnet.npz"), tmp_path / "net") / "controlnet"
+  control = [f"--controlnet={net}", f"--control={tmp_path / 'base/0000_seed0.png'}"]
+  args += [*control, f"--refiner={refiner}", f"--out={tmp_path / 'controlled'}"]
+  assert main(args) == 0
+  assert np.any(read("controlled") != read("both"))

@@ -9,11 +9,12 @@ import pytest
 from cases import here
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("diffusers")
+diffusers = pytest.importorskip("diffusers")
 
 ROOT = Path(__file__).resolve().parents[2]
 
 from benchmarks.make_golden import GOLDEN, made  # noqa: E402
+from benchmarks.model_calls import grid_ids, pack, unpack  # noqa: E402
 from benchmarks.model_cases import (  # noqa: E402
   QUICK,
   channels_first,
@@ -35,6 +36,8 @@ from benchmarks.model_parity import (  # noqa: E402
   tensors,
 )
 from t2i_jax.models import with_params  # noqa: E402
+from t2i_jax.models.streams import Both  # noqa: E402
+from t2i_jax.pretrained import load  # noqa: E402
 from t2i_jax.pretrained.spec import make_of  # noqa: E402
 
 logging.getLogger("diffusers").setLevel(logging.ERROR)
@@ -54,9 +57,9 @@ def test_answer_and_gradients_are_theirs(name):
   assert found.by_x < GRADIENT and not over
 
 
-# One of each class but the ControlNet, whose layers are the U-Net's; `make proof` has the others,
-# and the page.
-@pytest.mark.parametrize("name", here(CASES, [n for n in LIVE if not n.startswith("controlnet")]))
+# One of each class but the ControlNets, whose layers are their models'; `make proof` has the
+# others, and the page.
+@pytest.mark.parametrize("name", here(CASES, [n for n in LIVE if "controlnet" not in n]))
 def test_bfloat16_loses_no_more_than_theirs(name):
   ours, theirs = bfloat16_errors(name)
   assert 0 < ours <= RATIO * theirs
@@ -94,6 +97,47 @@ def test_residuals_of_a_u_net_are_added_where_theirs_are():
   run = lambda *args: bind(params)(*args, None, residuals).value
   ours = jax.jit(run, compiler_options=QUICK)(
     channels_last(g.x), g.times, condition(g, config.channels)
+  )
+  assert distance(channels_first(ours), expected) < FORWARD
+
+
+@pytest.mark.parametrize(
+  "name, changes, counts",
+  [
+    ("sd3_dual", {"num_layers": 6, "dual_attention_layers": (0, 1)}, {"blocks": 4}),
+    ("flux", {"num_layers": 3, "num_single_layers": 5}, {"double": 2, "single": 3}),
+  ],
+)
+def test_residuals_of_blocks_are_added_where_theirs_are(name, changes, counts, tmp_path):
+  """As a ControlNet of fewer blocks gives them, whose number does not divide the model's."""
+  case = CASES[name]
+  torch.manual_seed(0)
+  model = getattr(diffusers, case.theirs)(**case.config | changes).eval()
+  model.save_pretrained(tmp_path)
+  module, config, params = load(tmp_path)
+  g, rng = given(case), np.random.default_rng(5)
+  tokens = g.x.shape[2] * g.x.shape[3] // 4
+  draw = lambda count: rng.standard_normal((count, 2, tokens, config.width), np.float32)
+  drawn = {stack: draw(count) for stack, count in counts.items()}
+  found = {stack: list(torch.tensor(leaf)) for stack, leaf in drawn.items()}
+  told = tensors(g, torch.float32)
+  with torch.no_grad():
+    if name == "flux":
+      ids, words = grid_ids(told.x, 2, 3), torch.zeros(g.text.shape[1], 3)
+      out = model(
+        pack(told.x, 2), told.text, told.pooled, told.times / 1000, ids, words,
+        controlnet_block_samples=found["double"], controlnet_single_block_samples=found["single"],
+      ).sample  # fmt: skip
+      expected = unpack(out, 2, told.x).numpy()
+      drawn["double"] = Both(None, drawn["double"])
+    else:
+      expected = model(
+        told.x, told.text, told.pooled, told.times, block_controlnet_hidden_states=found["blocks"]
+      ).sample.numpy()
+  bind = with_params(make_of(module, config))
+  run = lambda *args: bind(params)(*args[:3], None, args[3]).value
+  ours = jax.jit(run, compiler_options=QUICK)(
+    channels_last(g.x), g.times, condition(g, config.channels), drawn
   )
   assert distance(channels_first(ours), expected) < FORWARD
 

@@ -10,7 +10,9 @@ parity = pytest.importorskip("benchmarks.pipeline_parity")
 LESS = {"sd3 without T5", "pixart_sigma", "flux2, shown two images", "qwen_image_edit_plus"}
 LESS |= {"sd1", "sd2", "sd_turbo", "sdxl_lcm", "sd_controlnet", "sd_controlnet, two"}
 LESS |= {"sd_controlnet, guess", "sd_controlnet_inpaint"}
-LESS |= {"sdxl"}  # sdxl_controlnet has all of it, and residuals
+LESS |= {"sd3_controlnet, two", "flux_controlnet, two"}
+# Their ControlNets' have all of them, and residuals.
+LESS |= {"sdxl", "sd3", "flux"}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ from benchmarks.model_sizes import config_of  # noqa: E402
 FOLDERS = [
   "class_dit", "class_dit_patch4", "pixart", "pixart_sizes", "sd3", "sd3_dual", "sd3_all_dual",
   "flux", "flux_guided", "flux2", "flux2_unguided", "qwen_image", "z_image",
-  "controlnet_odd", "controlnet_sdxl",
+  "controlnet_odd", "controlnet_sdxl", "sd3_controlnet", "flux_controlnet",
+  "flux_controlnet_double",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ diffusers = pytest.importorskip("diffusers")
 parity = pytest.importorskip("benchmarks.refiner_parity")
 
 from benchmarks.pipeline_parity import LATENTS  # noqa: E402
-from benchmarks.tiny_pipelines import BETAS  # noqa: E402
+from benchmarks.tiny_unets import BETAS  # noqa: E402
 
 SCHEDULERS = {
   "of the folders": None,
@@ -26,3 +26,10 @@ def test_the_second_stage_is_theirs(scheduler, steps, end, tmp_path, one_device)
   off = parity.compare(pipes, tmp_path, steps, end)
   print(scheduler, steps, end, off)
   assert off < LATENTS
+
+
+@pytest.mark.proof
+def test_the_first_stage_has_a_controlnet(tmp_path, one_device):
+  """Between fractions of the steps of both stages: 2 to 7 of 10, of which the first has 8."""
+  pipes = parity.saved(tmp_path, base="sdxl_controlnet")
+  assert parity.compare(pipes, tmp_path, steps=10, end=0.8, control=(0.2, 0.7)) < LATENTS

@@ -21,7 +21,7 @@ def good(tmp_path_factory):
   """Folders of one and of several files. Do not change them."""
   root = tmp_path_factory.mktemp("good")
   names = ("flux", "class_dit", "sd3_dual", "z_image", "qwen_image", "pixart", "unet_sdxl")
-  for name in (*names, "controlnet"):
+  for name in (*names, "controlnet", "sd3_controlnet", "flux_controlnet"):
     params = random_params(CONFIGS[name])
     save(root / name, CONFIGS[name], params)
     save(root / f"{name}_several", CONFIGS[name], params, shard_bytes=60_000)
@@ -93,6 +93,10 @@ def test_no_folder(tmp_path):
     ("controlnet", {"controlnet_conditioning_channel_order": "gbr"}, ["'gbr', not 'rgb' or 'bgr'"]),
     ("controlnet", {"conditioning_channels": 4}, ["conditioning_channels = 4", "only 3"]),
     ("controlnet", {"conditioning_embedding_out_channels": []}, ["must be a list of widths"]),
+    ("sd3_controlnet", {"use_pos_embed": False}, ["use_pos_embed = False", "only True"]),
+    ("sd3_controlnet", {"joint_attention_dim": None}, ["one of single-stream blocks"]),
+    ("flux_controlnet", {"num_mode": 10}, ["num_mode = 10", "only None"]),
+    ("flux_controlnet", {"conditioning_embedding_channels": 16}, ["channels = 16", "only None"]),
     ("class_dit", {"norm_elementwise_affine": True, "dropout": 0.1},
      ["norm_elementwise_affine = True", "dropout = 0.1"]),
   ],

@@ -17,7 +17,7 @@ from t2i_jax.pretrained.single_file import ORIGINALS, PREFIX
 from t2i_jax.pretrained.spec import abstract_params, shapes_of
 from t2i_jax.pretrained.unet_original import UNET_ORIGINAL
 
-NAMES = [name for name in CONFIGS if name.startswith(("flux", "sd3")) and name != "flux2"]
+NAMES = ["sd3", "sd3_dual", "sd3_all_dual", "flux", "flux_guided"]
 NAMES += ["unet_sdxl"]
 
 

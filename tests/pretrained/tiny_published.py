@@ -10,6 +10,7 @@ from t2i_jax.models.flux import Flux2Config, FluxConfig
 from t2i_jax.models.pixart import PixArtConfig
 from t2i_jax.models.qwen_image import QwenImageConfig
 from t2i_jax.models.sd3 import SD3Config
+from t2i_jax.models.stream_controlnets import FluxControlNetConfig, SD3ControlNetConfig
 from t2i_jax.models.unet import UNetConfig
 from t2i_jax.models.z_image import ZImageConfig
 from t2i_jax.pretrained.fill import host_layers, make_tensor
@@ -38,6 +39,8 @@ CONFIGS = {
   "controlnet": ControlNetConfig(
     4, 24, (48, 96), 1, (0, 2), 2, (2, 4), 4, 20, 6, 8, True, hint_widths=(8, 12), bgr=True
   ),
+  "sd3_controlnet": SD3ControlNetConfig(48, 2, 4, 2, 4, 4, 24, 20, 8, 8, 1, extra=1),
+  "flux_controlnet": FluxControlNetConfig(48, 2, 1, 4, 2, 4, 4, 24, (4, 4, 4), pooled_width=20),
   "clip": ClipConfig(96, 12, 48, 2, 4, 64, eos=2),
   "clip_projected": ClipConfig(96, 12, 48, 3, 4, 64, "gelu", projection=16, pooled="projected"),
   "t5": T5Config(96, 48, 3, 4, 8, 64),
