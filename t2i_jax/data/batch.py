@@ -61,6 +61,7 @@ class Batch(NamedTuple):
   rows          packed documents, or None
   text_weight   [B, L] float32, 1 where the next token counts in the loss, or None
   sizes         [B, N, 4] float32, data.transforms.crop_sizes of each image, or None
+  conditions    by ControlNet, condition images of records [B, N, H, W, 3] uint8, or None
   A row maker returns one row, without the leading axis B.
   """
 
@@ -71,6 +72,7 @@ class Batch(NamedTuple):
   rows: Rows | None = None
   text_weight: Any = None
   sizes: Any = None
+  conditions: dict[str, Any] | None = None
 
 
 def stack(items: Sequence[Any]) -> Any:

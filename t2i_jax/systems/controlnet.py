@@ -17,6 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from t2i_jax.config import build
+from t2i_jax.data.batch import Batch
+from t2i_jax.data.conditions import OfRecord
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.controlnet import ControlNet, ControlNetConfig
@@ -97,7 +99,7 @@ def make_nets(
     base = Base(backbone, image_shape[0] // x_shape[0])
     net = found[name] = build(CONTROLNETS, choice, where, base)
     check_fits(net.config, backbone, base.factor, f"{where} = {choice!r}")
-    if net.condition is not None:
+    if net.condition is not None and not isinstance(net.condition, OfRecord):
       jax.eval_shape(net.condition, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
   return found
 
@@ -237,22 +239,25 @@ def with_hints(system: Any, params: Params, given: Inputs) -> Inputs:
 
 
 def with_conditions(
-  system: Any, params: Params, images: jax.Array, cond: Conditioning
+  system: Any, params: Params, batch: Batch, cond: Conditioning
 ) -> Conditioning:
-  """A condition of training with what each ControlNet reads, made of the images.
+  """A condition of training with what each ControlNet reads, made of the images or of the records.
 
-  images  uint8 [R, H, W, 3]
   As it is where no ControlNet has a `condition`. Raises ConfigError where one has and another not.
   """
   conditions: Mapping[str, Condition | None] = system.controlnets
   if not any(conditions.values()):
     return cond
-  rows, hints = len(images), []
+  made, hints = batch.conditions or {}, []
   for name, condition in conditions.items():
     if condition is None:
       raise ConfigError(f"controlnets.{name}: give it a condition, as another ControlNet has one.")
     config = system.parts[name].config
-    embedded = _embedded(system, params, name, condition(images.astype(jnp.float32) / 255))
+    images = made[name] if isinstance(condition, OfRecord) else batch.images  # [B, N, H, W, 3]
+    unit = images.reshape(-1, *images.shape[2:]).astype(jnp.float32) / 255
+    image = unit if isinstance(condition, OfRecord) else condition(unit)
+    embedded = _embedded(system, params, name, image)
+    rows = len(image)
     scale = jnp.ones((rows, len(config.skip_widths) + 1))
     hints.append(Hint(embedded, scale, jnp.zeros(rows), jnp.ones(rows)))
   return cond._replace(extras=cond.extras | {HINTS: tuple(hints)})
