@@ -4,10 +4,14 @@
     -> a convolution, zero at the start, of every skip connection and of the middle
 
 Source: [2302.05543 sec. 3], and diffusers' ControlNetModel, whose modules these are.
+
+What systems.controlnet needs of the ControlNet of any backbone: in its config `base`, `make`,
+`residual_count` and `compared`; in the network `embed`, its call, whose residuals are what the
+backbone takes, and `scaled`.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +22,7 @@ from t2i_jax.models.convolution import Conv
 from t2i_jax.models.layers import Dense
 from t2i_jax.models.params import zeros
 from t2i_jax.models.stack import Stacks
-from t2i_jax.models.unet import Stem, StemConfig
+from t2i_jax.models.unet import Stem, StemConfig, UNetConfig
 from t2i_jax.ranges import Width
 
 COLOURS = 3  # channels of a condition image
@@ -33,14 +37,42 @@ class ControlNetConfig(StemConfig):
   global_pool  residuals are means over the image
   """
 
+  base: ClassVar[type] = UNetConfig
+
   hint_widths: tuple[Width, ...] = (16, 32, 96, 256)
   bgr: bool = False
   global_pool: bool = False
+
+  def make(self, rngs: nnx.Rngs) -> "ControlNet":
+    return ControlNet(self, rngs)
 
   @property
   def factor(self) -> int:
     """Pixels of the condition image along a side of one latent."""
     return 2 ** (len(self.hint_widths) - 1)
+
+  @property
+  def residual_count(self) -> int:
+    """Residuals, each of which has a scale: those of the skip connections, then the middle's."""
+    return len(self.skip_widths) + 1
+
+  def compared(self, backbone: UNetConfig, factor: int) -> dict[str, tuple[Any, Any]]:
+    """What has to be equal of this and of the backbone that it is given for, by its name.
+
+    factor  pixels along a side of the backbone's latents
+    """
+    found: dict[str, tuple[Any, Any]] = {
+      "channels of x_t": (self.channels, backbone.channels),
+      "width of the text (cross_attention_dim)": (self.text_width, backbone.text_width),
+      "number of skip connections": (len(self.skip_widths), len(backbone.skip_widths)),
+      "widths of skip connections": (self.skip_widths, backbone.skip_widths),
+      "width of the middle": (self.widths[-1], backbone.widths[-1]),
+      "pixels of the condition image along a side of a latent": (self.factor, factor),
+    }
+    if self.micro_conditions:
+      found["micro-conditions"] = (self.micro_conditions, backbone.micro_conditions)
+      found["width of the pooled text"] = (self.pooled_width, backbone.pooled_width)
+    return found
 
 
 class HintEmbedding(nnx.Module):
@@ -97,3 +129,10 @@ class ControlNet(Stem):
       mean = lambda x: jnp.mean(x, axis=(1, 2), keepdims=True)
       found, middle = list(map(mean, found)), mean(middle)
     return {"skips": found, "after_middle": middle}
+
+  @staticmethod
+  def scaled(residuals: dict[str, Any], scale: jax.Array) -> dict[str, Any]:
+    """Each residual times its scale.   scale: [B, residual_count]"""
+    pairs = zip([*residuals["skips"], residuals["after_middle"]], scale.T, strict=True)
+    *skips, middle = (r * s[:, None, None, None].astype(r.dtype) for r, s in pairs)
+    return {"skips": skips, "after_middle": middle}

@@ -1,14 +1,14 @@
-"""ControlNets of a model that draws [2302.05543]: parts whose residuals are added to its U-Net's.
+"""ControlNets of a model that draws [2302.05543]: parts whose residuals its backbone adds.
 
     config.controlnets.controlnet = "folder(path='sd-controlnet-canny')"
 
 and parts.controlnet.start = "folder:sd-controlnet-canny". To train one, these are
-"of_backbone(condition='edges')" and "base", a copy of the U-Net's weights.
+"of_backbone(condition='edges')" and "base", a copy of the backbone's weights. What a ControlNet's
+config and network have is in models.controlnet.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +21,13 @@ from t2i_jax.data.batch import Batch
 from t2i_jax.data.conditions import OfRecord
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
-from t2i_jax.models.controlnet import ControlNet, ControlNetConfig
+from t2i_jax.models.controlnet import ControlNetConfig
+from t2i_jax.models.dit import DiTConfig
+from t2i_jax.models.dit_controlnet import DiTControlNetConfig
 from t2i_jax.models.params import Params
 from t2i_jax.models.unet import StemConfig, UNetConfig
 from t2i_jax.pretrained.folder import open_folder
-from t2i_jax.ranges import Share, Weight, Width, checked
+from t2i_jax.ranges import Share, Weight, Whole, Width, checked
 from t2i_jax.sampling.solver import Solver, Step
 from t2i_jax.systems.conditions import CONDITIONS, Condition
 from t2i_jax.systems.inputs import Inputs, each_condition
@@ -40,7 +42,7 @@ GUESS = -1.0  # exponent of 10 of the first residual's scale in guess mode; the 
 class Net(NamedTuple):
   """A ControlNet;   condition: what makes its images of those of training, or None"""
 
-  config: ControlNetConfig
+  config: Any
   condition: Condition | None
 
 
@@ -58,24 +60,58 @@ def _condition(text: str) -> Condition | None:
 def folder(base: Base, path: str, condition: str = "") -> Net:
   """The ControlNet in a folder. Raises RestoreError, ConfigError."""
   config = open_folder(path)[1]
-  if not isinstance(config, ControlNetConfig):
+  if not hasattr(config, "residual_count"):
     raise ConfigError(f"{path} holds a {type(config).__name__}, which is no ControlNet.")
   runs = {"remat": base.config.remat, "attention": base.config.attention}
   return Net(dataclasses.replace(config, **runs), _condition(condition))
 
 
-def of_backbone(base: Base, condition: str, hint_widths: tuple[Width, ...] = ()) -> Net:
+def of_backbone(
+  base: Base, condition: str, hint_widths: tuple[Width, ...] = (), depth: Whole = 0
+) -> Net:
   """A new one of the backbone's sizes, to train.
 
   condition    one of systems.conditions.CONDITIONS
-  hint_widths  as in ControlNetConfig; by default the first of the published ones, as many as the
-               autoencoder's factor needs
+  hint_widths  of a U-Net's, as in ControlNetConfig; by default the first of the published ones, as
+               many as the autoencoder's factor needs
+  depth        of a DiT's: blocks that are copied, from the first on; by default half of them
+  Raises ConfigError.
   """
-  own = {f.name: getattr(base.config, f.name) for f in dataclasses.fields(StemConfig)}
+  for kind, (make, own) in OF_BACKBONES.items():
+    if isinstance(base.config, kind):
+      given = {"hint_widths": hint_widths, "depth": depth}
+      others = [name for name, value in given.items() if value and name != own]
+      if others:
+        raise ConfigError(f"of_backbone: {others[0]} is not of a ControlNet of a {kind.__name__}.")
+      return Net(make(base, given[own]), _condition(condition))
+  known = " or ".join(kind.__name__.removesuffix("Config") for kind in OF_BACKBONES)
+  raise ConfigError(
+    f"of_backbone makes the ControlNet of a {known}, and this model's backbone is a "
+    f"{type(base.config).__name__}. Use folder(path='PATH')."
+  )
+
+
+def _own(base: Base, kind: type) -> dict[str, Any]:
+  """The fields of a config that the backbone's has, too."""
+  return {f.name: getattr(base.config, f.name) for f in dataclasses.fields(kind)}
+
+
+def _of_unet(base: Base, hint_widths: tuple[int, ...]) -> ControlNetConfig:
   published = ControlNetConfig.hint_widths[: base.factor.bit_length()]
-  return Net(ControlNetConfig(**own, hint_widths=hint_widths or published), _condition(condition))
+  return ControlNetConfig(**_own(base, StemConfig), hint_widths=hint_widths or published)
 
 
+def _of_dit(base: Base, depth: int) -> DiTControlNetConfig:
+  blocks = base.config.depth
+  own = _own(base, DiTConfig) | {"depth": depth or -(-blocks // 2)}
+  return DiTControlNetConfig(**own, base_depth=blocks, factor=base.factor)
+
+
+# By the config of a backbone: the config of a new ControlNet, and the argument that it takes.
+OF_BACKBONES: dict[type, tuple[Callable[..., Any], str]] = {
+  UNetConfig: (_of_unet, "hint_widths"),
+  DiTConfig: (_of_dit, "depth"),
+}
 # By the name in config.controlnets.
 CONTROLNETS: dict[str, Callable[..., Net]] = {"folder": folder, "of_backbone": of_backbone}
 
@@ -91,11 +127,6 @@ def make_nets(
   found = {}
   for name, choice in c.get("controlnets", {}).items():
     where = f"controlnets.{name}"
-    if not isinstance(backbone, UNetConfig):
-      raise ConfigError(
-        f"{where} = {choice!r}: a ControlNet here is that of a U-Net, and this model's backbone is "
-        f"a {type(backbone).__name__}."
-      )
     base = Base(backbone, image_shape[0] // x_shape[0])
     net = found[name] = build(CONTROLNETS, choice, where, base)
     check_fits(net.config, backbone, base.factor, f"{where} = {choice!r}")
@@ -105,24 +136,18 @@ def make_nets(
 
 
 def parts_of(nets: Mapping[str, Net]) -> dict[str, Part]:
-  make = lambda config: partial(ControlNet, config)
-  return {n: Part(make(net.config), net.config, base="backbone") for n, net in nets.items()}
+  return {n: Part(net.config.make, net.config, base="backbone") for n, net in nets.items()}
 
 
-def check_fits(c: ControlNetConfig, backbone: UNetConfig, factor: int, where: str) -> None:
-  """Raises ConfigError naming in what a ControlNet differs from the U-Net that it is given for."""
-  pairs: dict[str, tuple[Any, Any]] = {
-    "channels of x_t": (c.channels, backbone.channels),
-    "width of the text (cross_attention_dim)": (c.text_width, backbone.text_width),
-    "number of skip connections": (len(c.skip_widths), len(backbone.skip_widths)),
-    "widths of skip connections": (c.skip_widths, backbone.skip_widths),
-    "width of the middle": (c.widths[-1], backbone.widths[-1]),
-    "pixels of the condition image along a side of a latent": (c.factor, factor),
-  }
-  if c.micro_conditions:
-    pairs["micro-conditions"] = (c.micro_conditions, backbone.micro_conditions)
-    pairs["width of the pooled text"] = (c.pooled_width, backbone.pooled_width)
-  wrong = [f"{what}: {own}, and {its} there" for what, (own, its) in pairs.items() if own != its]
+def check_fits(c: Any, backbone: Any, factor: int, where: str) -> None:
+  """Raises ConfigError naming in what a ControlNet differs from the one that fits a backbone."""
+  if not isinstance(backbone, c.base):
+    raise ConfigError(
+      f"{where} is the ControlNet of a {c.base.__name__}, and this model's backbone is a "
+      f"{type(backbone).__name__}."
+    )
+  pairs = c.compared(backbone, factor).items()
+  wrong = [f"{what}: {own}, and {its} there" for what, (own, its) in pairs if own != its]
   if wrong:
     raise ConfigError(f"{where} is the ControlNet of another backbone. {wrong[0]}.")
 
@@ -167,7 +192,7 @@ class Rows(NamedTuple):
   """What a ControlNet is given, row by row.
 
   image  uint8 [B, H, W, 3];   start, end: [B], as in ControlImages
-  scale, null  [B, K], of each residual of the prompt and of the null, K skip connections and middle
+  scale, null  [B, K], of each of the config's residual_count, of the prompt and of the null
   """
 
   image: Any
@@ -186,10 +211,11 @@ def rows_of(system: Any, given: ControlImages | None, n: int) -> tuple[Rows, ...
   given = settled(given, len(names))
   size = tuple(system.image_shape[:2])
   configs = [system.parts[name].config for name in names]
-  guess = given.guess or configs[0].global_pool
+  pooled = [getattr(config, "global_pool", False) for config in configs]
+  guess = given.guess or pooled[0]
   found = []
-  for config, image, scale, start, end in zip(
-    configs, given.images, given.scales, given.starts, given.ends, strict=True
+  for config, flat, image, scale, start, end in zip(
+    configs, pooled, given.images, given.scales, given.starts, given.ends, strict=True
   ):
     shape = np.shape(image)
     if shape != (n, *size, 3):
@@ -197,8 +223,8 @@ def rows_of(system: Any, given: ControlImages | None, n: int) -> tuple[Rows, ...
         f"condition images of shape {shape}: {n} of {size[0]} x {size[1]} x 3 are needed, the size "
         "that is drawn."
       )
-    count = len(config.skip_widths) + 1
-    curve = np.logspace(GUESS, 0, count) if guess and not config.global_pool else np.ones(count)
+    count = config.residual_count
+    curve = np.logspace(GUESS, 0, count) if guess and not flat else np.ones(count)
     scales = np.tile(np.float32(scale * curve), (n, 1))
     null = np.zeros_like(scales) if guess else scales
     each = lambda value: np.full(n, value, np.float32)
@@ -207,7 +233,7 @@ def rows_of(system: Any, given: ControlImages | None, n: int) -> tuple[Rows, ...
 
 
 class Hint(NamedTuple):
-  """A condition image in extras["controlnets"]: embedded [B, h, w, D]; the others as in Rows."""
+  """A condition image in extras["controlnets"]: embedded [B, ...]; the others as in Rows."""
 
   embedded: jax.Array
   scale: jax.Array
@@ -258,7 +284,7 @@ def with_conditions(
     image = unit if isinstance(condition, OfRecord) else condition(unit)
     embedded = _embedded(system, params, name, image)
     rows = len(image)
-    scale = jnp.ones((rows, len(config.skip_widths) + 1))
+    scale = jnp.ones((rows, config.residual_count))
     hints.append(Hint(embedded, scale, jnp.zeros(rows), jnp.ones(rows)))
   return cond._replace(extras=cond.extras | {HINTS: tuple(hints)})
 
@@ -306,32 +332,28 @@ def with_progress(cond: Any, progress: Progress, i: jax.Array) -> Any:
 def residuals(
   system: Any, params: Params, x: jax.Array, model_time: jax.Array, cond: Conditioning
 ) -> Mapping[str, Any] | None:
-  """The sum of what all ControlNets add to the U-Net; None without condition images.
+  """The sum of what all ControlNets add to the backbone; None without condition images.
 
-  x  [B, H, W, C] as the U-Net gets it;   model_time: [B]
+  x  [B, H, W, C] as the backbone gets it;   model_time: [B]
   """
   hints: Sequence[Hint] = cond.extras.get(HINTS, ())
   progress = cond.extras.get(PROGRESS)
-  found = None
+  found: Any = None
   for name, hint in zip(system.controlnets, hints, strict=False):
     scale = scales_at(hint, progress, model_time)
 
-    def scaled(name: str = name, hint: Hint = hint, scale: jax.Array = scale) -> list[jax.Array]:
-      own = system.module(params, name)(x, model_time, cond, hint.embedded)
-      pairs = zip([*own["skips"], own["after_middle"]], scale.T, strict=True)
-      return [r * s[:, None, None, None].astype(r.dtype) for r, s in pairs]
+    def scaled(name: str = name, hint: Hint = hint, scale: jax.Array = scale) -> Any:
+      net = system.module(params, name)
+      return net.scaled(net(x, model_time, cond, hint.embedded), scale)
 
     own = scaled() if progress is None else _where_used(jnp.any(scale != 0), scaled)
-    found = own if found is None else [a + b for a, b in zip(found, own, strict=True)]
-  if found is None:
-    return None
-  *skips, middle = found
-  return {"skips": skips, "after_middle": middle}
+    found = own if found is None else jax.tree.map(jnp.add, found, own)
+  return found
 
 
-def _where_used(used: jax.Array, run: Callable[[], list[jax.Array]]) -> list[jax.Array]:
+def _where_used(used: jax.Array, run: Callable[[], Any]) -> Any:
   """What a ControlNet adds, without its cost in calls outside of start and end.   used: [] bool"""
-  zeros = lambda: [jnp.zeros(leaf.shape, leaf.dtype) for leaf in jax.eval_shape(run)]
+  zeros = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run))
   return jax.lax.cond(used, run, zeros)
 
 
