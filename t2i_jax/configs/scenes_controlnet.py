@@ -7,10 +7,10 @@
   t2i sample --workdir=runs/scenes_controlnet --control=outlines.png --prompt="a red circle"
 
 What follows the colon is the work directory of the trained model, runs/scenes_dit_flow by default:
-it stays as it is. The ControlNet starts as a copy of its blocks and reads the outlines of each
-scene, without colour [2401.05252 sec. 3]. Half of the captions become the null [2302.05543 sec.
-3.3]. Other condition images: --config.controlnets.controlnet="of_backbone(condition='strokes',
-depth=4)", or 'order', 'canny', 'edges', 'grey', 'blurred(factor=8)'.
+it stays as it is. The ControlNet starts as a copy of its blocks [2401.05252] and reads the outlines
+of each scene, without colour. Half of the captions become the null [2302.05543 sec. 3.3]. Other
+condition images: --config.controlnets.controlnet="of_backbone(condition='strokes', depth=4)", or
+'order', 'canny', 'edges', 'grey', 'blurred(factor=8)'.
 
 Result: not yet run.
 """
@@ -29,6 +29,6 @@ def get_config(variant: str = "runs/scenes_dit_flow") -> ConfigDict:
     c.parts[name] = {"start": f"run:{variant}", "train": "none"}
   c.controlnets = {"controlnet": "of_backbone(condition='outlines', depth=4)"}
   c.parts.controlnet = {"start": "base", "train": "all"}
-  c.train.update(steps=1000, caption_dropout={"text": 0.5})
+  c.train.update(steps=600, lr=1e-2, vector_lr=2e-3, caption_dropout={"text": 0.5})
   c.score.level = ""  # the judge's prompts have no outlines: benchmarks/controlnet.py
   return c

@@ -5,12 +5,13 @@ the device makes of pixels alone, and all names.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from t2i_jax.data.images import decode
 from t2i_jax.data.record import Record
@@ -19,6 +20,14 @@ from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.ranges import Range
 
 OBJECTS = "objects"  # in the metadata of a record of scenes
+KEYPOINTS = "keypoints"  # in the metadata of a record: see `skeleton`
+# Between which of COCO's 17 keypoints a person's limbs are, and the head's lines: nose, eyes, ears,
+# shoulders, elbows, wrists, hips, knees, ankles, the left before the right one.
+POINTS = 17
+LIMBS = (
+  (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+  (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+)  # fmt: skip
 Place = Callable[[Image.Image], Image.Image]  # scales and crops as the record's image
 
 
@@ -74,9 +83,7 @@ def canny(low: Threshold = 100.0, high: Threshold = 200.0) -> OfRecord:
   return OfRecord(partial(_canny, low, high))
 
 
-def _canny(
-  low: float, high: float, record: Record, image: Image.Image, place: Place
-) -> np.ndarray:
+def _canny(low: float, high: float, record: Record, image: Image.Image, place: Place) -> np.ndarray:
   """Raises ConfigError where OpenCV is not installed."""
   try:
     import cv2
@@ -89,10 +96,52 @@ def _canny(
   return np.repeat(edges[..., None], 3, axis=-1)
 
 
+def checked_keypoints(people: Any) -> list[list[Any]]:
+  """Keypoints as `skeleton` reads them. Raises DataError on another form."""
+  is_point = lambda p: p is None or (len(p) == 2 and all(0 <= float(x) <= 1 for x in p))
+  try:
+    right = all(len(person) == POINTS and all(map(is_point, person)) for person in people)
+  except (TypeError, ValueError):
+    right = False
+  if not right:
+    raise DataError(
+      f"bad {KEYPOINTS}: they are a list of people, each of {POINTS} points [x, y], fractions of "
+      "width and height, or null"
+    )
+  return list(people)
+
+
+def skeleton() -> OfRecord:
+  """Lines between the keypoints of people, each limb of one hue, on black [1405.0312].
+
+  Of the metadata "keypoints": for each person COCO's 17 points [x, y], fractions of the upright
+  image's width and height, or None where one is not seen.
+  """
+  return OfRecord(_skeleton)
+
+
+def _skeleton(record: Record, image: Image.Image, place: Place) -> np.ndarray:
+  if KEYPOINTS not in record.meta:
+    raise DataError(
+      f"its metadata has no {KEYPOINTS!r}, of which its condition image is drawn: a metadata.jsonl "
+      "of t2i data build --from folder gives them. Or use a condition of pixels."
+    )
+  drawn = Image.new("RGB", image.size)
+  pen, width = ImageDraw.Draw(drawn), max(1, min(image.size) // 64)
+  for person in record.meta[KEYPOINTS]:
+    at = [None if p is None else (p[0] * image.width, p[1] * image.height) for p in person]
+    for i, (a, b) in enumerate(LIMBS):
+      if at[a] is not None and at[b] is not None:
+        hue = tuple(round(255 * x) for x in hsv_to_rgb(i / len(LIMBS), 1, 1))
+        pen.line([at[a], at[b]], fill=hue, width=width)
+  return np.asarray(place(drawn))
+
+
 # By name, beside those of systems.conditions.
 OF_RECORDS: dict[str, Callable[..., OfRecord]] = {
   "canny": canny,
   "outlines": of_scene(outlines),
   "order": of_scene(order),
   "strokes": of_scene(strokes),
+  "skeleton": skeleton,
 }

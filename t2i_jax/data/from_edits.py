@@ -14,8 +14,8 @@ TURNS = (1, 2)  # edits of consecutive records: half of the records have two
 class Edits(Scenes):
   """Procedural images with edits by instruction and ground truth; fields as of Scenes.
 
-  A record's captions, and the facts, objects and category in its meta, are those of the first image;
-  meta["turns"] has each edit's kind and the facts of the image after it.
+  A record's captions, and the facts, objects and category in its meta, are those of the first
+  image; meta["turns"] has each edit's kind and the facts of the image after it.
   """
 
   def _record(self, split: str, index: int) -> Record:

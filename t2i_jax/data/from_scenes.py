@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from PIL import Image
 
-from t2i_jax.data.images import encode
 from t2i_jax.data.conditions import OBJECTS
+from t2i_jax.data.images import encode
 from t2i_jax.data.items import CHUNK, Result, made
 from t2i_jax.data.record import Record
 from t2i_jax.data.scenes import LEVELS, Scene, facts_to_json, make_scene, objects_to_json, render

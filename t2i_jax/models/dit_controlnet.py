@@ -3,9 +3,9 @@
     x' = embedded x_t + projected condition image
     x' = block'_i(x'),   x = block_i(x) + projection_i(x'),   i < K
 
-block' are copies of the backbone's first K blocks, with copies of its embeddings; the projections
-are zero at the start. Source: [2401.05252 sec. 3], whose copies share the frozen embeddings; own
-ones are those of Stable Diffusion 3's, as diffusers' SD3ControlNetModel has them.
+block' are copies of the backbone's first K blocks; the projections are zero at the start. Source:
+[2401.05252], its ControlNet-Transformer, whose copies share the backbone's embeddings. Here they
+have copies of these, as diffusers' SD3ControlNetModel.
 """
 
 from dataclasses import dataclass
@@ -112,6 +112,6 @@ class DiTControlNet(DiTStem):
     return {"blocks": found * self._in_base(scale.T)[..., None, None].astype(found.dtype)}
 
   def _in_base(self, x: jax.Array) -> jax.Array:
-    """Of the copied blocks, with zeros for the backbone's others.   [depth, ...] -> [base_depth, ...]"""
+    """With zeros for the blocks that are not copied.   [depth, ...] -> [base_depth, ...]"""
     others = self.config.base_depth - self.config.depth
     return jnp.pad(x, [(0, others), *[(0, 0)] * (x.ndim - 1)])

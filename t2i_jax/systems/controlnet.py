@@ -264,9 +264,7 @@ def with_hints(system: Any, params: Params, given: Inputs) -> Inputs:
   )
 
 
-def with_conditions(
-  system: Any, params: Params, batch: Batch, cond: Conditioning
-) -> Conditioning:
+def with_conditions(system: Any, params: Params, batch: Batch, cond: Conditioning) -> Conditioning:
   """A condition of training with what each ControlNet reads, made of the images or of the records.
 
   As it is where no ControlNet has a `condition`. Raises ConfigError where one has and another not.
