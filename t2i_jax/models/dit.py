@@ -85,6 +85,7 @@ class DiTStem(nnx.Module):
   """The embeddings and the blocks."""
 
   config: DiTConfig
+  span_in: TimeEmbedder  # of a DiT of two times
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
     c = self.config = config
