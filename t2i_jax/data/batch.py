@@ -62,6 +62,7 @@ class Batch(NamedTuple):
   text_weight   [B, L] float32, 1 where the next token counts in the loss, or None
   sizes         [B, N, 4] float32, data.transforms.crop_sizes of each image, or None
   role          [B] int32, number of the split that the row is of, or None: data.roles
+  conditions    by ControlNet, condition images of records [B, N, H, W, 3] uint8, or None
   A row maker returns one row, without the leading axis B.
   """
 
@@ -73,6 +74,7 @@ class Batch(NamedTuple):
   text_weight: Any = None
   sizes: Any = None
   role: Any = None
+  conditions: dict[str, Any] | None = None
 
 
 def stack(items: Sequence[Any]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from t2i_jax.data.account import Account
 from t2i_jax.data.captions import caption_fields, caption_lines
+from t2i_jax.data.conditions import KEYPOINTS, checked_keypoints
 from t2i_jax.data.files import MAX_TEXT, lines_of, open_regular, read_regular
 from t2i_jax.data.images import is_image_name
 from t2i_jax.data.user_images import UserImages, printable, reason_of
@@ -25,6 +26,7 @@ class Item:
   """An image file: its path under the root, and captions if a metadata.jsonl gives them.
 
   beside   path of its file of captions, or ""
+  meta     what its row gives besides: keypoints
   problem  a reason to skip it that is found without opening it
   kind     "items"; "files", "rows" or "folders" of what is named and is no image
   """
@@ -32,6 +34,7 @@ class Item:
   name: str
   captions: Sequence[Any] | None = None
   beside: str = ""
+  meta: dict[str, Any] = dataclasses.field(default_factory=dict)
   problem: str = ""
   kind: str = "items"
 
@@ -45,7 +48,8 @@ class Folder(UserImages):
   """Images of a folder and its subfolders; names that begin with a dot are ignored.
 
   Captions of `a/b.jpg` are the lines of `a/b.txt`, or rows of a `metadata.jsonl` in any folder:
-  {"file_name": "b.jpg", "text" | "caption" | "captions": ...}, names relative to that folder.
+  {"file_name": "b.jpg", "text" | "caption" | "captions": ...}, names relative to that folder. A row
+  may have "keypoints" of people, for condition images: data.conditions.skeleton.
 
   path  of the folder; it is only read
   """
@@ -66,6 +70,9 @@ class Folder(UserImages):
     if item.captions is not None or not item.beside:
       return item.captions
     return caption_lines(read_regular(os.path.join(self.path, item.beside), MAX_TEXT))
+
+  def meta_of(self, item: Item) -> dict[str, Any]:
+    return item.meta
 
   def image_of(self, item: Item) -> bytes:
     return read_regular(os.path.join(self.path, item.name))
@@ -106,7 +113,7 @@ class Folder(UserImages):
 class _Metadata:
   """The rows of all metadata.jsonl of a folder.
 
-  captions   by path of the image under the root
+  captions   by path of the image under the root;   meta: what rows give besides, by that path
   listed     by path of the folder: the images that its file is the first to list
   problems   by path of the folder: rows that cannot be used, or the file
   """
@@ -114,6 +121,7 @@ class _Metadata:
   def __init__(self, root: str, account: Account):
     self._root, self._account = root, account
     self.captions: dict[str, list[Any]] = {}
+    self.meta: dict[str, dict[str, Any]] = {}
     self.listed: dict[str, list[str]] = {}
     self.problems: dict[str, list[Item]] = {}
 
@@ -129,7 +137,7 @@ class _Metadata:
             continue
           self._account.find("rows")
           try:
-            path, captions = _row(under, line)
+            path, captions, meta = _row(under, line)
           except Exception as error:
             reason = reason_of(error)
             problems.append(Item(f"{name}:{number}", problem=reason, kind="rows"))
@@ -138,14 +146,15 @@ class _Metadata:
           if path not in self.captions:
             listed.append(path)
           self.captions.setdefault(path, []).extend(captions)
+          self.meta.setdefault(path, {}).update(meta)
     except Exception as error:
       problems.append(Item(name, problem=reason_of(error), kind="files"))
     else:
       self._account.use("files")
 
 
-def _row(under: str, line: bytes | None) -> tuple[str, list[Any]]:
-  """The path under the root and the captions of a row. Raises DataError."""
+def _row(under: str, line: bytes | None) -> tuple[str, list[Any], dict[str, Any]]:
+  """The path under the root, the captions and the metadata of a row. Raises DataError."""
   if line is None:
     raise DataError(f"bad row: more than {MAX_TEXT:,} bytes")
   try:
@@ -159,7 +168,9 @@ def _row(under: str, line: bytes | None) -> tuple[str, list[Any]]:
   found = caption_fields(row)
   if found is None:
     raise DataError("no caption")
-  return path, found
+  if KEYPOINTS not in row:
+    return path, found, {}
+  return path, found, {KEYPOINTS: checked_keypoints(row[KEYPOINTS])}
 
 
 def _items_of(
@@ -178,7 +189,8 @@ def _items_of(
   beside = {path_of[name]: by_stem.get(_stem(name)) for name in images - listed}
   for path in sorted({*beside, *metadata.listed.get(under, ())}):
     text = beside.get(path)
-    yield Item(path, metadata.captions.get(path), path_of[text] if text else "")
+    beside_it, meta = path_of[text] if text else "", metadata.meta.get(path, {})
+    yield Item(path, metadata.captions.get(path), beside_it, meta)
   read = set(beside.values())
   stems = {_stem(name) for name in listed}
   for name in names:

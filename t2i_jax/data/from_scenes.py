@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from PIL import Image
 
+from t2i_jax.data.conditions import OBJECTS
 from t2i_jax.data.images import encode
 from t2i_jax.data.items import CHUNK, Result, made
 from t2i_jax.data.record import Record
-from t2i_jax.data.scenes import LEVELS, Scene, facts_to_json, make_scene, render
+from t2i_jax.data.scenes import LEVELS, Scene, facts_to_json, make_scene, objects_to_json, render
 from t2i_jax.data.scenes.vocabulary import find_level
 from t2i_jax.errors import DataError
 
@@ -72,6 +73,7 @@ class Scenes:
     scene = make_scene(index, self.level, split, self.seed)
     meta = {
       "facts": facts_to_json(scene.facts),
+      OBJECTS: objects_to_json(scene.objects),
       "category": scene.category,
       "level": scene.level,
       "heldout": scene.heldout,

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from t2i_jax.data.batch import Batch, Features, Tokens, without_weight
+from t2i_jax.data.conditions import OfRecord, condition_images
 from t2i_jax.data.features import StoredText, features_of
 from t2i_jax.data.images import decode, is_latent, read_latent
 from t2i_jax.data.lengths import Limit
@@ -37,6 +38,7 @@ class Transform:
   stored      text encoders whose features are read, in place of token ids
   crop        of an image that is scaled to cover image_size
   sizes       whether the row has the image's sizes
+  conditions  by ControlNet, what makes its condition images of a record
   Raises DataError naming the record for an image that cannot be decoded, latents of another size,
   or a caption that is too long.
   """
@@ -51,11 +53,12 @@ class Transform:
     stored: Mapping[str, StoredText] | None = None,
     crop: Crop = "centre",
     sizes: bool = False,
+    conditions: Mapping[str, OfRecord] | None = None,
   ):
     height, width = image_size
     self.image_size = (int(height), int(width))
     self.captions, self.too_long, self.stored = dict(captions), too_long, dict(stored or {})
-    self.crop, self.sizes = crop, sizes
+    self.crop, self.sizes, self.conditions = crop, sizes, dict(conditions or {})
 
   @property
   def limits(self) -> list[Limit]:
@@ -80,6 +83,7 @@ class Transform:
         ids, mask = tokenizer.encode([caption or ""], length, self.too_long == "truncate")
         text[name] = Tokens(ids[0], mask[0])
       image, sizes = placed(record, self.image_size, at)
+      made = conditions_of(record, self.conditions, self.image_size, at)
       if self.sizes and sizes is None:
         raise DataError(
           f"its latents have no {SIZES!r} in their metadata, which `crop_sizes` makes and t2i data "
@@ -90,7 +94,9 @@ class Transform:
     except DataError as error:
       raise DataError(f"record {record.key!r}: {error}") from error
     one = np.ones(1, np.float32)
-    return Batch(image[None], one, one, text, sizes=sizes if self.sizes else None)
+    conditions = {name: made[name][None] for name in made} or None
+    sizes = sizes if self.sizes else None
+    return Batch(image[None], one, one, text, sizes=sizes, conditions=conditions)
 
 
 def chosen_caption(record: Record, rng: np.random.Generator, limits: Sequence[Limit]) -> str | None:
@@ -119,6 +125,16 @@ def placed(
     return latent, None if sizes is None else np.array([sizes], np.float32)
   image = decode(record.image)
   return np.asarray(fit(image, image_size, at)), crop_sizes(image.size[::-1], image_size, at)[None]
+
+
+def conditions_of(
+  record: Record,
+  conditions: Mapping[str, OfRecord],
+  image_size: tuple[int, int],
+  at: tuple[float, float] = CENTRE,
+) -> dict[str, np.ndarray]:
+  """A record's condition images by name, uint8 [H, W, 3], placed as its image. Raises DataError."""
+  return condition_images(record, conditions, lambda image: fit(image, image_size, at))
 
 
 def fit_image(data: bytes, image_size: tuple[int, int]) -> np.ndarray:

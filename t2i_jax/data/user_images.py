@@ -54,6 +54,10 @@ class UserImages:
     """The image's file. Raises any exception: the item is skipped."""
     raise NotImplementedError
 
+  def meta_of(self, item: Any) -> dict[str, Any]:
+    """What its record holds besides."""
+    return {}
+
   def size_of(self, item: Any) -> int:
     """The bytes of an item's files."""
     raise NotImplementedError
@@ -95,7 +99,7 @@ class UserImages:
       if not texts.kept:
         raise DataError(texts.rejected[0] if texts.rejected else EMPTY)
       image = stored_image(self.image_of(item), self.max_size, account)
-      record = Record(image, texts.kept, item.key)
+      record = Record(image, texts.kept, item.key, self.meta_of(item))
       result: Made | Skipped = made(split_of(item.key, self.val_fraction), record)
     except Exception as error:  # whatever is wrong with one item is this item's
       result = Skipped(item.key, reason_of(error), item.kind)

@@ -6,8 +6,9 @@ one set of weights], "pooled" leaves it at the one vector that the others take b
 itself is [2212.09748 sec. 3].
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.models.adaln_block import AdaLNBlock
 from t2i_jax.models.attention import Mask, padding_mask
 from t2i_jax.models.backbone import Backbone, PatchConfig
-from t2i_jax.models.conditioning import Tower
+from t2i_jax.models.conditioning import Conditioning, Tower
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
@@ -66,10 +67,25 @@ class DiTConfig(PatchConfig):
       )
 
 
-class DiT(Backbone):
-  """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
+class Entered(NamedTuple):
+  """What the blocks are run on.
+
+  x       [B, L, D], with text tokens before the image's where text is "joint"
+  vector  [B, D] of adaLN;   words: text tokens in x
+  call    of a block, as Stacks.run takes it
+  """
+
+  x: jax.Array
+  vector: jax.Array
+  words: int
+  call: Callable[..., jax.Array]
+
+
+class DiTStem(nnx.Module):
+  """The embeddings and the blocks."""
 
   config: DiTConfig
+  span_in: TimeEmbedder  # of a DiT of two times
 
   def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
     c = self.config = config
@@ -83,19 +99,18 @@ class DiT(Backbone):
     self.pooled_in = Dense(rngs, c.text_width, d, ("embed", "mlp"), bias=False)
     self.adaln = Modulation(rngs, d, 6, d, layers=c.depth)
     self.blocks = stack_blocks(lambda r: AdaLNBlock(block, r, cross=cross), c.depth, rngs)
-    self.final_adaln = Modulation(rngs, d, 2, d, bias=False)
-    self.head = Dense(rngs, d, p * c.out, ("embed", "conv_out"), bias=False, init=zeros)
-    if c.times == 2:  # of no effect at first: a start from a network of one time is that network
-      self.span_in = TimeEmbedder(rngs, d, bias=False)
-      self.span_in.second = Dense(rngs, d, d, ("embed", "mlp"), bias=False, init=zeros)
 
-  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
+  def entered(
+    self, x_t: jax.Array, model_time: jax.Array, cond: Conditioning, hint: jax.Array | None = None
+  ) -> Entered:
+    """hint  [B, L, D], added to the patches"""
     c, text = self.config, cond.towers["text"]
-    height, width = x_t.shape[1:3]
-    rows, cols = height // c.patch, width // c.patch
+    rows, cols = (side // c.patch for side in x_t.shape[1:3])
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
     if c.absolute:
       x = x + sincos_grid(rows, cols, (1, 1), c.width).astype(x.dtype)
+    if hint is not None:
+      x = x + hint.astype(x.dtype)
     words = text.mask.shape[1] if c.text == "joint" else 0
     end = cond.extras.get("end", model_time)
     vector = self.condition_vector(model_time, text, x.dtype, end)  # [B, D]
@@ -110,9 +125,7 @@ class DiT(Backbone):
       x = joined(tokens, x)  # [B, T + L, D]
       where = {"site": "joint", "mask": mask}
     call = lambda block, x, modulation, at: block(x, modulation, at, rope=rope, **where)
-    x = constrain(x, "batch", "sequence", None)
-    x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector), words)
-    return final_layer(x[:, words:], self.final_adaln(vector), self.head, c.patch, height, width)
+    return Entered(constrain(x, "batch", "sequence", None), vector, words, call)
 
   def condition_vector(
     self, model_time: jax.Array, text: Tower, dtype, end: jax.Array
@@ -136,3 +149,23 @@ class DiT(Backbone):
       return padding_mask(image, text_mask), grid
     words = -1 - jnp.arange(text_mask.shape[1])[:, None] * jnp.ones((1, 2), jnp.int32)
     return joint_mask(text_mask, rows * cols), jnp.concatenate([words, grid])
+
+
+class DiT(DiTStem, Backbone):
+  """(x_t [B, H, W, C], model_time [B], Conditioning with a "text" tower) -> [B, H, W, out]."""
+
+  def __init__(self, config: DiTConfig, rngs: nnx.Rngs):
+    super().__init__(config, rngs)
+    c, d = config, config.width
+    self.final_adaln = Modulation(rngs, d, 2, d, bias=False)
+    outputs = c.patch * c.patch * c.out
+    self.head = Dense(rngs, d, outputs, ("embed", "conv_out"), bias=False, init=zeros)
+    if c.times == 2:  # of no effect at first: a start from a network of one time is that network
+      self.span_in = TimeEmbedder(rngs, d, bias=False)
+      self.span_in.second = Dense(rngs, d, d, ("embed", "mlp"), bias=False, init=zeros)
+
+  def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
+    (x, vector, words, call), (height, width) = self.entered(x_t, model_time, cond), x_t.shape[1:3]
+    x = stacks.run("blocks", self.blocks, x, call, self.adaln(vector), words)
+    patch = self.config.patch
+    return final_layer(x[:, words:], self.final_adaln(vector), self.head, patch, height, width)

@@ -1,7 +1,8 @@
 """Condition images that training makes of its own images, for a ControlNet that is trained on them.
 
-By the name in an argument of config.controlnets: "of_backbone(condition='edges')". All are
-functions of images [R, H, W, 3] float32 in [0, 1], red, green, blue, and give the same.
+By the name in an argument of config.controlnets: "of_backbone(condition='edges')". Those here are
+functions of images [R, H, W, 3] float32 in [0, 1], red, green, blue, and give the same; those of
+data.conditions are made of records.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
+from t2i_jax.data.conditions import OF_RECORDS, OfRecord
 from t2i_jax.errors import ConfigError
 from t2i_jax.ranges import Range
 
-Condition = Callable[[jax.Array], jax.Array]
+Condition = Callable[[jax.Array], jax.Array] | OfRecord
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601
 
 
@@ -60,4 +62,5 @@ CONDITIONS: dict[str, Callable[..., Condition]] = {
   "edges": edges,
   "grey": grey,
   "blurred": blurred,
+  **OF_RECORDS,
 }

@@ -17,13 +17,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from t2i_jax.config import build
+from t2i_jax.data.batch import Batch
+from t2i_jax.data.conditions import OfRecord
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.controlnet import ControlNetConfig
+from t2i_jax.models.dit import DiTConfig
+from t2i_jax.models.dit_controlnet import DiTControlNetConfig
 from t2i_jax.models.params import Params
-from t2i_jax.models.unet import StemConfig
+from t2i_jax.models.unet import StemConfig, UNetConfig
 from t2i_jax.pretrained.folder import open_folder
-from t2i_jax.ranges import Share, Weight, Width, checked
+from t2i_jax.ranges import Share, Weight, Whole, Width, checked
 from t2i_jax.sampling.solver import Solver, Step
 from t2i_jax.systems.conditions import CONDITIONS, Condition
 from t2i_jax.systems.inputs import Inputs, each_condition
@@ -64,24 +68,52 @@ def folder(base: Base, path: str, condition: str = "") -> Net:
   return Net(dataclasses.replace(config, **runs), _condition(condition))
 
 
-def of_backbone(base: Base, condition: str, hint_widths: tuple[Width, ...] = ()) -> Net:
+def of_backbone(
+  base: Base, condition: str, hint_widths: tuple[Width, ...] = (), depth: Whole = 0
+) -> Net:
   """A new one of the backbone's sizes, to train.
 
   condition    one of systems.conditions.CONDITIONS
-  hint_widths  as in ControlNetConfig; by default the first of the published ones, as many as the
-               autoencoder's factor needs
+  hint_widths  of a U-Net's, as in ControlNetConfig; by default the first of the published ones, as
+               many as the autoencoder's factor needs
+  depth        of a DiT's: blocks that are copied, from the first on; by default half of them
   Raises ConfigError.
   """
-  if type(base.config) is not ControlNetConfig.base:
-    raise ConfigError(
-      f"of_backbone makes the ControlNet of a U-Net, and this model's backbone is a "
-      f"{type(base.config).__name__}. Use folder(path='PATH')."
-    )
-  own = {f.name: getattr(base.config, f.name) for f in dataclasses.fields(StemConfig)}
+  for kind, (make, own) in OF_BACKBONES.items():
+    if isinstance(base.config, kind):
+      given = {"hint_widths": hint_widths, "depth": depth}
+      others = [name for name, value in given.items() if value and name != own]
+      if others:
+        raise ConfigError(f"of_backbone: {others[0]} is not of a ControlNet of a {kind.__name__}.")
+      return Net(make(base, given[own]), _condition(condition))
+  known = " or ".join(kind.__name__.removesuffix("Config") for kind in OF_BACKBONES)
+  raise ConfigError(
+    f"of_backbone makes the ControlNet of a {known}, and this model's backbone is a "
+    f"{type(base.config).__name__}. Use folder(path='PATH')."
+  )
+
+
+def _own(base: Base, kind: type) -> dict[str, Any]:
+  """The fields of a config that the backbone's has, too."""
+  return {f.name: getattr(base.config, f.name) for f in dataclasses.fields(kind)}
+
+
+def _of_unet(base: Base, hint_widths: tuple[int, ...]) -> ControlNetConfig:
   published = ControlNetConfig.hint_widths[: base.factor.bit_length()]
-  return Net(ControlNetConfig(**own, hint_widths=hint_widths or published), _condition(condition))
+  return ControlNetConfig(**_own(base, StemConfig), hint_widths=hint_widths or published)
 
 
+def _of_dit(base: Base, depth: int) -> DiTControlNetConfig:
+  blocks = base.config.depth
+  own = _own(base, DiTConfig) | {"depth": depth or -(-blocks // 2)}
+  return DiTControlNetConfig(**own, base_depth=blocks, factor=base.factor)
+
+
+# By the config of a backbone: the config of a new ControlNet, and the argument that it takes.
+OF_BACKBONES: dict[type, tuple[Callable[..., Any], str]] = {
+  UNetConfig: (_of_unet, "hint_widths"),
+  DiTConfig: (_of_dit, "depth"),
+}
 # By the name in config.controlnets.
 CONTROLNETS: dict[str, Callable[..., Net]] = {"folder": folder, "of_backbone": of_backbone}
 
@@ -100,7 +132,7 @@ def make_nets(
     base = Base(backbone, image_shape[0] // x_shape[0])
     net = found[name] = build(CONTROLNETS, choice, where, base)
     check_fits(net.config, backbone, base.factor, f"{where} = {choice!r}")
-    if net.condition is not None:
+    if net.condition is not None and not isinstance(net.condition, OfRecord):
       jax.eval_shape(net.condition, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
   counts = {name: getattr(net.config, "counts", {}) for name, net in found.items()}
   for name, own in counts.items():
@@ -258,25 +290,25 @@ def with_hints(system: Any, params: Params, given: Inputs) -> Inputs:
   )
 
 
-def with_conditions(
-  system: Any, params: Params, images: jax.Array, cond: Conditioning
-) -> Conditioning:
-  """A condition of training with what each ControlNet reads, made of the images.
+def with_conditions(system: Any, params: Params, batch: Batch, cond: Conditioning) -> Conditioning:
+  """A condition of training with what each ControlNet reads, made of the images or of the records.
 
-  images  uint8 [R, H, W, 3]
   As it is where no ControlNet has a `condition`. Raises ConfigError where one has and another not.
   """
   conditions: Mapping[str, Condition | None] = system.controlnets
   if not any(conditions.values()):
     return cond
-  rows, hints = len(images), []
+  made, hints = batch.conditions or {}, []
   for name, condition in conditions.items():
     if condition is None:
       raise ConfigError(f"controlnets.{name}: give it a condition, as another ControlNet has one.")
     config = system.parts[name].config
-    image = condition(images.astype(jnp.float32) / 255)
+    images = made[name] if isinstance(condition, OfRecord) else batch.images  # [B, N, H, W, 3]
+    unit = images.reshape(-1, *images.shape[2:]).astype(jnp.float32) / 255
+    image = unit if isinstance(condition, OfRecord) else condition(unit)
     image = system.encode(params, 2 * image - 1) if reads_latents(system, name) else image
     embedded = _embedded(system, params, name, image)
+    rows = len(image)
     scale = jnp.ones((rows, config.residual_count))
     hints.append(Hint(embedded, scale, jnp.zeros(rows), jnp.ones(rows)))
   return cond._replace(extras=cond.extras | {HINTS: tuple(hints)})

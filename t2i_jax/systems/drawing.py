@@ -1,6 +1,6 @@
 """A model that draws: a backbone under text encoders, and an objective over its predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch, Features
+from t2i_jax.data.conditions import OfRecord
+from t2i_jax.data.record import Record
+from t2i_jax.data.transforms import conditions_of, fit_image
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.conditioning import Tower, drop_towers
@@ -88,14 +91,26 @@ class DrawingSystem(System):
     return getattr(self.parts["backbone"].config, "times", 1) == 2
 
   @property
-  def reads_sizes(self) -> bool:  # type: ignore[override]
+  def reads_sizes(self) -> bool:
+    """Whether a batch has the sizes of its images."""
     return bool(getattr(self.parts["backbone"].config, "micro_conditions", 0))
+
+  @property
+  def of_records(self) -> dict[str, OfRecord]:
+    """By ControlNet, what makes its condition images of records."""
+    return {name: one for name, one in self.controlnets.items() if isinstance(one, OfRecord)}
+
+  @property
+  def reads(self) -> dict[str, Any]:  # type: ignore[override]
+    return {"sizes": self.reads_sizes, "conditions": self.of_records}
 
   def rows(self, n: int) -> Batch:
     of = jax.ShapeDtypeStruct
     sizes = of((n, 1, 4), jnp.float32) if self.reads_sizes else None
     role = of((n,), jnp.int32) if self.roles else None
-    return super().rows(n)._replace(sizes=sizes, role=role)
+    image = of((n, 1, *self.image_shape[:2], 3), jnp.uint8)
+    conditions = dict.fromkeys(self.of_records, image) or None
+    return super().rows(n)._replace(sizes=sizes, role=role, conditions=conditions)
 
   @property
   def roles(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -157,7 +172,7 @@ class DrawingSystem(System):
     towers = self.towers(params, batch.text)
     if draws.drop:
       towers = drop_towers(towers, self._nulls(params), draws.drop)
-    cond = with_conditions(self, params, flat_images(batch), self._condition(towers))
+    cond = with_conditions(self, params, batch, self._condition(towers))
     if batch.sizes is None:
       return cond
     micro = cond.extras["micro_conditions"].at[:, :4].set(batch.sizes.reshape(-1, 4))
@@ -216,19 +231,26 @@ class DrawingSystem(System):
     return self.network(params, x_t, time, cond, control, part)[0]
 
   def forward(self, params: Params, batch: Batch) -> Any:
-    images = flat_images(batch)
-    cond = with_conditions(self, params, images, self.encode_text(params, batch.text))
-    x_t = self.encode(params, images)
+    cond = with_conditions(self, params, batch, self.encode_text(params, batch.text))
+    x_t = self.encode(params, flat_images(batch))
     return self.denoise(params, x_t, self.process.at(jnp.float32(0.5)), cond).value
 
-  def condition_images(self, images: np.ndarray) -> ControlImages:
-    """What the ControlNets read of images of training, each by its `condition`.
+  def condition_images(self, records: Sequence[Record]) -> ControlImages:
+    """What the ControlNets read of records of training, each by its `condition`.
 
-    images  uint8 [n, H, W, 3]
+    Raises DataError for a record that does not have it.
     """
-    unit = jnp.asarray(images, jnp.float32) / 255
-    of = lambda condition: np.asarray(jnp.round(255 * condition(unit)), np.uint8)
-    return ControlImages([of(one) for one in self.controlnets.values() if one is not None])
+    size = self.image_shape[:2]
+    made = [conditions_of(record, self.of_records, size) for record in records]
+    unit = jnp.stack([fit_image(record.image, size) for record in records]) / 255
+
+    def of(name: str, condition: Condition) -> np.ndarray:
+      if isinstance(condition, OfRecord):
+        return np.stack([images[name] for images in made])
+      return np.asarray(jnp.round(255 * condition(unit)), np.uint8)
+
+    conditions = self.controlnets.items()
+    return ControlImages([of(name, one) for name, one in conditions if one is not None])
 
   def tasks(self, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
     drawing = Drawing(self, c, mesh, guides)

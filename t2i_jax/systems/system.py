@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -222,7 +222,7 @@ class System:
     raise NotImplementedError
 
   timed = True  # whether the loss depends on t: it is logged by t then
-  reads_sizes = False  # whether a batch has the sizes of its images
+  reads: ClassVar[dict[str, Any]] = {}  # what data.transforms.Transform is given besides
   roles = ()  # what rows are for, in the order of the splits in data.train_split
 
   @property
@@ -305,7 +305,7 @@ class System:
     """Makes rows of records.   too_long: config.text.too_long;   crop: config.data.crop"""
     captions = {name: Caption(text.tokenizer, text.length) for name, text in self.text.items()}
     stored = {name: cached.stored for name, cached in self.cached.items()}
-    return Transform(self.row_shape[:2], captions, too_long, stored, crop, self.reads_sizes)
+    return Transform(self.row_shape[:2], captions, too_long, stored, crop, **self.reads)
 
   def rows(self, n: int) -> Batch:
     """n rows as the row maker gives them, of ShapeDtypeStructs."""

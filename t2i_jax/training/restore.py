@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from t2i_jax import pretrained
 from t2i_jax.errors import ConfigError, RestoreError
-from t2i_jax.models.params import Params
+from t2i_jax.models.params import Params, axes_of
 from t2i_jax.systems import System, make_system, merge_params, split_params
 from t2i_jax.systems.parts import BASE, split_start
 from t2i_jax.training.checkpoint import Checkpoints, Damaged, Meta, open_checkpoints
@@ -71,18 +71,22 @@ def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None =
           f"parts.{name}.start = {BASE!r}: part {part.base!r} starts with random weights. Give "
           f"parts.{part.base}.start='folder:PATH' or 'run:PATH'."
         )
-      found[name] = _copied(started[part.base], abstract[name])
+      found[name] = _copied(started[part.base], abstract[name], axes_of(part.make))
   return found
 
 
-def _copied(source: Params, abstract: Params) -> Params:
-  """The weights of another part that this one has, too: those of the same path and shape."""
-  flat, own = (traverse_util.flatten_dict(tree) for tree in (source, abstract))
-  same = {p: leaf for p, leaf in own.items() if p in flat and flat[p].shape == leaf.shape}
-  copies = {
-    p: jax.device_put(jnp.copy(flat[p]).astype(leaf.dtype), leaf.sharding)
-    for p, leaf in same.items()
-  }
+def _copied(source: Params, abstract: Params, axes: Params) -> Params:
+  """The weights of another part that this one has, too: those of the same path and shape; of a
+  stack that is shorter here, of its first blocks.
+  """
+  flat, own, of = (traverse_util.flatten_dict(tree) for tree in (source, abstract, axes))
+  copies: dict[Any, Any] = {}
+  for path, leaf in own.items():
+    there = flat.get(path)
+    if there is not None and of[path][:1] == ("layers",):
+      there = there[: leaf.shape[0]]
+    if there is not None and there.shape == leaf.shape:
+      copies[path] = jax.device_put(jnp.copy(there).astype(leaf.dtype), leaf.sharding)
   return traverse_util.unflatten_dict(copies)
 
 

@@ -11,7 +11,8 @@ from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.roles import Roles, check_roles, each_split, open_split
 from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
-from t2i_jax.errors import ConfigError
+from t2i_jax.data.transforms import conditions_of
+from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.parallel import mesh_of, owned_rows
 from t2i_jax.systems import System, Tasks, make_system
 from t2i_jax.training.as_published import check_published
@@ -71,6 +72,7 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
     system.check_captions([*c.sampling.prompts, c.sampling.negative])
   check_published(c, system)
   system, of_text = reading_text(reading(system, latents, c), c)
+  check_conditions(system, source, val_source)
   row_maker = system.row_maker(c.text.too_long, c.data.crop)
   check_roles(source, system.roles, c.train.batch, c.data.train_split)
   used = dict.fromkeys(each_split(source)) | {val_source: c.eval.rows * row_maker.window}
@@ -95,3 +97,16 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
     row_maker=row_maker,
     notes=notes,
   )
+
+
+def check_conditions(system: System, *sources: ShardSource | Roles) -> None:
+  """Raises DataError where the first record of a split has not what a ControlNet is trained on."""
+  conditions, size = system.reads.get("conditions", {}), system.image_shape[:2]
+  for source in sources if conditions else ():
+    record = source[0]
+    try:
+      conditions_of(record, conditions, size)
+    except DataError as error:
+      raise DataError(
+        f"controlnets.{', '.join(conditions)}: record {record.key!r} of {source.folder}: {error}"
+      ) from error

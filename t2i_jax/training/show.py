@@ -46,8 +46,7 @@ def _conditioned(c: ConfigDict, run: Run, workdir: Path) -> Show:
   system: Any = run.system
   records = run.val_source.spread(len(c.sampling.prompts))
   captions = [record.captions[0] for record in records]
-  images = np.stack([fit_image(record.image, c.data.image_size) for record in records])
-  controls, seeds, draw = system.condition_images(images), range(len(records)), run.tasks.draw
+  controls, seeds, draw = system.condition_images(records), range(len(records)), run.tasks.draw
   assert draw is not None
   _begin(workdir, captions)
   rows = lambda params: [*controls.images, draw(params, captions, seeds, controls=controls)]

@@ -13,6 +13,7 @@ from t2i_jax.cli.main import main
 from t2i_jax.config import compared_with, load_config
 from t2i_jax.data.build import build
 from t2i_jax.data.from_folder import Folder
+from t2i_jax.data.source import ShardSource
 from t2i_jax.errors import ConfigError
 from t2i_jax.inference import open_model, open_pipeline
 from t2i_jax.models.controlnet import ControlNetConfig
@@ -114,8 +115,7 @@ def test_it_is_trained_written_and_drawn_with(root, tmp_path, one_device):
   )
   settings = {"sampling.steps": "2", "sampling.batch": "8"}
   other = open_pipeline(root / "sd1", settings, (32, 32), controlnets=[net])
-  images = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3)).astype(np.uint8)
-  given = model.system.condition_images(images)
+  given = model.system.condition_images([ShardSource(root / "data", "val")[0]])
   assert isinstance(given, ControlImages)
   one, two = (m.draw(["image 1"], [0], controls=given, decode=False) for m in (model, other))
   np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(one).max())

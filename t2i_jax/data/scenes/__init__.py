@@ -39,9 +39,11 @@ from t2i_jax.data.scenes.facts import (
   Spec,
   facts_from_json,
   facts_to_json,
+  objects_from_json,
+  objects_to_json,
 )
 from t2i_jax.data.scenes.generate import make_scene, prompts
-from t2i_jax.data.scenes.render import render
+from t2i_jax.data.scenes.render import order, outlines, render, strokes
 from t2i_jax.data.scenes.truth import CHANGES, false_facts, falsify, holds
 from t2i_jax.data.scenes.vocabulary import (
   BACKGROUND,
@@ -84,6 +86,11 @@ __all__ = [
   "make_edit",
   "make_edits",
   "make_scene",
+  "objects_from_json",
+  "objects_to_json",
+  "order",
+  "outlines",
   "prompts",
   "render",
+  "strokes",
 ]

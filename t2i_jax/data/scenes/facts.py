@@ -97,3 +97,13 @@ def facts_from_json(rows: list[dict[str, Any]]) -> tuple[Fact, ...]:
     a, b = (Spec(**row[k]) if k in row else None for k in ("a", "b"))
     facts.append(Fact(row["kind"], a, row.get("rel"), b, row.get("n")))
   return tuple(facts)
+
+
+def objects_to_json(objects: tuple[Object, ...]) -> list[dict[str, Any]]:
+  """Objects as dictionaries of JSON types."""
+  return [dataclasses.asdict(o) for o in objects]
+
+
+def objects_from_json(rows: list[dict[str, Any]]) -> tuple[Object, ...]:
+  """The inverse of `objects_to_json`."""
+  return tuple(Object(**row) for row in rows)
