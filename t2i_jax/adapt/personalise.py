@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from t2i_jax.adapt.subject import SubjectImages, image_files
+from t2i_jax.config import build as build_choice
 from t2i_jax.config import load_config
 from t2i_jax.data.build import build
 from t2i_jax.data.sheet import grid
@@ -21,6 +22,7 @@ from t2i_jax.errors import ConfigError, WorkdirError
 from t2i_jax.evaluation.report import write_gallery_report
 from t2i_jax.inference import Model, open_model, open_pipeline
 from t2i_jax.ranges import Weight, Whole
+from t2i_jax.systems.adapters import ADAPTERS
 from t2i_jax.training import train
 from t2i_jax.training.checksum import fingerprint
 
@@ -37,6 +39,7 @@ class How(NamedTuple):
   class_word  what it is one of, "circle";   word: the name that it gets
   priors      images of the class that the model draws and is trained on, too; 0: none
   prior       weight of their loss
+  stands_alone  the word is a token of its own, in place of the class word: textual inversion
   overrides   of the method's config: steps, rank, ...
   """
 
@@ -46,11 +49,12 @@ class How(NamedTuple):
   priors: Whole = 64
   prior: Weight = 1.0
   prompts: tuple[str, ...] = ()
+  stands_alone: bool = False
   overrides: Mapping[str, str] = {}
 
   @property
   def prompt(self) -> str:
-    return f"a {self.word} {self.class_word}"
+    return f"a {self.word}" if self.stands_alone else f"a {self.word} {self.class_word}"
 
   @property
   def class_prompt(self) -> str:
@@ -58,7 +62,12 @@ class How(NamedTuple):
 
 
 # Method -> its config.
-METHODS: dict[str, str] = {"dreambooth": "dreambooth", "lora": "dreambooth_lora"}
+METHODS: dict[str, str] = {
+  "dreambooth": "dreambooth",
+  "lora": "dreambooth_lora",
+  "textual_inversion": "textual_inversion",
+}
+NEW_WORD = "textual_inversion"
 
 
 class Base(NamedTuple):
@@ -87,18 +96,22 @@ def personalise(base: Base, method: str, how: How, to: str | Path) -> Path:
   if method not in METHODS:
     raise ConfigError(f"--method={method} is not one of {', '.join(METHODS)}.")
   to, files = Path(to), image_files(how.images)
-  if how.prior and not how.priors:
+  if how.prior and not how.priors and method != NEW_WORD:
     raise ConfigError("--priors=0: without images of the class give --prior=0, too.")
   if not how.word.strip() or not how.class_word.strip():
     raise ConfigError("--word and --class-word: give a word for each.")
+  if method == NEW_WORD:
+    how = how._replace(stands_alone=True, priors=0)
   model = base.open()
-  tokens = {p: _tokens(model, p) for p in (how.prompt, how.class_prompt, *how.prompts)}
-  if tokens[how.prompt] == tokens[how.class_prompt]:
-    raise ConfigError(f"--word={how.word}: the model reads {how.class_prompt!r} without it, too.")
+  given = {"data.dir": str(to / DATA), **how.overrides}
+  if method == NEW_WORD:
+    given |= _new_words(model, how)
+  else:
+    known = {p: _tokens(model, p) for p in (how.prompt, how.class_prompt, *how.prompts)}
+    if known[how.prompt] == known[how.class_prompt]:
+      raise ConfigError(f"--word={how.word}: the model reads {how.class_prompt!r} without it, too.")
   drawn = drawn_of_class(model, how, to / PRIORS)
-  data = to / DATA
-  build_data(model, how, files, drawn, data)
-  given = {"data.dir": str(data), **how.overrides}
+  build_data(model, how, files, drawn, to / DATA)
   if how.priors:
     given["train.objective"] = f"dreambooth(prior={how.prior})"
   else:
@@ -109,6 +122,17 @@ def personalise(base: Base, method: str, how: How, to: str | Path) -> Path:
   train(config, to)
   after = _drawings(open_model(to), how)
   return write_page(to, method, how, files, before, after)
+
+
+def _new_words(model: Model, how: How) -> dict[str, str]:
+  """Overrides with the word in every text encoder that has weights. Raises ConfigError."""
+  found = {}
+  for name in model.system.text:
+    if name in model.system.parts:
+      choice = f"words(of={name!r}, tokens=({how.word!r},), start={how.class_word!r})"
+      build_choice(ADAPTERS, choice, "--word", model.system.parts, model.system.text)
+      found[f"adapters.words_{name}"] = choice
+  return found
 
 
 def _tokens(model: Model, prompt: str) -> list[Any]:
@@ -169,10 +193,13 @@ def build_data(
 
 
 def _drawings(model: Model, how: How) -> dict[str, np.ndarray]:
-  """Of each prompt SHOWN images, of the same seeds before and after."""
+  """Of each prompt SHOWN images, of the same seeds before and after; of a model that has not the
+  new word, with the class word in its place."""
   found = {}
+  knows = not how.stands_alone or bool(model.config.get("adapters"))
   for prompt in dict.fromkeys((how.prompt, how.class_prompt, *how.prompts)):
-    found[prompt] = model.draw([prompt] * SHOWN, range(PROMPT_SEED, PROMPT_SEED + SHOWN))
+    given = prompt if knows else prompt.replace(how.word, how.class_word)
+    found[prompt] = model.draw([given] * SHOWN, range(PROMPT_SEED, PROMPT_SEED + SHOWN))
   return found
 
 

@@ -2,8 +2,9 @@
 
 From three to ten images under the prompt "a WORD CLASS". The class stays what it is by images
 of "a CLASS" that the model itself draws first. --method=lora trains adapters, --method=dreambooth
-all weights of the backbone. RUN is a work directory as of t2i train: it goes on where it was ended,
-and t2i sample draws with it.
+all weights of the backbone; --method=textual_inversion learns the embedding of a new word, as
+"<ki>", which stands in place of the class word. RUN is a work directory as of t2i train: it goes on
+where it was ended, and t2i sample draws with it.
 """
 
 import argparse
@@ -18,7 +19,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   model.add_argument("--workdir", help="of a training run")
   model.add_argument("--from", dest="folder", metavar="FOLDER", help="with model_index.json")
   parser.add_argument("--size", help="HEIGHTxWIDTH in pixels, with --from")
-  parser.add_argument("--method", default="lora", help="lora, the default, or dreambooth")
+  parser.add_argument(
+    "--method", default="lora", help="lora, the default, dreambooth or textual_inversion"
+  )
   parser.add_argument("--images", required=True, help="folder of images of the subject")
   parser.add_argument("--class-word", required=True, help="what it is one of: circle, dog, ...")
   parser.add_argument("--word", default="sks", help="its name in prompts; default sks")
@@ -56,6 +59,12 @@ def run(args: argparse.Namespace) -> None:
     else of_folder(args.folder, parse_size(args.size) if args.size else None)
   )
   how = How(
-    args.images, args.class_word, args.word, args.priors, args.prior, tuple(args.prompt), given
+    args.images,
+    args.class_word,
+    args.word,
+    args.priors,
+    args.prior,
+    tuple(args.prompt),
+    overrides=given,
   )
   print(personalise(base, args.method, how, args.to))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError, WorkdirError
@@ -19,8 +20,9 @@ from t2i_jax.pretrained.known import spec_for
 from t2i_jax.pretrained.lora import BACKBONE, Network, matrices_of, read_adapters
 from t2i_jax.pretrained.lora_files import write_matrices
 from t2i_jax.pretrained.pipelines import read_index
-from t2i_jax.pretrained.spec import write_config
+from t2i_jax.pretrained.tensors import write_file
 from t2i_jax.systems import System, make_system
+from t2i_jax.systems.adapters import LowRank, Words
 from t2i_jax.systems.folder import folder_config
 from t2i_jax.training.checkpoint import open_checkpoints
 from t2i_jax.training.restore import load_starts, restore_params
@@ -29,6 +31,7 @@ from t2i_jax.training.state import abstract_params
 Given = Sequence[tuple[str, float]]  # a file or folder of adapters, and a factor of their scales
 ByPart = Mapping[str, Sequence[tuple[Adapters, float]]]
 UNADAPTED = "vae"
+EMBEDDINGS = "learned_embeds.safetensors"  # as diffusers names the file of new words
 
 
 def read_given(given: Given, system: System) -> ByPart:
@@ -98,7 +101,8 @@ def is_adapter(workdir: str | Path, part: str) -> bool:
 def export_adapter(workdir: str | Path, to: str | Path, part: str, form: str = "diffusers") -> Path:
   """Writes the adapters of a run, averaged, as a file that other libraries read.
 
-  part  of the run, for which is_adapter holds;   form: one of pretrained.lora_files.FORMATS
+  part  of the run, for which is_adapter holds;   form: one of pretrained.lora_files.FORMATS. New
+        words are a safetensors file of their embeddings, by word
   Returns what was written. Raises ConfigError for those of a model without a published layout,
   RestoreError, WorkdirError.
   """
@@ -111,21 +115,37 @@ def export_adapter(workdir: str | Path, to: str | Path, part: str, form: str = "
     def read(step: int) -> tuple[System, Params]:
       meta = checkpoints.meta(step)
       system = make_system(meta.config, meta.tokenizer)
-      write_config(spec_for(system.parts[system.adapters[part].of].config), _base(system, part))
+      if isinstance(system.adapters[part], LowRank):
+        spec_for(_base(system, part))
       return system, restore_params(checkpoints, step, meta, system, mesh)
 
     _, (system, params) = checkpoints.newest(read)
   one = system.adapters[part]
-  adapters = one.adapters(params[part], params[one.of])
-  matrices = matrices_of(jax.device_get(adapters), _base(system, part))
-  name = one.of
-  if name == BACKBONE:
-    name = "unet" if spec_for(_base(system, part)).hf_class.startswith("UNet") else "transformer"
+  own, base = params[part], params[one.of]
   try:
-    return write_matrices(to, {name: matrices}, form)
+    if isinstance(one, Words):
+      return _write_words(to, one, jax.device_get(one.rows(own, base)))
+    assert isinstance(one, LowRank)
+    matrices = matrices_of(jax.device_get(one.adapters(own, base)), _base(system, part))
+    return write_matrices(to, {_subfolder(system, part): matrices}, form)
   except OSError as error:
     raise WorkdirError(f"--to={to} cannot be written: {error}.") from error
 
 
 def _base(system: System, part: str) -> Any:
   return system.parts[system.adapters[part].of].config
+
+
+def _subfolder(system: System, part: str) -> str:
+  """The folder of the adapted network in a pipeline."""
+  name = system.adapters[part].of
+  if name != BACKBONE:
+    return name
+  return "unet" if spec_for(_base(system, part)).hf_class.startswith("UNet") else "transformer"
+
+
+def _write_words(to: Path, words: Words, rows: np.ndarray) -> Path:
+  path = to if to.suffix == ".safetensors" else to / EMBEDDINGS
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_file(path, {word: np.asarray(rows[i : i + 1]) for i, word in enumerate(words.tokens)})
+  return path

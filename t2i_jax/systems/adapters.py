@@ -1,18 +1,21 @@
-"""Adapters of a model's parts: low-rank matrices that are trained in place of a part's weights.
+"""Adapters of a model's parts: what is trained in place of a part's weights.
 
     config.adapters.lora = "lora(of='backbone', rank=4)"
     config.parts.lora = {}          the part that they are
     config.parts.backbone = {"start": "run:runs/scenes_dit_flow", "train": "none"}
 
-They are side paths where a network is built with its weights (System.module), and `merged` into
-these for inference.
+or new words of a text encoder, "words(of='text', tokens=('<ki>',), start='circle')". They are bound
+where a network is built with its weights (System.module), and `merged` into these for inference.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Protocol
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -20,52 +23,137 @@ from t2i_jax.config import build
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.adapters import Adapters, merge_adapters
 from t2i_jax.models.lora import ATTENTION, Alpha, LoRA, LoRAConfig, adapters_of
-from t2i_jax.models.params import Params, axes_of
-from t2i_jax.ranges import Width
+from t2i_jax.models.params import Params, abstract_of, axes_of
+from t2i_jax.ranges import Range, Width
 from t2i_jax.systems.parts import Part
+from t2i_jax.towers import TextEncoder
+from t2i_jax.towers.words import TABLE, NewWords, WithWords, rows_of
 
 
-class Adapted(NamedTuple):
-  """Adapters.   of: the part that they adapt;   make: of that part"""
+class Adapted(Protocol):
+  """Adapters of a part of a system, the part `of`."""
+
+  @property
+  def of(self) -> str: ...
+
+  def part(self) -> Part:
+    """The part that they are."""
+
+  def bind(self, own: Params, base: Params) -> tuple[Params, Adapters | None]:
+    """Parameters of the adapted part, and side paths.   own, base: of the adapters, of that part"""
+
+  def merge(self, own: Params, base: Params) -> Params:
+    """Parameters of the adapted part with which it needs no adapters."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+  """LoRA.   make: of the part that is adapted"""
 
   of: str
   config: LoRAConfig
   make: Callable[[nnx.Rngs], nnx.Module]
 
-  def adapters(self, params: Params, base: Params) -> Adapters:
-    """base: parameters of the part that is adapted"""
-    return adapters_of(self.config, self.make, params, base)
+  def part(self) -> Part:
+    return Part(partial(LoRA, self.config, self.make), self.config)
+
+  def adapters(self, own: Params, base: Params) -> Adapters:
+    return adapters_of(self.config, self.make, own, base)
+
+  def bind(self, own: Params, base: Params) -> tuple[Params, Adapters | None]:
+    return base, self.adapters(own, base)
+
+  def merge(self, own: Params, base: Params) -> Params:
+    return merge_adapters(base, self.adapters(own, base))
+
+
+@dataclass(frozen=True)
+class Words:
+  """New words of a text encoder.
+
+  tokens  as they stand in captions;   width: of an embedding
+  start   ids of the word that all of them begin at
+  tokenizer  of the encoder, with these words
+  """
+
+  of: str
+  tokens: tuple[str, ...]
+  width: int
+  start: tuple[int, ...]
+  tokenizer: WithWords
+
+  def part(self) -> Part:
+    return Part(partial(NewWords, len(self.tokens), self.width))
+
+  def rows(self, own: Params, base: Params) -> jax.Array:
+    """The embeddings of the words.   # [words, width]"""
+    return rows_of(own, base, np.array(self.start))
+
+  def bind(self, own: Params, base: Params) -> tuple[Params, Adapters | None]:
+    return base | {TABLE: jnp.concatenate([base[TABLE], self.rows(own, base)])}, None
+
+  def merge(self, own: Params, base: Params) -> Params:
+    return self.bind(own, base)[0]
+
+
+Encoders = Mapping[str, TextEncoder]
 
 
 def lora(
   parts: Mapping[str, Part],
+  text: Encoders,
   of: str = "backbone",
   rank: Width = 4,
   alpha: Alpha = 0.0,
   targets: tuple[str, ...] = ATTENTION,
   dora: bool = False,
-) -> Adapted:
+) -> LowRank:
   """of: the part that is adapted;   rank, alpha, targets, dora: models.lora.LoRAConfig.
 
   Raises ConfigError.
   """
   if of not in parts:
     raise ConfigError(f"of = {of!r} is not one of the parts {', '.join(parts)}.")
-  return Adapted(of, LoRAConfig(rank, alpha, targets, dora), parts[of].make)
+  return LowRank(of, LoRAConfig(rank, alpha, targets, dora), parts[of].make)
+
+
+def words(
+  parts: Mapping[str, Part],
+  text: Encoders,
+  tokens: Annotated[tuple[str, ...], Range("[1, 1024]")],
+  start: str,
+  of: str = "text",
+) -> Words:
+  """New words of a text encoder [2208.01618].
+
+  tokens  how they are written in captions, as ("<ki>",);   start: the word that they begin at
+  Raises ConfigError.
+  """
+  if of not in text or of not in parts:
+    able = ", ".join(name for name in text if name in parts) or "none"
+    raise ConfigError(f"of = {of!r} is no text encoder with weights: there are {able}.")
+  table = abstract_of(parts[of].make).get(TABLE)
+  if table is None:
+    raise ConfigError(f"of = {of!r}: its embedding is inside of another network.")
+  tokenizer = WithWords(text[of].tokenizer, tokens, table.shape[0])
+  begins = tuple(tokenizer.plain(start))
+  if not begins:
+    raise ConfigError(f"start = {start!r} has no token: give the word of its class.")
+  return Words(of, tokens, table.shape[1], begins, tokenizer)
 
 
 # By the name in config.adapters.
-ADAPTERS: dict[str, Callable[..., Adapted]] = {"lora": lora}
+ADAPTERS: dict[str, Callable[..., Adapted]] = {"lora": lora, "words": words}
 
 
-def make_adapters(c: ConfigDict, parts: Mapping[str, Part]) -> dict[str, Adapted]:
+def make_adapters(c: ConfigDict, parts: Mapping[str, Part], text: Encoders) -> dict[str, Adapted]:
   """Those that config.adapters names, by the names of their parts. Raises ConfigError."""
-  found, adapted = {}, dict[str, str]()
+  found, adapted = dict[str, Adapted](), dict[str, str]()
   for name, choice in c.get("adapters", {}).items():
     where = f"adapters.{name}"
     if name in parts:
       raise ConfigError(f"{where}: there is a part of this name. Use another.")
-    one = found[name] = build(ADAPTERS, choice, where, parts)
+    one = found[name] = build(ADAPTERS, choice, where, parts, text)
     if one.of in adapted:
       raise ConfigError(
         f"{where} = {choice!r}: adapters.{adapted[one.of]} adapts {one.of}, too. One is trained at "
@@ -73,24 +161,29 @@ def make_adapters(c: ConfigDict, parts: Mapping[str, Part]) -> dict[str, Adapted
       )
     adapted[one.of] = name
     try:
-      axes_of(partial(LoRA, one.config, one.make))
+      axes_of(one.part().make)
     except ConfigError as error:
       raise ConfigError(f"{where} = {choice!r}: {error}") from error
   return found
 
 
-def parts_of(adapters: Mapping[str, Adapted]) -> dict[str, Part]:
+def with_words(text: Encoders, adapters: Mapping[str, Adapted]) -> dict[str, TextEncoder]:
+  """The text encoders, those with new words with a tokenizer that knows them."""
+  known = {one.of: one.tokenizer for one in adapters.values() if isinstance(one, Words)}
   return {
-    name: Part(partial(LoRA, one.config, one.make), one.config) for name, one in adapters.items()
+    name: replace(one, tokenizer=known[name]) if name in known else one
+    for name, one in text.items()
   }
 
 
-def side_paths(adapters: Mapping[str, Adapted], params: Params, part: str) -> Adapters | None:
-  """The side paths of a part, where the parameters have some."""
+def bound(
+  adapters: Mapping[str, Adapted], params: Params, part: str
+) -> tuple[Params, Adapters | None]:
+  """The parameters of a part as its adapters make them, and side paths."""
   for name, one in adapters.items():
     if one.of == part and name in params:
-      return one.adapters(params[name], params[part])
-  return None
+      return one.bind(params[name], params[part])
+  return params.get(part, {}), None
 
 
 def without(system: Any) -> Any:
@@ -103,12 +196,12 @@ def without(system: Any) -> Any:
     for name, part in system.parts.items()
     if name not in system.adapters
   }
-  return dataclasses.replace(system, parts=parts, adapters={})
+  return replace(system, parts=parts, adapters={})
 
 
 def merged(system: Any, params: Params) -> Params:
   """The parameters of `without(system)`: adapters multiplied out, in float32."""
   found = {name: tree for name, tree in params.items() if name not in system.adapters}
   for name, one in system.adapters.items():
-    found[one.of] = merge_adapters(found[one.of], one.adapters(params[name], found[one.of]))
+    found[one.of] = one.merge(params[name], found[one.of])
   return found

@@ -29,8 +29,7 @@ from t2i_jax.process import (
 from t2i_jax.process.prediction import check_prediction
 from t2i_jax.ranges import Factor
 from t2i_jax.systems import published, trained
-from t2i_jax.systems.adapters import make_adapters
-from t2i_jax.systems.adapters import parts_of as adapters_parts
+from t2i_jax.systems.adapters import make_adapters, with_words
 from t2i_jax.systems.autoencoding import (
   AutoencodingConfig,
   AutoencodingSystem,
@@ -159,11 +158,11 @@ def _drawing(
   nets = make_nets(c, config, image_shape, common["autoencoder"].latent_shape(image_shape))
   parts = {"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae | teacher
   parts |= parts_of(nets)
-  adapters = make_adapters(c, parts)
-  parts |= adapters_parts(adapters)
+  adapters = make_adapters(c, parts, text)
+  parts |= {name: one.part() for name, one in adapters.items()}
   return DrawingSystem(
     parts=configured(parts, c.parts),
-    text=text,
+    text=with_words(text, adapters),
     join=join,
     layers=config.layers,
     inner=getattr(config, "inner_losses", {}),

@@ -35,7 +35,7 @@ from t2i_jax.process.schedules import flow
 from t2i_jax.process.timesteps import TimestepDistribution, inside, shift, uniform
 from t2i_jax.process.variational import variance_loss
 from t2i_jax.ranges import Range
-from t2i_jax.systems.adapters import Adapted, side_paths
+from t2i_jax.systems.adapters import Adapted, bound
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.parts import Part
 from t2i_jax.systems.tasks import Tasks
@@ -196,8 +196,7 @@ class System:
 
   def module(self, params: Params, name: str, make: Callable[[nnx.Rngs], Any] | None = None) -> Any:
     """The network of a part with its weights and adapters;   make: of one that may have none."""
-    own = side_paths(self.adapters, params, name)
-    return with_params(make or self.parts[name].make)(params.get(name, {}), own)
+    return with_params(make or self.parts[name].make)(*bound(self.adapters, params, name))
 
   @property
   def terms(self) -> dict[str, Term]:

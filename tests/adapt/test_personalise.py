@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
@@ -73,6 +74,27 @@ def test_a_subject_is_taught_and_shown(base, tmp_path, one_device, method, capsy
   assert "12 images are there, 0 drawn" in capsys.readouterr().out
 
 
+def test_a_new_word_is_learned_alone(base, tmp_path, one_device):
+  """Its row differs from that of the class word; all others are the same bits, in the file, too."""
+  to, file = tmp_path / "word", tmp_path / "ki.safetensors"
+  assert run(base, to, "--method=textual_inversion", "--word=<ki>") == 0
+  before, after = open_model(base / "base"), open_model(to)
+  table, longer = (np.asarray(m.params["text"]["embedding"]) for m in (before, after))
+  np.testing.assert_array_equal(longer[:-1], table)
+  encoder = after.system.text["text"]
+  ids, _ = encoder.encode(["a red <ki>", "a red circle"])
+  assert ids[0][3] == len(table) and ids[1][3] < len(table)
+  np.testing.assert_array_equal(np.delete(ids[0], 3), np.delete(ids[1], 3))
+  start = table[ids[1][3]]
+  assert 0 < np.abs(longer[-1] - start).max() < 0.1
+  for part in ("backbone",):
+    jax.tree.map(np.testing.assert_array_equal, before.params[part], after.params[part])
+  assert main(["export", f"--workdir={to}", "--part=words_text", f"--to={file}"]) == 0
+  np.testing.assert_array_equal(load_file(file)["<ki>"], longer[-1:])
+  drawn = [m.draw([p], [3]) for m, p in ((after, "a <ki>"), (before, "a circle"))]
+  assert np.any(drawn[0] != drawn[1])
+
+
 def test_half_of_a_batch_is_weighted_as_the_prior(base, tmp_path, one_device):
   run(base, tmp_path / "subject", "--steps=1")
   config = load_config(f"{ROOT}/configs/dreambooth.py:{base / 'base'}",
@@ -91,6 +113,7 @@ def test_half_of_a_batch_is_weighted_as_the_prior(base, tmp_path, one_device):
   "more, words",
   [
     (["--method=hypernetwork"], "--method=hypernetwork is not one of dreambooth, lora"),
+    (["--method=textual_inversion", "--word=circle"], "'circle' exists already"),
     (["--priors=0"], "give --prior=0, too"),
     (["--word="], "give a word for each"),
     (["--rank=0"], "--rank=0 is not in"),
