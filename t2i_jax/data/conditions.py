@@ -131,9 +131,10 @@ def _skeleton(record: Record, image: Image.Image, place: Place) -> np.ndarray:
   for person in record.meta[KEYPOINTS]:
     at = [None if p is None else (p[0] * image.width, p[1] * image.height) for p in person]
     for i, (a, b) in enumerate(LIMBS):
-      if at[a] is not None and at[b] is not None:
+      start, end = at[a], at[b]
+      if start is not None and end is not None:
         hue = tuple(round(255 * x) for x in hsv_to_rgb(i / len(LIMBS), 1, 1))
-        pen.line([at[a], at[b]], fill=hue, width=width)
+        pen.line([start, end], fill=hue, width=width)
   return np.asarray(place(drawn))
 
 
