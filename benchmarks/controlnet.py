@@ -5,7 +5,7 @@ python -m benchmarks.controlnet --data=runs/data/scenes_quickstart --base=runs/s
 Trains configs/scenes_controlnet.py on a trained run of configs/scenes_dit_flow.py (or goes on where
 it stopped), draws scenes that were not trained on with their own outlines, with those of others,
 and with outlines that the caption contradicts, and has the judge read where things are. The judge
-is in no loss. About 15 minutes of two cores.
+is in no loss. About 10 minutes of CPU, 3 of them for the drawings.
 """
 
 import argparse
