@@ -85,6 +85,13 @@ PIPELINES: dict[str, Tiny] = {
     fills=True,
     controls={"count": 1, "scales": [0.7]},
   ),
+  "sd_controlnet_inpaint, plain": Tiny(
+    unet.sd_controlnet_inpaint_plain,
+    {"guidance_scale": 7.5, "controlnet_conditioning_scale": 0.7, "strength": 1.0},
+    images=((32, 32),),
+    fills=True,
+    controls={"count": 1, "scales": [0.7]},
+  ),
   "sdxl": Tiny(unet.sdxl, {"guidance_scale": 5.0}),
   "sdxl_refiner": Tiny(
     unet.sdxl_refiner, {"guidance_scale": 5.0}, images=((32, 32),), strength=0.75, least=4

@@ -89,6 +89,16 @@ def sd_controlnet_inpaint(folder):
   return diffusers.StableDiffusionControlNetInpaintPipeline(**parts, requires_safety_checker=False)
 
 
+def sd_controlnet_inpaint_plain(folder):
+  """With the U-Net that reads no mask: what is known is put back after every step."""
+  table = BETAS | {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+  ddim = diffusers.DDIMScheduler(**table)
+  pipe = sd_controlnet(folder, scheduler=ddim)
+  return diffusers.StableDiffusionControlNetInpaintPipeline(
+    **pipe.components, requires_safety_checker=False
+  )
+
+
 def sd2(folder):
   """The same classes; predicts v, by DDIM."""
   pipe = sd1(folder)

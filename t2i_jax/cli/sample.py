@@ -149,13 +149,13 @@ def add_start_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--strength",
     type=number("--strength", Annotated[float, Range("(0, 1]")]),
-    help="noise level in (0, 1] from which the image is drawn again; default 0.6, with --mask or "
-    "--invert 1",
+    help="noise level in (0, 1] from which the image is drawn again; default 0.6, of a published "
+    "model its pipeline's, with --mask or --invert 1",
   )
   parser.add_argument(
     "--repeats",
     type=number("--repeats", Annotated[int, Range("[1, 1000]")]),
-    help="of each step with --mask, as RePaint does; default 5, 1 = off",
+    help="of each step with --mask, as RePaint does; default 5, of a published model 1 = off",
   )
   parser.add_argument(
     "--invert", metavar="PROMPT", help="what the image shows: start from its own noise"
@@ -375,17 +375,19 @@ def run(args: argparse.Namespace) -> None:
 def start_of(args: argparse.Namespace, image: Any, mask: Any, model: Any, n: int) -> Any:
   """systems.tasks.Start of n copies of an image, as the flags say."""
   from t2i_jax.inference.start import repeated
+  from t2i_jax.pretrained.pipelines import read_index
   from t2i_jax.systems.tasks import Start
 
   size = model.config.data.image_size
+  again = 5 if args.folder is None else 1
   strength = args.strength
-  if strength is None:
-    strength = 0.6 if mask is None and args.invert is None else 1.0
+  if strength is None and mask is None and args.invert is None:
+    strength = 0.6 if args.folder is None else read_index(args.folder).published.strength
   return Start(
     repeated(image.fitted(size), n),
     None if mask is None else repeated(mask.fitted(size), n),
-    strength,
+    strength or 1.0,
     None if args.invert is None else [args.invert] * n,
     args.inverter or "ddim_inverse",
-    (args.repeats or 5) if mask is not None else 1,
+    (args.repeats or again) if mask is not None else 1,
   )

@@ -7,7 +7,8 @@ Source: [2302.05543 sec. 3], and diffusers' ControlNetModel, whose modules these
 
 What systems.controlnet needs of the ControlNet of any backbone: in its config `base`, `make`,
 `residual_count` and `compared`; in the network `embed`, its call, whose residuals are what the
-backbone takes, and `scaled`.
+backbone takes, and `scaled`. Besides these a config may have `reads_latents`: what is embedded is
+the autoencoder's latents, `unshifted` ones or not; and `counts` of residuals, equal for several.
 """
 
 from dataclasses import dataclass

@@ -32,6 +32,7 @@ class Published(NamedTuple):
   steps, guidance, cfg  of sampling by default. cfg = 1: none. A U-Net with an embedding of the
             guidance scale is given cfg as that, and is not guided
   embedded  that scale by default, of a FLUX.1 that embeds it; 0: as pretrained.flux has it
+  strength  from which it draws an image again by default, that of its class that takes images
   backbone  its subfolder
   scheduler what the class puts in place of keys of the scheduler's file
   refines   made for the last steps alone
@@ -45,6 +46,7 @@ class Published(NamedTuple):
   guidance: str = "cfg"
   cfg: float = 1.0
   embedded: float = 0.0
+  strength: float = 0.6
   backbone: str = "transformer"
   scheduler: Mapping[str, Any] = {}
   refines: bool = False
@@ -55,9 +57,14 @@ QWEN = Published("qwen_image", guidance="cfg_norm(patch=2)", cfg=4.0)
 FLUX = Published("flux", steps=28)
 SD3 = Published("sd3", even=False, steps=28, cfg=7.0)
 SD = Published(
-  "sd1", even=False, cfg=7.5, backbone="unet", scheduler={"steps_offset": 1, "clip_sample": False}
+  "sd1",
+  even=False,
+  cfg=7.5,
+  strength=0.8,
+  backbone="unet",
+  scheduler={"steps_offset": 1, "clip_sample": False},
 )
-SDXL = Published("sdxl", even=False, cfg=5.0, backbone="unet")
+SDXL = Published("sdxl", even=False, cfg=5.0, strength=0.3, backbone="unet")
 REFINER = "StableDiffusionXLImg2ImgPipeline"
 PIPELINES: dict[str, Published] = {
   "StableDiffusionPipeline": SD,
@@ -71,7 +78,7 @@ PIPELINES: dict[str, Published] = {
   "StableDiffusionControlNetPipeline": SD._replace(scheduler={}),
   "StableDiffusionControlNetInpaintPipeline": SD._replace(scheduler={}),
   "StableDiffusionXLPipeline": SDXL,
-  "StableDiffusionXLControlNetPipeline": SDXL,
+  "StableDiffusionXLControlNetPipeline": SDXL._replace(strength=0.8),
   # With "requires_aesthetics_score": the refiner. Else it is of the files of SDXL.
   REFINER: SDXL._replace(text="sdxl_refiner", refines=True),
   "DiTPipeline": Published("label", even=False, cfg=4.0),

@@ -45,18 +45,21 @@ def inpaint(plan: Step, known: jax.Array, mask: jax.Array, noise: Noise) -> OnSt
   plan   the one given to `sample`, from `make_plan` or `repeated`
   known  [B, ...] like x0, used where mask [B, ..., 1 or C] is 1
   noise  step index -> unit Gaussian, from other keys than the solver's. Each step draws it twice.
-  With a plan without repeats this is replacement alone: [2011.13456 app. I.2]
+  With a plan without repeats this is replacement alone: [2011.13456 app. I.2]. After the last step
+  it is without noise, also where the grid ends above 0, as the published ones of diffusion may.
   """
   steps, now, to = len(plan.index), plan.now, plan.to
   after = lambda f, end: jnp.concatenate([f[1:], end[-1:]])  # what the next step starts from
   alpha, sigma = after(now.alpha, to.alpha), after(now.sigma, to.sigma)
   grow = alpha / to.alpha
   add = jnp.sqrt(jnp.maximum(sigma**2 - grow**2 * to.sigma**2, 0))
+  last = jnp.arange(steps) == steps - 1
+  to_alpha, to_sigma = jnp.where(last, 1, to.alpha), jnp.where(last, 0, to.sigma)
   contiguous = (alpha == to.alpha) & (sigma == to.sigma)
   grow, add = jnp.where(contiguous, 1, grow), jnp.where(contiguous, 0, add)
 
   def on_step(i, x: jax.Array, prediction: Prediction, state):
-    given = to.alpha[i] * known + to.sigma[i] * noise(i).astype(x.dtype)
+    given = to_alpha[i] * known + to_sigma[i] * noise(i).astype(x.dtype)
     x = mask * given + (1 - mask) * x
     return grow[i] * x + add[i] * noise(steps + i).astype(x.dtype), state
 

@@ -268,7 +268,8 @@ def reads_latents(system: Any, name: str) -> bool:
 def _embedded(system: Any, params: Params, name: str, image: jax.Array) -> jax.Array:
   """image: [B, H, W, 3] in [0, 1], or latents"""
   if getattr(system.parts[name].config, "unshifted", False):
-    image = image + (system.autoencoder.shift or 0.0) * system.autoencoder.scale
+    shift = getattr(system.autoencoder, "shift", None)
+    image = image if shift is None else image + shift * system.autoencoder.scale
   return system.module(params, name).embed(image.astype(system.dtype))
 
 

@@ -347,15 +347,19 @@ class Drawing:
       assert origin is not None
       x0 = origin.images
       noise, on_step, steps = row_noise(keys, system.x_shape), None, plan
+      eps = process.prior(keys, system.x_shape) / process.prior_std
       if origin.fill is not None and not self.beside:
         own = jax.vmap(lambda key: jax.random.fold_in(key, DRAW_KNOWN))(keys)
         known = 1 - cells_of(origin.fill, system.x_shape[:2]).astype(x0.dtype)
         steps = masked_plan
-        on_step = inpaint(steps, x0, known, row_noise(own, system.x_shape))
+        # One noise for all steps, that of the start, as in diffusers; a repeated step needs others.
+        one = repeats == 1 and origin.source is None
+        of_known = (lambda i: eps) if one else row_noise(own, system.x_shape)
+        on_step = inpaint(steps, x0, known, of_known)
       if origin.source is None:
-        eps = process.prior(keys, system.x_shape) / process.prior_std
-        # A model that reads the image itself starts from noise alone, as published.
-        x = process.prior_std * eps if self.beside and first == 0 else mix(x0, eps, start)
+        # What is filled in starts from noise alone, as published.
+        alone = first == 0 and (self.beside or origin.fill is not None)
+        x = process.prior_std * eps if alone else mix(x0, eps, start)
       else:
         cond = origin.source
         denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
