@@ -127,6 +127,19 @@ class Emoji:
     return found.figures[0]
 
 
+def models_of_emoji(
+  found: dict[str, Found], args: argparse.Namespace
+) -> dict[str, tuple[Path, Figure]]:
+  """Models on the latents of each, and on pixels, with their retrieval."""
+  if not finished(Path(args.encoder)):
+    t2i("train", "--config=configs/emoji_contrastive.py", f"--workdir={args.encoder}")
+  compared, how = Emoji(args.emoji, Path(args.encoder)), (args.emoji, args.emoji_steps)
+  models = {name: generator(one, EMOJI_PARENT, *how) for name, one in found.items()}
+  pixels = Path(args.runs, "emoji_pixels")
+  models[PIXELS] = train_generator(f"configs/{EMOJI_PARENT}.py", pixels, *how)
+  return {name: (workdir, compared.retrieved(workdir)) for name, workdir in models.items()}
+
+
 def generator(found: Found, parent: str, data: str, steps: int) -> Path:
   """Trains a model on the latents of an autoencoder."""
   workdir = found.workdir
@@ -153,16 +166,9 @@ def page(
   args: argparse.Namespace,
 ) -> str:
   head = ["autoencoder", "latents", "PSNR, dB", "SSIM", "codes used", "perplexity"]
-  tables = []
-  for found, columns in (
-    (scenes, {n: [cell(s.pooled(category)) for category in CATEGORIES] for n, s in drawn.items()}),
-    (emoji, {n: [f"{f.top[k].percent()} {f.top[k].interval()}" for k in (1, 5)]
-             for n, f in retrieved.items()}),
-  ):  # fmt: skip
-    rows = {name: row(name, one) for name, one in found.items()}
-    rows[PIXELS] = [PIXELS, "32 x 32 x 3", *["-"] * 4]
-    tables.append([[*rows[name], *columns[name]] for name in rows])
-  chance = next(iter(retrieved.values())).chance
+  judged = {n: [cell(s.pooled(category)) for category in CATEGORIES] for n, s in drawn.items()}
+  found = {n: [f"{f.top[k].percent()} {f.top[k].interval()}" for k in (1, 5)]
+           for n, f in retrieved.items()}  # fmt: skip
   return "\n".join([
     "# Autoencoders",
     "",
@@ -178,7 +184,7 @@ def page(
     f"last columns are percent right by the judge, of {2 * PER_CELL} prompts a category, seen and",
     "held-out compositions together, with 95% Wilson intervals.",
     "",
-    table([*head, *CATEGORIES], tables[0]),
+    table([*head, *CATEGORIES], with_columns(scenes, judged)),
     "",
     f"`{SCENES}`, {quantity(scenes)} images. {SHOWN} of them, and below them, in the order of the",
     "table, what is given back:",
@@ -187,13 +193,8 @@ def page(
     "",
     "## Emoji",
     "",
-    "With the model of `configs/emoji_dit_flow.py` on the latents of each, trained for",
-    f"{args.emoji_steps} steps of 128, with patches of 2 latents. The last columns are retrieval:",
-    f"of {DRAWN} drawings of trained captions, how often the nearest of all {args.real} training",
-    "images by `configs/emoji_contrastive.py` has the caption's concept, or one of the five",
-    f"nearest; of images at random {100 * chance[1]:.1f}% and {100 * chance[5]:.1f}%.",
-    "",
-    table([*head, "top 1", "top 5"], tables[1]),
+    *retrieval_of(retrieved, args),
+    table([*head, *(["top 1", "top 5"] if found else [])], with_columns(emoji, found)),
     "",
     f"`{EMOJI}`, {quantity(emoji)} images of concepts that no training image has. A model that is",
     "trained for longer on the latents of an autoencoder of larger emoji is in",
@@ -203,6 +204,29 @@ def page(
     "",
     read_manifest(args.emoji)["attribution"],
   ])  # fmt: skip
+
+
+def with_columns(found: dict[str, Found], columns: dict[str, list[str]]) -> list[list[Any]]:
+  """A row an autoencoder, and one of pixels, with what a model on the latents of each reaches."""
+  rows = {name: row(name, one) for name, one in found.items()}
+  if columns:
+    rows[PIXELS] = [PIXELS, "32 x 32 x 3", *["-"] * 4]
+  return [[*own, *columns.get(name, [])] for name, own in rows.items()]
+
+
+def retrieval_of(retrieved: dict[str, Figure], args: argparse.Namespace) -> list[str]:
+  """What the columns of emoji's models say."""
+  if not retrieved:
+    return []
+  first = next(iter(retrieved.values()))
+  return [
+    "With the model of `configs/emoji_dit_flow.py` on the latents of each, trained for",
+    f"{args.emoji_steps} steps of 128, with patches of 2 latents. The last columns are retrieval:",
+    f"of {DRAWN} drawings of trained captions, how often the nearest of all training images by",
+    "`configs/emoji_contrastive.py` has the caption's concept, or one of the five nearest; of",
+    f"images at random {100 * first.chance[1]:.1f}% and {100 * first.chance[5]:.1f}%.",
+    "",
+  ]
 
 
 def quantity(found: dict[str, Found]) -> int:
@@ -223,15 +247,11 @@ def main() -> None:
   parser.add_argument("--steps", type=int, default=800, help="of each autoencoder")
   parser.add_argument("--batch", type=int, default=16, help="of each autoencoder")
   parser.add_argument("--generator-steps", type=int, default=700, help="of a model of scenes")
-  parser.add_argument("--emoji-steps", type=int, default=300, help="of a model of emoji")
+  parser.add_argument("--emoji-steps", type=int, default=300, help="of a model of emoji; 0: none")
   parser.add_argument("--encoder", default="runs/emoji_contrastive", help="that compares emoji")
   parser.add_argument("--to", default="docs", help="folder of the page")
   args = parser.parse_args()
   Path(args.runs).mkdir(parents=True, exist_ok=True)
-  if not finished(Path(args.encoder)):
-    t2i("train", "--config=configs/emoji_contrastive.py", f"--workdir={args.encoder}")
-  compared = Emoji(args.emoji, Path(args.encoder))
-  args.real = len(compared.real)
   scenes = {name: measured(name, args.data, SCENES, args) for name in KINDS}
   emoji = {name: measured(name, args.emoji, EMOJI, args) for name in KINDS}
   models = {
@@ -242,19 +262,15 @@ def main() -> None:
     f"configs/{SCENES_PARENT}.py", Path(args.runs, "pixels"), args.data, args.generator_steps
   )
   drawn = {name: judged(workdir) for name, workdir in models.items()}
-  models = {
-    name: generator(one, EMOJI_PARENT, args.emoji, args.emoji_steps) for name, one in emoji.items()
-  }
-  models[PIXELS] = train_generator(
-    f"configs/{EMOJI_PARENT}.py", Path(args.runs, "emoji_pixels"), args.emoji, args.emoji_steps
-  )
-  retrieved = {name: compared.retrieved(workdir) for name, workdir in models.items()}
+  of_emoji = models_of_emoji(emoji, args) if args.emoji_steps else {}
+  retrieved = {name: figure for name, (_, figure) in of_emoji.items()}
   sheet(scenes, Path(args.to, "autoencoders.png"))
   sheet(emoji, Path(args.to, "autoencoders_emoji.png"))
   command = f"python -m benchmarks.autoencoders --data={args.data} --emoji={args.emoji}"
   command += f" --steps={args.steps} --batch={args.batch} --generator-steps={args.generator_steps}"
   command += f" --emoji-steps={args.emoji_steps}"
-  runs = (*(one.workdir for one in (*scenes.values(), *emoji.values())), *models.values())
+  runs = [one.workdir for one in (*scenes.values(), *emoji.values())]
+  runs += [*models.values(), *(workdir for workdir, _ in of_emoji.values())]
   line = run_of(command, *(workdir / "config.json" for workdir in runs))
   write(Path(args.to, "autoencoders.md"), page(scenes, emoji, drawn, retrieved, args), line)
   print(Path(args.to, "autoencoders.md"))
