@@ -32,6 +32,15 @@ def test_against_a_loop(kv_heads):
   np.testing.assert_allclose(attend(q, k, v), by_loop(q, k, v), atol=1e-5)
 
 
+@pytest.mark.newest
+def test_scores_are_made_in_the_order_of_the_softmax():
+  """Of each matmul the queries come before what they are multiplied with: no scores transposed."""
+  q, k, v = qkv(lq=5, lk=7, k=11)
+  eqns = jax.make_jaxpr(attend)(q, k, v).jaxpr.eqns
+  scores, out = (eqn.outvars[0].aval.shape for eqn in eqns if eqn.primitive.name == "dot_general")
+  assert scores.index(5) < scores.index(7) and out.index(5) < out.index(11)
+
+
 def test_packed_causal_and_image_rows():
   """Two documents in a row; the second is text, then an image that sees all of itself."""
   doc = jnp.array([[0, 0, 1, 1, 1, 1, -1]])
