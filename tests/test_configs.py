@@ -65,6 +65,7 @@ OF_KIND = {
   "pixart": {"model.width": "48"},
   "flux2": {"model.rope_axes": "(4, 4, 4, 4)"},
   "class_dit": LABELS,
+  "unet": {"model.widths": "(8, 8, 8, 8)", "model.heads": "(2, 2, 2, 2)"},
   "transfusion": {
     "model.kv_heads": "2", "rows.length": "120", "rows.images": "3", "rows.window": "2",
   },

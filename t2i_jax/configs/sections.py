@@ -52,6 +52,22 @@ def latent_model(kind: str, **sizes: Any) -> dict[str, Any]:
   return {"kind": kind, "channels": 4, "patch": 2} | runs | sizes
 
 
+def small_unet(widths: tuple[int, ...]) -> dict[str, Any]:
+  """A U-Net on pixels: attention at a fourth and an eighth of their sides, one block a level.
+
+  widths  of the four levels
+  """
+  runs = {"dtype": "float32", "remat": "none", "attention": "xla"}
+  sizes = {
+    "widths": widths,
+    "res_blocks": 1,
+    "depths": (0, 0, 1, 1),
+    "heads": (4,) * 4,
+    "groups": 8,
+  }
+  return {"kind": "unet", "channels": 3} | sizes | runs
+
+
 def ddpm(kind: str, prediction: str = "eps") -> dict[str, Any]:
   """The plain squared error of the noise at uniform steps [2006.11239 eq. 14]."""
   return {"kind": kind, "prediction": prediction, "weighting": "eps", "timesteps": "uniform"}

@@ -1,5 +1,7 @@
 """The one attention against a loop, and what the mask's integers mean."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,17 @@ def by_loop(q, k, v, allowed=None):
 def test_against_a_loop(kv_heads):
   q, k, v = qkv(kv_heads=kv_heads)
   np.testing.assert_allclose(attend(q, k, v), by_loop(q, k, v), atol=1e-5)
+
+
+@pytest.mark.newest
+def test_the_order_of_the_matmuls_by_platform():
+  """On a CPU queries come first, so that no scores are transposed; elsewhere as einsum has it."""
+  q, k, v = qkv(lq=5, lk=7, k=11)
+  shapes = {}
+  for platform in ("cpu", "tpu"):
+    text = jax.jit(attend).trace(q, k, v).lower(lowering_platforms=(platform,)).as_text()
+    shapes[platform] = re.findall(r"dot_general.* -> tensor<(.*)xf32>", text)
+  assert shapes == {"cpu": ["2x4x5x1x7", "2x4x1x5x11"], "tpu": ["2x4x7x5x1", "2x4x11x1x5"]}
 
 
 def test_packed_causal_and_image_rows():
