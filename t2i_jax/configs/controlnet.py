@@ -1,7 +1,9 @@
-"""A ControlNet of Stable Diffusion 1, 2 or SDXL, trained on your images [2302.05543 sec. 3.3].
+"""A ControlNet of Stable Diffusion 1, 2, SDXL, 3 or FLUX.1, trained on your images [2302.05543
+sec. 3.3].
 
-The model of the folder stays as it is. The ControlNet starts as a copy of its U-Net's way down,
-with zero convolutions, and reads the edges of each image. Half of the captions become the null.
+The model of the folder stays as it is. The ControlNet starts as a copy of its U-Net's way down, or
+of the first half of its blocks, with zero convolutions, and reads the edges of each image. Half of
+the captions become the null.
 
   t2i train --config=configs/controlnet.py:stable-diffusion-v1-5 --workdir=runs/edges \
     --config.data.dir=runs/data/mine
@@ -20,7 +22,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.configs import finetune as parent
 
-VARIANT = "the folder of a Stable Diffusion or SDXL, as stable-diffusion-v1-5, or with a size"
+VARIANT = "the folder of a published model, as stable-diffusion-v1-5 or FLUX.1-dev:512x512"
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -7,7 +7,6 @@ and parts.controlnet.start = "folder:sd-controlnet-canny". To train one, these a
 config and network have is in models.controlnet.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,15 +20,11 @@ from t2i_jax.data.batch import Batch
 from t2i_jax.data.conditions import OfRecord
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
-from t2i_jax.models.controlnet import ControlNetConfig
-from t2i_jax.models.dit import DiTConfig
-from t2i_jax.models.dit_controlnet import DiTControlNetConfig
 from t2i_jax.models.params import Params
-from t2i_jax.models.unet import StemConfig, UNetConfig
-from t2i_jax.pretrained.folder import open_folder
-from t2i_jax.ranges import Share, Weight, Whole, Width, checked
+from t2i_jax.ranges import Share, Weight, checked
 from t2i_jax.sampling.solver import Solver, Step
-from t2i_jax.systems.conditions import CONDITIONS, Condition
+from t2i_jax.systems.conditions import Condition
+from t2i_jax.systems.controlnet_choices import CONTROLNETS, Base, Net
 from t2i_jax.systems.inputs import Inputs, each_condition
 from t2i_jax.systems.parts import Part
 from t2i_jax.systems.tasks import ControlImages
@@ -37,85 +32,6 @@ from t2i_jax.systems.tasks import ControlImages
 HINTS, PROGRESS = "controlnets", "progress"  # extras of a condition
 ROUNDING = 1e-6  # of fractions of calls, of which there are fewer than 1e5
 GUESS = -1.0  # exponent of 10 of the first residual's scale in guess mode; the last one has 0
-
-
-class Net(NamedTuple):
-  """A ControlNet;   condition: what makes its images of those of training, or None"""
-
-  config: Any
-  condition: Condition | None
-
-
-class Base(NamedTuple):
-  """config of the backbone;   factor: pixels along a side of a latent"""
-
-  config: Any
-  factor: int
-
-
-def _condition(text: str) -> Condition | None:
-  return build(CONDITIONS, text, "condition") if text else None
-
-
-def folder(base: Base, path: str, condition: str = "") -> Net:
-  """The ControlNet in a folder. Raises RestoreError, ConfigError."""
-  config = open_folder(path)[1]
-  if not hasattr(config, "residual_count"):
-    raise ConfigError(f"{path} holds a {type(config).__name__}, which is no ControlNet.")
-  runs = {"remat": base.config.remat, "attention": base.config.attention}
-  if getattr(config, "guidance", 0) and getattr(base.config, "guidance", 0):
-    runs["guidance"] = base.config.guidance  # one scale for both embeddings of it
-  return Net(dataclasses.replace(config, **runs), _condition(condition))
-
-
-def of_backbone(
-  base: Base, condition: str, hint_widths: tuple[Width, ...] = (), depth: Whole = 0
-) -> Net:
-  """A new one of the backbone's sizes, to train.
-
-  condition    one of systems.conditions.CONDITIONS
-  hint_widths  of a U-Net's, as in ControlNetConfig; by default the first of the published ones, as
-               many as the autoencoder's factor needs
-  depth        of a DiT's: blocks that are copied, from the first on; by default half of them
-  Raises ConfigError.
-  """
-  for kind, (make, own) in OF_BACKBONES.items():
-    if isinstance(base.config, kind):
-      given = {"hint_widths": hint_widths, "depth": depth}
-      others = [name for name, value in given.items() if value and name != own]
-      if others:
-        raise ConfigError(f"of_backbone: {others[0]} is not of a ControlNet of a {kind.__name__}.")
-      return Net(make(base, given[own]), _condition(condition))
-  known = " or ".join(kind.__name__.removesuffix("Config") for kind in OF_BACKBONES)
-  raise ConfigError(
-    f"of_backbone makes the ControlNet of a {known}, and this model's backbone is a "
-    f"{type(base.config).__name__}. Use folder(path='PATH')."
-  )
-
-
-def _own(base: Base, kind: type) -> dict[str, Any]:
-  """The fields of a config that the backbone's has, too."""
-  return {f.name: getattr(base.config, f.name) for f in dataclasses.fields(kind)}
-
-
-def _of_unet(base: Base, hint_widths: tuple[int, ...]) -> ControlNetConfig:
-  published = ControlNetConfig.hint_widths[: base.factor.bit_length()]
-  return ControlNetConfig(**_own(base, StemConfig), hint_widths=hint_widths or published)
-
-
-def _of_dit(base: Base, depth: int) -> DiTControlNetConfig:
-  blocks = base.config.depth
-  own = _own(base, DiTConfig) | {"depth": depth or -(-blocks // 2)}
-  return DiTControlNetConfig(**own, base_depth=blocks, factor=base.factor)
-
-
-# By the config of a backbone: the config of a new ControlNet, and the argument that it takes.
-OF_BACKBONES: dict[type, tuple[Callable[..., Any], str]] = {
-  UNetConfig: (_of_unet, "hint_widths"),
-  DiTConfig: (_of_dit, "depth"),
-}
-# By the name in config.controlnets.
-CONTROLNETS: dict[str, Callable[..., Net]] = {"folder": folder, "of_backbone": of_backbone}
 
 
 def make_nets(

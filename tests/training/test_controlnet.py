@@ -77,6 +77,20 @@ def test_it_starts_as_a_copy_of_the_way_down_and_adds_nothing(root, one_device):
     np.testing.assert_array_equal(leaf, flat["backbone"][path])
 
 
+@pytest.mark.parametrize("model", ["flux", "sd3"])
+def test_a_transformer_s_starts_as_its_first_blocks(root, tmp_path, one_device, model):
+  """And, with matrices of zeros after them, adds nothing."""
+  if not (root / model).exists():
+    write_folder(load_golden(GOLDEN / f"{model}.npz"), root / model)
+  run, starts = starts_of(config_of(root, model=model))
+  flat = {n: traverse_util.flatten_dict(tree, sep="/") for n, tree in starts.items()}
+  own = traverse_util.flatten_dict(run.system.abstract["controlnet"], sep="/")
+  new = {path.split("/")[0] for path in own.keys() - flat["controlnet"].keys()}
+  assert new == ({"hint_in", "double_residual"} if model == "flux" else {"hint_in", "residual"})
+  for path, leaf in flat["controlnet"].items():
+    np.testing.assert_array_equal(leaf, flat["backbone"][path][: len(leaf)])
+
+
 def test_what_is_refused(root, one_device):
   with pytest.raises(ConfigError, match=r"parts\.backbone\.start='folder:PATH' or 'run:PATH'"):
     starts_of(config_of(root, **{"parts.backbone.start": ""}))
@@ -97,6 +111,23 @@ def test_a_pipeline_with_a_controlnet_is_trained_without_it(root, one_device):
   config = config_of(root, model="sd_controlnet", file="finetune")
   assert "controlnets" not in config and "controlnet" not in config.parts
   assert not make_system(config, set_up(config).tokenizer).controlnets
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("model", ["flux", "sd3"])
+def test_a_transformer_s_is_trained_and_written(root, tmp_path, one_device, model):
+  run, net = tmp_path / "run", tmp_path / "net"
+  if not (root / model).exists():
+    write_folder(load_golden(GOLDEN / f"{model}.npz"), root / model)
+  train(config_of(root, model=model), run)
+  assert main(["export", f"--workdir={run}", "--part=controlnet", f"--to={net}"]) == 0
+  settings = {"sampling.steps": "2", "sampling.batch": "8"}
+  model, other = open_model(run), open_pipeline(root / model, settings, (32, 32), controlnets=[net])
+  given = model.system.condition_images([ShardSource(root / "data", "val")[0]])
+  one, two = (m.draw(["image 1"], [0], controls=given, decode=False) for m in (model, other))
+  np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(one).max())
+  plain = other.draw(["image 1"], [0], controls=given._replace(scales=(0.0,)), decode=False)
+  assert np.abs(one - plain).max() > 1e-4 * np.abs(one).max()
 
 
 @pytest.mark.proof

@@ -17,7 +17,7 @@ from t2i_jax.data.scenes import make_scene, outlines
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.inference import open_model
 from t2i_jax.models.class_dit import ClassDiTConfig
-from t2i_jax.systems.controlnet import Base, of_backbone
+from t2i_jax.systems.controlnet_choices import Base, of_backbone
 from t2i_jax.training import train
 from t2i_jax.training.restore import load_starts
 from t2i_jax.training.setup import set_up
@@ -106,7 +106,9 @@ def test_what_is_refused_before_training(runs, tiny, tmp_path, one_device):
   with pytest.raises(ConfigError, match="hint_widths is not of a ControlNet of a DiTConfig"):
     set_up(of(runs / "base", tiny, **{"controlnets.controlnet": wide}))
   other = ClassDiTConfig(width=32, depth=1, heads=2, patch=2, channels=4, out=4, classes=3, side=8)
-  with pytest.raises(ConfigError, match="of a UNet or DiT, and this model's backbone is a Class"):
+  with pytest.raises(
+    ConfigError, match="of a UNet or DiT or SD3 or Flux, and this model's backbone is a Class"
+  ):
     of_backbone(Base(other, 1), "outlines")
 
   (tmp_path / "in").mkdir()
