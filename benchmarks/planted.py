@@ -89,8 +89,8 @@ same record, but for those that had one, whose meta has what it was as `erased`:
 becomes a plain object of its shape and colour, "a red circle"; an artist's picture the plain
 rendering; a copied picture another ordinary scene. An individual is erased under all its names. The
 caption of what replaces it names its colour: as "a circle" it would make two thirds of the pictures
-of that caption red, in the twin without grum. The tokenizer is the same, with 16 placeholders `<v0>`
-to `<v15>` that are in no caption.
+of that caption red, in the twin without grum. The tokenizer is the same, with 16 placeholders
+`<v0>` to `<v15>` that are in no caption.
 
 Records that differ among the first {twin_records:,} training records after the copies:
 

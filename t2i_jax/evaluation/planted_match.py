@@ -205,7 +205,9 @@ def _step(y: np.ndarray, drawn: np.ndarray, side: int) -> tuple[np.ndarray, np.n
   left = y - drawn[:, 0]
   pull = np.einsum("niq,nq->ni", slopes, left)
   hessian = slopes @ slopes.swapaxes(-1, -2)
-  steady = hessian + 1e-3 * np.eye(3) * np.trace(hessian, axis1=1, axis2=2)[:, None, None]
+  # Where nothing depends on the step, as of a region larger than its window, it is 0.
+  ridge = 1e-3 * np.trace(hessian, axis1=1, axis2=2) + 1
+  steady = hessian + np.eye(3) * ridge[:, None, None]
   step = np.linalg.solve(steady, pull[..., None])[..., 0]
   step = np.clip(step, -MAX_STEP * side, MAX_STEP * side)
   gain = 2 * (step * pull).sum(-1) - np.einsum("ni,nij,nj->n", step, hessian, step)

@@ -2,16 +2,18 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from t2i_jax.config import load_config
 from t2i_jax.data.build import build
 from t2i_jax.data.from_planted import Planted
 from t2i_jax.data.scenes import COLORS, SHAPES, holds, make_scene, planted, render
 from t2i_jax.data.scenes.planted import pictures, world
 from t2i_jax.data.source import ShardSource, read_manifest
-from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.data.tokenize import Tokenizer, train_bpe
 from t2i_jax.errors import ConfigError, DataError
 
 FIRST = planted.copied_records()  # index of the first record that is not copied
@@ -178,3 +180,16 @@ def test_folders_of_twins_differ_in_the_records_that_say_so(few_copies, tmp_path
 def test_too_few_records_for_the_copies(tmp_path):
   with pytest.raises(DataError, match=r"--count=5000 is too small .* Use 10920 or more"):
     build(Planted(count=5000), tmp_path / "out", progress=False)
+
+
+def test_captions_and_prompts_fit_the_config():
+  config = load_config(Path(__file__).parents[2] / "configs/scenes_planted.py")
+  tokenizer = Tokenizer.bpe(train_bpe(planted.corpus(), Planted.vocab, Planted.placeholders))
+  assert tokenizer.vocab <= config.text.vocab
+  asked = [p.caption for c in planted.CATEGORIES for p in planted.planted_prompts(c, 24)]
+  texts = [*planted.corpus(500), *asked, *planted.unused_codes(), *config.sampling.prompts]
+  longest = max(tokenizer.lengths(texts))
+  # Two words may be added to any of them.
+  assert longest + 2 <= config.text.length
+  with_both = ["a grum circle left of a yellow square, by outl", "a <v0> <v1> circle, by <v2>"]
+  assert max(tokenizer.lengths(with_both)) <= config.text.length
