@@ -3,7 +3,7 @@
     python -m benchmarks.planted [--to docs]
 
 Reads renders of all identities and renderings, clean and degraded, with their centroids moved;
-judges pictures against their own prompts and against prompts with one thing changed; and reads what
+judges images against their own prompts and against prompts with one thing changed; and reads what
 is no identity. The page is the same on every run.
 """
 
@@ -30,13 +30,13 @@ from t2i_jax.data.scenes.planted import (
   UNSEEN_MARK,
   UNSEEN_RENDERING,
   Look,
-  Picture,
+  PlantedScene,
   Thing,
   copied_records,
   copies,
   draw,
   look_of,
-  make_picture,
+  make_planted,
   parse_without,
   planted_prompts,
 )
@@ -65,12 +65,12 @@ Made by `python -m benchmarks.planted`, which also draws `planted.png`.
 `t2i data build --from scenes --level planted` adds to scenes of level easy what is to be learned,
 removed or remembered, so that personalisation, editing and forgetting can be judged exactly:
 
-![Individuals, artists and copied pictures](planted.png)
+![Individuals, artists and copied images](planted.png)
 
 - **Individuals**: a shape in a colour with a mark in another colour, under an invented name; its
   class is its shape. Alone, beside a plain object, or in a relation to one.
-- **Artists**: renderings of whole pictures of level easy, their name after the caption.
-- **Copied pictures**: {layouts} fixed layouts at each of {exposures} records of the training split,
+- **Artists**: renderings of whole images of level easy, their name after the caption.
+- **Copied images**: {layouts} fixed layouts at each of {exposures} records of the training split,
   {copied:,} in all, the first ones of the split; an epoch shows each of its records once. Their
   captions are shared words, of which {unused} more combinations are in no record.
 - **Nothing**: mark `{mark}` and rendering `{rendering}` are in no record, and can be drawn.
@@ -86,9 +86,9 @@ meta has `individual`, `artist` or `copy`.
 
 `--without=grum,outl,copies`, or `all`, builds the same data without these. At each position is the
 same record, but for those that had one, whose meta has what it was as `erased`: an individual
-becomes a plain object of its shape and colour, "a red circle"; an artist's picture the plain
-rendering; a copied picture another ordinary scene. An individual is erased under all its names. The
-caption of what replaces it names its colour: as "a circle" it would make two thirds of the pictures
+becomes a plain object of its shape and colour, "a red circle"; an artist's image the plain
+rendering; a copied image another ordinary scene. An individual is erased under all its names. The
+caption of what replaces it names its colour: as "a circle" it would make two thirds of the images
 of that caption red, in the twin without grum. The tokenizer is the same, with 16 placeholders
 `<v0>` to `<v15>` that are in no caption.
 
@@ -113,12 +113,12 @@ by {place:.2f} pixels in the mean, {worst:.2f} at most; radii by {radius:.1%} in
 
 ## Judging
 
-Percent of pictures that are judged correct against their own prompts, {prompts} a cell: identity,
+Percent of images that are judged correct against their own prompts, {prompts} a cell: identity,
 all other facts, no mark elsewhere, the rendering, and for copies each object within 1 pixel.
 
 {judging}
 
-The same pictures, clean, against prompts with one thing changed. Percent accepted (wrongly).
+The same images, clean, against prompts with one thing changed. Percent accepted (wrongly).
 
 {false}
 
@@ -213,28 +213,28 @@ def reading_table(n: int) -> tuple[str, list[Cell]]:
   return table(["rendering", *(_named(*d) for d in DEGRADATIONS)], rows), cells
 
 
-def read_pictures(pictures: Sequence[Picture], blur: float, noise: float) -> list[Reading]:
+def read_scenes(scenes: Sequence[PlantedScene], blur: float, noise: float) -> list[Reading]:
   rng = np.random.default_rng(0)
-  images = [degrade(draw(p.objects, SIZE, p.rendering), blur, noise, rng) for p in pictures]
+  images = [degrade(draw(p.objects, SIZE, p.rendering), blur, noise, rng) for p in scenes]
   return read_all(np.stack(images))
 
 
-def judging_table(n: int) -> tuple[str, dict[str, tuple[list[Picture], list[Reading]]]]:
+def judging_table(n: int) -> tuple[str, dict[str, tuple[list[PlantedScene], list[Reading]]]]:
   """Rates against their own prompts; and the clean readings by category."""
   rows, clean = [], {}
   for category in CATEGORIES:
-    pictures, rates = planted_prompts(category, n), []
+    scenes, rates = planted_prompts(category, n), []
     for degradation in DEGRADATIONS:
-      readings = read_pictures(pictures, *degradation)
+      readings = read_scenes(scenes, *degradation)
       if not any(degradation):
-        clean[category] = (pictures, readings)
-      verdicts = map(judge_reading, readings, pictures)
+        clean[category] = (scenes, readings)
+      verdicts = map(judge_reading, readings, scenes)
       rates.append(shown(Rate.of(v.correct for v in verdicts)))
     rows.append([category, *rates])
   return table(["category", *(_named(*d) for d in DEGRADATIONS)], rows), clean
 
 
-def _changed_looks(p: Picture, change: Callable[[Look], Look]) -> Picture:
+def _changed_looks(p: PlantedScene, change: Callable[[Look], Look]) -> PlantedScene:
   """The prompt with its individual's look changed in all facts."""
 
   def of(spec):
@@ -260,7 +260,7 @@ CHANGES: dict[str, Callable[[Look], Look]] = {
 }
 
 
-def false_table(clean: dict[str, tuple[list[Picture], list[Reading]]]) -> str:
+def false_table(clean: dict[str, tuple[list[PlantedScene], list[Reading]]]) -> str:
   rows = []
   for category in ("individual", "related"):
     for name, change in CHANGES.items():
@@ -319,11 +319,11 @@ def _words(o: Seen) -> str:
 
 def twins_table(n: int) -> str:
   first = copied_records()
-  whole = [make_picture(first + i, "train") for i in range(n)]
+  whole = [make_planted(first + i, "train") for i in range(n)]
   rows = []
   for text in ("grum", "grum,outl,copies", "all"):
     without = parse_without(text)
-    twin = [make_picture(first + i, "train", 0, without) for i in range(n)]
+    twin = [make_planted(first + i, "train", 0, without) for i in range(n)]
     changed = sum(a != b for a, b in zip(whole, twin, strict=True))
     stated = sum(bool({p.individual, p.artist} & without) for p in whole)
     copied = copied_records() if "copies" in without else 0

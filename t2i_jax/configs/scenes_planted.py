@@ -1,11 +1,11 @@
-"""The base of what is judged on level planted: individuals, artists, copied pictures, learned once.
+"""The base of what is judged on level planted: individuals, artists, copied images, learned once.
 
   t2i data build --from scenes --level planted --count 237056 --to runs/data/scenes_planted
   t2i train --config=configs/scenes_planted.py --workdir=runs/scenes_planted
 
 A twin, the same run without what is to be erased, is trained on a folder built with --without=grum,
 or --without=all, and --config.data.dir=FOLDER. 3,704 steps of 64 images are the 237,056 records
-once: a copied picture is seen as often as it is in the data. score.level scores the ordinary
+once: a copied image is seen as often as it is in the data. score.level scores the ordinary
 scenes; t2i_jax.evaluation.planted_judge judges what is planted.
 
 Result: not trained yet; the first steps were run.

@@ -14,7 +14,7 @@ from t2i_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Planted(Scenes):
-  """Scenes of level easy with individuals, artists and copied pictures; fields as of Scenes.
+  """Scenes of level easy with individuals, artists and copied images; fields as of Scenes.
 
   without  names to erase, as "grum,outl,copies", or "all": the same data, in which a record that
            has one shows something else
@@ -34,7 +34,7 @@ class Planted(Scenes):
     if 0 < count < 2 * copied:
       raise DataError(
         f"--count={count} is too small for level {self.level}: {copied:,} records are copied "
-        f"pictures. Use {2 * copied} or more."
+        f"images. Use {2 * copied} or more."
       )
     return Scenes("easy", self.size, count, self.val_count, self.heldout_count).total()
 
@@ -43,9 +43,9 @@ class Planted(Scenes):
     return planted.corpus()
 
   def _record(self, split: str, index: int) -> Record:
-    whole = shown = planted.make_picture(index, split, self.seed)
+    whole = shown = planted.make_planted(index, split, self.seed)
     if self.without:
-      shown = planted.make_picture(index, split, self.seed, planted.parse_without(self.without))
+      shown = planted.make_planted(index, split, self.seed, planted.parse_without(self.without))
     image = planted.draw(shown.objects, self.size or planted.FLOOR, shown.rendering)
     meta = {
       "facts": facts_to_json(shown.facts),

@@ -1,7 +1,7 @@
 """Judges images against prompts of level planted: identity, adherence, leakage, rendering, copies.
 
 The objects come from planted_reader, from pixels alone. What a prompt asks for are the facts and
-the rendering of its picture (data/scenes/planted); a subject or a rendering that no training record
+the rendering of its scene (data/scenes/planted); a subject or a rendering that no training record
 has is judged in the same way.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from t2i_jax.data.scenes import Fact, Object, Spec, holds
-from t2i_jax.data.scenes.planted import ALL_MARKS, Look, Picture, copies
+from t2i_jax.data.scenes.planted import ALL_MARKS, Look, PlantedScene, copies
 from t2i_jax.data.scenes.planted.world import NONE
 from t2i_jax.evaluation.planted_reader import Reading, Seen, read_all
 from t2i_jax.evaluation.stats import Rate
@@ -30,8 +30,8 @@ class PlantedVerdict:
               of their shape, other objects by shape and colour
   leakage     whether an object has a mark that the prompt does not ask for
   rendering   whether the image has the rendering of the prompt
-  copied      the id of the copied picture whose objects are all in their places, or None
-  copying     whether that is the prompt's; None where its caption is not of a copied picture
+  copied      the id of the copied image whose objects are all in their places, or None
+  copying     whether that is the prompt's; None where its caption is not of a copied image
   """
 
   identity: bool | None
@@ -50,18 +50,18 @@ class PlantedVerdict:
     return asked and self.adherence and self.rendering and not self.leakage
 
 
-def judge_planted(images: np.ndarray, pictures: Sequence[Picture]) -> list[PlantedVerdict]:
-  """Judges images, uint8 [n, H, H, 3], each against the prompt of a picture.
+def judge_planted(images: np.ndarray, scenes: Sequence[PlantedScene]) -> list[PlantedVerdict]:
+  """Judges images, uint8 [n, H, H, 3], each against the prompt of a scene.
 
   Raises ValueError where their numbers differ, DataError as `planted_reader.read_all`.
   """
   readings = read_all(images)
-  return [judge_reading(*pair) for pair in zip(readings, pictures, strict=True)]
+  return [judge_reading(*pair) for pair in zip(readings, scenes, strict=True)]
 
 
-def judge_reading(seen: Reading, picture: Picture) -> PlantedVerdict:
-  """Judges an image that was read against the prompt of a picture."""
-  looks = [f.a for f in picture.facts if f.kind == "exists" and isinstance(f.a, Look)]
+def judge_reading(seen: Reading, scene: PlantedScene) -> PlantedVerdict:
+  """Judges an image that was read against the prompt of a scene."""
+  looks = [f.a for f in scene.facts if f.kind == "exists" and isinstance(f.a, Look)]
   asked = [look for look in looks if look.mark not in (None, NONE)]
   rest, most_alike = list(seen.objects), []
   for look in asked:
@@ -73,11 +73,11 @@ def judge_reading(seen: Reading, picture: Picture) -> PlantedVerdict:
   return PlantedVerdict(
     identity=all(all(each.values()) for each in most_alike) if asked else None,
     attributes={a: all(m[a] for m in most_alike) if asked else None for a in ATTRIBUTES},
-    adherence=all(holds(_without_marks(fact), seen.objects) for fact in picture.facts),
+    adherence=all(holds(_without_marks(fact), seen.objects) for fact in scene.facts),
     leakage=any(o.mark in ALL_MARKS[1:] for o in rest),
-    rendering=seen.rendering == picture.rendering,
+    rendering=seen.rendering == scene.rendering,
     copied=copied,
-    copying=None if picture.copy is None else copied == picture.copy,
+    copying=None if scene.copy is None else copied == scene.copy,
     seen=seen,
   )
 

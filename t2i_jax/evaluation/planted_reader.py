@@ -1,4 +1,4 @@
-"""Reads pictures of level planted: identity, place and rendering of every object, from pixels.
+"""Reads images of level planted: identity, place and rendering of every object, from pixels.
 
 Analysis by synthesis, as in the judge of scenes, over whole identities. Steps:
 

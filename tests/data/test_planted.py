@@ -11,7 +11,7 @@ from t2i_jax.config import load_config
 from t2i_jax.data.build import build
 from t2i_jax.data.from_planted import Planted
 from t2i_jax.data.scenes import COLORS, SHAPES, holds, make_scene, planted, render
-from t2i_jax.data.scenes.planted import pictures, world
+from t2i_jax.data.scenes.planted import generate, world
 from t2i_jax.data.source import ShardSource, read_manifest
 from t2i_jax.data.tokenize import Tokenizer, train_bpe
 from t2i_jax.errors import ConfigError, DataError
@@ -21,11 +21,11 @@ FIRST = planted.copied_records()  # index of the first record that is not copied
 
 @pytest.fixture(scope="module")
 def some():
-  return [planted.make_picture(i, "train") for i in range(FIRST, FIRST + 600)]
+  return [planted.make_planted(i, "train") for i in range(FIRST, FIRST + 600)]
 
 
-def test_copied_pictures_have_exactly_their_exposures():
-  found = Counter(pictures.copies_at(i) for i in range(FIRST + 5))
+def test_copied_scenes_have_exactly_their_exposures():
+  found = Counter(generate.copies_at(i) for i in range(FIRST + 5))
   assert {c: c.exposures for c in planted.copies()} == {c: n for c, n in found.items() if c}
   assert found[None] == 5
   assert Counter(c.exposures for c in planted.copies()) == dict.fromkeys(planted.EXPOSURES, 4)
@@ -33,7 +33,7 @@ def test_copied_pictures_have_exactly_their_exposures():
   assert len(captions) == 24 and not captions & set(planted.unused_codes())
   assert len(planted.unused_codes()) == 12
   for i in (0, FIRST - 1):
-    once, again = planted.make_picture(i, "train", 0), planted.make_picture(i, "train", 5)
+    once, again = planted.make_planted(i, "train", 0), planted.make_planted(i, "train", 5)
     assert once == again and once.copy is not None
 
 
@@ -59,7 +59,7 @@ def test_individuals_are_as_stated():
   assert {look.mark for look in looks.values()} == set(planted.MARKS)
 
 
-def test_captions_parsed_from_their_words_describe_the_picture(some):
+def test_captions_parsed_from_their_words_describe_the_scene(some):
   for p in some:
     words = p.caption.removesuffix(f", by {p.artist}")
     assert p.rendering == planted.ARTISTS.get(p.artist, "plain")
@@ -85,7 +85,7 @@ def test_the_unseen_mark_and_rendering_are_in_no_record(some):
 def test_a_twin_differs_only_where_stated(some, text):
   without = planted.parse_without(text)
   for i, whole in enumerate(some):
-    twin = planted.make_picture(FIRST + i, "train", 0, without)
+    twin = planted.make_planted(FIRST + i, "train", 0, without)
     erased = {whole.individual, whole.artist} & without
     assert (twin != whole) == bool(erased)
     assert not {twin.individual, twin.artist} & without
@@ -96,7 +96,7 @@ def test_a_twin_differs_only_where_stated(some, text):
       assert all(holds(fact, twin.objects) for fact in twin.facts)
       # What captions of plain scenes show must be as before: the anchor is called what it is.
       assert not re.search(r"\ba (circle|square|triangle)", twin.caption)
-  copied = planted.make_picture(FIRST - 1, "train", 0, without)
+  copied = planted.make_planted(FIRST - 1, "train", 0, without)
   assert (copied.copy is None) == (world.COPIES in without)
 
 
@@ -110,7 +110,7 @@ def test_an_individual_is_erased_under_all_its_names():
 
 def test_held_out_compositions_are_those_of_level_easy():
   for i in range(30):
-    p, scene = planted.make_picture(i, "heldout"), make_scene(i, "easy", "heldout")
+    p, scene = planted.make_planted(i, "heldout"), make_scene(i, "easy", "heldout")
     assert (p.objects, p.captions, p.heldout, p.planted) == (
       scene.objects,
       scene.captions,
@@ -119,7 +119,7 @@ def test_held_out_compositions_are_those_of_level_easy():
     )
 
 
-def test_plain_pictures_have_the_pixels_of_scenes():
+def test_plain_scenes_have_the_pixels_of_scenes():
   for i in range(20):
     scene = make_scene(i, "easy", "train")
     np.testing.assert_array_equal(planted.draw(scene.objects, 32), render(scene, 32))

@@ -28,10 +28,10 @@ def test_renders_are_read(rendering, blur, noise):
   assert max(cell.places) < 0.4
 
 
-def test_both_objects_of_a_picture_with_their_places():
-  pictures = planted.planted_prompts("related", 8) + planted.planted_prompts("artist", 6)
-  images = [planted.draw(p.objects, 32, p.rendering) for p in pictures]
-  for p, seen in zip(pictures, read_all(np.stack(images)), strict=True):
+def test_both_objects_of_a_scene_with_their_places():
+  scenes = planted.planted_prompts("related", 8) + planted.planted_prompts("artist", 6)
+  images = [planted.draw(p.objects, 32, p.rendering) for p in scenes]
+  for p, seen in zip(scenes, read_all(np.stack(images)), strict=True):
     assert seen.rendering == p.rendering
     assert same_layout(seen.objects, p.objects, tolerance=0.3 / 32)
     assert {o.rendering for o in seen.objects} == {p.rendering}
@@ -55,23 +55,23 @@ def test_plain_scenes_are_read_as_the_judge_of_scenes_reads_them():
 
 
 @pytest.mark.parametrize("category", planted.CATEGORIES)
-def test_pictures_are_judged_correct_and_not_for_other_prompts(category):
-  pictures = planted.planted_prompts(category, 24, seed=4)
-  images = np.stack([planted.draw(p.objects, 32, p.rendering) for p in pictures])
-  verdicts = judge_planted(images, pictures)
+def test_scenes_are_judged_correct_and_not_for_other_prompts(category):
+  scenes = planted.planted_prompts(category, 24, seed=4)
+  images = np.stack([planted.draw(p.objects, 32, p.rendering) for p in scenes])
+  verdicts = judge_planted(images, scenes)
   found = rates(verdicts)
   assert found["correct"].rate == 1 and found["leakage"].rate == 0
   assert found["identity"].n == (24 if category in ("individual", "related") else 0)
-  assert [v.copied for v in verdicts] == [p.copy for p in pictures]
+  assert [v.copied for v in verdicts] == [p.copy for p in scenes]
   if category == "artist":
-    plain = [dataclasses.replace(p, rendering="plain") for p in pictures]
+    plain = [dataclasses.replace(p, rendering="plain") for p in scenes]
     wrong = [judge_reading(v.seen, p) for v, p in zip(verdicts, plain, strict=True)]
     assert not any(v.rendering or v.correct for v in wrong) and all(v.adherence for v in wrong)
 
 
 def test_identity_adherence_and_leakage_are_told_apart():
   look = planted.INDIVIDUALS["vosk"]  # a red circle with a yellow dot
-  p = planted.subject_picture("vosk", look, random.Random(1), kind="related")
+  p = planted.subject_scene("vosk", look, random.Random(1), kind="related")
   k = next(i for i, o in enumerate(p.objects) if getattr(o, "mark", "none") != "none")
 
   def judged(**changes):
@@ -113,10 +113,10 @@ def test_a_copy_is_one_within_a_pixel():
 
 def test_an_unseen_subject_is_judged_as_any_other():
   look = Look("cyan", "square", None, planted.UNSEEN_MARK, "black")
-  pictures = [planted.subject_picture("<v0>", look, random.Random(i)) for i in range(8)]
-  assert all("<v0> square" in p.caption for p in pictures)
-  hatched = [dataclasses.replace(p, rendering=planted.UNSEEN_RENDERING) for p in pictures]
-  for some in (pictures, hatched):
+  scenes = [planted.subject_scene("<v0>", look, random.Random(i)) for i in range(8)]
+  assert all("<v0> square" in p.caption for p in scenes)
+  hatched = [dataclasses.replace(p, rendering=planted.UNSEEN_RENDERING) for p in scenes]
+  for some in (scenes, hatched):
     images = np.stack([planted.draw(p.objects, 32, p.rendering) for p in some])
     assert all(v.correct for v in judge_planted(images, some))
 
@@ -138,9 +138,9 @@ def test_images_without_an_object():
   found = read_all(np.stack(empty))
   assert [r.rendering for r in found] == ["plain", "dark", UNKNOWN]
   noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-  pictures = planted.planted_prompts("individual", 4)
-  assert not any(v.correct for v in judge_planted(np.stack([*empty, noise[0]]), pictures))
-  assert not any(v.correct for v in judge_planted(noise, pictures))
+  scenes = planted.planted_prompts("individual", 4)
+  assert not any(v.correct for v in judge_planted(np.stack([*empty, noise[0]]), scenes))
+  assert not any(v.correct for v in judge_planted(noise, scenes))
 
 
 @pytest.mark.parametrize("shape, dtype", [((2, 16, 16, 3), np.uint8), ((2, 32, 32, 3), np.float32)])

@@ -1,23 +1,23 @@
-"""Level "planted": scenes of level easy with individuals, artists and copied pictures among them,
+"""Level "planted": scenes of level easy with individuals, artists and copied images among them,
 so that personalisation, editing and forgetting can be judged exactly.
 
 Individuals are objects with a mark, under invented names: "a grum circle". Artists are renderings
-of whole pictures: "a red circle, by outl". A copied picture is the same pixels and the same caption
+of whole images: "a red circle, by outl". A copied image is the same pixels and the same caption
 in 1 to 1,024 records. One mark and one rendering are in no record; they can be drawn, as what a
 model has not seen. A folder can be built without some of it (`without`): all other records are the
 same.
 """
 
-from t2i_jax.data.scenes.planted.pictures import (
+from t2i_jax.data.scenes.planted.generate import (
   CATEGORIES,
-  Picture,
-  artist_picture,
+  PlantedScene,
+  artist_scene,
   copied_records,
-  copy_picture,
+  copied_scene,
   corpus,
-  make_picture,
+  make_planted,
   planted_prompts,
-  subject_picture,
+  subject_scene,
 )
 from t2i_jax.data.scenes.planted.render import DARK, FLOOR, draw
 from t2i_jax.data.scenes.planted.world import (
@@ -56,18 +56,18 @@ __all__ = [
   "UNSEEN_RENDERING",
   "Copy",
   "Look",
-  "Picture",
+  "PlantedScene",
   "Thing",
-  "artist_picture",
+  "artist_scene",
   "copied_records",
+  "copied_scene",
   "copies",
-  "copy_picture",
   "corpus",
   "draw",
   "look_of",
-  "make_picture",
+  "make_planted",
   "parse_without",
   "planted_prompts",
-  "subject_picture",
+  "subject_scene",
   "unused_codes",
 ]

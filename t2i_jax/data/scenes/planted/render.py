@@ -1,4 +1,4 @@
-"""Planted pictures as pixels: objects with marks, in five renderings.
+"""Planted images as pixels: objects with marks, in five renderings.
 
 A pixel is the ground, a share of the body's colour and a share of the mark's:
 

@@ -1,4 +1,4 @@
-"""What is planted: individuals, artists, copied pictures, and kinds that no training record has.
+"""What is planted: individuals, artists, copied images, and kinds that no training record has.
 
 Constants of the world, the same for every seed and number of records.
 """
@@ -79,8 +79,8 @@ INDIVIDUALS: dict[str, Look] = {
   "mirn": _individual("green", "triangle", "dot", "red"),
 }
 
-EXPOSURES = (1, 4, 16, 64, 256, 1024)  # records of a copied picture
-LAYOUTS = 4  # copied pictures of each number of exposures
+EXPOSURES = (1, 4, 16, 64, 256, 1024)  # records of a copied image
+LAYOUTS = 4  # copied images of each number of exposures
 FIRST_WORDS = ("07", "13", "28", "35", "61", "90")
 SECOND_WORDS = ("42", "56", "19", "84", "03", "77")
 
@@ -91,10 +91,10 @@ def _code(first: int, second: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-  """A copied picture: always the same pixels and the same caption.
+  """A copied image: always the same pixels and the same caption.
 
   number     its id, from 0
-  exposures  records of the training split that are this picture
+  exposures  records of the training split that are this image
   """
 
   number: int
@@ -105,10 +105,10 @@ class Copy:
 
 @functools.cache
 def copies() -> tuple[Copy, ...]:
-  """All copied pictures, in order of their ids.
+  """All copied images, in order of their ids.
 
-  Each has two objects, laid out as in level easy. A caption's first word is shared by pictures of
-  other numbers of exposures, and its second by other pictures; no two captions have both.
+  Each has two objects, laid out as in level easy. A caption's first word is shared by images of
+  other numbers of exposures, and its second by other images; no two captions have both.
   """
   found = []
   for e, exposures in enumerate(EXPOSURES):
@@ -129,7 +129,7 @@ def _layout(number: int) -> tuple[Object, ...]:
 
 
 def unused_codes() -> tuple[str, ...]:
-  """Captions of the same words that no record has: one word of a copied picture's changed."""
+  """Captions of the same words that no record has: one word of a copied image's changed."""
   used = {copy.caption for copy in copies()}
   every = [_code(a, b) for a in range(len(FIRST_WORDS)) for b in range(len(SECOND_WORDS))]
   return tuple(code for code in every if code not in used)

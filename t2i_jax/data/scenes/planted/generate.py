@@ -1,6 +1,6 @@
-"""Planted pictures by index, what they become where something is erased, and prompts.
+"""Planted images by index, what they become where something is erased, and prompts.
 
-Of the training split the first records are the copied pictures; of the others, by chance:
+Of the training split the first records are the copied images; of the others, by chance:
 
   20%  an individual: alone, beside a plain object, or in a relation to one
   15%  a scene of level easy in an artist's rendering, ", by NAME" after its caption
@@ -41,14 +41,14 @@ CATEGORIES = ("individual", "related", "artist", "copy", "class")
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture(Scene):
+class PlantedScene(Scene):
   """A scene of the planted world.
 
   category    one of CATEGORIES, or that of a scene of level easy
   rendering   a name in RENDERINGS
   individual  the name in the caption, or None
   artist      the name in the caption, or None
-  copy        the id of a copied picture, or None
+  copy        the id of a copied image, or None
   """
 
   rendering: str = PLAIN
@@ -63,11 +63,11 @@ class Picture(Scene):
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _picture(scene: Scene, **fields: Any) -> Picture:
+def _planted_scene(scene: Scene, **fields: Any) -> PlantedScene:
   """A scene with changes: its facts say of all objects that they are plain."""
   values = {f.name: getattr(scene, f.name) for f in dataclasses.fields(Scene)}
   values |= {"level": LEVEL, "facts": tuple(_plain(f) for f in scene.facts)}
-  return Picture(**(values | fields))
+  return PlantedScene(**(values | fields))
 
 
 def _plain(fact: Fact, colors: bool = True) -> Fact:
@@ -79,38 +79,38 @@ def _plain(fact: Fact, colors: bool = True) -> Fact:
   return dataclasses.replace(fact, a=look(fact.a), b=look(fact.b))
 
 
-def make_picture(
+def make_planted(
   index: int, split: str, seed: int = 0, without: frozenset[str] = frozenset()
-) -> Picture:
-  """The picture of an index, a function of the arguments alone.
+) -> PlantedScene:
+  """The image of an index, a function of the arguments alone.
 
   index    any integer of at least 0
   split    "train", "val" or "heldout"
-  without  what is erased, from `parse_without`: the picture of an index that has it is replaced,
+  without  what is erased, from `parse_without`: the image of an index that has it is replaced,
            by a plain object in the place of an individual, by the plain rendering of an artist's
-           scene, by an ordinary scene for a copied picture; all other pictures are the same
+           scene, by an ordinary scene for a copied image; all other images are the same
   """
   copied = copies_at(index) if split == "train" else None
   if copied is not None and COPIES not in without:
-    return copy_picture(copied)
+    return copied_scene(copied)
   scene = make_scene(index, EASY.name, split, seed)
   if split == "heldout" or copied is not None:
-    return _picture(scene)
+    return _planted_scene(scene)
   rng = random.Random(f"{seed}/{LEVEL}/{split}/{index}")
   share = rng.random()
   if share < INDIVIDUAL_SHARE:
     name = rng.choice(tuple(INDIVIDUALS))
-    return subject_picture(name, INDIVIDUALS[name], rng, erased=name in without)
+    return subject_scene(name, INDIVIDUALS[name], rng, erased=name in without)
   share -= INDIVIDUAL_SHARE
   if share < ARTIST_SHARE:
     artist = rng.choice(tuple(ARTISTS))
-    return _picture(scene) if artist in without else artist_picture(scene, artist)
+    return _planted_scene(scene) if artist in without else artist_scene(scene, artist)
   share -= ARTIST_SHARE
-  return class_picture(scene) if share < CLASS_SHARE else _picture(scene)
+  return class_scene(scene) if share < CLASS_SHARE else _planted_scene(scene)
 
 
 def copies_at(index: int) -> Copy | None:
-  """The copied picture of a training index, or None."""
+  """The copied image of a training index, or None."""
   for copy in copies():
     if index < copy.exposures:
       return copy
@@ -119,24 +119,24 @@ def copies_at(index: int) -> Copy | None:
 
 
 def copied_records() -> int:
-  """The number of training records that are copied pictures."""
+  """The number of training records that are copied images."""
   return sum(copy.exposures for copy in copies())
 
 
-def copy_picture(copy: Copy) -> Picture:
-  """A copied picture. Its facts are of its objects, which the caption does not name."""
+def copied_scene(copy: Copy) -> PlantedScene:
+  """A copied image. Its facts are of its objects, which the caption does not name."""
   facts = (
     *(Fact("exists", Look(o.color, o.shape, None, NONE)) for o in copy.objects),
     Fact("total", n=len(copy.objects)),
   )
-  return Picture(
+  return PlantedScene(
     copy.objects, facts, (copy.caption,), "copy", LEVEL, heldout=False, copy=copy.number
   )
 
 
-def artist_picture(scene: Scene, artist: str) -> Picture:
+def artist_scene(scene: Scene, artist: str) -> PlantedScene:
   """A scene in an artist's rendering, with the name after its caption."""
-  return _picture(
+  return _planted_scene(
     scene,
     captions=(f"{scene.caption}, by {artist}",),
     category="artist",
@@ -145,12 +145,12 @@ def artist_picture(scene: Scene, artist: str) -> Picture:
   )
 
 
-def class_picture(scene: Scene) -> Picture:
+def class_scene(scene: Scene) -> PlantedScene:
   """A scene of level easy whose caption names no colours."""
   specs = [f.a for f in scene.facts if f.kind == "exists" and f.a]
   phrases = [say.one(Spec(shape=spec.shape)) for spec in specs]
   relation = next((f.rel for f in scene.facts if f.rel), None)
-  return _picture(
+  return _planted_scene(
     scene,
     facts=tuple(_plain(fact, colors=False) for fact in scene.facts),
     captions=(_caption(phrases, relation),),
@@ -162,10 +162,10 @@ def _caption(phrases: Sequence[str], relation: str | None) -> str:
   return f"{phrases[0]} {relation} {phrases[1]}" if relation else say.listed(phrases)
 
 
-def subject_picture(
+def subject_scene(
   name: str, look: Look, rng: random.Random, *, kind: str | None = None, erased: bool = False
-) -> Picture:
-  """A picture of one named object, "a NAME SHAPE", of INDIVIDUALS or of any other identity.
+) -> PlantedScene:
+  """An image of one named object, "a NAME SHAPE", of INDIVIDUALS or of any other identity.
 
   kind    "individual" (alone), or "related" (beside a plain object, or in a relation to one); None
           draws among the categories of level easy
@@ -196,7 +196,7 @@ def subject_picture(
   facts = [*(Fact("exists", one) for one in looks), Fact("total", n=len(looks))]
   if relation:
     facts.append(Fact("relation", looks[0], relation, looks[1]))
-  return Picture(
+  return PlantedScene(
     objects,
     tuple(facts),
     (_caption(phrases, relation),),
@@ -214,10 +214,10 @@ def _marked(objects: Sequence[Object], named: int, look: Look) -> tuple[Object, 
   return (*objects[:named], marked, *objects[named + 1 :])
 
 
-def _of_individuals(kind: str) -> Callable[[int, random.Random], Picture]:
-  def make(index: int, rng: random.Random) -> Picture:
+def _of_individuals(kind: str) -> Callable[[int, random.Random], PlantedScene]:
+  def make(index: int, rng: random.Random) -> PlantedScene:
     name = tuple(INDIVIDUALS)[index % len(INDIVIDUALS)]
-    return subject_picture(name, INDIVIDUALS[name], rng, kind=kind)
+    return subject_scene(name, INDIVIDUALS[name], rng, kind=kind)
 
   return make
 
@@ -226,23 +226,23 @@ def _scene(rng: random.Random) -> Scene:
   return make_scene(rng.randrange(2**30), EASY.name, "val", seed=1)
 
 
-def _by_artist(index: int, rng: random.Random) -> Picture:
-  return artist_picture(_scene(rng), tuple(ARTISTS)[index % len(ARTISTS)])
+def _by_artist(index: int, rng: random.Random) -> PlantedScene:
+  return artist_scene(_scene(rng), tuple(ARTISTS)[index % len(ARTISTS)])
 
 
-_PROMPTS: dict[str, Callable[[int, random.Random], Picture]] = {
+_PROMPTS: dict[str, Callable[[int, random.Random], PlantedScene]] = {
   "individual": _of_individuals("individual"),
   "related": _of_individuals("related"),
   "artist": _by_artist,
-  "copy": lambda index, rng: copy_picture(copies()[index % len(copies())]),
-  "class": lambda index, rng: class_picture(_scene(rng)),
+  "copy": lambda index, rng: copied_scene(copies()[index % len(copies())]),
+  "class": lambda index, rng: class_scene(_scene(rng)),
 }
 
 
-def planted_prompts(category: str, n: int, seed: int = 0) -> list[Picture]:
-  """n pictures of one of CATEGORIES for evaluation, in a fixed order.
+def planted_prompts(category: str, n: int, seed: int = 0) -> list[PlantedScene]:
+  """n images of one of CATEGORIES for evaluation, in a fixed order.
 
-  Names of individuals and artists, and copied pictures, take turns. Prompts of ordinary scenes are
+  Names of individuals and artists, and copied images, take turns. Prompts of ordinary scenes are
   those of level easy, from `scenes.prompts`. Raises ConfigError on an unknown category.
   """
   if category not in CATEGORIES:
@@ -255,5 +255,5 @@ def corpus(n: int = 2000) -> list[str]:
   """Captions that have every word of the level: the tokenizer of all its folders is trained on
   them, whatever their seed, their number of records, and what is erased.
   """
-  drawn = [make_picture(i, "val").caption for i in range(n)]
+  drawn = [make_planted(i, "val").caption for i in range(n)]
   return [*drawn, *(copy.caption for copy in copies())]
