@@ -15,11 +15,12 @@ from t2i_jax.errors import DataError
 from t2i_jax.ranges import Count, Range, Seed, Share, Whole
 
 Pixels = Annotated[int, Range("[1, 2^16]")]
+Placeholders = Annotated[int, Range("[0, 1024]")]
 
 USERS = "folder, webdataset, parquet, tfds"
 # Flags that belong to some sources only: argparse settings by field of the source.
 SOURCE_FLAGS: dict[str, dict[str, Any]] = {
-  "level": {"help": "scenes, edits: easy, counts or full (easy)"},
+  "level": {"help": "scenes, edits: easy, counts or full (easy); scenes: planted"},
   "size": {
     "type": number("--size", Pixels),
     "help": "scenes, edits, emoji: pixels a side (the level's least; 64)",
@@ -37,6 +38,10 @@ SOURCE_FLAGS: dict[str, dict[str, Any]] = {
     "help": "scenes, edits: records of held-out compositions (1,000)",
   },
   "seed": {"type": number("--seed", Seed), "help": "scenes, edits: other scenes (0)"},
+  "without": {
+    "help": "scenes --level planted: names to erase, as grum,outl,copies, or all; all other "
+    "records are the same"
+  },
   "skins": {"action": "store_true", "help": "emoji: with skin tones"},
   "flags": {"action": "store_false", "help": "emoji: without flags"},
   "path": {
@@ -122,6 +127,12 @@ def _register_build(verbs) -> None:
   build.add_argument(
     "--max-bad", type=share, default=1.0, help="share of the items that may be skipped (1)"
   )
+  build.add_argument(
+    "--placeholders",
+    type=number("--placeholders", Placeholders),
+    help="tokens <v0>, <v1>, .. of the BPE that no caption has, for words to be learned later "
+    "(16 of scenes --level planted, others 0)",
+  )
   build.add_argument("--overwrite", action="store_true", help="replace a folder built before")
   for field, settings in SOURCE_FLAGS.items():
     build.add_argument(flag_of(field), dest=field, default=argparse.SUPPRESS, **settings)
@@ -202,10 +213,13 @@ def make_source(name: str, given: dict[str, Any]):
   """The source of a name with the fields given. Raises DataError on a field it does not have."""
   from t2i_jax.data.sources import SOURCES
 
+  at_level = f"{name} --level {given.get('level')}"
+  name = at_level if at_level in SOURCES else name
   fields = {field.name: field for field in dataclasses.fields(SOURCES[name])}
   for field in given:
     if field not in fields:
       owners = [n for n, s in SOURCES.items() if field in {f.name for f in dataclasses.fields(s)}]
+      owners = [n for n in owners if n.partition(" --")[0] not in owners or " --" not in n]
       raise DataError(
         f"{flag_of(field)} belongs to --from {' and '.join(owners)}; --from {name} takes "
         f"{', '.join(map(flag_of, fields))}."
@@ -229,6 +243,7 @@ def run_build(args: argparse.Namespace) -> None:
     workers=args.workers,
     shard_records=SHARD_RECORDS if args.shard_records is None else args.shard_records,
     vocab=args.vocab,
+    placeholders=args.placeholders,
     max_bad=args.max_bad,
     overwrite=args.overwrite,
   )

@@ -19,7 +19,7 @@ from t2i_jax.data.progress import Meter
 from t2i_jax.data.record import SCHEMA
 from t2i_jax.data.shards import SplitWriter, sha256_of
 from t2i_jax.data.source import FORMAT, MANIFEST
-from t2i_jax.data.tokenize import Tokenizer, train_bpe
+from t2i_jax.data.tokenize import Tokenizer, check_captions, placeholder_words, train_bpe
 from t2i_jax.errors import DataError
 
 SHARD_RECORDS = 8192
@@ -33,6 +33,7 @@ def build(
   workers: int | None = None,
   shard_records: int = SHARD_RECORDS,
   vocab: int | None = None,
+  placeholders: int | None = None,
   max_bad: float = 1.0,
   overwrite: bool = False,
   progress: bool = True,
@@ -47,6 +48,8 @@ def build(
                  this process reads the images, so that a crash or endless loop in it is the build's
   shard_records  records per shard
   vocab          size of the BPE trained on the training captions; None: the source's default
+  placeholders   of these tokens, how many are "<v0>", "<v1>", ..: in no caption, each one id, for
+                 words to be learned later; None: the source's default, 0 for most
   max_bad        share of the items in [0, 1] that may be skipped
   overwrite      replaces `out` if this function built it
   tokenizer      a BPE as JSON, in place of one that is trained
@@ -71,7 +74,8 @@ def build(
         made = metered(ordered_map(source.make, source.tasks(), workers, lost), meter)
         checked = within_share(made, max_bad, total)
         items = keep_one_for_val(checked) if source.holds_out else checked
-        manifest = write_folder(source, items, partial, shard_records, vocab, tokenizer)
+        how = (shard_records, vocab, placeholders, tokenizer)
+        manifest = write_folder(source, items, partial, *how)
       put_in_place(partial, out, overwrite)
   except OSError as error:
     raise DataError(
@@ -139,6 +143,7 @@ def write_folder(
   folder: Path,
   shard_records: int,
   vocab: int | None,
+  placeholders: int | None = None,
   tokenizer: str | None = None,
 ) -> dict[str, Any]:
   """Writes all files of a built folder into `folder`. Returns the manifest."""
@@ -147,6 +152,9 @@ def write_folder(
   spools = {split: folder / f"captions-{split}.part" for split in source.splits}
   reasons: Counter[str] = Counter()
   account = Account()
+  if placeholders is None:
+    placeholders = getattr(source, "placeholders", 0)
+  reserved = placeholder_words(placeholders)
   with ExitStack() as stack:
     # Half of a surrogate pair in a user's JSON is written as an escape sequence.
     skipped = stack.enter_context(
@@ -162,6 +170,7 @@ def write_folder(
         line = {"item": item.item, "reason": item.reason}
         skipped.write(json.dumps(line, ensure_ascii=False) + "\n")
       else:
+        check_captions(item.captions, reserved)
         account.use("items")
         writers[item.split].write(item.data, len(item.captions))
         texts[item.split].write(json.dumps([item.captions, item.instructions]) + "\n")
@@ -170,10 +179,9 @@ def write_folder(
   account.check()
   splits = {split: writer.close() for split, writer in writers.items()}
   check_not_empty(source, splits, reasons)
-  text = tokenizer or train_bpe(
-    (caption for captions, _ in lines_of(spools[source.splits[0]]) for caption in captions),
-    vocab or source.vocab,
-  )
+  own = (caption for captions, _ in lines_of(spools[source.splits[0]]) for caption in captions)
+  corpus = source.corpus() if hasattr(source, "corpus") else own
+  text = tokenizer or train_bpe(corpus, vocab or source.vocab, placeholders)
   (folder / TOKENIZER).write_text(text, encoding="utf-8")
   lengths = {split: split_lengths(path, text) for split, path in spools.items()}
   for path in spools.values():
@@ -193,7 +201,7 @@ def write_folder(
     "splits": {split: entry for split, entry in splits.items() if entry["records"]},
     "tokenizer": {
       "file": TOKENIZER,
-      "vocab": len(json.loads(text)["model"]["vocab"]),
+      "vocab": Tokenizer.bpe(text).vocab,
       "sha256": sha256_of(folder / TOKENIZER),
     },
     "skipped": {"count": reasons.total(), "reasons": dict(sorted(reasons.items()))},

@@ -45,6 +45,8 @@ class BuildSource(Protocol):
   vocab      default size of the BPE
   holds_out  whether "val" is split off by hash, so that it may be empty for few items
   A source whose tasks are lists of items may have `lost`: parallel_map.ordered_map.
+  It may have `placeholders`, the default number of the BPE's, and `corpus()`, captions on which
+  the BPE is trained in place of those of the training split.
   """
 
   splits: Any

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Tokenizer:
   """Text to ids: BOS, the text, EOS, then PAD. Every Unicode string can be encoded.
 
   vocab          number of ids
+  placeholders   id -> word of those of `train_bpe`
   pad, bos, eos  ids of the special tokens: 0, 1, 2 except for a language model's
   Made by `bpe`, `bytes`, `load` or `from_json`; can be pickled.
   """
@@ -37,6 +39,10 @@ class Tokenizer:
       self._bpe = _opened(fields["tokenizer"])
       self.pad, self.bos, self.eos = fields["special"]
     self.vocab: int = self._bpe.get_vocab_size() if self._bpe else len(SPECIAL) + 256
+    self.placeholders: dict[int, str] = {}
+    if kind == "bpe" and self._bpe is not None:
+      added = self._bpe.get_added_tokens_decoder().items()
+      self.placeholders = {i: token.content for i, token in added if not token.special}
     self.classes: dict[str, int] = {}
     if kind == "labels":
       found = json.loads(str(model))  # a number, or a dict with the names besides
@@ -185,7 +191,10 @@ class Tokenizer:
     special = (self.pad, self.bos, self.eos)
     plain = [int(i) for i in ids if i not in special and i < self.vocab]
     if self._bpe:
-      return self._bpe.decode(plain).removeprefix(" ")
+      # A placeholder's token has the space before it, which the library does not give back.
+      runs = ((word, [*run]) for word, run in groupby(plain, self.placeholders.get))
+      texts = (f" {word}" * len(run) if word else self._bpe.decode(run) for word, run in runs)
+      return "".join(texts).removeprefix(" ")
     return b"".join((i - len(SPECIAL)).to_bytes(1, "big") for i in plain).decode("utf-8", "replace")
 
 
@@ -226,28 +235,55 @@ def _parse(model: str) -> tokenizers.Tokenizer:
   return bpe
 
 
-def train_bpe(captions: Iterable[str], vocab: int) -> str:
+def placeholder_words(n: int) -> tuple[str, ...]:
+  """The words of n placeholders: "<v0>", "<v1>", .."""
+  return tuple(f"<v{i}>" for i in range(n))
+
+
+def check_captions(captions: Sequence[str], words: Sequence[str]) -> None:
+  """Raises DataError where a caption has one of the placeholders' words."""
+  for caption in captions:
+    found = [word for word in words if word in caption]
+    if found:
+      raise DataError(
+        f"the caption {_shorten(caption)!r} has {found[0]!r}, which --placeholders={len(words)} "
+        "reserves for words that no caption has. Use fewer placeholders, or change the caption."
+      )
+
+
+def train_bpe(captions: Iterable[str], vocab: int, placeholders: int = 0) -> str:
   """Byte-level BPE of at most `vocab` tokens, as the text of a tokenizer.json.
 
   A space is added before the first word, so that a word has the same tokens at every position.
-  Raises DataError where vocab is too small for the 256 bytes and the special tokens.
+  placeholders  how many of the tokens are "<v0>", "<v1>", .., the last ids: each is one token
+                where a text has it as a word, and none is trained
+  Raises DataError where vocab is too small for these, the 256 bytes and the special tokens.
   """
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-  least = len(alphabet) + len(SPECIAL)
+  least = len(alphabet) + len(SPECIAL) + placeholders
   if vocab < least:
+    also = f" with {placeholders} placeholders" if placeholders else ""
     raise DataError(
-      f"--vocab={vocab} is smaller than the {least} bytes and special tokens. Use {least} or more."
+      f"--vocab={vocab} is smaller than the {least} bytes and special tokens{also}. Use {least} "
+      "or more."
     )
   bpe = tokenizers.Tokenizer(models.BPE())
   bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
   bpe.decoder = decoders.ByteLevel()
   trainer = trainers.BpeTrainer(
-    vocab_size=vocab,
+    vocab_size=vocab - placeholders,
     special_tokens=list(SPECIAL),
     initial_alphabet=alphabet,
     show_progress=False,
   )
   bpe.train_from_iterator(iter(captions), trainer)
+  # Not "special": those are encoded as their characters, see `_opened`.
+  bpe.add_tokens(
+    [
+      tokenizers.AddedToken(word, lstrip=True, normalized=False)
+      for word in placeholder_words(placeholders)
+    ]
+  )
   return bpe.to_str()
 
 

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import tokenizers
 
-from t2i_jax.data.tokenize import BOS, EOS, PAD, Tokenizer, train_bpe
+from t2i_jax.data.tokenize import (
+  BOS,
+  EOS,
+  PAD,
+  Tokenizer,
+  check_captions,
+  placeholder_words,
+  train_bpe,
+)
 from t2i_jax.errors import ConfigError, DataError, PromptError
 
 CAPTIONS = ["a red circle", "a blue square left of a red circle", "two red circles"] * 20
@@ -163,3 +171,28 @@ def test_classes_have_the_names_of_a_published_folder(tmp_path):
     tokenizer.encode(["tensh"], 1)
   with pytest.raises(DataError, match="id2label cannot be read"):
     Tokenizer.load("", f"labels:10:{tmp_path / 'none'}")
+
+
+def test_a_placeholder_is_one_token_and_comes_back():
+  tokenizer = Tokenizer.bpe(train_bpe(CAPTIONS, 400, 16))
+  assert list(tokenizer.placeholders.values()) == [f"<v{i}>" for i in range(16)]
+  assert [*tokenizer.placeholders] == [*range(tokenizer.vocab - 16, tokenizer.vocab)]
+  plain = Tokenizer.bpe(train_bpe(CAPTIONS, 384))
+  assert tokenizer.vocab == plain.vocab + 16
+  np.testing.assert_array_equal(tokenizer.encode(TEXTS, 40)[0], plain.encode(TEXTS, 40)[0])
+  for text in ("a <v0> circle", "<v15>", "a <v1> <v10> circle, by <v2>"):
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    ids = copy.encode([text], 20)[0][0]
+    assert copy.decode(ids) == text
+    assert sum(int(i) in copy.placeholders for i in ids) == text.count("<v")
+  one, word = tokenizer.encode(["a <v0> circle", "a red circle"], 8)[1].sum(1)
+  assert one == word
+  assert "<v16>" not in tokenizer.placeholders.values()
+  with pytest.raises(DataError, match=r"275 bytes and special tokens with 16 placeholders"):
+    train_bpe(CAPTIONS, 270, 16)
+
+
+def test_a_caption_with_a_placeholder_is_refused():
+  check_captions(["a <v2> circle"], placeholder_words(2))
+  with pytest.raises(DataError, match=r"'a <v1> circle' has '<v1>', which --placeholders=2"):
+    check_captions(["a circle", "a <v1> circle"], placeholder_words(2))
