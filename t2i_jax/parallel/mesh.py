@@ -9,6 +9,18 @@ from ml_collections import ConfigDict
 from t2i_jax.errors import MeshError
 from t2i_jax.parallel.rules import MESH_AXES, spec
 
+# A convolution over few rows a chip is by default changed into one over more rows of parts of the
+# images, between copies: docs/sdxl_on_tpu.md.
+OF_TPUS = {
+  "xla_tpu_run_space_to_batch": "false",
+  "xla_tpu_run_space_to_batch_on_new_platforms": "false",
+}
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+  """What programs with convolutions are compiled with for the devices of a mesh: for jax.jit."""
+  return OF_TPUS if mesh.devices.flat[0].platform == "tpu" else {}
+
 
 def make_mesh(
   data: int = -1,
