@@ -178,7 +178,8 @@ both calls as one of two rows.
 "At peak" and "at bandwidth" are lower bounds of the time, not measurements: matmul, attention and
 convolution FLOPs over the peak rate, and estimated HBM traffic (docs/tpu_programs.md says by which
 rules) over the bandwidth. FLUX.1-dev and FLUX.2-klein-4B were compiled before convolutions over few
-images were left as they are (docs/sdxl_on_tpu.md), which concerns their decoders. Published seconds of the same on this slice: {published}.
+images were left as they are (docs/sdxl_on_tpu.md), which concerns their decoders. Published seconds
+of the same on this slice: {published}.
 """
 
 

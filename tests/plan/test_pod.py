@@ -104,7 +104,7 @@ def test_a_small_step_is_compiled_and_read(compiled):
 
 @pytest.mark.slow
 def test_a_convolution_over_few_rows_stays_one(compiled):
-  """By default it is one over 32 rows of 8 x 5 pixels."""
+  """By default it is one over 8 parts of the image, 32 x 5."""
   assert compiled[2] == ["bf16[1,32,32,128]"]
 
 
