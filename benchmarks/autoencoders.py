@@ -30,7 +30,7 @@ KINDS = {
   "KL, 4 channels": "vae_kl.py:kl4",
   "KL, 16 channels": "vae_kl.py:kl16",
   "VQ, 512 codes": "vq.py:vq",
-  "FSQ, 240 codes": "vq.py:fsq",
+  "FSQ, 8 x 8 x 8": "vq.py:fsq",
   "LFQ, 512 codes": "vq.py:lfq",
 }
 SCENES, EMOJI = "heldout", "val_concept"  # splits that are given back

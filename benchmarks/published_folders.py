@@ -11,6 +11,7 @@ from benchmarks import tiny_tokenizers
 from t2i_jax.autoencoders import Flux2KLConfig, KLConfig
 from t2i_jax.models.flux import Flux2Config, FluxConfig
 from t2i_jax.models.sd3 import SD3Config
+from t2i_jax.models.unet import UNetConfig
 from t2i_jax.pretrained.known import spec_for
 from t2i_jax.pretrained.spec import write_config
 from t2i_jax.towers import ClipConfig, T5Config
@@ -83,6 +84,26 @@ SD35_LARGE = Pipeline(
   },
   {"tokenizer": "clip", "tokenizer_2": "clip", "tokenizer_3": "t5"},
   SHIFTED,
+)  # fmt: skip
+SDXL = Pipeline(
+  "StableDiffusionXLPipeline",
+  {
+    "unet": UNetConfig(
+      4, 2048, (320, 640, 1280), depths=(0, 2, 10), middle=10, heads=(5, 10, 20), linear=True,
+      pooled_width=1280, micro_conditions=6, out=4, side=128,
+    ),
+    "vae": KLConfig(scale=0.13025, sample_size=1024),
+    "text_encoder": ClipConfig(49408, 77, 768, 12, 12, 3072, eos=2),
+    "text_encoder_2": ClipConfig(
+      49408, 77, 1280, 32, 20, 5120, activation="gelu", projection=1280, eos=2
+    ),
+  },
+  {"tokenizer": "clip", "tokenizer_2": "clip"},
+  {
+    "_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "epsilon",
+    "timestep_spacing": "leading", "steps_offset": 1,
+  },
 )  # fmt: skip
 
 

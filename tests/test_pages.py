@@ -13,6 +13,7 @@ COMPARED = {"equations.md"}  # tests/test_equations.py compares every line of it
 OF_THE_WHOLE_PACKAGE = {
   *("attention_memory.md", "joint_on_tpu.md", "pod.md", "tpu_programs.md"),
   *("parity_autoencoders.md", "parity_towers.md", "pipelines.md", "pipelines_on_tpu.md"),
+  "sdxl_on_tpu.md",
 }
 
 

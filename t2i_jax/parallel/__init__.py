@@ -1,6 +1,12 @@
 """The mesh, and the table from logical axes to mesh axes. Model code names logical axes only."""
 
-from t2i_jax.parallel.mesh import batch_sharding, make_mesh, mesh_of, owned_rows
+from t2i_jax.parallel.mesh import (
+  batch_sharding,
+  compiler_options,
+  make_mesh,
+  mesh_of,
+  owned_rows,
+)
 from t2i_jax.parallel.rules import (
   MESH_AXES,
   RULES,
@@ -18,6 +24,7 @@ __all__ = [
   "batch_sharding",
   "bound",
   "check_divides",
+  "compiler_options",
   "constrain",
   "make_mesh",
   "mesh_of",

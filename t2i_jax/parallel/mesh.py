@@ -1,6 +1,9 @@
 """The device mesh, and which rows of a global batch a process reads."""
 
+from functools import cache
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -8,6 +11,31 @@ from ml_collections import ConfigDict
 
 from t2i_jax.errors import MeshError
 from t2i_jax.parallel.rules import MESH_AXES, spec
+
+# A convolution over few rows a chip is by default changed into one over more rows of parts of the
+# images, between copies: docs/sdxl_on_tpu.md.
+OF_TPUS = {
+  "xla_tpu_run_space_to_batch": "false",
+  "xla_tpu_run_space_to_batch_on_new_platforms": "false",
+}
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+  """What programs with convolutions are compiled with for the devices of a mesh: for jax.jit."""
+  device = mesh.devices.flat[0]
+  return OF_TPUS if device.platform == "tpu" and _knows_options(device) else {}
+
+
+@cache
+def _knows_options(device: jax.Device) -> bool:
+  """Whether the compiler of a TPU has OF_TPUS: their names may be others in another version."""
+  put = jax.NamedSharding(Mesh(np.array([device]), "x"), jax.P())
+  one = jax.ShapeDtypeStruct((), jnp.float32, sharding=put)
+  try:
+    jax.jit(lambda x: x, compiler_options=OF_TPUS).lower(one).compile()
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True
 
 
 def make_mesh(

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import re
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch
+from t2i_jax.data.features import Cached
 from t2i_jax.data.latents import Latents
 from t2i_jax.errors import ConfigError
 from t2i_jax.parallel import batch_sharding, mesh_of, overridden, owned_rows
@@ -86,18 +88,21 @@ def total_bytes(tree: Any, a_device: bool = False) -> int:
 
 
 def compile_train_step(
-  config: ConfigDict, mesh: Mesh, latents: Latents | None = None
+  config: ConfigDict,
+  mesh: Mesh,
+  latents: Latents | None = None,
+  texts: dict[str, Cached] | None = None,
 ) -> tuple[Any, Any, Any]:
   """The step that `train` runs, compiled for the mesh's devices, and its abstract arguments.
 
-  latents  what the data are in place of images
+  latents  what the data are in place of images;   texts: of the encoders whose features they hold
   No data are read: describe.system_of.
   Raises MeshError where the mesh does not divide the batch or a weight, and ConfigError with both
   sizes where the step needs more memory than a chip has.
   """
   with overridden(config.mesh.rules):
     owned_rows(mesh, config.train.batch)
-    system = reading(system_of(config), latents, config)
+    system = replace(reading(system_of(config), latents, config), cached=texts or {})
     optimizers = make_optimizers(config.train, system)
     state = abstract_state(system, optimizers, mesh)
     batch = abstract_batch(system, config.train.batch, mesh)

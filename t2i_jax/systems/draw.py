@@ -14,7 +14,7 @@ from t2i_jax.config import build
 from t2i_jax.errors import ConfigError, PromptError
 from t2i_jax.models.control import CONTROLS
 from t2i_jax.models.params import Params
-from t2i_jax.parallel import batch_sharding
+from t2i_jax.parallel import batch_sharding, compiler_options
 from t2i_jax.process import Time, mix
 from t2i_jax.sampling import (
   GUIDANCE_OF_PROMPTS,
@@ -91,15 +91,15 @@ class Drawing:
     self.joined = self.method.others if perturb is None and not edits else 0
     self._beside = Encoded(system, mesh, edits) if self.beside else None
     self.batches = Batches(mesh, c.batch)
-    rows = batch_sharding(mesh)
+    rows, jit = batch_sharding(mesh), partial(jax.jit, compiler_options=compiler_options(mesh))
     self._encode: Any = jax.jit(system.encode_text, out_shardings=rows)
     if guides.weak is not None:
       self._encode_weak: Any = jax.jit(guides.weak.system.encode_text, out_shardings=rows)
-    self._encode_image: Any = jax.jit(system.encode, out_shardings=rows)
-    self._from_noise: Any = jax.jit(self._sample_noise, out_shardings=rows)
+    self._encode_image: Any = jit(system.encode, out_shardings=rows)
+    self._from_noise: Any = jit(self._sample_noise, out_shardings=rows)
     self._from_images = cache(self._compile_from_images)
     whole = jax.NamedSharding(mesh, jax.P())
-    self._decode: Any = jax.jit(self._finished, out_shardings=whole)
+    self._decode: Any = jit(self._finished, out_shardings=whole)
     self._whole: Any = jax.jit(lambda x: x, out_shardings=whole)
 
   def draw(
@@ -371,7 +371,8 @@ class Drawing:
       denoise, cond, hooks = self._guided.denoiser(params, given, x, steps, on_step)
       return sample(denoise, self.solver, steps, x, cond, noise, **hooks)[0]
 
-    return jax.jit(run, out_shardings=batch_sharding(self.mesh))
+    options = compiler_options(self.mesh)
+    return jax.jit(run, out_shardings=batch_sharding(self.mesh), compiler_options=options)
 
 
 def make_draw(system: Any, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Draw:

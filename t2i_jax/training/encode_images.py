@@ -19,7 +19,7 @@ from t2i_jax.data.transforms import fit_image
 from t2i_jax.errors import ConfigError, DataError, NotFinite
 from t2i_jax.models import abstract_of, with_params
 from t2i_jax.models.params import Params
-from t2i_jax.parallel import batch_sharding, make_mesh
+from t2i_jax.parallel import batch_sharding, compiler_options, make_mesh
 from t2i_jax.pretrained.folder import open_folder
 from t2i_jax.pretrained.pipelines import INDEX
 from t2i_jax.systems import trained
@@ -64,7 +64,10 @@ class Encoder:
     self.weights = fingerprint({"vae": self.params})["vae"]
     self.stored = MODE if mode or not self._has_posterior() else MOMENTS
     put = batch_sharding(self.mesh)
-    self.run = jax.jit(self._run, in_shardings=(alone, put), out_shardings=put)
+    options = compiler_options(self.mesh)
+    self.run = jax.jit(
+      self._run, in_shardings=(alone, put), out_shardings=put, compiler_options=options
+    )
 
   def _has_posterior(self) -> bool:
     return hasattr(with_params(self.config.make)(self.params), "posterior")

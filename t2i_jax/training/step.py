@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch
 from t2i_jax.models.params import Params
-from t2i_jax.parallel import batch_sharding
+from t2i_jax.parallel import batch_sharding, compiler_options
 from t2i_jax.process.timesteps import inside, stratified
 from t2i_jax.systems import Draws, System, merge_params
 from t2i_jax.systems.system import DRAW_DROP, DRAW_T, row_keys
@@ -187,6 +187,7 @@ def jit_train_step(
     donate_argnums=0,
     in_shardings=(put, batch_sharding(mesh)),
     out_shardings=(put, None),
+    compiler_options=compiler_options(mesh),
   )
 
 

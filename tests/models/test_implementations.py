@@ -54,6 +54,8 @@ def agree(name, q, k, v, mask):
     {"lq": 300, "lkv": 77},  # odd: padded
     {"lq": 5, "lkv": 7, "kv_heads": 2},  # grouped queries, less than a block
     {"lq": 130, "lkv": 260, "kv_heads": 1},
+    {"lq": 128, "lkv": 77, "k": 40},  # the widths of Stable Diffusion 1's heads
+    {"lq": 128, "lkv": 128, "k": 160},
   ],
 )
 def test_lengths_and_grouped_queries(name, sizes):

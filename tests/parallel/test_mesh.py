@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from t2i_jax.errors import MeshError
-from t2i_jax.parallel import MESH_AXES, batch_sharding, make_mesh, owned_rows
+from t2i_jax.parallel import MESH_AXES, batch_sharding, compiler_options, make_mesh, owned_rows
 
 needs_eight = pytest.mark.skipif(jax.device_count() != 8, reason="needs 8 devices")
 
@@ -88,3 +88,7 @@ def test_a_torus_that_must_be_split_is_split():
   mesh = make_mesh(16, -1, devices=[Chip(i) for i in range(256)])
   assert mesh.devices.shape == (16, 16, 1, 1, 1)
   assert sorted(chip.id for chip in mesh.devices.flat) == list(range(256))
+
+
+def test_options_of_the_tpu_compiler_are_for_tpus_alone():
+  assert compiler_options(make_mesh()) == {}

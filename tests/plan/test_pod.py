@@ -18,7 +18,8 @@ from t2i_jax.plan.describe import parameters, system_of
 from t2i_jax.plan.pod import out_of_memory
 
 ROOT = Path(__file__).parents[2]
-# Runs `t2i` with each list of arguments; then a function that needs more memory than a chip has.
+# Runs `t2i` with each list of arguments; then a function that needs more memory than a chip has,
+# and a convolution over one row a chip.
 PROGRAM = """
 import contextlib, io, json, sys
 from t2i_jax.cli.main import main
@@ -36,7 +37,19 @@ try:
   over = ""
 except jax.errors.JaxRuntimeError as error:
   over = str(error)
-print(json.dumps([[(code, out.getvalue(), err.getvalue()) for code, out, err in found], over]))
+from t2i_jax.parallel import batch_sharding, compiler_options, make_mesh
+from t2i_jax.plan import Program
+mesh = make_mesh(devices=topology_devices("v5e:2x2"))
+x = jax.ShapeDtypeStruct((4, 32, 32, 128), jnp.bfloat16, sharding=batch_sharding(mesh))
+k = jax.ShapeDtypeStruct((3, 3, 128, 128), jnp.bfloat16, sharding=jax.NamedSharding(mesh, jax.P()))
+conv = lambda x, k: jax.lax.conv_general_dilated(
+  x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+)
+program = jax.jit(conv, compiler_options=compiler_options(mesh)).lower(x, k).compile().as_text()
+ops = [op for ops in Program(program).computations.values() for op in ops]
+convs = [op.shape.split("{")[0] for op in ops if op.kind == "convolution"]
+found = [(code, out.getvalue(), err.getvalue()) for code, out, err in found]
+print(json.dumps([found, over, convs]))
 """
 PLAN = ["plan", "--config=configs/dit.py:S/8"]
 SMALL = {
@@ -56,7 +69,7 @@ CALLS = {
 
 @pytest.fixture(scope="module")
 def compiled():
-  """(answers by name of the call, what the compiler says where memory runs out)."""
+  """(answers by name of the call, what the compiler says where memory runs out, convolutions)."""
   if importlib.util.find_spec("libtpu") is None:
     pytest.skip("no TPU compiler here: pip install 't2i_jax[tpu]'")
   # Without the flags that the tests give to their CPU compiler.
@@ -64,8 +77,8 @@ def compiled():
   command = [sys.executable, "-c", PROGRAM, json.dumps(list(CALLS.values()))]
   done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
   assert done.returncode == 0, done.stderr[-2000:]
-  answers, over = json.loads(done.stdout)
-  return dict(zip(CALLS, answers, strict=True)), over
+  answers, *others = json.loads(done.stdout)
+  return dict(zip(CALLS, answers, strict=True)), *others
 
 
 @pytest.mark.slow
@@ -87,6 +100,12 @@ def test_a_small_step_is_compiled_and_read(compiled):
   static, run, _ = sent["all-gather"]
   assert 0 < int(static) < int(run)
   assert int(sent["reduce-scatter"][0]) > 0
+
+
+@pytest.mark.slow
+def test_a_convolution_over_few_rows_stays_one(compiled):
+  """By default it is one over 8 parts of the image, 32 x 5."""
+  assert compiled[2] == ["bf16[1,32,32,128]"]
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
-"""What the commands of docs/{tpu_programs,joint_on_tpu,pod}.md refuse to write a page of."""
+"""What the pages of programs for TPUs are written of, and what their commands refuse to write."""
 
 import copy
 import json
 
 import pytest
 
-from benchmarks import flux_on_tpu, joint_on_tpu, pod_on_tpu
+from benchmarks import flux_on_tpu, joint_on_tpu, pipelines_on_tpu, pod_on_tpu, sdxl_on_tpu
 
 FLUX = json.loads(flux_on_tpu.FOUND.read_text())
 SMALL = FLUX[flux_on_tpu.SMALL.name]
@@ -29,6 +29,9 @@ def test_recorded_figures_are_those_of_the_pages():
   assert pod_on_tpu.page(json.loads(pod_on_tpu.FOUND.read_text())).rstrip() in (
     pod_on_tpu.PAGE.read_text()
   )
+  pipelines = json.loads(pipelines_on_tpu.FOUND.read_text())
+  assert pipelines_on_tpu.page(pipelines).rstrip() in pipelines_on_tpu.PAGE.read_text()
+  assert sdxl_on_tpu.page(FLUX, pipelines).rstrip() in sdxl_on_tpu.PAGE.read_text()
 
 
 def test_what_is_recorded_is_accepted():
