@@ -206,7 +206,7 @@ def _named(blur: float, noise: float) -> str:
 def reading_table(n: int) -> tuple[str, list[Cell]]:
   rows, cells = [], []
   for i, rendering in enumerate(RENDERINGS):
-    mine = [read_cell(rendering, *d, n, 10 * i + k) for k, d in enumerate(DEGRADATIONS)]
+    mine = [read_cell(rendering, *d, n, 500 + 10 * i + k) for k, d in enumerate(DEGRADATIONS)]
     texts = [f"{shown(Rate(c.wrong, c.n))} ({100 * c.unknown / c.n:.2f})" for c in mine]
     rows.append([rendering, *texts])
     cells += mine

@@ -46,9 +46,9 @@ from t2i_jax.evaluation.planted_match import (
 UNKNOWN = "unknown"
 MAX_GROUND_ERROR = 50.0  # RGB distance of the border's median from the nearest ground
 VISIBLE = 50.0  # RGB distance from the ground below which a pixel is ground
-MIN_SHARE = 0.35  # of the largest distance nearby, below which it is an object's blurred edge
+MIN_SHARE = 0.25  # of the largest distance nearby, below which it is an object's blurred edge
 MAX_EXTENT = 0.55  # of one object, sides: a region that is longer is cut where shares are below
-CUTS = (0.45, 0.55, 0.65)
+CUTS = (0.35, 0.45, 0.55, 0.65)
 MIN_AREA = 0.009  # share of the image below which a region is ignored
 RADII = (0.11, 0.25)  # of a disc of the region's area, sides: others match no identity
 MAX_ERROR = 0.15  # share of the squared distance from the ground that is not explained
