@@ -74,7 +74,7 @@ def steps(found: dict[str, Any]) -> str:
   """The table of train steps, of the rows that were compiled."""
   rows = [row for row in finetune_on_tpu.SDXL_ROWS if row.name in found]
   if not rows:
-    return "Not compiled yet."
+    return "No program is recorded: one had not been compiled after a quarter of an hour of a core."
   head = "data|slice, mesh (data x fsdp)|remat|peak, GiB|arguments|temporary"
   sent = [f"{kind}: run / GiB" for kind in KINDS]
   lines = []
@@ -90,7 +90,7 @@ def steps(found: dict[str, Any]) -> str:
 def sampler(found: dict[str, Any]) -> str:
   """The table of the sampler's programs, and what bounds their time."""
   if SAMPLED.name not in found:
-    return "Not compiled yet."
+    return "No program is recorded: one had not been compiled after a quarter of an hour of a core."
   one = found[SAMPLED.name]
   bounds = [max(pipelines_on_tpu.bounds(SAMPLED, each)) for each in one["programs"].values()]
   rows = table(pipelines_on_tpu.HEAD, pipelines_on_tpu.lines(SAMPLED, one))
