@@ -233,7 +233,7 @@ def test_folders_and_flags_that_are_refused(model, tmp_path, monkeypatch, capsys
     patch.setattr(Path, "write_text", no_space)
     export_folder(model, tmp_path / "new")
   assert main(["export", f"--from={model}", f"--to={tmp_path / 'new'}", "--part=vae"]) == 2
-  assert "--part and --mesh belong to --workdir" in capsys.readouterr().err
+  assert "--part, --format and --mesh belong to --workdir" in capsys.readouterr().err
   assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
