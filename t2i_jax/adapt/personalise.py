@@ -146,7 +146,7 @@ def drawn_of_class(model: Model, how: How, folder: Path) -> tuple[str, ...]:
 
   Raises WorkdirError.
   """
-  count = how.priors + HELD_OUT if how.priors else HELD_OUT
+  count = how.priors + HELD_OUT
   about = {"prompt": how.class_prompt, "weights": fingerprint(dict(model.params))}
   said = folder / PRIORS_FILE
   try:
@@ -224,8 +224,5 @@ def write_page(
   for title, found in (("Before", before), ("After", after)):
     pairs = [(prompt, image) for prompt, images in found.items() for image in images]
     sections.append((title, "The same seeds before and after.", pairs))
-  return write_gallery_report(to, sections, {"method": method, **_facts(how)})
-
-
-def _facts(how: How) -> dict[str, Any]:
-  return {"subject": how.prompt, "class": how.class_prompt, "drawn of the class": how.priors}
+  about = {"method": method, "subject": how.prompt, "class": how.class_prompt}
+  return write_gallery_report(to, sections, about | {"drawn of the class": how.priors})

@@ -43,7 +43,7 @@ class SubjectImages:
     return in_chunks(self.files)
 
   def make(self, task: list[tuple[str, str, str]]) -> list[Result]:
-    """Raises DataError naming a image that cannot be used: none of a few may be missing."""
+    """Raises DataError naming an image that cannot be used: none of a few may be missing."""
     account = Account()
     found: list[Any] = [self._made(*one, account) for one in task]
     return [*found, account]

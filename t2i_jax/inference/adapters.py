@@ -37,7 +37,7 @@ EMBEDDINGS = "learned_embeds.safetensors"  # as diffusers names the file of new 
 def read_given(given: Given, system: System) -> ByPart:
   """The adapters of files by part of a system. Raises RestoreError for those of another model."""
   found: dict[str, list[tuple[Adapters, float]]] = {}
-  networks = {name: one for name, one in _networks(system).items() if name != UNADAPTED}
+  networks = _networks(system)
   for path, scale in given:
     for name, adapters in read_adapters(path, networks).items():
       found.setdefault(name, []).append((adapters, scale))
@@ -45,9 +45,11 @@ def read_given(given: Given, system: System) -> ByPart:
 
 
 def _networks(system: System) -> dict[str, Network]:
-  """The parts with a published layout: how they are made, and their configs."""
+  """The parts that adapters of files can be of: how they are made, and their configs."""
   found: dict[str, Network] = {}
   for name, part in system.parts.items():
+    if name == UNADAPTED:
+      continue
     try:
       spec_for(part.config)
     except ConfigError:

@@ -20,8 +20,9 @@ from t2i_jax.models.conditioning import Conditioning
 from t2i_jax.models.controlnet import COLOURS
 from t2i_jax.models.dit import DiTConfig, DiTStem
 from t2i_jax.models.layers import Dense, patchify
-from t2i_jax.models.params import scan_blocks, stack_blocks, zeros
+from t2i_jax.models.params import zeros
 from t2i_jax.models.stack import BlockOutput, Stacks
+from t2i_jax.models.stream_controlnets import of_blocks, zero_matrices
 from t2i_jax.ranges import Count, Depth
 
 
@@ -84,8 +85,7 @@ class DiTControlNet(DiTStem):
     super().__init__(config, rngs)
     c, d, side = config, config.width, config.factor * config.patch
     self.hint_in = Dense(rngs, side * side * COLOURS, d, ("conv_in", "embed"), init=zeros)
-    project = lambda r: Dense(r, d, d, ("conv_in", "conv_out"), init=zeros)
-    self.outputs = stack_blocks(project, c.depth, rngs)
+    self.outputs = zero_matrices(d, c.depth, rngs)
 
   def embed(self, image: jax.Array) -> jax.Array:
     """A condition image [B, H, W, 3] in [0, 1], red, green, blue -> hint [B, L, D]."""
@@ -102,9 +102,7 @@ class DiTControlNet(DiTStem):
 
     stacks = Stacks(self.config)
     stacks.run("blocks", self.blocks, x, call, self.adaln(vector), words)
-    projected = lambda output, x, skip: (x, output(skip))
-    _, found = scan_blocks(self.outputs, (), projected, stacks.skips["blocks"])
-    return {"blocks": self._in_base(found)}
+    return {"blocks": self._in_base(of_blocks(self.outputs, stacks.skips["blocks"]))}
 
   def scaled(self, residuals: dict[str, jax.Array], scale: jax.Array) -> dict[str, jax.Array]:
     """Each residual times its scale.   scale: [B, residual_count]"""

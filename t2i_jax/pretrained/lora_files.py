@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.pretrained.single_file import check_file
-from t2i_jax.pretrained.tensors import Tensors, some
+from t2i_jax.pretrained.tensors import Tensors, some, write_file
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -207,7 +206,7 @@ def write_matrices(to: str | Path, layers: Mapping[str, Mapping[str, Matrices]],
   path = to if to.suffix == ".safetensors" else to / DIFFUSERS_WEIGHTS
   path.parent.mkdir(parents=True, exist_ok=True)
   tensors: dict[str, Any] = {}
-  header = {"format": "pt"}
+  about = dict[str, str]()
   if form == "kohya":
     for part, own in layers.items():
       for name, one in own.items():
@@ -222,8 +221,8 @@ def write_matrices(to: str | Path, layers: Mapping[str, Mapping[str, Matrices]],
     for part, own in layers.items():
       tensors |= _peft_tensors(own, f"{part}.")
       settings |= {f"{part}.{key}": value for key, value in _peft_config(own).items()}
-    header[METADATA] = json.dumps(settings, indent=2, sort_keys=True)
-  save_file(tensors, path, header)
+    about[METADATA] = json.dumps(settings, indent=2, sort_keys=True)
+  write_file(path, tensors, about)
   return path
 
 
@@ -237,7 +236,7 @@ def _write_peft(to: Path, layers: Mapping[str, Mapping[str, Matrices]]) -> Path:
   to.mkdir(parents=True, exist_ok=True)
   config = {"peft_type": "LORA", "base_model_name_or_path": None} | _peft_config(own)
   (to / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-  save_file(_peft_tensors(own, PEFT_PREFIX), to / PEFT_WEIGHTS, {"format": "pt"})
+  write_file(to / PEFT_WEIGHTS, _peft_tensors(own, PEFT_PREFIX))
   return to
 
 

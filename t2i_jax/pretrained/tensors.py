@@ -240,10 +240,12 @@ def file_names(stem: str, count: int) -> Iterator[str]:
   yield from (f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1))
 
 
-def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-  """Raises OSError where it cannot be written."""
+def write_file(
+  path: Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None
+) -> None:
+  """about: what the header says besides. Raises OSError where it cannot be written."""
   try:
-    save_file(dict(tensors), path, metadata={"format": "pt"})
+    save_file(dict(tensors), path, metadata={"format": "pt", **(about or {})})
   except SafetensorError as error:
     raise OSError(str(error)) from error
 

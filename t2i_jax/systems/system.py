@@ -371,8 +371,9 @@ def unit_range(image: jax.Array) -> jax.Array:
 
 def clipped(image: jax.Array) -> jax.Array:
   """Within [-1, 1]; what is not finite is NaN. Latents [..., C != 3] pass through."""
-  within = jnp.where(jnp.isfinite(image), jnp.clip(image, -1, 1), jnp.nan)
-  return within if image.shape[-1] == 3 else image
+  if image.shape[-1] != 3:
+    return image
+  return jnp.where(jnp.isfinite(image), jnp.clip(image, -1, 1), jnp.nan)
 
 
 def levels(image: jax.Array) -> jax.Array:

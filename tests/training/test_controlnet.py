@@ -5,14 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import traverse_util
+from golden_folders import build_images, write_golden
 from PIL import Image
 
-from benchmarks.golden_pipelines import load as load_golden
-from benchmarks.golden_pipelines import write_folder
 from t2i_jax.cli.main import main
 from t2i_jax.config import compared_with, load_config
-from t2i_jax.data.build import build
-from t2i_jax.data.from_folder import Folder
 from t2i_jax.data.source import ShardSource
 from t2i_jax.errors import ConfigError
 from t2i_jax.inference import open_model, open_pipeline
@@ -26,7 +23,6 @@ from t2i_jax.training.setup import set_up
 from t2i_jax.training.state import abstract_params
 
 ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests/inference/pipelines"
 SMALL = {
   "train.steps": "6", "train.batch": "8", "train.lr": "3e-3", "train.vector_lr": "3e-3",
   "model.dtype": "float32", "model.remat": "none", "sampling.steps": "2", "eval.rows": "8",
@@ -39,15 +35,8 @@ SMALL = {
 def root(tmp_path_factory):
   """A folder of Stable Diffusion, one with a ControlNet, and a data set. Do not change them."""
   root = tmp_path_factory.mktemp("controlnet")
-  for name in ("sd1", "sd_controlnet"):
-    write_folder(load_golden(GOLDEN / f"{name}.npz"), root / name)
-  (root / "in").mkdir()
-  rng = np.random.default_rng(0)
-  for i in range(12):
-    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    small.resize((32, 32)).save(root / "in" / f"{i}.png")
-    (root / "in" / f"{i}.txt").write_text(f"image {i}")
-  build(Folder(str(root / "in"), val_fraction=0.3), root / "data", workers=1, progress=False)
+  write_golden(root, "sd1", "sd_controlnet")
+  build_images(root)
   return root
 
 
@@ -80,8 +69,7 @@ def test_it_starts_as_a_copy_of_the_way_down_and_adds_nothing(root, one_device):
 @pytest.mark.parametrize("model", ["flux", "sd3"])
 def test_a_transformer_s_starts_as_its_first_blocks(root, tmp_path, one_device, model):
   """And, with matrices of zeros after them, adds nothing."""
-  if not (root / model).exists():
-    write_folder(load_golden(GOLDEN / f"{model}.npz"), root / model)
+  write_golden(root, model)
   run, starts = starts_of(config_of(root, model=model))
   flat = {n: traverse_util.flatten_dict(tree, sep="/") for n, tree in starts.items()}
   own = traverse_util.flatten_dict(run.system.abstract["controlnet"], sep="/")
@@ -117,8 +105,7 @@ def test_a_pipeline_with_a_controlnet_is_trained_without_it(root, one_device):
 @pytest.mark.parametrize("model", ["flux", "sd3"])
 def test_a_transformer_s_is_trained_and_written(root, tmp_path, one_device, model):
   run, net = tmp_path / "run", tmp_path / "net"
-  if not (root / model).exists():
-    write_folder(load_golden(GOLDEN / f"{model}.npz"), root / model)
+  write_golden(root, model)
   train(config_of(root, model=model), run)
   assert main(["export", f"--workdir={run}", "--part=controlnet", f"--to={net}"]) == 0
   settings = {"sampling.steps": "2", "sampling.batch": "8"}

@@ -6,14 +6,10 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from PIL import Image
+from golden_folders import build_images, write_golden
 
-from benchmarks.golden_pipelines import load as load_golden
-from benchmarks.golden_pipelines import write_folder
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
-from t2i_jax.data.build import build
-from t2i_jax.data.from_folder import Folder
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.inference import open_model, open_pipeline
 from t2i_jax.inference.adapters import export_adapter
@@ -22,7 +18,6 @@ from t2i_jax.training import train
 from t2i_jax.training.setup import set_up
 
 ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests/inference/pipelines"
 SMALL = {
   "train.steps": "4", "train.batch": "8", "train.lr": "3e-2", "train.vector_lr": "3e-2",
   "model.dtype": "float32", "model.remat": "none", "sampling.steps": "2", "eval.rows": "8",
@@ -36,14 +31,8 @@ PROMPT, SEED = ["image 3"], [5]
 def root(tmp_path_factory):
   """A folder of Stable Diffusion, and a data set. Do not change them."""
   root = tmp_path_factory.mktemp("lora")
-  write_folder(load_golden(GOLDEN / "sd1.npz"), root / "sd1")
-  (root / "in").mkdir()
-  rng = np.random.default_rng(0)
-  for i in range(12):
-    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    small.resize((32, 32)).save(root / "in" / f"{i}.png")
-    (root / "in" / f"{i}.txt").write_text(f"image {i}")
-  build(Folder(str(root / "in"), val_fraction=0.3), root / "data", workers=1, progress=False)
+  write_golden(root, "sd1")
+  build_images(root)
   return root
 
 
@@ -118,7 +107,7 @@ def test_wrong_choices_are_named(root, one_device, changes, words):
 
 def test_an_adapter_of_another_model_is_refused_before_weights_are_read(root, run, tmp_path):
   file = export_adapter(run, tmp_path / "mine.safetensors", "lora", "kohya")
-  write_folder(load_golden(GOLDEN / "flux.npz"), tmp_path / "flux")
+  write_golden(tmp_path, "flux")
   for shard in (tmp_path / "flux").rglob("*.safetensors"):
     shard.unlink()
   with pytest.raises(RestoreError, match="is the adapter of another model: lora_unet_"):
