@@ -13,7 +13,7 @@ Result: not yet run at full size; of a tiny model: tests/training/test_lora.py.
 from ml_collections import ConfigDict
 
 from t2i_jax.configs import sections
-from t2i_jax.systems.base import WHAT, base_config
+from t2i_jax.systems.base import WHAT, add_adapters, base_config
 
 VARIANT = WHAT
 
@@ -21,8 +21,7 @@ VARIANT = WHAT
 def get_config(variant: str = "") -> ConfigDict:
   c = base_config(variant, "lora")
   c.name = f"lora_{c.name}"
-  c.adapters = ConfigDict({"lora": "lora(of='backbone', rank=4)"})
-  c.parts.lora = ConfigDict({})
+  add_adapters(c, variant, {"lora": "lora(of='backbone', rank=4)"})
   c.train.update(steps=500, batch=8, **sections.adamw(1e-3, "constant"))
   c.train.ema = 0.99
   return c

@@ -13,7 +13,7 @@ Result: not yet measured; of a tiny model: tests/adapt/test_personalise.py.
 from ml_collections import ConfigDict
 
 from t2i_jax.configs import sections
-from t2i_jax.systems.base import WHAT, base_config
+from t2i_jax.systems.base import WHAT, add_adapters, base_config
 
 VARIANT = WHAT
 
@@ -23,9 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
   c.name = f"textual_inversion_{c.name}"
   encoders = [name for name in c.text.towers if name in c.parts]
   choice = "words(of='{}', tokens=('<new>',), start='a')"
-  c.adapters = ConfigDict({f"words_{name}": choice.format(name) for name in encoders})
-  for name in encoders:
-    c.parts[f"words_{name}"] = ConfigDict({})
+  add_adapters(c, variant, {f"words_{name}": choice.format(name) for name in encoders})
   c.train.update(steps=500, batch=8, **sections.adamw(1e-2, "constant"))
   sections.subject(c)
   c.data.train_split = "instance"

@@ -9,6 +9,9 @@ Adapters are a tree {path of a layer: Adapter}, apart from the parameters: "doub
 `models.with_params(make)(params, adapters)` is the model with the side paths; those of a stack's
 layers have a leading axis of layers and are scanned with its blocks. Where only the adapters are
 differentiated, no gradient of W is computed.
+
+While training, the x of a side path may have dropout: y = x W + scale (drop(x) A) B, as in peft.
+The mask of a row follows from a key of its own, so that no mesh changes it.
 """
 
 from collections.abc import Mapping
@@ -43,6 +46,8 @@ class Adapter:
   scale: float = field(default=1.0, metadata={"static": True})
   magnitude: jax.Array | None = None
   slots: bool = field(default=False, metadata={"static": True})
+  keys: jax.Array | None = None
+  rate: float = field(default=0.0, metadata={"static": True})
 
 
 Adapters = Mapping[str, Adapter]
@@ -55,10 +60,18 @@ class SidePath(nnx.Module):
     self.a, self.b, self.scale = nnx.Variable(adapter.a), nnx.Variable(adapter.b), adapter.scale
     m = adapter.magnitude
     self.magnitude = nnx.data(None if m is None else nnx.Variable(m))
-    self.slots = adapter.slots
+    self.slots, self.rate = adapter.slots, adapter.rate
+    self.keys = nnx.data(None if adapter.keys is None else nnx.Variable(adapter.keys))
 
   def __call__(self, x: jax.Array, inward: str, outward: str) -> jax.Array:
-    """scale (x A) B.   inward, outward: einsums of x with A, and of that with B; in x's dtype"""
+    """scale (x A) B, in the dtype of x [B, ...], which is dropped where there are keys.
+
+    inward, outward  einsums of x with A, and of that with B
+    """
+    if self.keys is not None:
+      keys = self.keys[...]
+      # The layers of a modulation have one input, of which one mask is drawn.
+      x = dropped(x, keys[0] if keys.ndim == 3 else keys, self.rate)
     h = jnp.einsum(inward, x, self.a[...].astype(x.dtype))  # [..., rank]
     return self.scale * jnp.einsum(outward, h, self.b[...].astype(x.dtype))
 
@@ -71,6 +84,20 @@ class SidePath(nnx.Module):
       return y
     adapter = Adapter(self.a[...], self.b[...], self.scale, self.magnitude[...], self.slots)
     return y * _gains(kernel, adapter, len(ours)).astype(y.dtype)
+
+
+def dropped(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+  """x [B, ...], each number 0 with probability `rate` and divided by 1 - rate else [1207.0580].
+
+  keys  key data of each row, uint32 [B, n]. Raises ConfigError where x has other rows.
+  """
+  if len(x) != len(keys):
+    raise ConfigError(
+      f"dropout of an adapter: a projection has an input {x.shape} in a step of {len(keys)} "
+      "images. Leave it out of targets, or use dropout=0."
+    )
+  keep = lambda key: jax.random.bernoulli(jax.random.wrap_key_data(key), 1 - rate, x.shape[1:])
+  return jnp.where(jax.vmap(keep)(keys), x / (1 - rate), 0).astype(x.dtype)
 
 
 def attach(model: nnx.Module, adapters: Adapters) -> None:

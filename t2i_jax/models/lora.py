@@ -4,8 +4,9 @@ Its weights are {path of the projection: {"a", "b"[, "gain"]}}, so that they are
 sharded and saved as those of any part. Source: [2106.09685 sec. 4.1]; DoRA [2402.09353 sec. 4].
 """
 
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -22,6 +23,7 @@ from t2i_jax.ranges import Range, Width
 
 ATTENTION = ("*/q", "*/kv", "*/out")  # projections of attention in every model here
 Alpha = Annotated[float, Range("[0, 1e6]")]
+Dropout = Annotated[float, Range("[0, 1)")]
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class LoRAConfig:
   targets  shell patterns of paths of projections, each with its own rank if it has one:
            ("*/q", "*/mlp/*=16"). The last that fits counts; =0 leaves a projection out
   dora     outputs are rescaled to learned magnitudes
+  dropout  of what the products are of, in training; what is rescaled by dora has none
   """
 
   rank: Width = 4
   alpha: Alpha = 0.0
   targets: tuple[str, ...] = ATTENTION
   dora: bool = False
+  dropout: Dropout = 0.0
 
   def rank_of(self, path: str) -> int:
     """0 where the projection is not adapted. Raises ConfigError."""
@@ -51,6 +55,22 @@ class LoRAConfig:
 
   def scale_of(self, rank: int) -> float:
     return self.alpha / rank if self.alpha else 1.0
+
+
+class Masks(NamedTuple):
+  """What dropout is drawn from.   key: of a step;   rows: [B] int32, numbers in the global batch"""
+
+  key: jax.Array
+  rows: jax.Array
+
+  def keys(self, path: str, layers: tuple[int, ...]) -> jax.Array:
+    """Key data of each row at the projection `path`, uint32 [B, n]; of a stack [layers, B, n]."""
+    key = jax.random.fold_in(self.key, zlib.crc32(path.encode()))
+    of_row = lambda key: jax.vmap(lambda row: jax.random.fold_in(key, row))(self.rows)
+    if not layers:
+      return jax.random.key_data(of_row(key))
+    of_layer = jax.vmap(lambda layer: jax.random.fold_in(key, layer))(jnp.arange(layers[0]))
+    return jax.random.key_data(jax.vmap(of_row)(of_layer))
 
 
 class Projection(NamedTuple):
@@ -138,9 +158,17 @@ class _Pair(nnx.Module):
 
 
 def adapters_of(
-  config: LoRAConfig, of: Callable[[nnx.Rngs], nnx.Module], params: Params, base: Params
+  config: LoRAConfig,
+  of: Callable[[nnx.Rngs], nnx.Module],
+  params: Params,
+  base: Params,
+  masks: Masks | None = None,
 ) -> Adapters:
-  """The adapters that a LoRA's parameters are.   base: of the network that it adapts"""
+  """The adapters that a LoRA's parameters are.
+
+  base   parameters of the network that it adapts
+  masks  of a training step, for dropout; None: there is none
+  """
   flat, kernels = traverse_util.flatten_dict(params), traverse_util.flatten_dict(base)
   there = projections(of)
   found = {}
@@ -154,4 +182,7 @@ def adapters_of(
       magnitude = gain * (jax.vmap(of_layer) if p.stacked else of_layer)(kernel)
     scale = config.scale_of(own["a"].shape[-1])
     found[path] = Adapter(**own, scale=scale, magnitude=magnitude, slots=p.slots)
+    if masks is not None:
+      keys = masks.keys(path, p.shape[: p.stacked])
+      found[path] = replace(found[path], keys=keys, rate=config.dropout)
   return found

@@ -22,7 +22,15 @@ from ml_collections import ConfigDict
 from t2i_jax.config import build
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.adapters import Adapters, merge_adapters
-from t2i_jax.models.lora import ATTENTION, Alpha, LoRA, LoRAConfig, adapters_of
+from t2i_jax.models.lora import (
+  ATTENTION,
+  Alpha,
+  Dropout,
+  LoRA,
+  LoRAConfig,
+  Masks,
+  adapters_of,
+)
 from t2i_jax.models.params import Params, abstract_of, axes_of
 from t2i_jax.ranges import Range, Width
 from t2i_jax.systems.parts import Part
@@ -48,17 +56,18 @@ class Adapted(Protocol):
 
 @dataclass(frozen=True)
 class LowRank:
-  """LoRA.   make: of the part that is adapted"""
+  """LoRA.   make: of the part that is adapted;   masks: of the step of `in_training`"""
 
   of: str
   config: LoRAConfig
   make: Callable[[nnx.Rngs], nnx.Module]
+  masks: Masks | None = None
 
   def part(self) -> Part:
     return Part(partial(LoRA, self.config, self.make), self.config)
 
   def adapters(self, own: Params, base: Params) -> Adapters:
-    return adapters_of(self.config, self.make, own, base)
+    return adapters_of(self.config, self.make, own, base, self.masks)
 
   def bind(self, own: Params, base: Params) -> tuple[Params, Adapters | None]:
     return base, self.adapters(own, base)
@@ -107,14 +116,17 @@ def lora(
   alpha: Alpha = 0.0,
   targets: tuple[str, ...] = ATTENTION,
   dora: bool = False,
+  dropout: Dropout = 0.0,
 ) -> LowRank:
-  """of: the part that is adapted;   rank, alpha, targets, dora: models.lora.LoRAConfig.
-
-  Raises ConfigError.
-  """
+  """of: the part that is adapted;   the others: models.lora.LoRAConfig. Raises ConfigError."""
   if of not in parts:
     raise ConfigError(f"of = {of!r} is not one of the parts {', '.join(parts)}.")
-  return LowRank(of, LoRAConfig(rank, alpha, targets, dora), parts[of].make)
+  if dropout and of != "backbone":
+    raise ConfigError(
+      f"dropout = {dropout:g}: of = {of!r}. Only adapters of the backbone have dropout, whose rows "
+      "are those of the batch. Use dropout=0."
+    )
+  return LowRank(of, LoRAConfig(rank, alpha, targets, dora, dropout), parts[of].make)
 
 
 def words(
@@ -144,6 +156,7 @@ def words(
 
 # By the name in config.adapters.
 ADAPTERS: dict[str, Callable[..., Adapted]] = {"lora": lora, "words": words}
+FOLDED = ("lora",)  # those of which nothing is left once they are merged
 
 
 def make_adapters(c: ConfigDict, parts: Mapping[str, Part], text: Encoders) -> dict[str, Adapted]:
@@ -184,6 +197,32 @@ def bound(
     if one.of == part and name in params:
       return one.bind(params[name], params[part])
   return params.get(part, {}), None
+
+
+def in_training(system: Any, masks: Masks) -> Any:
+  """The system as a training step has it: with the dropout of its adapters."""
+  dropping = {
+    name: replace(one, masks=masks)
+    for name, one in system.adapters.items()
+    if isinstance(one, LowRank) and one.config.dropout
+  }
+  return replace(system, adapters=system.adapters | dropping) if dropping else system
+
+
+def merged_in(c: ConfigDict) -> tuple[str, ...]:
+  """The adapters of a run's config that its weights are read with, where another run starts from
+  it (`as_start`): by name."""
+  kinds = {name: choice.partition("(")[0] for name, choice in c.get("adapters", {}).items()}
+  return tuple(name for name, kind in kinds.items() if kind in FOLDED)
+
+
+def as_start(system: Any, params: Params, part: str) -> Params:
+  """The weights of a part of a run where another run starts from it: low-rank adapters of it are
+  merged into them."""
+  for name, one in system.adapters.items():
+    if one.of == part and isinstance(one, LowRank):
+      return one.merge(params[name], params[part])
+  return params[part]
 
 
 def without(system: Any) -> Any:

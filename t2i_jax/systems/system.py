@@ -42,7 +42,8 @@ from t2i_jax.systems.tasks import Tasks
 from t2i_jax.towers import TextEncoder
 
 # What an image's randomness is for: these draw the same numbers on any mesh.
-DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET, DRAW_PERTURB, DRAW_POSTERIOR, DRAW_END = range(7)
+DRAW_T, DRAW_EPS, DRAW_DROP, DRAW_OFFSET = range(4)
+DRAW_PERTURB, DRAW_POSTERIOR, DRAW_END, DRAW_ADAPTERS = range(4, 8)
 
 
 def row_keys(key: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
@@ -266,10 +267,8 @@ class System:
     key   of a step, for an autoencoder that samples its latents; without one it gives their mean
     rows  [R] int32, as Draws has them: what is sampled for an image depends on these and the key
     """
-    keys = None
-    if key is not None:
-      numbers = jnp.arange(len(images)) if rows is None else rows
-      keys = row_keys(key, numbers, DRAW_POSTERIOR)
+    numbers = jnp.arange(len(images)) if rows is None else rows
+    keys = None if key is None else row_keys(key, numbers, DRAW_POSTERIOR)
     if self.latents is None:
       return self.module(params, "vae", self.autoencoder.make).encode(unit_range(images), keys)
     if self.latents.stored == MOMENTS:

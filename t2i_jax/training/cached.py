@@ -13,6 +13,7 @@ from t2i_jax.data.latents import (
   latents_of,
   network_text,
 )
+from t2i_jax.data.roles import BETWEEN
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.systems import System
 
@@ -26,7 +27,7 @@ def latents_in(c: ConfigDict) -> Latents | None:
   """
   latents = latents_of(c.data.dir)
   if latents is not None:
-    for split in (c.data.train_split, c.data.val_split):
+    for split in (*c.data.train_split.split(BETWEEN), c.data.val_split):
       check_split(c.data.dir, latents, split)
     check_images(c.data.dir, latents)
   return latents
@@ -68,7 +69,18 @@ def reading(system: Kind, latents: Latents | None, c: ConfigDict) -> Kind:
       f"parts.vae.train = {c.parts.vae.train!r}: {c.data.dir} holds latents of fixed weights, so "
       "that the autoencoder is not trained. Use parts.vae.train='none', or the images themselves."
     )
+  check_not_adapted(system, "vae", c.data.dir)
   return dataclasses.replace(system, latents=latents)
+
+
+def check_not_adapted(system: System, part: str, folder: str) -> None:
+  """Raises ConfigError where adapters change what a folder holds the output of."""
+  for name, one in system.adapters.items():
+    if one.of == part:
+      raise ConfigError(
+        f"adapters.{name} adapts {part}, whose output is read from {folder}: they would not be "
+        "trained. Use the folder that was encoded, or leave the adapters out."
+      )
 
 
 def check_weights(c: ConfigDict, latents: Latents | None, frozen: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from t2i_jax.data.features import (
 from t2i_jax.data.source import ShardSource, read_manifest
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.systems import System
+from t2i_jax.training.cached import check_not_adapted
 from t2i_jax.training.encode_text import looked_at, stored_text
 
 Kind = TypeVar("Kind", bound=System)
@@ -36,7 +37,7 @@ def reading_text(system: Kind, c: ConfigDict) -> tuple[Kind, list[str]]:
   encoders; and lines for the log about those that are not read.
 
   Raises ConfigError, DataError where they are not those that the config's encoders would give,
-  weights aside.
+  weights aside, and for an encoder that is adapted.
   """
   texts = texts_of(c.data.dir)
   own = {name: encoder for name, encoder in system.text.items() if name in system.parts}
@@ -55,6 +56,7 @@ def reading_text(system: Kind, c: ConfigDict) -> tuple[Kind, list[str]]:
         f"{name!r} with fixed weights, so that it is not trained. Use parts.{name}.train='none', "
         f"or {texts.data} itself."
       )
+    check_not_adapted(system, name, c.data.dir)
     now = stored_text(own[name], stored.start, stored.weights, captions, stored.dtype)
     for field, what in DECIDED.items():
       before, here = getattr(stored, field), getattr(now, field)

@@ -1,7 +1,7 @@
 """From where weights start, and back from a checkpoint: what is read, and what is checked.
 
 A frozen part is stored as its start and a hash of its weights, not as weights in every checkpoint,
-unless checkpoint.frozen is "copy" or it started from random numbers.
+unless checkpoint.frozen is "copy", or it started from random numbers or from merged weights.
 """
 
 from contextlib import closing
@@ -17,7 +17,8 @@ from t2i_jax import pretrained
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.models.params import Params, axes_of
 from t2i_jax.systems import System, make_system, merge_params, split_params
-from t2i_jax.systems.parts import BASE, split_start
+from t2i_jax.systems.adapters import as_start, merged_in
+from t2i_jax.systems.parts import BASE, Part, split_start
 from t2i_jax.training.checkpoint import Checkpoints, Damaged, Meta, open_checkpoints
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.state import TrainState, abstract_params
@@ -37,8 +38,23 @@ def copied_parts(system: System, how: str, frozen: Params, starts: Params) -> tu
   return tuple(
     name
     for name, tree in frozen.items()
-    if how == "copy" or name not in starts or not flat(tree) <= flat(starts[name])
+    if how == "copy"
+    or name not in starts
+    or not flat(tree) <= flat(starts[name])
+    or _is_merged(system.parts[name], name)
   )
+
+
+def _is_merged(part: Part, name: str) -> bool:
+  """Whether a part starts as weights that another run's adapters are merged into: on another mesh
+  they may differ in the last bit, which a hash would not forgive."""
+  kind, path = split_start(part.start, f"parts.{name}.start")
+  if kind != "run":
+    return False
+  with closing(open_checkpoints(path)) as checkpoints:
+    _, meta = checkpoints.newest(checkpoints.meta)
+  adapters = make_system(meta.config, meta.tokenizer).adapters
+  return any(adapters[found].of == (part.of or name) for found in merged_in(meta.config))
 
 
 def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None = None) -> Params:
@@ -91,7 +107,8 @@ def _copied(source: Params, abstract: Params, axes: Params) -> Params:
 
 
 def part_of_run(workdir: str, name: str, abstract: Params, where: str) -> Params:
-  """The averaged weights of a part of another run; `abstract` may have more, which begin at random.
+  """The averaged weights of a part of another run, low-rank adapters of it merged; `abstract` may
+  have more, which begin at random.
 
   where  what the run was given as, for messages
   Raises ConfigError, RestoreError.
@@ -103,7 +120,7 @@ def part_of_run(workdir: str, name: str, abstract: Params, where: str) -> Params
     system = make_system(meta.config, meta.tokenizer)
     if name not in system.parts:
       raise ConfigError(f"{where}: that run has the parts {', '.join(system.parts)}.")
-    return restore_params(checkpoints, step, meta, system, mesh)[name]
+    return as_start(system, restore_params(checkpoints, step, meta, system, mesh), name)
 
   with closing(open_checkpoints(workdir)) as checkpoints:
     _, found = checkpoints.newest(read)

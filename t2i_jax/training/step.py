@@ -11,11 +11,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch
+from t2i_jax.models.lora import Masks
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding, compiler_options
 from t2i_jax.process.timesteps import inside, stratified
 from t2i_jax.systems import Draws, System, merge_params
-from t2i_jax.systems.system import DRAW_DROP, DRAW_T, row_keys
+from t2i_jax.systems.adapters import in_training
+from t2i_jax.systems.system import DRAW_ADAPTERS, DRAW_DROP, DRAW_T, row_keys
 from t2i_jax.training.optimizer import Optimizers
 from t2i_jax.training.running import BINS, KEEP, averaged, by_bin, gradient_noise, importance
 from t2i_jax.training.state import TrainState
@@ -80,7 +82,8 @@ def make_train_step(
   def losses_of(trainable, frozen, batch, draws, drawn, counts):
     """This micro-batch's share of each player's mean loss; sums by bin, shares of all terms, and
     the sums that are no terms."""
-    values = system.losses(merge_params(trainable, frozen), batch, draws)
+    masks = Masks(jax.random.fold_in(draws.key, DRAW_ADAPTERS), draws.rows)
+    values = in_training(system, masks).losses(merge_params(trainable, frozen), batch, draws)
     u, t, undo = (of_image.reshape(-1) for of_image in drawn)
     image, weight = values["image"], batch.image_weight.reshape(-1)
     sums = {"loss": by_bin(image, t, weight), "square": by_bin(jnp.square(image), u, weight)}

@@ -1,5 +1,6 @@
 """Adapters: a side path equals merged weights, and costs no gradient of the weights."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,6 +12,9 @@ from toy_blocks import DEPTH, HEAD, HEADS, WIDTH, Model, toy
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Adapter, matmul_flops, merge_adapters, with_params
+from t2i_jax.models.adapters import dropped
+from t2i_jax.models.lora import Masks
+from t2i_jax.parallel import batch_sharding, make_mesh
 
 RANK = 4
 INPUTS = {"q": (WIDTH,), "out": (HEADS, HEAD)}
@@ -104,6 +108,56 @@ def test_a_backbone_takes_adapters():
     jax.jit(run)(params, adapters), merged, atol=1e-5 * float(jnp.abs(merged).max())
   )
   assert float(jnp.abs(merged - forward("flux", config, params, x, cond)).max()) > 1e-2
+
+
+def dropping(rows, key=3, rate=0.25):
+  masks = Masks(jax.random.key(key), rows)
+  return {
+    path: replace(one, keys=masks.keys(path, (DEPTH,)), rate=rate)
+    for path, one in toy_adapters().items()
+  }
+
+
+def test_dropout_of_the_side_paths_of_a_stack():
+  """The scan equals its blocks one by one, each with the mask of its layer and row; the masks of a
+  row are those of its number, alone and on eight devices, too."""
+  params, x = toy(rows=8)
+  adapters = dropping(jnp.arange(8))
+  found, h = forward_toy(params, x, adapters), x
+  for i in range(DEPTH):
+
+    def layer(seen, name, inputs, outputs, i=i):
+      one, kernel = adapters[f"blocks/{name}"], params["blocks"][name]["kernel"][i]
+      of = f"bt{inputs},{inputs}"
+      inner = jnp.einsum(f"{of}r->btr", dropped(seen, one.keys[i], one.rate), one.a[i])
+      side = one.scale * jnp.einsum(f"btr,r{outputs}->bt{outputs}", inner, one.b[i])
+      return jnp.einsum(f"{of}{outputs}->bt{outputs}", seen, kernel) + side
+
+    h = h + layer(jnp.tanh(layer(h, "q", "d", "nk")), "out", "nk", "d")
+  np.testing.assert_allclose(found, h, rtol=1e-5, atol=1e-5)
+  alone = forward_toy(params, x[3:4], dropping(jnp.array([3])))
+  np.testing.assert_allclose(alone, found[3:4], rtol=1e-5, atol=1e-5)
+  with pytest.raises(ConfigError, match="in a step of 1 images"):
+    forward_toy(params, x, dropping(jnp.array([3])))
+  mesh = make_mesh(8)
+  put = lambda leaf: jax.device_put(leaf, batch_sharding(mesh))
+  run = jax.jit(lambda x, rows: bound(params, dropping(rows))(x))
+  np.testing.assert_allclose(run(put(x), put(jnp.arange(8))), found, rtol=1e-5, atol=1e-5)
+
+
+def test_the_law_of_dropout():
+  """Each number is kept with probability 1 - rate, independently of row, path and layer, so that
+  the mean is what it was; n = 40,000: four standard deviations."""
+  masks = Masks(jax.random.key(0), jnp.arange(20))
+  keys = masks.keys("blocks/q", (2,))
+  x = jnp.ones((20, 1000))
+  kept = [np.asarray(dropped(x, k, 0.3)) > 0 for k in (*keys, masks.keys("out", ()))]
+  np.testing.assert_array_equal(np.unique(dropped(x, keys[0], 0.3)), [0, np.float32(1) / 0.7])
+  for one in kept:
+    assert abs(one.mean() - 0.7) < 4 * (0.21 / one.size) ** 0.5
+  pairs = [(kept[0], kept[1]), (kept[0], kept[2]), (kept[0][:10], kept[0][10:])]
+  for a, b in pairs:
+    assert abs((a & b).mean() - 0.49) < 4 * (0.25 / a.size) ** 0.5
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import here
+from flax import nnx
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -34,7 +35,10 @@ from benchmarks.model_parity import (  # noqa: E402
   tensors,
   theirs,
 )
-from t2i_jax.models import merge_adapters, with_params  # noqa: E402
+from t2i_jax.models import Adapter, merge_adapters, with_params  # noqa: E402
+from t2i_jax.models.adapters import dropped  # noqa: E402
+from t2i_jax.models.layers import Dense  # noqa: E402
+from t2i_jax.models.lora import Masks  # noqa: E402
 from t2i_jax.pretrained.lora import matrices_of, read_adapters  # noqa: E402
 from t2i_jax.pretrained.lora_files import write_matrices  # noqa: E402
 
@@ -140,3 +144,50 @@ def test_files_there_and_back(name, form, tmp_path):
   assert back["backbone"].keys() == found.keys()
   for path, one in found.items():
     jax.tree.map(np.testing.assert_array_equal, back["backbone"][path], one)
+
+
+class Masked(torch.nn.Module):
+  def __init__(self, mask):
+    super().__init__()
+    self.mask = torch.from_numpy(np.array(mask))
+
+  def forward(self, x):
+    return x * self.mask
+
+
+def test_dropout_is_peft_s_where_the_mask_is_the_same():
+  """Of one linear layer, forward and gradients; the mask is drawn here."""
+  torch.manual_seed(0)
+  theirs = torch.nn.Sequential(torch.nn.Linear(12, 7))
+  config = LoraConfig(r=3, lora_alpha=6, target_modules=["0"], lora_dropout=0.4)
+  theirs = inject_adapter_in_model(config, theirs).train()
+  layer = theirs[0]
+  torch.nn.init.normal_(layer.lora_B["default"].weight)
+  keys = Masks(jax.random.key(5), jnp.arange(4)).keys("0", ())
+  mask = dropped(jnp.ones((4, 9, 12)), keys, config.lora_dropout)
+  layer.lora_dropout["default"] = Masked(mask)
+  x = np.random.default_rng(0).standard_normal((4, 9, 12), np.float32)
+  wants = theirs(torch.from_numpy(x))
+  wants.square().sum().backward()
+
+  array = lambda weight: jnp.asarray(weight.detach().numpy().T)
+  base = {"kernel": array(layer.base_layer.weight), "bias": array(layer.base_layer.bias)}
+  bind = with_params(lambda rngs: One(rngs))
+
+  def run(a, b):
+    adapter = Adapter(a, b, 2.0, keys=keys, rate=config.lora_dropout)
+    return bind({"layer": base}, {"layer": adapter})(x)
+
+  pair = array(layer.lora_A["default"].weight), array(layer.lora_B["default"].weight)
+  np.testing.assert_allclose(run(*pair), wants.detach(), rtol=1e-5, atol=1e-5)
+  slopes = jax.grad(lambda *pair: jnp.square(run(*pair)).sum(), argnums=(0, 1))(*pair)
+  for got, of in zip(slopes, (layer.lora_A, layer.lora_B), strict=True):
+    np.testing.assert_allclose(got, of["default"].weight.grad.T, rtol=1e-4, atol=1e-4)
+
+
+class One(nnx.Module):
+  def __init__(self, rngs):
+    self.layer = Dense(rngs, 12, 7, ("embed", "mlp"))
+
+  def __call__(self, x):
+    return self.layer(x)
