@@ -112,6 +112,7 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
   """What --from takes besides."""
   add_size_flags(parser)
   refiner.add_flags(parser)
+  lora.add_embedding_flag(parser)
   parser.add_argument(
     "--config-from",
     metavar="FOLDER",
@@ -223,7 +224,8 @@ def check_start(args: argparse.Namespace) -> None:
 
 
 SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling", "controlnet", "lora")
-FOLDER_FLAGS = (*SIZE_FLAGS, *refiner.FLAGS, "config_from", "embedded_cfg", "too_long", "offload")
+OTHERS = ("config_from", "embedded_cfg", "too_long", "offload", "embedding")
+FOLDER_FLAGS = (*SIZE_FLAGS, *refiner.FLAGS, *OTHERS)
 
 
 def check_folder(args: argparse.Namespace, flags: Sequence[str]) -> None:
@@ -307,7 +309,8 @@ def opened(
     refiner.check_models(args)
   size = check_folder_control(args, conditions, size or edited_size(args.folder, args.reference))
   how = (overrides, size, args.dtype or "float32", too_long, args.offload, args.controlnet)
-  return open_pipeline(args.folder, *how, lora.parsed(args.lora))
+  words = lora.parsed_embeddings(args)
+  return open_pipeline(args.folder, *how, lora.parsed(args.lora), words)
 
 
 def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from t2i_jax.config import apply_overrides
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import RestoreError
+from t2i_jax.inference import words
 from t2i_jax.inference.adapters import Given, read_given, with_given
 from t2i_jax.inference.open import Model, tasks_of
 from t2i_jax.models.params import Params
@@ -83,6 +84,7 @@ def open_pipeline(
   in_turn: bool = False,
   controlnets: Sequence[str | Path] = (),
   loras: Given = (),
+  embeddings: words.Given = (),
 ) -> Model:
   """A published model on all devices, its weights read onto the mesh, each device its own shards.
 
@@ -93,16 +95,19 @@ def open_pipeline(
   in_turn          encoders, backbone and autoencoder are in memory one after the other, and read
                    anew for each call
   loras            files or folders of adapters, which are merged into the weights, with factors
+  embeddings       files of new words, and what to call the word or "": pretrained.embeddings
   Raises RestoreError, ConfigError, MeshError.
   """
   config, mesh, system, tokenizer, abstract = prepare(
     folder, overrides, size, dtype, too_long, controlnets
   )
   adapters = read_given(loras, system)
+  system, rows = words.with_embeddings(system, embeddings)
 
   def read(name: str) -> Params:
     params = load_starts(system, abstract, (name,))[name]
-    return jax.block_until_ready(with_given(params, adapters.get(name, ())))
+    adapted = with_given(params, adapters.get(name, ()))
+    return jax.block_until_ready(words.with_rows(adapted, rows.get(name)))
 
   with overridden(config.mesh.rules):
     tasks = tasks_of(system, config, mesh)

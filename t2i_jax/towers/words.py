@@ -1,4 +1,4 @@
-"""New words of a text encoder: a token each, whose rows of the embedding are learned [2208.01618].
+"""New words of a text encoder: tokens whose rows of the embedding are learned [2208.01618].
 
 The rows follow those of the encoder's own table, which stays as it is.
 """
@@ -22,16 +22,23 @@ TABLE = "embedding"  # the parameter of an encoder
 class WithWords:
   """A tokenizer with further words: towers.encoder.Tokenizer. It can be pickled.
 
-  words  as they stand in captions;   first: id of the first of them
+  words   as they stand in captions;   first: id of the first token of the first of them
+  counts  of the tokens of each; by default one
   Raises ConfigError for a word that is a token already, and for a tokenizer that puts captions into
   a template, pads on the left or divides them into windows.
   """
 
   kind = "words"  # beside those of data.tokenize.Tokenizer
 
-  def __init__(self, base: Any, words: Sequence[str], first: int):
+  def __init__(self, base: Any, words: Sequence[str], first: int, counts: Sequence[int] = ()):
     self.base, self.words, self.first = base, tuple(words), first
-    self.vocab = first + len(self.words)
+    ends = np.cumsum(counts or [1] * len(self.words)).tolist()
+    starts = [0, *ends[:-1]]
+    self.ids = {
+      word: list(range(first + start, first + end))
+      for word, start, end in zip(self.words, starts, ends, strict=True)
+    }
+    self.vocab = first + ends[-1]
     rule = getattr(base, "rule", None)
     plain = rule is None or rule.template == "{}"
     windows = getattr(base, "too_long", "") == "chunk"
@@ -69,9 +76,10 @@ class WithWords:
     """Of a text that has one of the words: what is between them is read by itself."""
     begin, end = self.ends
     found = list(begin)
-    for piece in re.split(f"({'|'.join(map(re.escape, self.words))})", text):
-      if piece in self.words:
-        found.append(self.first + self.words.index(piece))
+    longest_first = sorted(self.words, key=len, reverse=True)
+    for piece in re.split(f"({'|'.join(map(re.escape, longest_first))})", text):
+      if piece in self.ids:
+        found += self.ids[piece]
       elif piece.strip():
         found += self.plain(piece.strip())
     return [*found, *end]
@@ -109,13 +117,14 @@ class WithWords:
 
   def decode(self, ids: Sequence[int]) -> str:
     """The words among ids stand where they are."""
+    begins = {own[0]: word for word, own in self.ids.items()}
     texts, run = [], list[int]()
     for i in [*ids, self.first]:
       if i < self.first:
         run.append(i)
         continue
       texts += [self.base.decode(run).strip()] if run else []
-      texts, run = [*texts, self.words[i - self.first]], []
+      texts, run = [*texts, *([begins[i]] if i in begins else [])], []
     return " ".join(texts[:-1])
 
 
