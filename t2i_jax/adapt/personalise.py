@@ -12,12 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from t2i_jax.adapt.subject import SubjectImages, image_files
-from t2i_jax.config import build as build_choice
-from t2i_jax.config import load_config
-from t2i_jax.data.build import build
+from t2i_jax.adapt.subject import SubjectImages, build_subject, image_files
+from t2i_jax.config import build, load_config
 from t2i_jax.data.sheet import grid
-from t2i_jax.data.source import MANIFEST
 from t2i_jax.errors import ConfigError, WorkdirError
 from t2i_jax.evaluation.report import write_gallery_report
 from t2i_jax.inference import Model, open_model, open_pipeline
@@ -130,7 +127,7 @@ def _new_words(model: Model, how: How) -> dict[str, str]:
   for name in model.system.text:
     if name in model.system.parts:
       choice = f"words(of={name!r}, tokens=({how.word!r},), start={how.class_word!r})"
-      build_choice(ADAPTERS, choice, "--word", model.system.parts, model.system.text)
+      build(ADAPTERS, choice, "--word", model.system.parts, model.system.text)
       found[f"adapters.words_{name}"] = choice
   return found
 
@@ -178,18 +175,11 @@ def build_data(
 ) -> None:
   """The folder of data of both roles, with the tokenizer of the model."""
   split = lambda i: "val" if i >= how.priors else "prior"
-  source: Any = SubjectImages((
+  source = SubjectImages((
     *(("instance", path, how.prompt) for path in files),
     *((split(i), path, how.class_prompt) for i, path in enumerate(drawn)),
   ))  # fmt: skip
-  if (to / MANIFEST).exists():
-    made = json.loads((to / MANIFEST).read_text())["made_by"]["arguments"]["files"]
-    if made == [list(file) for file in source.files]:
-      return
-    raise WorkdirError(f"{to} was built of other images: use another --to, or remove it.")
-  own = json.loads(model.tokenizer.to_json())
-  bpe = own["model"] if own["kind"] == "bpe" else None
-  build(source, to, workers=1, progress=False, max_bad=0.0, tokenizer=bpe)
+  build_subject(source, model.tokenizer, to)
 
 
 def _drawings(model: Model, how: How) -> dict[str, np.ndarray]:

@@ -1,16 +1,20 @@
 """Images of a subject and of its class, as a folder of data with a split for each role."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from t2i_jax.data.account import Account
+from t2i_jax.data.build import build
 from t2i_jax.data.images import is_image_name
 from t2i_jax.data.items import Made, Result, in_chunks, made
 from t2i_jax.data.record import Record
+from t2i_jax.data.source import MANIFEST
+from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.data.user_images import stored_image
-from t2i_jax.errors import DataError
+from t2i_jax.errors import DataError, WorkdirError
 
 
 def image_files(folder: str | Path) -> tuple[str, ...]:
@@ -56,3 +60,19 @@ class SubjectImages:
     account.find("captions", 1)
     account.use("captions", 1)
     return made(split, Record(image, (caption,), path, {"role": split}))
+
+
+def build_subject(source: SubjectImages, tokenizer: Tokenizer, to: Path) -> None:
+  """The folder of data, with the tokenizer of a model; one that is there is kept.
+
+  Raises WorkdirError where it is of other images.
+  """
+  if (to / MANIFEST).exists():
+    made = json.loads((to / MANIFEST).read_text())["made_by"]["arguments"]["files"]
+    if made == [list(file) for file in source.files]:
+      return
+    raise WorkdirError(f"{to} was built of other images: use another --to, or remove it.")
+  own = json.loads(tokenizer.to_json())
+  bpe = own["model"] if own["kind"] == "bpe" else None
+  given: Any = source
+  build(given, to, workers=1, progress=False, max_bad=0.0, tokenizer=bpe)

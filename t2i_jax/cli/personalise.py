@@ -3,27 +3,29 @@
 From three to ten images under the prompt "a WORD CLASS". The class stays what it is by images
 of "a CLASS" that the model itself draws first. --method=lora trains adapters, --method=dreambooth
 all weights of the backbone; --method=textual_inversion learns the embedding of a new word, as
-"<ki>", which stands in place of the class word. RUN is a work directory as of t2i train: it goes on
-where it was ended, and t2i sample draws with it.
+"<ki>", which stands in place of the class word. --method=imagic edits one --image as its
+--prompt says. RUN is a work directory as of t2i train: it goes on where it was ended, and t2i
+sample draws with it.
 """
 
 import argparse
 
+from t2i_jax.cli import imagic
 from t2i_jax.cli.flags import number, parse_size
 from t2i_jax.errors import ConfigError
 from t2i_jax.ranges import Count, Seed, Weight, Whole, Width
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  model = parser.add_mutually_exclusive_group(required=True)
+  model = parser.add_mutually_exclusive_group()
   model.add_argument("--workdir", help="of a training run")
   model.add_argument("--from", dest="folder", metavar="FOLDER", help="with model_index.json")
   parser.add_argument("--size", help="HEIGHTxWIDTH in pixels, with --from")
   parser.add_argument(
-    "--method", default="lora", help="lora, the default, dreambooth or textual_inversion"
+    "--method", default="lora", help="lora, the default, dreambooth, textual_inversion or imagic"
   )
-  parser.add_argument("--images", required=True, help="folder of images of the subject")
-  parser.add_argument("--class-word", required=True, help="what it is one of: circle, dog, ...")
+  parser.add_argument("--images", help="folder of images of the subject")
+  parser.add_argument("--class-word", help="what it is one of: circle, dog, ...")
   parser.add_argument("--word", default="sks", help="its name in prompts; default sks")
   parser.add_argument("--to", required=True, help="work directory of the run")
   parser.add_argument(
@@ -39,25 +41,32 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--seed", type=number("--seed", Seed), default=0)
   for flag, hint, text in (("steps", Count, "of training"), ("rank", Width, "with --method=lora")):
     parser.add_argument(f"--{flag}", type=number(f"--{flag}", hint), help=text)
+  imagic.add_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-  from t2i_jax.adapt.personalise import How, of_folder, of_workdir, personalise
+  from t2i_jax.adapt.personalise import Base, How, of_folder, of_workdir, personalise
 
+  imagic.check(args)
   if args.size and args.folder is None:
     raise ConfigError("--size: only with --from=FOLDER of a published model.")
-  if args.rank and args.method != "lora":
+  if args.rank and args.method not in ("lora", "imagic"):
     raise ConfigError("--rank is of adapters: give --method=lora, or leave it out.")
   given = {"seed": str(args.seed)}
   if args.steps:
     given["train.steps"] = str(args.steps)
   if args.rank:
     given["adapters.lora"] = f"lora(rank={args.rank})"
-  base = (
-    of_workdir(args.workdir)
-    if args.folder is None
-    else of_folder(args.folder, parse_size(args.size) if args.size else None)
-  )
+  base: Base | None = None
+  if args.folder is not None:
+    base = of_folder(args.folder, parse_size(args.size) if args.size else None)
+  elif args.workdir is not None:
+    base = of_workdir(args.workdir)
+  if args.method == "imagic":
+    imagic.run(args, base, given)
+    return
+  if base is None or args.images is None or args.class_word is None:
+    raise ConfigError("give --workdir or --from, --images and --class-word.")
   how = How(
     args.images,
     args.class_word,

@@ -31,7 +31,7 @@ from t2i_jax.pretrained.known import LEGACY_CLASS, spec_for, spec_of
 from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
 from t2i_jax.pretrained.spec import DIFFUSERS_VERSION, Spec, write_config
 from t2i_jax.pretrained.tensors import DTYPES
-from t2i_jax.systems import System, make_system
+from t2i_jax.systems import System, for_inference, make_system
 from t2i_jax.systems.adapters import without
 from t2i_jax.systems.folder import folder_config
 from t2i_jax.systems.parts import Part, split_start
@@ -125,7 +125,7 @@ def export_run(
   to = Path(to)
   with closing(open_checkpoints(workdir)) as checkpoints:
     _, meta = checkpoints.newest(checkpoints.meta)
-  system = without(make_system(meta.config, meta.tokenizer))
+  system = without(for_inference(make_system(meta.config, meta.tokenizer)))
   starts = {name: _start(name, one) for name, one in system.parts.items()}
   check_target(to, dtype, [path for path in starts.values() if path is not None])
   plan = (

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from t2i_jax.data.roles import BETWEEN
 from t2i_jax.errors import ConfigError
 from t2i_jax.systems.adapters import merged_in
 from t2i_jax.systems.trained import config_of
 
+INSTANCE = "instance"  # the split of the images of a subject
 WHAT = "the work directory of a run, as runs/scenes_dit_flow, or the folder of a published model"
 
 
@@ -38,6 +40,10 @@ def base_config(path: str, of: str) -> ConfigDict:
     )
   for name in merged_in(c):
     del c.adapters[name], c.parts[name]
+  if c.data.train_split.split(BETWEEN)[0] == INSTANCE:  # it was taught by an objective of its own
+    c.train.objective, c.data.train_split = "denoising", "train"
+    for name in set(c.parts) - {"backbone", "vae", *c.text.towers, *c.get("adapters", {})}:
+      del c.parts[name]
   for name in c.parts:
     c.parts[name] = ConfigDict({"start": f"run:{path}", "train": "none"})
   return c

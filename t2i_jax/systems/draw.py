@@ -29,6 +29,7 @@ from t2i_jax.systems.beside import IMAGE, Encoded, check_drawn, check_redrawn, k
 from t2i_jax.systems.controlnet import rows_of, with_latents
 from t2i_jax.systems.guided import GuidedSampler
 from t2i_jax.systems.guides import NO_GUIDES, Guides
+from t2i_jax.systems.imagic import shifted
 from t2i_jax.systems.inputs import (
   Inputs,
   Origin,
@@ -93,6 +94,7 @@ class Drawing:
     self.batches = Batches(mesh, c.batch)
     rows, jit = batch_sharding(mesh), partial(jax.jit, compiler_options=compiler_options(mesh))
     self._encode: Any = jax.jit(system.encode_text, out_shardings=rows)
+    self._shifted: Any = jax.jit(shifted, out_shardings=rows)
     if guides.weak is not None:
       self._encode_weak: Any = jax.jit(guides.weak.system.encode_text, out_shardings=rows)
     self._encode_image: Any = jit(system.encode, out_shardings=rows)
@@ -112,6 +114,7 @@ class Drawing:
     references: Sequence[np.ndarray] = (),
     stage: Stage | None = None,
     controls: ControlImages | None = None,
+    shift: Any = None,
   ) -> np.ndarray:
     """tasks.Draw. Raises PromptError, ConfigError.
 
@@ -121,6 +124,7 @@ class Drawing:
     references  uint8 [n, H, W, 3], images that the model is shown besides the prompts. A model
                 that edits resizes them; for another, sides are multiples of its autoencoder's
     controls    condition images of its ControlNets
+    shift       by which the encoded prompts are moved, n rows: systems.imagic.shifted
     """
     takes = getattr(self.system.parts["backbone"].config, "references", False)
     check_drawn(self.beside, references)
@@ -132,7 +136,8 @@ class Drawing:
     plan = self.plan if stage is None else stage.plan(self.solver, self.system.process, self.times)
     sampler = lambda own, part: self._from_noise(own, plan, *part)
     rows = rows_of(self.system, controls, len(prompts))
-    given = self._inputs(prompts, seeds, references)._replace(noise=noise, controls=rows)
+    given = self._inputs(prompts, seeds, references)
+    given = given._replace(noise=noise, controls=rows, shift=shift)
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
   def lower(self, params: Params) -> dict[str, Any]:
@@ -286,10 +291,12 @@ class Drawing:
     seen = tuple(self._encode_image(vae, image) for image in told)
 
     of = lambda text: with_images(self._encode(own, text), seen)
+    cond = of(part.cond)
     images, part = (
       part.references,
       part._replace(
-        cond=of(part.cond),
+        cond=cond if part.shift is None else self._shifted(cond, part.shift),
+        shift=None,
         null=None if part.null is None else negative(of(part.null)),
         others=tuple(map(of, part.others)),
         scale=jnp.float32(self.scale),

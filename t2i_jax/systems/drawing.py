@@ -31,6 +31,7 @@ from t2i_jax.systems.distillation import ConsistencyDistillation, GuidanceDistil
 from t2i_jax.systems.draw import Drawing
 from t2i_jax.systems.few_step import Consistency, MeanFlow
 from t2i_jax.systems.guides import NO_GUIDES, Guides
+from t2i_jax.systems.imagic import Imagic
 from t2i_jax.systems.likelihood import make_likelihood
 from t2i_jax.systems.system import (
   Draws,
@@ -56,7 +57,8 @@ class DrawingSystem(System):
   weighting, penalty  of the denoising loss, whatever the network predicts
   objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES. It may
                       have check(system), which raises ConfigError, and teacher(config): of the
-                      backbone that is the frozen part "teacher"
+                      backbone that is the frozen part "teacher"; learned(text, join): the part
+                      "embedding"
   controlnets         parts whose residuals are added to the backbone's -> what makes their
                       condition images of those of training, or None
   """
@@ -298,6 +300,7 @@ class DreamBooth:
 OBJECTIVES: dict[str, Callable[..., Callable[..., dict[str, jax.Array]]]] = {
   "denoising": lambda: denoising,
   "dreambooth": DreamBooth,
+  "imagic": Imagic,
   "consistency": Consistency,
   "consistency_distillation": ConsistencyDistillation,
   "guidance_distillation": GuidanceDistillation,

@@ -35,6 +35,7 @@ class Inputs(NamedTuple):
           guides
   weak, weak_params  of the weak model
   controls  systems.controlnet.Rows of each ControlNet
+  shift  by which `cond` is moved before it is sampled: systems.imagic.shifted; or None
   """
 
   cond: Any
@@ -51,6 +52,7 @@ class Inputs(NamedTuple):
   weak_params: Any = None
   origin: Origin | None = None
   controls: tuple[Any, ...] = ()
+  shift: Any = None
 
 
 def with_images(cond: Conditioning, latents: tuple[Any, ...]) -> Conditioning:

@@ -39,6 +39,7 @@ from t2i_jax.systems.classifier import ClassifierSystem
 from t2i_jax.systems.contrastive import Contrast, ContrastiveSystem, Views
 from t2i_jax.systems.controlnet import make_nets, parts_of
 from t2i_jax.systems.drawing import OBJECTIVES, DrawingSystem
+from t2i_jax.systems.imagic import EMBEDDING
 from t2i_jax.systems.joint import JointSystem
 from t2i_jax.systems.parts import Part, configured
 from t2i_jax.systems.system import NO_NOISE, Mixing, Noise, Output, System
@@ -154,6 +155,8 @@ def _drawing(
     taught = objective.teacher(config)
     make = lambda rngs: model(taught, rngs)
     teacher = {"teacher": Part(make, taught, of="backbone", training_only=True)}
+  if hasattr(objective, "learned"):
+    teacher |= {EMBEDDING: objective.learned(text, join)}
   image_shape = common["image_shape"]
   nets = make_nets(c, config, image_shape, common["autoencoder"].latent_shape(image_shape))
   parts = {"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae | teacher

@@ -4,6 +4,7 @@ A frozen part is stored as its start and a hash of its weights, not as weights i
 unless checkpoint.frozen is "copy", or it started from random numbers or from merged weights.
 """
 
+from collections.abc import Collection
 from contextlib import closing
 from typing import Any
 
@@ -120,7 +121,8 @@ def part_of_run(workdir: str, name: str, abstract: Params, where: str) -> Params
     system = make_system(meta.config, meta.tokenizer)
     if name not in system.parts:
       raise ConfigError(f"{where}: that run has the parts {', '.join(system.parts)}.")
-    return as_start(system, restore_params(checkpoints, step, meta, system, mesh), name)
+    needed = {name} | {own for own, one in system.adapters.items() if one.of == name}
+    return as_start(system, restore_params(checkpoints, step, meta, system, mesh, needed), name)
 
   with closing(open_checkpoints(workdir)) as checkpoints:
     _, found = checkpoints.newest(read)
@@ -144,7 +146,7 @@ def _frozen(
   found = found | trees
   now = fingerprint(found)
   for name, expected in meta.frozen.items():
-    if name in system.parts and now.get(name) != expected:
+    if name in abstract and now.get(name) != expected:
       if name in meta.copied:
         raise Damaged(f"{checkpoints.root}/{step} is damaged: part {name} is not what was saved.")
       start = system.parts[name].start
@@ -186,9 +188,22 @@ def restore_state(
 
 
 def restore_params(
-  checkpoints: Checkpoints, step: int, meta: Meta, system: System, mesh: Mesh
+  checkpoints: Checkpoints,
+  step: int,
+  meta: Meta,
+  system: System,
+  mesh: Mesh,
+  needed: Collection[str] | None = None,
 ) -> Params:
-  """What inference needs: the averaged weights with the frozen ones. No moments are read."""
-  trainable, frozen = split_params(abstract_params(system, mesh), system.parts)
-  averaged = checkpoints.arrays(step, meta, ema=trainable)["ema"]
+  """What inference needs: the averaged weights with the frozen ones. No moments are read.
+
+  needed  parts, of which frozen weights are read; by default of all
+  """
+  whole = abstract_params(system, mesh)
+  # What was trained may be a part that inference leaves out.
+  some = any(part.train != "none" for part in system.parts.values())
+  trainable, frozen = split_params(whole, system.parts) if some else ({}, whole)
+  if needed is not None:
+    frozen = {name: tree for name, tree in frozen.items() if name in needed}
+  averaged = checkpoints.arrays(step, meta, ema=trainable)["ema"] if some else {}
   return merge_params(averaged, _frozen(checkpoints, step, meta, system, frozen))
