@@ -380,11 +380,7 @@ def check(c: ConfigDict, objective: Reconstruction, autoencoder: Any) -> None:
   wrong += () if isinstance(autoencoder, LookupFreeConfig) else ("entropy",)
   for name in wrong:
     if getattr(objective, name):
-      of = {
-        "kl": "a posterior: kl",
-        "commitment": "codes: vq, fsq, lfq",
-        "entropy": "codes: fsq, lfq",
-      }
+      of = {"kl": "kl", "commitment": "vq, fsq or lfq", "entropy": "fsq or lfq"}
       raise ConfigError(f"{where}: {name} is a term of {of[name]}; this is {kind}.")
   if objective.entropy and autoencoder.codes > 2**BITS:
     raise ConfigError(
