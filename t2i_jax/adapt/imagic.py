@@ -30,6 +30,7 @@ from t2i_jax.systems.base import INSTANCE
 from t2i_jax.systems.imagic import EMBEDDING, Imagic, towards
 from t2i_jax.training import train
 from t2i_jax.training.checkpoint import is_workdir, open_checkpoints
+from t2i_jax.training.running import BINS
 from t2i_jax.training.state import abstract_params
 
 STRIP = "imagic.png"
@@ -75,7 +76,8 @@ def edit(base: Base, how: Edit, to: str | Path, drawn: Drawn = DRAWN) -> Path:
     raise DataError(f"--image={how.image} is not a file.")
   model = base.open()
   model.system.check_captions([how.target])
-  files = tuple((split, how.image, how.target) for split in (INSTANCE, "val"))
+  # Each copy is validated at a time of its own.
+  files = tuple((s, how.image, how.target) for s in (INSTANCE, *["val"] * BINS))
   build_subject(SubjectImages(files), model.tokenizer, to / DATA)
   del model
   given = {"data.dir": str(to / DATA), "train.objective": f"imagic(target={how.target!r})"}
