@@ -136,9 +136,9 @@ class Paired:
   def _phi(self) -> float:
     before, after = self.both + self.lost, self.both + self.won
     margins = before * (self.n - before) * after * (self.n - after)
-    excess = self.both * self.neither - self.lost * self.won
+    excess: float = self.both * self.neither - self.lost * self.won
     if excess > 0:
-      excess = max(excess - self.n / 2, 0)
+      excess = max(excess - self.n / 2, 0.0)
     return excess / sqrt(margins) if margins else 0.0
 
   @property
