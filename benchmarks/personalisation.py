@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -122,8 +123,9 @@ class Bench:
     return Drawing(self.base.system, self.base.config.sampling, self.base.mesh)
 
   def priors(self, model: Model, folder: str) -> dict[str, np.ndarray]:
-    """Images of each class as `t2i personalise` has a model draw them."""
-    found = {}
+    """Images of each class as `t2i personalise` has a model draw them, at its own scale."""
+    found, self.drawing.scale = {}, model.config.sampling.cfg
+    model = replace(model, tasks=model.tasks._replace(draw=self.drawing.draw))
     for shape in sorted({s.shape for s in (*SUBJECTS, *DEVELOPMENT)}):
       how = How("", shape, priors=PRIORS)
       paths = drawn_of_class(model, how, self.runs / folder / shape)[:PRIORS]

@@ -20,10 +20,11 @@ from benchmarks.personalisation_world import (
   load_cell,
   training_scenes,
 )
+from t2i_jax.evaluation.paired import Paired
 from t2i_jax.evaluation.placement import cell_of, repeats, spread, total_variation
 from t2i_jax.evaluation.planted_judge import ATTRIBUTES, PlantedVerdict
 from t2i_jax.evaluation.planted_reader import Seen
-from t2i_jax.evaluation.stats import Paired, Rate
+from t2i_jax.evaluation.stats import Rate
 
 NAMES = {
   "base": "base, untouched",

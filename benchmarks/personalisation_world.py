@@ -87,7 +87,7 @@ def training_images(subject: Subject) -> np.ndarray:
 
 # Drawings of a run by group of prompts, and how many: alone "a <v0> circle"; related beside another
 # object; class "a circle"; own: prompts of the base's own distribution.
-COUNTS = {"alone": 40, "related": 60, "class": 40, "own": 60}
+COUNTS = {"alone": 32, "related": 48, "class": 32, "own": 48}
 FIRST_SEED = {"alone": 0, "related": 1_000, "class": 2_000, "own": 3_000}
 SHOWN = {"alone": 3, "related": 3, "class": 2}  # drawings that are kept as images
 
