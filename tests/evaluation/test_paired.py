@@ -1,7 +1,7 @@
 """Paired differences against scipy and published intervals."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, multinomial
 
@@ -15,6 +15,7 @@ def test_a_published_paired_interval():
   assert found.interval() == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.tuples(*[st.integers(0, 40)] * 4))
 def test_mcnemar_is_the_sign_test_of_the_changes(counts):
   found = Paired(*counts)

@@ -3,11 +3,14 @@
 import json
 import random
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks import personalisation_tables as tables
-from benchmarks.personalisation_adapt import METHOD_OF, STEPS
+from benchmarks.personalisation_adapt import METHOD_OF, STEPS, Scaled
 from benchmarks.personalisation_world import (
   COUNTS,
   DEVELOPMENT,
@@ -28,6 +31,7 @@ from t2i_jax.data.scenes import planted
 from t2i_jax.data.scenes.heldout import heldout_pair
 from t2i_jax.data.scenes.planted import INDIVIDUALS, Thing
 from t2i_jax.evaluation.planted_judge import judge_planted, rates
+from t2i_jax.training.optimizer import Optimizers, adamw
 
 FEW = {"alone": 3, "related": 4, "class": 3, "own": 3}
 
@@ -90,6 +94,24 @@ def test_an_oracles_records_have_the_subjects_and_the_copies_stay():
   of_subjects = [name for name in names if name]
   assert 2 <= len(of_subjects) <= 24 and set(of_subjects) <= {s.name for s in SUBJECTS}
   assert source._record("train", 0).meta.get("copy") is not None
+
+
+def test_a_rate_that_is_an_argument_is_that_of_the_optimizer():
+  params = {"net": {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3)}}
+  matrices = {"net": {"w": ((0,), (1,)), "b": None}}
+
+  def moved(rate, scale):
+    adam = adamw(lambda _: rate, lambda _: rate, matrices)
+    optimizers = Scaled(Optimizers({"model": adam}, {"model": ("net",)}), scale)
+    state, now = optimizers.optimizers.init(params), params
+    for step in (1.0, -2.0, 0.5):
+      grads = jax.tree.map(lambda x, step=step: step * (x + 1), now)
+      updates, state = optimizers.update(grads, state, now)
+      now = optax.apply_updates(now, updates)
+    return now
+
+  expected, found = moved(3e-3, jnp.float32(1)), moved(1.0, jnp.float32(3e-3))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, found)
 
 
 @pytest.fixture(scope="module")
