@@ -12,6 +12,7 @@ loss. About four CPU hours, half of them for the base, twin and oracles.
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -115,7 +116,13 @@ class Bench:
 
   @cached_property
   def base(self) -> Model:
-    return open_model(self.args.base, SAMPLING)
+    return self.opened(self.args.base, "base")
+
+  def opened(self, workdir: str, part: str) -> Model:
+    """A run of --only=`part`, as all are sampled."""
+    if not finished(Path(workdir)):
+      sys.exit(f"{workdir} has not made all of its steps: --only={part} goes on with it.")
+    return open_model(workdir, SAMPLING)
 
   @cached_property
   def drawing(self) -> Drawing:
@@ -289,25 +296,31 @@ class Bench:
 
   def baselines(self) -> None:
     """The base as it is, the same with other noise, and the oracles."""
-    again = {"base": 0, "base_again": AGAIN}
-    models: list[tuple[str, int, str, int]] = [(n, 0, self.args.base, k) for n, k in again.items()]
-    models += [("oracle", seed, str(self.oracles).format(seed), 0) for seed in SEEDS]
-    for name, seed, workdir, noise in models:
-      where = lambda s, name=name, seed=seed: self.runs / f"cells/{name}_{s.name}_{seed}_0.json"
-      missing = [s for s in SUBJECTS if not self.is_drawn(where(s))]
-      if missing and finished(Path(workdir)):
-        params, guidance = open_model(workdir, SAMPLING).params, self.chosen["guidance"]
-        for s in missing:
-          phrase = f"{s.name if name == 'oracle' else s.word} {s.shape}"
-          about = {"method": name, "seed": seed, "step": 0, "seconds": 0.0}
-          self.cell(where(s), params, s, phrase, about, guidance, noise=noise)
+    self.untaught("base", 0, self.args.base)
+    self.untaught("base_again", 0, self.args.base, AGAIN)
+    for seed in SEEDS:
+      workdir = str(self.oracles).format(seed)
+      if finished(Path(workdir)):
+        self.untaught("oracle", seed, workdir)
+      else:
+        print(f"{workdir} has not made all of its steps: --only=oracle,methods adds it", flush=True)
+
+  def untaught(self, name: str, seed: int, workdir: str, noise: int = 0) -> None:
+    """Cells of a run that nothing is taught to; an oracle knows the subjects by name."""
+    where = lambda s: self.runs / f"cells/{name}_{s.name}_{seed}_0.json"
+    missing = [s for s in SUBJECTS if not self.is_drawn(where(s))]
+    params = self.opened(workdir, "base").params if missing else None
+    for s in missing:
+      phrase = f"{s.name if name == 'oracle' else s.word} {s.shape}"
+      about = {"method": name, "seed": seed, "step": 0, "seconds": 0.0}
+      self.cell(where(s), params, s, phrase, about, self.chosen["guidance"], noise=noise)
     self.read()
 
   def control(self) -> None:
     """Methods on the twin, which has seen no mark."""
     known = [s for s in SUBJECTS if s.tier == "known"]
     named = {name: METHOD_OF[name] for name in ("inversion", "lora4_prior")}
-    base = open_model(self.twin, SAMPLING)
+    base = self.opened(self.twin, "twin")
     self.methods(named, base=base, suffix="_twin", subjects=known)
 
 
