@@ -188,7 +188,8 @@ def intro(results: Results) -> list[str]:
     f"`t2i personalise` ([adapt](adapt.md)): {PER_ROLE} rows of the subject a step, and with prior",
     f"preservation, where nothing else is said, {PER_ROLE} of {PRIORS} images that the base drew",
     "of its class. A run begins at the base's averaged weights; its own weights draw, no average.",
-    f"Drawings a run: {own}. The reader of the planted world judges them; it is in no loss.",
+    f"Drawings a run: {own}.",
+    "The reader of the planted world judges them; it is in no loss.",
     "Percentages have 95% Wilson intervals over drawings; runs and subjects differ by more.",
   ]
 

@@ -41,6 +41,7 @@ NAMES = {
   "inversion_twin": "textual inversion on the twin",
   "lora4_prior_twin": "LoRA 4 on the twin",
 }  # fmt: skip
+ATTRIBUTE_NAMES = ("shape", "colour", "mark", "its colour")  # of ATTRIBUTES
 BASELINES = ("base", "base_again", "oracle")
 
 
@@ -72,12 +73,12 @@ class Results:
       self.cells[key].append(One(subject, cell, cell.judged(subject)))
 
   def step_of(self, method: str) -> int:
-    """The steps that were chosen for a method on the development subjects."""
+    """The steps that were chosen for a method on the development subjects; -1: none yet."""
     if method in BASELINES:
       return 0
     plain = method.removesuffix("_twin")
     family = (METHOD_OF | IMAGES)[plain].family or plain
-    step: int = self.chosen["settings"][family]["step"]
+    step: int = self.chosen["settings"].get(family, {"step": -1})["step"]
     return step
 
   def of(self, method: str, step: int | None = None, tier: str = "") -> list[One]:
@@ -182,8 +183,7 @@ def attribute_table(results: Results, names: Sequence[str]) -> str:
         for a in ATTRIBUTES
       ]
       rows.append([NAMES[name], tier, *cells])
-  return table(["method", "mark", *(a.replace("_", " of the ", 1) if a == "mark_color" else a
-                                    for a in ATTRIBUTES)], rows)  # fmt: skip
+  return table(["method", "mark", *ATTRIBUTE_NAMES], rows)
 
 
 def harm_table(results: Results, names: Sequence[str]) -> str:
