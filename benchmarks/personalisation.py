@@ -1,0 +1,362 @@
+"""A model taught a subject, on the planted world: docs/personalisation.md and its images.
+
+python -m benchmarks.personalisation --jobs=2
+
+Trains the base (configs/scenes_planted.py), its twin without anything planted and two oracles that
+learn the subjects from scratch, or goes on where each stopped; chooses learning rates, steps and
+the guidance scale on development subjects; teaches five subjects twice by every method; and writes
+the page. What is drawn is kept in RUNS as it was read: started again, it goes on, and --only=page
+writes the page without a model. --only=PART[,PART] makes a part: see PARTS. The judge is in no
+loss. About four CPU hours, half of them for the base, twin and oracles.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.few_step import finished
+from benchmarks.personalisation_adapt import (
+  AT_ONCE,
+  IMAGES,
+  METHOD_OF,
+  PRIORS,
+  STEPS,
+  Learner,
+  Method,
+  Run,
+)
+from benchmarks.personalisation_page import write_pages
+from benchmarks.personalisation_world import (
+  COUNTS,
+  DEVELOPMENT,
+  FIRST_SEED,
+  SIZE,
+  SUBJECTS,
+  Cell,
+  Subject,
+  WithSubjects,
+  all_scenes,
+  load_cell,
+  read_groups,
+  save_cell,
+)
+from benchmarks.quickstart import t2i
+from t2i_jax.adapt.personalise import How, drawn_of_class
+from t2i_jax.data.build import build
+from t2i_jax.data.source import MANIFEST
+from t2i_jax.inference import Model, open_model
+from t2i_jax.systems.draw import Drawing
+
+SEEDS = (0, 1)
+GUIDANCES = (1.5, 2.5, 3.5)  # that are tried; rates and steps are chosen at the middle one
+DEV_COUNTS = dict.fromkeys(COUNTS, 15)
+SAMPLING = {"sampling.steps": "10", "sampling.batch": "20"}
+AGAIN = 50_000  # added to the seeds of drawings: other noise
+ERASED = "all"  # in the twin
+PARTS = ("base", "twin", "oracle", "develop", "methods", "images", "control", "page")
+
+
+class Bench:
+  """The runs, and what is drawn of them."""
+
+  def __init__(self, args: argparse.Namespace):
+    self.args, self.runs = args, Path(args.runs)
+    self.twin, self.oracles = f"{args.base}_without_{ERASED}", self.runs / "oracle_{}"
+    self.pool = ThreadPoolExecutor(1)  # reads while the next images are drawn
+    self.reading: list[Future[None]] = []
+    self.learners = dict[tuple[Any, ...], Learner]()  # by base and program
+
+  # Models that are trained from scratch.
+
+  def train(self, parts: Sequence[str]) -> None:
+    """Data and runs of those parts that are there; what is finished is left as it is."""
+    data, todo = self.args.data, list[tuple[str, str, int]]()
+    size = (f"--size={SIZE}", f"--count={self.args.count}")
+    planted = ("data", "build", "--from=scenes", "--level=planted", *size)
+    if "base" in parts:
+      self._build(data, lambda to: t2i(*planted, f"--to={to}"))
+      todo.append((self.args.base, data, 0))
+    if "twin" in parts:
+      folder = f"{data}_without_{ERASED}"
+      self._build(folder, lambda to: t2i(*planted, f"--without={ERASED}", f"--to={to}"))
+      todo.append((self.twin, folder, 0))
+    if "oracle" in parts:
+      source: Any = WithSubjects(size=SIZE, count=self.args.count)
+      self._build(f"{data}_subjects", lambda to: build(source, to))
+      todo += [(str(self.oracles).format(s), f"{data}_subjects", s) for s in SEEDS]
+    with ThreadPoolExecutor(self.args.jobs) as pool:
+      list(pool.map(lambda one: self._run(*one), todo))
+
+  def _build(self, folder: str, make: Callable[[str], Any]) -> None:
+    if not Path(folder, MANIFEST).is_file():
+      make(folder)
+
+  def _run(self, workdir: str, data: str, seed: int) -> None:
+    if finished(Path(workdir)):
+      return
+    t2i(
+      "train", "--config=configs/scenes_planted.py", f"--workdir={workdir}",
+      f"--config.data.dir={data}", f"--config.seed={seed}", "--config.sampling.every=0",
+      f"--config.train.steps={self.args.steps}", f"--config.checkpoint.every={self.args.every}",
+      f"--config.eval.every={self.args.every}",
+      JAX_COMPILATION_CACHE_DIR=str((self.runs / "compiled").resolve()),
+    )  # fmt: skip
+
+  # What is drawn.
+
+  @cached_property
+  def base(self) -> Model:
+    return self.opened(self.args.base, "base")
+
+  def opened(self, workdir: str, part: str) -> Model:
+    """A run of --only=`part`, as all are sampled."""
+    if not finished(Path(workdir)):
+      sys.exit(f"{workdir} has not made all of its steps: --only={part} goes on with it.")
+    return open_model(workdir, SAMPLING)
+
+  @cached_property
+  def drawing(self) -> Drawing:
+    """The one compiled sampler of all models: their parameters have the same shapes."""
+    return Drawing(self.base.system, self.base.config.sampling, self.base.mesh)
+
+  def priors(self, model: Model, folder: str) -> dict[str, np.ndarray]:
+    """Images of each class as `t2i personalise` has a model draw them, at its own scale."""
+    found, self.drawing.scale = {}, model.config.sampling.cfg
+    model = replace(model, tasks=model.tasks._replace(draw=self.drawing.draw))
+    for shape in sorted({s.shape for s in (*SUBJECTS, *DEVELOPMENT)}):
+      how = How("", shape, priors=PRIORS)
+      paths = drawn_of_class(model, how, self.runs / folder / shape)[:PRIORS]
+      found[shape] = np.stack([np.asarray(Image.open(path)) for path in paths])
+    return found
+
+  def cell(
+    self,
+    path: Path,
+    params: Any,
+    subject: Subject,
+    phrase: str,
+    about: dict[str, Any],
+    guidance: float,
+    counts: dict[str, int] = COUNTS,
+    noise: int = 0,
+  ) -> None:
+    """Draws what a cell has; it is read and written while the next one is drawn."""
+    scenes = all_scenes(subject, phrase, counts)
+    prompts = [scene.caption for group in scenes.values() for scene in group]
+    seeds = [noise + FIRST_SEED[group] + i for group, n in counts.items() for i in range(n)]
+    self.drawing.scale = guidance
+    images = self.drawing.draw(params, prompts, seeds)
+    about = {"subject": subject.name, "guidance": guidance} | about
+
+    def read() -> None:
+      shown = images if counts == COUNTS else None
+      save_cell(path, Cell(about, read_groups(images, counts)), shown)
+
+    self.reading.append(self.pool.submit(read))
+
+  def read(self) -> None:
+    """Waits for what is still read."""
+    for future in self.reading:
+      future.result()
+    self.reading.clear()
+
+  # Runs of personalisation.
+
+  def teach(
+    self,
+    name: str,
+    method: Method,
+    runs: Sequence[Run],
+    base: Model,
+    priors: str,
+    steps: Sequence[int] = STEPS,
+  ) -> Iterator[tuple[int, float, Run, Any]]:
+    """Step, seconds, run and its parameters, of all runs after each of `steps`."""
+    key = (base.where, *method.program)
+    if key not in self.learners:
+      self.learners[key] = Learner(base, method, self.priors(base, priors))
+    learner = self.learners[key].using(method)
+    for start in range(0, len(runs), AT_ONCE):
+      some = runs[start : start + AT_ONCE]
+      rows = [self.word(method.word, run) if method.word else None for run in some]
+      for step, seconds, found in learner.learn(some, rows, steps):
+        print(f"{name}: step {step}, {seconds:.1f} s a run, {len(some)} runs", flush=True)
+        for run, params in zip(some, found, strict=True):
+          if "row" in params:
+            row = np.asarray(params["row"])
+            self.word_file(name, run, step).parent.mkdir(parents=True, exist_ok=True)
+            np.save(self.word_file(name, run, step), row)
+          own = {part: params[part] for part in base.params}
+          yield step, seconds, run, own
+
+  def word_file(self, method: str, run: Run, step: int) -> Path:
+    return self.runs / "words" / f"{method}_{run.subject.name}_{run.seed}_{step}.npy"
+
+  def word(self, method: str, run: Run) -> np.ndarray:
+    """The embedding that a method has learned, of the steps that were chosen for it."""
+    return np.load(self.word_file(method, run, self.chosen["settings"][method]["step"]))
+
+  def develop(self) -> None:
+    """Chooses settings on the development subjects: chosen.json."""
+    folder = self.runs / "develop"
+    tried = {name: one for name, one in METHOD_OF.items() if one.rates}
+    for name, method in tried.items():
+      runs = [Run(s, 0, rate) for rate in method.rates for s in DEVELOPMENT]
+      where = lambda run, step, g, name=name: (
+        folder / f"{name}_{run.subject.name}_{run.rate:g}_{step}_{g:g}.json"
+      )
+      if all(where(run, STEPS[-1], g).is_file() for run in runs for g in GUIDANCES):
+        continue
+      for step, seconds, run, params in self.teach(name, method, runs, self.base, "priors"):
+        for guidance in GUIDANCES if step == STEPS[-1] else (GUIDANCES[1],):
+          about = {"method": name, "step": step, "rate": run.rate, "seconds": seconds}
+          path, phrase = where(run, step, guidance), method.phrase(run.subject)
+          self.cell(path, params, run.subject, phrase, about, guidance, DEV_COUNTS)
+      self.read()
+    self.choose([load_cell(path) for path in sorted(folder.glob("*.json"))])
+
+  def choose(self, cells: Sequence[Cell]) -> None:
+    """Rate and steps of each family, and one guidance scale, by the mean over the groups of prompts
+    of the rate of drawings in which everything is right."""
+    subjects, scores = {s.name: s for s in DEVELOPMENT}, dict[tuple[Any, ...], list[float]]()
+    for cell in cells:
+      keys = tuple(cell.about[key] for key in ("method", "rate", "step", "guidance"))
+      groups = cell.judged(subjects[cell.about["subject"]]).values()
+      right = fmean(fmean(v.correct for v in group) for group in groups)
+      scores.setdefault(keys, []).append(right)
+    mean = {keys: fmean(found) for keys, found in scores.items()}
+    settings = {}
+    for name in {method for method, *_ in mean}:
+      own = {k: value for k, value in mean.items() if k[0] == name and k[3] == GUIDANCES[1]}
+      best = max(own, key=lambda k: own[k])
+      settings[name] = {"rate": best[1], "step": best[2], "score": own[best]}
+    last = lambda g: fmean(mean[name, one["rate"], STEPS[-1], g] for name, one in settings.items())
+    guidance = {g: last(g) for g in GUIDANCES}
+    tried = [[*keys, value] for keys, value in sorted(mean.items())]
+    best_of_all = max(guidance, key=lambda g: guidance[g])
+    chosen = {"settings": settings, "guidance": best_of_all, "guidances": guidance}
+    text = json.dumps(chosen | {"tried": tried}, indent=1)
+    (self.runs / "chosen.json").write_text(text + "\n")
+    print(json.dumps(chosen, indent=1), flush=True)
+
+  @cached_property
+  def chosen(self) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((self.runs / "chosen.json").read_text())
+    return found
+
+  def methods(
+    self,
+    named: dict[str, Method],
+    curves: bool = False,
+    base: Model | None = None,
+    suffix: str = "",
+    subjects: Sequence[Subject] = SUBJECTS,
+  ) -> None:
+    """Teaches subjects on every seed; cells RUNS/cells/METHOD_SUBJECT_SEED_STEP.json.
+
+    curves  whether they are judged at all STEPS, or after those that were chosen
+    suffix  of the methods' names, and of the folder of images of classes
+    """
+    base, guidance = base or self.base, self.chosen["guidance"]
+    for plain, method in named.items():
+      name = plain + suffix
+      settings = self.chosen["settings"][method.family or plain]
+      steps = STEPS if curves else (settings["step"],)
+      runs = [Run(s, seed, settings["rate"]) for seed in SEEDS for s in subjects]
+      where = lambda run, step, name=name: (
+        self.runs / "cells" / f"{name}_{run.subject.name}_{run.seed}_{step}.json"
+      )
+      if all(self.is_drawn(where(run, step), run.rate) for run in runs for step in steps):
+        continue
+      given = (name, method, runs, base, f"priors{suffix}", steps)
+      for step, seconds, run, params in self.teach(*given):
+        about = {
+          "method": name, "seed": run.seed, "step": step, "rate": run.rate, "seconds": seconds,
+        }  # fmt: skip
+        phrase = method.phrase(run.subject)
+        self.cell(where(run, step), params, run.subject, phrase, about, guidance)
+      self.read()
+
+  def is_drawn(self, path: Path, rate: float | None = None) -> bool:
+    """Whether a cell is there, of the settings that are chosen now."""
+    if not path.is_file():
+      return False
+    about = load_cell(path).about
+    return about["guidance"] == self.chosen["guidance"] and about.get("rate") == rate
+
+  def baselines(self) -> None:
+    """The base as it is, the same with other noise, and the oracles."""
+    self.untaught("base", 0, self.args.base)
+    self.untaught("base_again", 0, self.args.base, AGAIN)
+    for seed in SEEDS:
+      workdir = str(self.oracles).format(seed)
+      if finished(Path(workdir)):
+        self.untaught("oracle", seed, workdir)
+      else:
+        print(f"{workdir} has not made all of its steps: --only=oracle,methods adds it", flush=True)
+
+  def untaught(self, name: str, seed: int, workdir: str, noise: int = 0) -> None:
+    """Cells of a run that nothing is taught to; an oracle knows the subjects by name."""
+    where = lambda s: self.runs / f"cells/{name}_{s.name}_{seed}_0.json"
+    missing = [s for s in SUBJECTS if not self.is_drawn(where(s))]
+    params = self.opened(workdir, "base").params if missing else None
+    for s in missing:
+      phrase = f"{s.name if name == 'oracle' else s.word} {s.shape}"
+      about = {"method": name, "seed": seed, "step": 0, "seconds": 0.0}
+      self.cell(where(s), params, s, phrase, about, self.chosen["guidance"], noise=noise)
+    self.read()
+
+  def control(self) -> None:
+    """Methods on the twin, which has seen no mark."""
+    known = [s for s in SUBJECTS if s.tier == "known"]
+    named = {name: METHOD_OF[name] for name in ("inversion", "lora4_prior")}
+    base = self.opened(self.twin, "twin")
+    self.methods(named, base=base, suffix="_twin", subjects=known)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--data", default="runs/data/scenes_planted")
+  parser.add_argument("--base", default="runs/scenes_planted", help="of the base; of its twin, too")
+  parser.add_argument("--runs", default="runs/personalisation", help="where all else goes")
+  parser.add_argument("--count", type=int, default=237_056, help="records of the data")
+  parser.add_argument("--steps", type=int, default=3704, help="of the base, twin and oracles")
+  parser.add_argument("--every", type=int, default=463, help="steps from checkpoint to checkpoint")
+  parser.add_argument("--jobs", type=int, default=1, help="runs of t2i train beside each other")
+  parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+  parser.add_argument("--to", default="docs", help="folder of the page")
+  args = parser.parse_args()
+  parts = args.only.split(",")
+  if unknown := set(parts) - set(PARTS):
+    parser.error(f"--only={','.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
+  bench = Bench(args)
+  bench.train(parts)
+  if "develop" in parts:
+    bench.develop()
+  if "methods" in parts:
+    bench.baselines()
+    bench.methods(METHOD_OF, curves=True)
+  if "images" in parts:
+    bench.methods(IMAGES)
+  if "control" in parts:
+    bench.control()
+  if "page" in parts:
+    command = f"python -m benchmarks.personalisation --data={args.data} --base={args.base}"
+    command += f" --steps={args.steps} --count={args.count}"
+    trained = [args.base, bench.twin, *(str(bench.oracles).format(seed) for seed in SEEDS)]
+    configs = [Path(workdir, "config.json") for workdir in trained]
+    write_pages(bench.runs, Path(args.to), command, configs)
+
+
+if __name__ == "__main__":
+  main()
