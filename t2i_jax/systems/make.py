@@ -154,6 +154,9 @@ def _drawing(
     taught = objective.teacher(config)
     make = lambda rngs: model(taught, rngs)
     teacher = {"teacher": Part(make, taught, of="backbone", training_only=True)}
+  elif getattr(objective, "frozen_copy", False) and "teacher" in c.parts:
+    make = lambda rngs: model(config, rngs)
+    teacher = {"teacher": Part(make, config, of="backbone", training_only=True)}
   image_shape = common["image_shape"]
   nets = make_nets(c, config, image_shape, common["autoencoder"].latent_shape(image_shape))
   parts = {"backbone": Part(lambda rngs: model(config, rngs), config)} | encoders | vae | teacher
@@ -161,7 +164,7 @@ def _drawing(
   adapters = make_adapters(c, parts, text)
   parts |= {name: one.part() for name, one in adapters.items()}
   return DrawingSystem(
-    parts=configured(parts, c.parts),
+    parts=configured(parts, c.parts) | getattr(objective, "networks", {}),
     text=with_words(text, adapters),
     join=join,
     layers=config.layers,
