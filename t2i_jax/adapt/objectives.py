@@ -13,7 +13,6 @@ TERMS = {
 }
 # Of comfusion, where there is a network that compares, and one that reads.
 VISUAL, TEXTUAL = 0.1, 0.01
-ERASED = 6  # a sixth of the steps of domain_gallery: 200 of 1200 [2411.04571]
 
 
 def check_choices(method: str, how: Any) -> None:
@@ -32,8 +31,8 @@ def check_choices(method: str, how: Any) -> None:
     raise ConfigError(f"--method={method} learns from images of the class: give --priors above 0.")
 
 
-def objective_of(method: str, how: Any, steps: int) -> dict[str, str]:
-  """Overrides of the method's config.   how: personalise.How;   steps: of training"""
+def objective_of(method: str, how: Any) -> dict[str, str]:
+  """Overrides of the method's config.   how: personalise.How. Raises ConfigError."""
   if not how.priors:
     return {"train.objective": "denoising", "data.train_split": "instance"}
   if method not in TERMS:
@@ -42,7 +41,7 @@ def objective_of(method: str, how: Any, steps: int) -> dict[str, str]:
   if method == "comfusion":
     fields |= {"scenes": how.scenes} | _matching(how)
   else:
-    fields["erase_steps"] = max(steps // ERASED, 1)
+    fields["erase_steps"] = how.erase_steps
   fields |= how.weights
   given = ", ".join(f"{name}={value!r}" for name, value in fields.items())
   return {"train.objective": f"{method}({given})"}

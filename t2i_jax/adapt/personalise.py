@@ -44,6 +44,7 @@ class How(NamedTuple):
   scenes  what follows the class in the prompts of its images, of comfusion
   matching  work directory of a classifier, or folder of VGG16, that compares images, of comfusion
   weights  of terms, by the names that the method's objective gives them
+  erase_steps  of training, in which domain_gallery erases what the word means
   stands_alone  the word is a token of its own, in place of the class word: textual inversion
   overrides   of the method's config: steps, rank, ...
   """
@@ -57,6 +58,7 @@ class How(NamedTuple):
   scenes: tuple[str, ...] = ()
   matching: str = ""
   weights: Mapping[str, float] = {}
+  erase_steps: Whole = 40
   stands_alone: bool = False
   overrides: Mapping[str, str] = {}
 
@@ -132,9 +134,8 @@ def personalise(base: Base, method: str, how: How, to: str | Path) -> Path:
     known = {prompt: _tokens(model, prompt) for prompt in (*how.shown, *how.class_prompts)}
     if known[how.prompt] == known[how.class_prompt]:
       raise ConfigError(f"--word={how.word}: the model reads {how.class_prompt!r} without it, too.")
-  name = f"configs/{METHODS[method]}.py:{base.where}"
-  given |= objective_of(method, how, load_config(name, dict(how.overrides)).train.steps)
-  config = load_config(name, given)
+  given |= objective_of(method, how)
+  config = load_config(f"configs/{METHODS[method]}.py:{base.where}", given)
   make_system(config, model.tokenizer)  # what is wrong is said before anything is drawn
   drawn = drawn_of_class(model, how, to / PRIORS)
   build_data(model, how, files, drawn, to / DATA)

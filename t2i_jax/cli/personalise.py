@@ -55,6 +55,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="of a term of comfusion (visual, textual) or domain_gallery (erasure, disentanglement, "
     "similarity), 0 = off; may be given several times",
   )
+  parser.add_argument(
+    "--erase-steps",
+    type=number("--erase-steps", Whole),
+    default=40,
+    help="of domain_gallery: the first steps, which erase what the word means; default 40",
+  )
   parser.add_argument("--seed", type=number("--seed", Seed), default=0)
   for flag, hint, text in (("steps", Count, "of training"), ("rank", Width, "with --method=lora")):
     parser.add_argument(f"--{flag}", type=number(f"--{flag}", hint), help=text)
@@ -111,6 +117,7 @@ def run(args: argparse.Namespace) -> None:
     scenes_in(args.scenes) if args.scenes else (),
     args.matching or "",
     weights_of(args.weight),
+    args.erase_steps,
     overrides=given,
   )
   print(personalise(base, args.method, how, args.to))

@@ -5,8 +5,8 @@
   t2i sample --workdir=runs/domain --prompt="a ki square" --guidance="enhance(word='ki')" --cfg=1.5
 
 The command draws images of the class, builds the data and trains --config=configs/domain_gallery.py
-with the model after the colon, as configs/dreambooth.py. A sixth of the steps erase what the word
-means; --weight=similarity=0 leaves a term out.
+with the model after the colon, as configs/dreambooth.py. The first 40 steps erase what the word
+means (--erase-steps); --weight=similarity=0 leaves a term out.
 
 Result: not yet measured; of a tiny model: tests/adapt/test_domain_gallery.py.
 """
