@@ -83,10 +83,9 @@ def weights_of(given: list[str]) -> dict[str, float]:
   found = {}
   for text in given:
     name, _, value = text.partition("=")
-    try:
-      found[name] = number(f"--weight={name}", Weight)(value)
-    except (ValueError, argparse.ArgumentTypeError) as error:
-      raise ConfigError(f"--weight={text}: write TERM=NUMBER, as erasure=0.") from error
+    if not value:
+      raise ConfigError(f"--weight={text}: write TERM=NUMBER, as erasure=0.")
+    found[name] = number(f"--weight={name}", Weight)(value)
   return found
 
 

@@ -87,7 +87,7 @@ def visual_distance(found: Sequence[jax.Array], wanted: Sequence[jax.Array]) -> 
   """1 - cosine of features, each averaged over its places, in the mean over layers.   # [B]
 
   found, wanted  of the layers, [B, ..., D]
-  Averaged, they say what an image shows and not where. Source: ours, for [2402.11849 sec. 3]
+  Averaged, they say what an image shows and not where. Source: ours, for [2402.11849]
   """
   pooled = lambda x: _unit(jnp.mean(x.reshape(len(x), -1, x.shape[-1]), axis=1))
   pairs = [
@@ -100,7 +100,7 @@ def textual_distance(logits: jax.Array, y: jax.Array) -> jax.Array:
   """-log of the probability that what a text names is there, in the mean over it, in nats.   # [B]
 
   logits  [B, vocab] of a classifier;   y: [B, vocab], 1 at what the text names
-  Nothing is said about all else. Source: ours, for [2402.11849 sec. 3]
+  Nothing is said about all else. Source: ours, for [2402.11849]
   """
   named = jnp.sum(y * jax.nn.log_sigmoid(logits), axis=-1)
   return -named / jnp.maximum(jnp.sum(y, axis=-1), 1)

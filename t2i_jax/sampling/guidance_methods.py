@@ -309,7 +309,7 @@ def compose(weights: Weights = (1.0, 1.0)) -> Combine:
 
 
 def enhance(word: str, scale: Weight = 1.0, of: Literal["word", "rest"] = "word") -> Combine:
-  """Attribute enhancement of a word that DomainGallery has taught [2411.04571 sec. 4.4].
+  """Attribute enhancement of a word that DomainGallery has taught [2411.04571 eq. 6].
 
       null + cfg (cond - null) + cfg scale (word - null)          of="word"
       null + cfg (cond - null) + cfg scale (cond - rest)          of="rest"

@@ -1,0 +1,56 @@
+"""Methods of personalisation on tiny published folders: each trains, and goes on bit for bit."""
+
+import jax
+import numpy as np
+import pytest
+from golden_folders import build_images, write_golden
+
+from t2i_jax.adapt.subject import SubjectImages
+from t2i_jax.config import load_config
+from t2i_jax.data.build import build
+from t2i_jax.inference import open_model
+from t2i_jax.training import train
+from tests.adapt.personalised import ROOT
+
+SMALL = {
+  "train.steps": "2", "train.batch": "6", "model.dtype": "float32", "model.remat": "none",
+  "sampling.steps": "2", "sampling.batch": "2", "eval.every": "0", "eval.rows": "2",
+  "text.too_long": "truncate", "checkpoint.every": "1", "mesh.fsdp": "1", "mesh.data": "-1",
+}  # fmt: skip
+PROMPTS = "prompt='image 3 4', class_prompt='image 3'"
+OBJECTIVES = {
+  "comfusion": f"comfusion({PROMPTS}, scenes=('5', '6'), visual=1.0, textual=1.0, "
+  "features='run:{classifier}', reader='run:{classifier}', denoise_steps=1)",
+  "domain_gallery": f"domain_gallery({PROMPTS}, erase_steps=1, denoise_steps=2)",
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """root/data of images of two roles. Do not change it."""
+  root = tmp_path_factory.mktemp("folders")
+  build_images(root)
+  splits = {"instance": range(3), "prior": range(3, 8), "val": range(8, 12)}
+  files = tuple(
+    (split, str(root / f"in/{i}.png"), "image 3 4" if split == "instance" else "image 3")
+    for split, each in splits.items()
+    for i in each
+  )
+  build(SubjectImages(files), root / "subject", workers=1, progress=False)
+  return root
+
+
+@pytest.mark.parametrize("method", list(OBJECTIVES))
+@pytest.mark.parametrize("model", ["sd1", "sdxl", "flux"])
+def test_a_published_model(root, classifier, tmp_path, one_device, model, method):
+  write_golden(root, model)
+  where = f"{ROOT}/configs/{method}.py:{root / model}:32x32"
+  given = SMALL | {
+    "data.dir": str(root / "subject"),
+    "train.objective": OBJECTIVES[method].format(classifier=classifier),
+  }
+  train(load_config(where, given), tmp_path / "whole")
+  train(load_config(where, given | {"train.steps": "1"}), tmp_path / "part")
+  train(load_config(where, given), tmp_path / "part")
+  one, two = (open_model(tmp_path / name) for name in ("whole", "part"))
+  jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
