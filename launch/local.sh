@@ -12,6 +12,8 @@ port=${PORT:-$((20000 + RANDOM % 10000))}
 export T2I_COORDINATOR=localhost:$port T2I_PROCESSES=$processes
 if [ "${JAX_PLATFORMS:-}" = cpu ]; then
   export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-1}"
+  # Threads: a program of a device waits in its collectives on several, and too few are a deadlock.
+  export NPROC="${NPROC:-$((4 * ${DEVICES:-1} + 8))}"
 fi
 
 pids=()

@@ -38,6 +38,9 @@ if version("jaxlib").startswith("0.10."):
   FAST += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {FAST}"
+# Threads of XLA's pools. By default there are as many as devices, each program of a device waits in
+# its collectives on more than one, and two that are independent of each other end in a deadlock.
+os.environ["NPROC"] = "32"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"  # what is worth a file
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

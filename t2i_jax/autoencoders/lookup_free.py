@@ -19,7 +19,7 @@ from t2i_jax.autoencoders.vq import Rounded, RoundedSizes
 from t2i_jax.errors import ConfigError
 from t2i_jax.ranges import Count, Depth, Factor, Range, Whole, Width
 
-BITS = 14  # most of LFQ
+BITS = 14  # most of LFQ, and of FSQ's codes where a term is of their entropy
 EPS = 1e-3  # share of the range that the bound leaves off, as published
 
 
@@ -104,6 +104,11 @@ class FSQModel(Rounded):
   def encode_stages(self) -> list[Stage]:
     return [*super().encode_stages(), ("bound", lambda x: fsq_bound(x, self.levels))]
 
+  @property
+  def values(self) -> list[np.ndarray]:
+    """What each channel is rounded to.   # C of [L]"""
+    return [(np.arange(n) - n // 2) / np.float32(n // 2) for n in self.levels]
+
   def rounded(self, x: jax.Array) -> jax.Array:
     return fsq_round(x, self.levels)
 
@@ -124,6 +129,10 @@ class LFQModel(Rounded):
   def __init__(self, c: LFQConfig, rngs: nnx.Rngs):
     super().__init__(c, rngs)
     self.bits = c.channels
+
+  @property
+  def values(self) -> list[np.ndarray]:
+    return [np.array([-1, 1], np.float32)] * self.bits
 
   def rounded(self, x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, 1, -1).astype(x.dtype)

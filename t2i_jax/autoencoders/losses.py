@@ -1,6 +1,6 @@
 """Losses of autoencoders, of each image [B], as pure functions of arrays.
 
-    L1 + w_p perceptual + w_k KL  (or commitment, or entropy)  + w_a lambda (-D(image_hat))
+    L1 + w_p perceptual + w_k KL  (or commitment, entropy)  + w_a lambda (-D(image_hat))
 
 and the discriminator's hinge. lambda is the ratio of gradient norms at the decoder's last kernel.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 LARGEST = 1e4  # of the adaptive weight, as published
 DELTA = 1e-4  # added to its denominator, as published in code; the equation has 1e-6
@@ -55,23 +56,23 @@ def commitment(x: jax.Array, codes: jax.Array) -> jax.Array:
   return of_image(jnp.square(x - jax.lax.stop_gradient(codes)))
 
 
-def bit_entropy(x: jax.Array, temperature: float) -> jax.Array:
+def code_entropy(x: jax.Array, values: Sequence[np.ndarray], temperature: float) -> jax.Array:
   """Entropy of an image's codes less that of the codes of the batch, in nats.   # [B]
 
-  Latents x [B, h, w, C] have the code c in {-1, 1}^C with probability softmax(-|x - c|^2 /
-  temperature), whose bits are independent. The second entropy is over all 2^C codes.
-  Source: [2310.05737 sec. 3.1]
+  Channel i of the latents x [B, h, w, C] is rounded to one of `values[i]` [L_i], evenly spaced. It
+  is taken to have the value v with probability softmax(-|(x_i - v) / d_i|^2 / temperature), where
+  d_i is half of the spacing, and channels are independent of each other: for values of -1 and 1
+  the probabilities of [2310.05737 sec. 3.1]. The second entropy is over all prod(L_i) codes.
   """
-  logits = 4 * x / temperature  # of a bit being 1
-  p, q = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
-  one = -p * jax.nn.log_sigmoid(logits) - q * jax.nn.log_sigmoid(-logits)
-  own = of_image(jnp.sum(one, axis=-1))
-  joint = jnp.ones((p.size // p.shape[-1], 1))  # [T, 2^i] after i bits
-  for i in range(p.shape[-1]):
-    bit = jnp.stack([q[..., i].reshape(-1), p[..., i].reshape(-1)], axis=-1)
-    joint = (bit[:, :, None] * joint[:, None]).reshape(len(joint), -1)
-  mean = jnp.mean(joint, axis=0)
-  return own + jnp.sum(mean * jnp.log(jnp.maximum(mean, 1e-30)))
+  own, joint = jnp.zeros(x.shape[:-1]), jnp.ones((*x.shape[:-1], 1))
+  for i, v in enumerate(values):
+    distance = (x[..., i, None] - v) / ((v[1] - v[0]) / 2)
+    log_p = jax.nn.log_softmax(-jnp.square(distance) / temperature)  # [B, h, w, L_i]
+    p = jnp.exp(log_p)
+    own -= jnp.sum(p * log_p, axis=-1)
+    joint = (joint[..., None] * p[..., None, :]).reshape(*joint.shape[:-1], -1)
+  mean = jnp.mean(joint, axis=range(joint.ndim - 1))
+  return of_image(own) + jnp.sum(mean * jnp.log(jnp.maximum(mean, 1e-30)))
 
 
 def hinge(real: jax.Array, fake: jax.Array) -> jax.Array:

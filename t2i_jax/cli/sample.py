@@ -171,6 +171,9 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--step", type=step, help="of a checkpoint; default the newest that is whole")
   for key, text in SAMPLING_FLAGS.items():
     parser.add_argument(f"--{key}", help=f"{text}; default as trained")
+  parser.add_argument(
+    "--freeu", metavar="B1,B2,S1,S2", help="FreeU of a U-Net: 1.3,1.4,0.9,0.2 for SDXL"
+  )
   parser.add_argument("--mesh", help="data=-1,fsdp=1,tensor=1,...: axes of the devices (data=-1)")
 
 
@@ -178,6 +181,7 @@ def opened_with(args: argparse.Namespace, keys: Sequence[str] = ()) -> dict[str,
   """The overrides of the config that the flags of add_sampling_flags, and other keys, give."""
   given = {f"sampling.{key}": getattr(args, key) for key in (*SAMPLING_FLAGS, *keys)}
   given |= {f"mesh.{axis}": size for axis, size in parse_mesh(args.mesh or "").items()}
+  given["model.freeu"] = None if args.freeu is None else f"({args.freeu},)"
   return {key: value for key, value in given.items() if value is not None}
 
 

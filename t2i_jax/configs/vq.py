@@ -20,7 +20,7 @@ SIZES = "widths=(16, 32, 64), layers=1, groups=8, measured=True"
 # The quantiser, its channels, and the terms that it needs.
 KINDS = {
   "vq": (f"vq(codes=512, {SIZES})", 4, "commitment=0.25, "),
-  "fsq": (f"fsq(levels=(8, 8, 8), {SIZES})", 3, ""),
+  "fsq": (f"fsq(levels=(8, 8, 8), {SIZES})", 3, "entropy=0.02, "),
   "lfq": (f"lfq({SIZES})", 9, "commitment=0.25, entropy=0.1, "),
 }
 

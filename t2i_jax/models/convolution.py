@@ -91,6 +91,18 @@ def double(x: jax.Array) -> jax.Array:
   return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
+def resized(x: jax.Array, height: int, width: int) -> jax.Array:
+  """The nearest neighbour below, floor(i in / out), as torch's "nearest".   # [B, height, width, C]
+
+  The side that a skip connection has may be odd: twice the smaller one less one.
+  """
+  _, h, w, _ = x.shape
+  if (height, width) == (2 * h, 2 * w):
+    return double(x)
+  rows, cols = (jnp.arange(new) * old // new for new, old in ((height, h), (width, w)))
+  return x[:, rows][:, :, cols]
+
+
 class ResBlock(nnx.Module):
   """skip(x) + conv(silu(norm(conv(silu(norm(x)))))).   [B, H, W, C] -> [B, H, W, width]
 

@@ -21,7 +21,8 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Heads, Visible, heads_out, padding_mask
 from t2i_jax.models.backbone import Backbone
 from t2i_jax.models.conditioning import Conditioning, guidance_of, pooled_of
-from t2i_jax.models.convolution import Conv, GroupNorm, ResBlock, double
+from t2i_jax.models.convolution import Conv, GroupNorm, ResBlock, resized
+from t2i_jax.models.freeu import reweighed
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
@@ -33,7 +34,7 @@ from t2i_jax.models.layers import (
 from t2i_jax.models.params import stack_blocks, zeros
 from t2i_jax.models.stack import At, Runs, Stacks
 from t2i_jax.parallel import constrain
-from t2i_jax.ranges import Count, Depth, Range, Whole, Width
+from t2i_jax.ranges import Count, Depth, Factor, Range, Whole, Width
 
 RES_EPS = 1e-5  # of norms of residual blocks; those of transformers' images have 1e-6
 PIXELS = 8  # along a side of one latent
@@ -120,6 +121,7 @@ class StemConfig(Runs):
 class UNetConfig(StemConfig):
   """On the way up a level has one residual block more.
 
+  freeu        (b1, b2, s1, s2) of the two smallest levels on the way up (freeu.py), or ()
   beside       channels of what is read beside x_t, extras["beside"]: 5 for inpainting (a mask, and
                the latent of the masked image), 4 for InstructPix2Pix
   guidance_width  of the embedding of the guidance scale, of a model that was distilled
@@ -132,6 +134,12 @@ class UNetConfig(StemConfig):
   guidance: Scale = 7.5
   side: Count = 64
   beside: Whole = 0
+  freeu: tuple[Factor, ...] = ()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.freeu and len(self.freeu) != 4:
+      raise ConfigError(f"model.freeu = {self.freeu}: give four numbers, b1, b2, s1 and s2.")
 
   @property
   def layers(self) -> int:
@@ -238,18 +246,6 @@ class Middle(nnx.Module):
     x = run.res(self.res0, x)
     x = self.attend(x, run, "middle") if self.attends else x
     return run.res(self.res1, x)
-
-
-def resized(x: jax.Array, height: int, width: int) -> jax.Array:
-  """The nearest neighbour below, floor(i in / out), as torch's "nearest".   # [B, height, width, C]
-
-  The side that a skip connection has may be odd: twice the smaller one less one.
-  """
-  _, h, w, _ = x.shape
-  if (height, width) == (2 * h, 2 * w):
-    return double(x)
-  rows, cols = (jnp.arange(new) * old // new for new, old in ((height, h), (width, w)))
-  return x[:, rows][:, :, cols]
 
 
 class Stem(nnx.Module):
@@ -391,8 +387,12 @@ class UNet(Backbone, Stem):
     added = stacks.residual("after_middle")
     x = x if added is None else x + added
     for i in reversed(range(len(c.widths))):
+      at = len(c.widths) - 1 - i
       for k in range(c.res_blocks + 1):
-        x = jnp.concatenate([x, skips.pop()], axis=-1)
+        skip = skips.pop()
+        if c.freeu and at < 2:
+          x, skip = reweighed(x, skip, c.freeu[at], c.freeu[2 + at])
+        x = jnp.concatenate([x, skip], axis=-1)
         x = getattr(self, f"up{i}").block(k, x, run, f"up{i}")
       if i:
         x = getattr(self, f"double{i}")(resized(x, *skips[-1].shape[1:3]))

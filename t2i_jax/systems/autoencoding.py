@@ -19,7 +19,7 @@ from t2i_jax.autoencoders import codebook, losses, measured, quality
 from t2i_jax.autoencoders.discriminator import PatchConfig
 from t2i_jax.autoencoders.features import Features
 from t2i_jax.autoencoders.kl import LOGVAR, KLConfig
-from t2i_jax.autoencoders.lookup_free import LFQConfig
+from t2i_jax.autoencoders.lookup_free import BITS, LookupFreeConfig
 from t2i_jax.autoencoders.vq import RoundedSizes
 from t2i_jax.config import build, section
 from t2i_jax.data.batch import Batch
@@ -80,7 +80,8 @@ class Reconstruction:
   kl           of the posterior from a unit Gaussian, in nats a dimension of the image: 1e-6 is what
                [2112.10752 app. G] has, whose terms are sums
   commitment   of latents to their codes
-  entropy      of LFQ's codes [2310.05737 sec. 3.1];   temperature: of their probabilities
+  entropy      of the codes of LFQ [2310.05737 sec. 3.1] and, ours, of FSQ;   temperature: of their
+               probabilities
   adversarial  times the adaptive weight [2012.09841 eq. 7] unless adaptive=False
   start        step from which the discriminator learns and is learned from
   decay        of the codebook a step [1711.00937 app. A.1]
@@ -156,7 +157,7 @@ class AutoencodingSystem(System):
     indices = model.nearest(fixed)
     values = {"commitment": losses.commitment(x, model.vectors(indices))}
     if c.entropy:
-      values["entropy"] = losses.bit_entropy(x, c.temperature)
+      values["entropy"] = losses.code_entropy(x, model.values, c.temperature)
     sums = {"latents": measured.moments(fixed, weight)}
     if "codebook" in params["vae"]:
       sums["codes"], sums["sums"] = codebook.assigned(fixed, indices, weight, codes)
@@ -376,11 +377,16 @@ def check(c: ConfigDict, objective: Reconstruction, autoencoder: Any) -> None:
       f"= {c.train.steps}. Lower start, or leave out adversarial."
     )
   wrong: tuple[str, ...] = ("kl",) if codes else ("commitment", "entropy")
-  wrong += () if isinstance(autoencoder, LFQConfig) else ("entropy",)
+  wrong += () if isinstance(autoencoder, LookupFreeConfig) else ("entropy",)
   for name in wrong:
     if getattr(objective, name):
-      of = {"kl": "a posterior: kl", "commitment": "codes: vq, fsq, lfq", "entropy": "bits: lfq"}
+      of = {"kl": "kl", "commitment": "vq, fsq or lfq", "entropy": "fsq or lfq"}
       raise ConfigError(f"{where}: {name} is a term of {of[name]}; this is {kind}.")
+  if objective.entropy and autoencoder.codes > 2**BITS:
+    raise ConfigError(
+      f"{where}: entropy is a sum over all codes, of which {kind} has {autoencoder.codes}; "
+      f"{2**BITS} is the most. Use fewer levels, or entropy=0."
+    )
   if min(c.data.image_size) < quality.SIDE:
     raise ConfigError(
       f"data.image_size = {c.data.image_size}: SSIM is over windows of {quality.SIDE} pixels."

@@ -1,6 +1,7 @@
 """Losses and qualities against closed forms, brute force, and a direct SSIM in numpy."""
 
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from t2i_jax.autoencoders import KLConfig, losses, measured, quality
+from t2i_jax.autoencoders.lookup_free import FSQModel, LFQModel
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.params import abstract_of, with_params
 from t2i_jax.pretrained.known import spec_for
@@ -52,15 +54,20 @@ def test_commitment_moves_latents_and_not_codes():
   np.testing.assert_array_equal(by_codes, 0)
 
 
-def test_entropy_of_bits_is_that_of_all_codes():
-  """Against a softmax over the 8 codes of 3 bits."""
+@pytest.mark.parametrize("model", [LFQModel, FSQModel])
+def test_entropy_is_that_of_all_codes(model):
+  """Against a softmax over all codes, their distances in half steps of each channel."""
+  levels = {FSQModel: (2, 5, 4), LFQModel: (2, 2, 2)}[model]
+  values = model.values.fget(SimpleNamespace(levels=levels, bits=3))
   x = RNG.normal(0, 0.7, (2, 2, 1, 3)).astype(np.float32)
-  codes = np.array(list(itertools.product((-1, 1), repeat=3)), np.float64)
-  logits = -np.square(x[..., None, :] - codes).sum(-1) / 0.8
+  codes = np.array(list(itertools.product(*values)), np.float64)
+  steps = np.array([v[1] - v[0] for v in values]) / 2
+  logits = -np.square((x[..., None, :] - codes) / steps).sum(-1) / 0.8
   p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-  entropy = lambda p: -(p * np.log(p)).sum(-1)
+  entropy = lambda p: -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
   expected = entropy(p).mean((1, 2)) - entropy(p.mean((0, 1, 2)))
-  np.testing.assert_allclose(losses.bit_entropy(x, 0.8), expected, rtol=2e-5, atol=1e-6)
+  found = losses.code_entropy(x, values, 0.8)
+  np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_adaptive_weight_is_a_ratio_of_norms():

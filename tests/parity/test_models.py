@@ -1,5 +1,6 @@
 """Every row of docs/parity_models.md: our transformers beside those of diffusers."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -99,6 +100,24 @@ def test_residuals_of_a_u_net_are_added_where_theirs_are():
     channels_last(g.x), g.times, condition(g, config.channels)
   )
   assert distance(channels_first(ours), expected) < FORWARD
+
+
+def test_freeu_is_theirs():
+  case, model, (module, config, params) = CASES["unet"], build("unet"), read("unet")
+  g = given(case)
+  told = tensors(g, torch.float32)
+  model.enable_freeu(s1=0.6, s2=0.2, b1=1.3, b2=1.6)
+  try:
+    with torch.no_grad():
+      expected = model(told.x, told.times, told.text, encoder_attention_mask=told.mask)
+  finally:
+    model.disable_freeu()
+  bind = with_params(make_of(module, dataclasses.replace(config, freeu=(1.3, 1.6, 0.6, 0.2))))
+  run = lambda *args: bind(params)(*args).value
+  ours = jax.jit(run, compiler_options=QUICK)(
+    channels_last(g.x), g.times, condition(g, config.channels)
+  )
+  assert distance(channels_first(ours), expected.sample.numpy()) < FORWARD
 
 
 @pytest.mark.parametrize(

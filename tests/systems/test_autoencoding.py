@@ -306,8 +306,18 @@ def test_features_of_another_network_compare_images(tmp_path, config, part, shap
     ({"train.objective": "reconstruction"}, "has adversarial = 0, and model.discriminator"),
     ({"model.discriminator": "patch(layers=3)"}, "halves (12, 12) pixels 3 times"),
     ({"model.perceptual": "run(path='nowhere')"}, "nowhere/config.json cannot be read"),
-    ({"train.objective": "reconstruction(kl=1, adversarial=1)"}, "kl is a term of a posterior"),
-    ({"train.objective": "reconstruction(entropy=1, adversarial=1)"}, "entropy is a term of bits"),
+    ({"train.objective": "reconstruction(kl=1, adversarial=1)"}, "kl is a term of kl;"),
+    (
+      {"train.objective": "reconstruction(entropy=1, adversarial=1)"},
+      "entropy is a term of fsq or lfq;",
+    ),
+    (
+      {
+        "autoencoder": f"fsq(levels=(32, 32, 32), {SIZES})",
+        "train.objective": "reconstruction(entropy=1, adversarial=1)",
+      },
+      "has 32768; 16384 is the most",
+    ),
     ({"train.objective": "reconstruction(l1=0, adversarial=1)"}, "nothing compares pixels"),
     ({"train.objective": "denoising"}, "'denoising' is not one of reconstruction"),
     ({"autoencoder": "identity"}, "autoencoder = 'identity' cannot be trained here"),
