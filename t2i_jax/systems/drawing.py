@@ -58,10 +58,9 @@ class DrawingSystem(System):
   weighting, penalty  of the denoising loss, whatever the network predicts
   objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES. It may
                       have check(system) and check_training(system, rows of a micro-batch), which
-                      raise ConfigError; teacher(config): of the
-                      backbone that is the frozen part "teacher"; or frozen_copy: such a part, with
-                      the backbone's config, may be there; networks: further frozen parts; terms;
-                      roles
+                      raise ConfigError; roles; terms; networks, frozen parts of its own;
+                      teacher(config), of the backbone that is the frozen part "teacher", or
+                      frozen_copy: a config may list such a part, with the backbone's config
   controlnets         parts whose residuals are added to the backbone's -> what makes their
                       condition images of those of training, or None
   """

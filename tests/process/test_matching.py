@@ -59,8 +59,8 @@ def test_similarities_of_a_row_to_the_others_are_compared():
   rows = []
   for i in range(4):
     others = [j for j in range(4) if j != i]
-    angle = lambda x, i, j: np.dot(x[i].ravel(), x[j].ravel()) / (
-      np.linalg.norm(x[i]) * np.linalg.norm(x[j])
+    angle = lambda x, i, j: (
+      np.dot(x[i].ravel(), x[j].ravel()) / (np.linalg.norm(x[i]) * np.linalg.norm(x[j]))
     )
     q, p = (softmax([angle(np.asarray(x), i, j) for j in others]) for x in (a, b))
     rows.append(np.sum(rel_entr(p, q)) / 3)
