@@ -44,7 +44,7 @@ class How(NamedTuple):
   scenes  what follows the class in the prompts of its images, of comfusion
   matching  work directory of a classifier, or folder of VGG16, that compares images, of comfusion
   weights  of terms, by the names that the method's objective gives them
-  erase_steps  of training, in which domain_gallery erases what the word means
+  erase_steps  of training, in which domain_gallery erases what the word means; None: ERASE_STEPS
   stands_alone  the word is a token of its own, in place of the class word: textual inversion
   overrides   of the method's config: steps, rank, ...
   """
@@ -58,7 +58,7 @@ class How(NamedTuple):
   scenes: tuple[str, ...] = ()
   matching: str = ""
   weights: Mapping[str, float] = {}
-  erase_steps: Whole = 40
+  erase_steps: Whole | None = None
   stands_alone: bool = False
   overrides: Mapping[str, str] = {}
 

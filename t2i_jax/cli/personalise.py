@@ -58,7 +58,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--erase-steps",
     type=number("--erase-steps", Whole),
-    default=40,
     help="of domain_gallery: the first steps, which erase what the word means; default 40",
   )
   parser.add_argument("--seed", type=number("--seed", Seed), default=0)

@@ -107,8 +107,8 @@ def subject(c: ConfigDict) -> None:
   """What a model is taught a subject with: batches of its images and of its class."""
   c.data.update(train_split="instance+prior", val_split="val")
   c.train.objective = "dreambooth(prior=1.0)"
-  published = c.parts.backbone.start.startswith("folder:")  # whose times stay as they are
-  if c.process.kind == "flow" and not published:  # marks and outlines are decided at low noise
+  own = c.parts.backbone.start.startswith("run:")  # a published model has the times that it has
+  if own and c.process.kind == "flow":  # marks and outlines are decided at low noise
     c.process.update(timesteps="uniform", t_sampling=())
   c.train.ema = 0.0  # the weights themselves: an average is behind in a short run
   c.log.every = 10

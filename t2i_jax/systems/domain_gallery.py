@@ -55,8 +55,7 @@ class DomainGallery:
   similarity    of the similarities of the class's images, denoised under `prompt`, which are held
                 to those under `class_prompt` [eq. 4], in the second stage
   denoise_steps  of DDIM, from x_t on
-  A weight of 0 leaves a term out. Weights by default are the published ones, the stages by their
-  share of a run (200 of 1200 steps).
+  A weight of 0 leaves a term out. Weights by default are the published ones.
   """
 
   prompt: str

@@ -1,13 +1,9 @@
-"""A tiny model that is personalised, and images."""
+"""A tiny run of scenes and images of a subject, which the tests of this folder adapt it to."""
 
 from pathlib import Path
 
-import jax
 import pytest
 from PIL import Image
-
-from t2i_jax.config import load_config
-from t2i_jax.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -20,7 +16,12 @@ SMALL = {
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory, easy_data):
-  """root/base, a run of four steps, and root/in, three images of a subject. Do not change them."""
+  """ "base", a run of four steps, and "in", three images of a subject. Do not change them."""
+  import jax
+
+  from t2i_jax.config import load_config
+  from t2i_jax.training import train
+
   root = tmp_path_factory.mktemp("personalise")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
@@ -30,18 +31,3 @@ def base(tmp_path_factory, easy_data):
   for i in range(3):
     Image.new("RGB", (32, 32), (200, 60 * i, 20)).save(root / "in" / f"{i}.png")
   return root
-
-
-@pytest.fixture(scope="session")
-def classifier(tmp_path_factory, easy_data):
-  """The run of a classifier after a step. Do not change it."""
-  to = tmp_path_factory.mktemp("classifier") / "run"
-  small = {
-    "data.dir": str(easy_data), "model.width": "16", "model.heads": "2", "model.depth": "2",
-    "train.steps": "1", "train.batch": "8", "train.optimizer": "adamw",
-    "train.schedule": "constant", "eval.every": "0", "eval.rows": "8",
-  }  # fmt: skip
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
-    train(load_config(f"{ROOT}/configs/scenes_classifier.py", small), to)
-  return to

@@ -16,6 +16,7 @@ from t2i_jax.data.build import build
 from t2i_jax.data.loader import Loader
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.systems.system import Draws
+from t2i_jax.training import train
 from t2i_jax.training.setup import set_up
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,17 @@ def build_data(to, easy_data, side=32, scenes=("",)):
   own = json.loads(Tokenizer.load(easy_data, "bpe").to_json())["model"]
   build(SubjectImages(tuple(files)), to / "data", workers=1, progress=False, tokenizer=own)
   return to / "data"
+
+
+def train_classifier(to, easy_data):
+  """The run of a classifier, of a step."""
+  small = {
+    "data.dir": str(easy_data), "model.width": "16", "model.heads": "2", "model.depth": "2",
+    "train.steps": "1", "train.batch": "8", "train.optimizer": "adamw",
+    "train.schedule": "constant", "eval.every": "0", "eval.rows": "8",
+  }  # fmt: skip
+  train(load_config(f"{ROOT}/configs/scenes_classifier.py", small), to)
+  return to
 
 
 def config_of(where, method, data, **changes):

@@ -13,7 +13,15 @@ from t2i_jax.process.matching import textual_distance, visual_distance
 from t2i_jax.process.timesteps import inside
 from t2i_jax.systems.drawing import denoising
 from t2i_jax.training.setup import set_up
-from tests.adapt.personalised import CLASS, PROMPT, build_data, config_of, made_of, run_verb
+from tests.adapt.personalised import (
+  CLASS,
+  PROMPT,
+  build_data,
+  config_of,
+  made_of,
+  run_verb,
+  train_classifier,
+)
 
 SCENES = ("left of a blue square", "above a red square")
 
@@ -25,6 +33,11 @@ def objective(classifier=None, **more):
     given |= {"visual": 0.5, "textual": 0.25, "features": start, "reader": start}
   given |= more
   return f"comfusion({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory, easy_data, one_device):
+  return train_classifier(tmp_path_factory.mktemp("classifier") / "run", easy_data)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +178,7 @@ def test_refusals(base, data, one_device, more, words):
     (["--scenes={good}", "--matching={empty}"], "config.json cannot be read"),
     (["--scenes={good}", "--weight=erasure=0"], "has the terms visual, textual"),
     (["--scenes={good}", "--weight=textual"], "write TERM=NUMBER"),
+    (["--scenes={good}", "--erase-steps=1"], "--erase-steps is of --method=domain_gallery"),
   ],
 )
 def test_what_the_verb_refuses(base, tmp_path, one_device, more, words, capsys):

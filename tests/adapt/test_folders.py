@@ -12,7 +12,7 @@ from t2i_jax.config import load_config
 from t2i_jax.data.build import build
 from t2i_jax.inference import open_model
 from t2i_jax.training import train
-from tests.adapt.personalised import ROOT
+from tests.adapt.personalised import ROOT, train_classifier
 
 SMALL = {
   "train.steps": "2", "train.batch": "6", "model.dtype": "float32", "model.remat": "none",
@@ -25,6 +25,11 @@ OBJECTIVES = {
   "features='run:{classifier}', reader='run:{classifier}', denoise_steps=1)",
   "domain_gallery": f"domain_gallery({PROMPTS}, erase_steps=1, denoise_steps=2)",
 }
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory, easy_data, one_device):
+  return train_classifier(tmp_path_factory.mktemp("classifier") / "run", easy_data)
 
 
 @pytest.fixture(scope="module")
