@@ -47,9 +47,13 @@ def root(tmp_path_factory):
   return root
 
 
-@pytest.mark.parametrize("method", list(OBJECTIVES))
+each = [(model, method) for model in ("sd1", "sdxl", "flux") for method in OBJECTIVES]
+QUICK = ("flux", "domain_gallery")
+
+
 @pytest.mark.parametrize(
-  "model", [*(pytest.param(name, marks=pytest.mark.proof) for name in ("sd1", "sdxl")), "flux"]
+  "model, method",
+  [one if one == QUICK else pytest.param(*one, marks=pytest.mark.proof) for one in each],
 )
 def test_a_published_model(root, classifier, tmp_path, one_device, model, method):
   write_golden(root, model)
