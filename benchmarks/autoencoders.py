@@ -175,8 +175,9 @@ def page(
     "Five autoencoders of images at 32 x 32 pixels (`configs/vae_kl.py`, `configs/vq.py`), each",
     f"trained once for {args.steps} steps of {args.batch} images, with a patch discriminator from",
     "half of them on. PSNR, SSIM and codes are of held-out images, given back from the mean of the",
-    "posterior; perplexity is that of the codes' frequencies. FSQ and LFQ have a term of the entropy",
-    "of their codes: without it FSQ used 47% of them on scenes and 87% on emoji, at 22.7 and 18.0 dB.",
+    "posterior; perplexity is that of the codes' frequencies. FSQ and LFQ have a term of the",
+    "entropy of their codes: without it FSQ used 47% of them on scenes and 87% on emoji, at 22.7",
+    "and 18.0 dB.",
     "",
     "## Scenes",
     "",
@@ -225,8 +226,8 @@ def retrieval_of(retrieved: dict[str, Figure], args: argparse.Namespace) -> list
     f"{args.emoji_steps} steps of 128, with patches of 2 latents. The last columns are retrieval:",
     f"of {DRAWN} drawings of trained captions, how often the nearest of all training images by",
     "`configs/emoji_contrastive.py` has the caption's concept, or one of the five nearest; of",
-    f"images at random {100 * first.chance[1]:.1f}% and {100 * first.chance[5]:.1f}%, from which an",
-    "interval that begins below them does not tell a model.",
+    f"images at random {100 * first.chance[1]:.1f}% and {100 * first.chance[5]:.1f}%, from which",
+    "an interval that begins below them does not tell a model.",
     "",
   ]
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from t2i_jax.adapt.objectives import check_choices, objective_of
 from t2i_jax.adapt.subject import SubjectImages, build_subject, image_files
 from t2i_jax.config import build, load_config
 from t2i_jax.data.sheet import grid
@@ -19,13 +20,14 @@ from t2i_jax.errors import ConfigError, WorkdirError
 from t2i_jax.evaluation.report import write_gallery_report
 from t2i_jax.inference import Model, open_model, open_pipeline
 from t2i_jax.ranges import Weight, Whole
+from t2i_jax.systems import make_system
 from t2i_jax.systems.adapters import ADAPTERS
 from t2i_jax.training import train
 from t2i_jax.training.checksum import fingerprint
 
 PRIORS, PRIORS_FILE, DATA, SHEET = "priors", "priors.json", "data", "personalised.png"
 HELD_OUT = 8  # drawn images of the class that are validated on: how far the class has moved
-SHOWN = 4  # drawings of a prompt, before and after
+SHOWN = 4  # drawings of a prompt, before and after; and scenes
 PROMPT_SEED = 2**20  # of the drawings that are shown; those of the class begin at 0
 
 
@@ -36,6 +38,10 @@ class How(NamedTuple):
   class_word  what it is one of, "circle";   word: the name that it gets
   priors      images of the class that the model draws and is trained on, too; 0: none
   prior       weight of their loss
+  scenes  what follows the class in the prompts of its images, of comfusion
+  matching  work directory of a classifier, or folder of VGG16, that compares images, of comfusion
+  weights  of terms, by the names that the method's objective gives them
+  erase_steps  of training, in which domain_gallery erases what the word means; None: ERASE_STEPS
   stands_alone  the word is a token of its own, in place of the class word: textual inversion
   overrides   of the method's config: steps, rank, ...
   """
@@ -46,6 +52,10 @@ class How(NamedTuple):
   priors: Whole = 64
   prior: Weight = 1.0
   prompts: tuple[str, ...] = ()
+  scenes: tuple[str, ...] = ()
+  matching: str = ""
+  weights: Mapping[str, float] = {}
+  erase_steps: Whole | None = None
   stands_alone: bool = False
   overrides: Mapping[str, str] = {}
 
@@ -57,11 +67,24 @@ class How(NamedTuple):
   def class_prompt(self) -> str:
     return f"a {self.class_word}"
 
+  @property
+  def class_prompts(self) -> tuple[str, ...]:
+    """Of the images that are drawn of the class, in turn."""
+    return tuple(f"{self.class_prompt} {scene}" for scene in self.scenes) or (self.class_prompt,)
+
+  @property
+  def shown(self) -> tuple[str, ...]:
+    """Prompts of which there are drawings before and after."""
+    scenes = (f"{self.prompt} {scene}" for scene in self.scenes[:SHOWN])
+    return tuple(dict.fromkeys((self.prompt, self.class_prompt, *scenes, *self.prompts)))
+
 
 # Method -> its config.
 METHODS: dict[str, str] = {
   "dreambooth": "dreambooth",
   "lora": "dreambooth_lora",
+  "comfusion": "comfusion",
+  "domain_gallery": "domain_gallery",
   "textual_inversion": "textual_inversion",
 }
 NEW_WORD = "textual_inversion"
@@ -97,6 +120,7 @@ def personalise(base: Base, method: str, how: How, to: str | Path) -> Path:
     raise ConfigError("--priors=0: without images of the class give --prior=0, too.")
   if not how.word.strip() or not how.class_word.strip():
     raise ConfigError("--word and --class-word: give a word for each.")
+  check_choices(method, how)
   if method == NEW_WORD:
     how = how._replace(stands_alone=True, priors=0)
   model = base.open()
@@ -104,16 +128,14 @@ def personalise(base: Base, method: str, how: How, to: str | Path) -> Path:
   if method == NEW_WORD:
     given |= _new_words(model, how)
   else:
-    known = {p: _tokens(model, p) for p in (how.prompt, how.class_prompt, *how.prompts)}
+    known = {prompt: _tokens(model, prompt) for prompt in (*how.shown, *how.class_prompts)}
     if known[how.prompt] == known[how.class_prompt]:
       raise ConfigError(f"--word={how.word}: the model reads {how.class_prompt!r} without it, too.")
+  given |= objective_of(method, how)
+  config = load_config(f"configs/{METHODS[method]}.py:{base.where}", given)
+  make_system(config, model.tokenizer)  # what is wrong is said before anything is drawn
   drawn = drawn_of_class(model, how, to / PRIORS)
   build_data(model, how, files, drawn, to / DATA)
-  if how.priors:
-    given["train.objective"] = f"dreambooth(prior={how.prior})"
-  else:
-    given |= {"train.objective": "denoising", "data.train_split": "instance"}
-  config = load_config(f"configs/{METHODS[method]}.py:{base.where}", given)
   before = _drawings(model, how)
   del model
   train(config, to)
@@ -145,6 +167,7 @@ def drawn_of_class(model: Model, how: How, folder: Path) -> tuple[str, ...]:
   """
   count = how.priors + HELD_OUT
   about = {"prompt": how.class_prompt, "weights": fingerprint(dict(model.params))}
+  about |= {"scenes": list(how.scenes)} if how.scenes else {}
   said = folder / PRIORS_FILE
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,15 +182,18 @@ def drawn_of_class(model: Model, how: How, folder: Path) -> tuple[str, ...]:
     step = model.config.sampling.batch
     for start in range(0, len(missing), step):
       seeds = missing[start : start + step]
-      for seed, image in zip(
-        seeds, model.draw([how.class_prompt] * len(seeds), seeds), strict=True
-      ):
+      prompts = [in_turn(how.class_prompts, seed) for seed in seeds]
+      for seed, image in zip(seeds, model.draw(prompts, seeds), strict=True):
         part = paths[seed].with_suffix(".part")
         Image.fromarray(image).save(part, "PNG")
         part.replace(paths[seed])
   except OSError as error:
     raise WorkdirError(f"{folder} cannot be written: {error}.") from error
   return tuple(map(str, paths))
+
+
+def in_turn(prompts: Sequence[str], i: int) -> str:
+  return prompts[i % len(prompts)]
 
 
 def build_data(
@@ -177,7 +203,7 @@ def build_data(
   split = lambda i: "val" if i >= how.priors else "prior"
   source = SubjectImages((
     *(("instance", path, how.prompt) for path in files),
-    *((split(i), path, how.class_prompt) for i, path in enumerate(drawn)),
+    *((split(i), path, in_turn(how.class_prompts, i)) for i, path in enumerate(drawn)),
   ))  # fmt: skip
   build_subject(source, model.tokenizer, to)
 
@@ -187,7 +213,7 @@ def _drawings(model: Model, how: How) -> dict[str, np.ndarray]:
   new word, with the class word in its place."""
   found = {}
   knows = not how.stands_alone or bool(model.config.get("adapters"))
-  for prompt in dict.fromkeys((how.prompt, how.class_prompt, *how.prompts)):
+  for prompt in how.shown:
     given = prompt if knows else prompt.replace(how.word, how.class_word)
     found[prompt] = model.draw([given] * SHOWN, range(PROMPT_SEED, PROMPT_SEED + SHOWN))
   return found

@@ -31,7 +31,7 @@ SAMPLING_FLAGS = {
   "steps": "solver steps",
   "guidance": "cfg, cfg(rescale=0.7), apg, cfg_zero, cfg_norm, pag(layers=(2,3)), slg(layers=(1,)),"
   " of prompts 'one AND another' compose(weights=(1.0,-0.5)) or dual(image_scale=1.5), "
-  "auto(workdir='runs/weak',scale=2.0)",
+  "of a word that was taught enhance(word='ki',scale=1.0), auto(workdir='runs/weak',scale=2.0)",
   "cfg": "guidance scale, 1 = off",
   "negative": "what not to draw: the prompt of the null",
 }

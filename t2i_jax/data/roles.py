@@ -62,11 +62,13 @@ def record_at(source: Source, position: int, seed: int) -> tuple[Record, int | N
   return source[index_at(position, len(source), seed)[1]], None
 
 
-def check_roles(source: Source, wanted: tuple[str, ...], batch: int, split: str) -> None:
+def check_roles(
+  source: Source, wanted: tuple[str, ...], batch: int, split: str, parts: int = 1
+) -> None:
   """Raises ConfigError where a run's objective and its data do not have the same roles.
 
   wanted  what the objective calls its roles, in order; () for one that has none
-  batch   rows of a global batch;   split: data.train_split
+  batch   rows of a global batch, in `parts` micro-batches;   split: data.train_split
   """
   has = len(source.sources) if isinstance(source, Roles) else 0
   if has != len(wanted):
@@ -76,7 +78,9 @@ def check_roles(source: Source, wanted: tuple[str, ...], batch: int, split: str)
       f"data.train_split = {split!r}: train.objective has {roles}. Name a split for each, as "
       f"{example!r}."
     )
-  if has and batch % has:
+  if has and batch % (has * parts):
+    several = f" in {parts} micro-batches" if parts > 1 else ""
     raise ConfigError(
-      f"train.batch = {batch} does not divide into {has} roles: use a multiple of {has}."
+      f"train.batch = {batch} does not divide into {has} roles{several}: use a multiple of "
+      f"{has * parts}."
     )

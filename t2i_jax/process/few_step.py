@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2i_jax.process.prediction import Prediction, convert, from_x0_eps, to_x0_eps
+from t2i_jax.process.matching import matching
+from t2i_jax.process.prediction import Prediction, from_x0_eps, to_x0_eps
 from t2i_jax.process.schedules import Process
 from t2i_jax.process.time import Time, like, mix
-from t2i_jax.process.weightings import Weighting, space_factor
+from t2i_jax.process.weightings import Weighting
 
 Consistency = Callable[[jax.Array, Time], jax.Array]
 Average = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (x_t, t [B], r [B])
@@ -172,7 +173,4 @@ def guidance_distillation(
           draws the scale of each row.
   Source: [2210.03142 sec. 3.1], stage one; FLUX.1-dev is such a student.
   """
-  target = jax.lax.stop_gradient(convert(guided, student.kind, x_t, time).value)
-  error = student.value.astype(jnp.float32) - target
-  own = jnp.square(jnp.maximum(space_factor(student.kind, time), 1e-6))
-  return jnp.mean(jnp.square(_row(error)), -1) * weighting(time) / own
+  return matching(student, guided, x_t, time, weighting)

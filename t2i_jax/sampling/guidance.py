@@ -87,6 +87,7 @@ class Combine(NamedTuple):
   starts   x -> the memory before the first step; None: no memory
   perturb  for a last condition that differs inside the model and not in the prompt
   worse    the weak model used instead of the null, for `autoguide`
+  reworded  the prompt of the other condition, of that of an image; None: it is given
   """
 
   combine: Callable[[Views, Scale], Prediction]
@@ -94,6 +95,7 @@ class Combine(NamedTuple):
   starts: Callable[[jax.Array], Any] | None = None
   perturb: Perturb | None = None
   worse: Worse | None = None
+  reworded: Callable[[str], str] | None = None
 
 
 def interleave(*parts: jax.Array) -> jax.Array:

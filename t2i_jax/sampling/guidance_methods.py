@@ -5,7 +5,7 @@ its paper and converts; a method that is linear in the prediction is the same in
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -308,6 +308,23 @@ def compose(weights: Weights = (1.0, 1.0)) -> Combine:
   return Combine(combine, others=len(weights) - 1)
 
 
+def enhance(word: str, scale: Weight = 1.0, of: Literal["word", "rest"] = "word") -> Combine:
+  """Attribute enhancement of a word that DomainGallery has taught [2411.04571 eq. 6].
+
+      null + cfg (cond - null) + cfg scale (word - null)          of="word"
+      null + cfg (cond - null) + cfg scale (cond - rest)          of="rest"
+
+  The other prompt is the word alone, or the prompt without it. In all, the scale is cfg (1 + scale)
+  at a prompt that has the word.
+  """
+
+  def reworded(prompt: str) -> str:
+    return word if of == "word" else " ".join(w for w in prompt.split() if w != word)
+
+  weights = (1.0, scale) if of == "word" else (1.0 + scale, -scale)
+  return compose(weights)._replace(reworded=reworded)
+
+
 def auto(workdir: str, step: Whole = 0, scale: Weight | None = None) -> Combine:
   """Autoguidance: away from a weaker model under the same prompt, in place of the null.
 
@@ -331,4 +348,9 @@ GUIDANCE: dict[str, Callable[..., Combine]] = {
 }
 
 # And for one that also takes several prompts per image, joined by AND, or a second model.
-GUIDANCE_OF_PROMPTS = GUIDANCE | {"compose": compose, "dual": dual, "auto": auto}
+GUIDANCE_OF_PROMPTS = GUIDANCE | {
+  "compose": compose,
+  "dual": dual,
+  "enhance": enhance,
+  "auto": auto,
+}

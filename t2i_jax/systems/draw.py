@@ -243,6 +243,8 @@ class Drawing:
 
   def _split(self, prompt: str) -> list[str]:
     """The prompts of an image. Raises PromptError where they are not as many as the method has."""
+    if self.method.reworded is not None:
+      return [prompt, self.method.reworded(prompt)]
     if not self.joined:
       return [prompt]
     parts = prompt.split(AND)

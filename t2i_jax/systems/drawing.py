@@ -25,9 +25,11 @@ from t2i_jax.process import Prediction, Time
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.ranges import Weight
+from t2i_jax.systems.comfusion import ComFusion
 from t2i_jax.systems.conditions import CONDITIONS, Condition
 from t2i_jax.systems.controlnet import residuals, with_conditions
 from t2i_jax.systems.distillation import ConsistencyDistillation, GuidanceDistillation
+from t2i_jax.systems.domain_gallery import DomainGallery
 from t2i_jax.systems.draw import Drawing
 from t2i_jax.systems.few_step import Consistency, MeanFlow
 from t2i_jax.systems.guides import NO_GUIDES, Guides
@@ -56,9 +58,11 @@ class DrawingSystem(System):
   inner               weights of the losses that the backbone itself gives, by name
   weighting, penalty  of the denoising loss, whatever the network predicts
   objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES. It may
-                      have check(system), which raises ConfigError, and teacher(config): of the
-                      backbone that is the frozen part "teacher"; learned(text, join): the part
-                      "embedding"
+                      have check(system) and check_training(system, rows of a micro-batch), which
+                      raise ConfigError; roles; terms; networks, frozen parts of its own;
+                      learned(text, join), the part "embedding";
+                      teacher(config), of the backbone that is the frozen part "teacher", or
+                      frozen_copy: a config may list such a part, with the backbone's config
   controlnets         parts whose residuals are added to the backbone's -> what makes their
                       condition images of those of training, or None
   """
@@ -81,6 +85,12 @@ class DrawingSystem(System):
         "controlnets: condition images are made of images, and the data set holds latents. Use "
         "data.dir of the images."
       )
+
+  def check_training(self, rows: int) -> None:
+    """Raises ConfigError where the objective cannot be trained.   rows: of a micro-batch"""
+    check = getattr(self.objective, "check_training", None)
+    if check is not None:
+      check(self, rows)
 
   @property
   def sampled(self) -> tuple[str, ...]:
@@ -121,7 +131,7 @@ class DrawingSystem(System):
   @property
   def terms(self) -> dict[str, Term]:
     inner = {name: Term(weight, image_counts) for name, weight in self.inner.items()}
-    return {"image": Term(1.0, image_counts)} | inner
+    return {"image": Term(1.0, image_counts)} | inner | getattr(self.objective, "terms", {})
 
   @property
   def droppable(self) -> tuple[str, ...]:
@@ -300,6 +310,8 @@ class DreamBooth:
 OBJECTIVES: dict[str, Callable[..., Callable[..., dict[str, jax.Array]]]] = {
   "denoising": lambda: denoising,
   "dreambooth": DreamBooth,
+  "comfusion": ComFusion,
+  "domain_gallery": DomainGallery,
   "imagic": Imagic,
   "consistency": Consistency,
   "consistency_distillation": ConsistencyDistillation,

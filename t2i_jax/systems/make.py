@@ -155,6 +155,9 @@ def _drawing(
     taught = objective.teacher(config)
     make = lambda rngs: model(taught, rngs)
     teacher = {"teacher": Part(make, taught, of="backbone", training_only=True)}
+  elif getattr(objective, "frozen_copy", False) and "teacher" in c.parts:
+    make = lambda rngs: model(config, rngs)
+    teacher = {"teacher": Part(make, config, of="backbone", training_only=True)}
   if hasattr(objective, "learned"):
     teacher |= {EMBEDDING: objective.learned(text, join)}
   image_shape = common["image_shape"]
@@ -164,7 +167,7 @@ def _drawing(
   adapters = make_adapters(c, parts, text)
   parts |= {name: one.part() for name, one in adapters.items()}
   return DrawingSystem(
-    parts=configured(parts, c.parts),
+    parts=configured(parts, c.parts) | getattr(objective, "networks", {}),
     text=with_words(text, adapters),
     join=join,
     layers=config.layers,

@@ -7,17 +7,19 @@ Their sizes come from the run's config.json; their weights from the starts of th
 them the measured scale and shift of latents.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from t2i_jax.autoencoders import AUTOENCODERS
 from t2i_jax.autoencoders.features import Features
 from t2i_jax.config import build, from_json, section
+from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.classifier import ClassifierConfig, NoisyClassifier
 from t2i_jax.models.image_encoder import ImageEncoder, ImageEncoderConfig
@@ -83,6 +85,45 @@ def _of_classifier(c: ConfigDict, where: str) -> Features:
     return network.features(image, jnp.broadcast_to(clean, image.shape[:1]))
 
   return Features("classifier", lambda rngs: NoisyClassifier(config, rngs), config, layers)
+
+
+class Reader(NamedTuple):
+  """A classifier of clean images, which says what a text names.
+
+  network its features are the part, its make and its config
+  logits  (network, images [B, H, W, 3] in [-1, 1]) -> [B, vocab];   size: of these images
+  tokens  texts -> the tokens that each has [n, vocab] float32
+  """
+
+  network: Features
+  logits: Callable[[Any, jax.Array], jax.Array]
+  size: tuple[int, int]
+  tokens: Callable[[Sequence[str]], np.ndarray]
+
+
+def reader(path: str) -> Reader:
+  """Of the run of a noisy classifier, at t = 0. Raises ConfigError, DataError."""
+  c = config_of(path)
+  if c.model.kind != "classifier" or c.autoencoder != "identity" or c.model.channels != 3:
+    raise ConfigError(
+      f"{path} ({c.name}) reads no captions off pixels: give a run of configs/scenes_classifier.py."
+    )
+  clean = build(PROCESSES, c.process.kind, "process.kind").at(jnp.float32(0)).model_time
+  tokenizer = Tokenizer.load(c.data.dir, c.text.tokenizer)
+
+  def tokens(texts: Sequence[str]) -> np.ndarray:
+    ids, mask = tokenizer.encode(list(texts), c.text.length)
+    found = np.zeros((len(texts), c.text.vocab), np.float32)
+    rows, _ = np.nonzero(mask)
+    found[rows, ids[mask]] = 1
+    return found
+
+  return Reader(
+    _of_classifier(c, f"model of {path}"),
+    lambda network, image: network(image, jnp.broadcast_to(clean, image.shape[:1])),
+    tuple(c.data.image_size),
+    tokens,
+  )
 
 
 def _own(c: ConfigDict) -> dict[str, Any]:

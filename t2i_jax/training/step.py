@@ -62,9 +62,17 @@ def draw_t(
   return u, system.process.on_grid(t), undo
 
 
-def _micro_batches(tree: Any, n: int) -> Any:
-  """[B, ...] to [n, B / n, ...], each part taking rows from every device's share."""
-  return jax.tree.map(lambda x: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1), tree)
+def micro_batches(tree: Any, n: int, roles: int = 1) -> Any:
+  """[B, ...] to [n, B / n, ...], each part taking rows from every device's share.
+
+  roles  rows that follow one another and stay together, one of each role
+  """
+
+  def divided(x: jax.Array) -> jax.Array:
+    parts = x.reshape(-1, n, roles, *x.shape[1:]).swapaxes(0, 1)
+    return parts.reshape(n, -1, *x.shape[1:])
+
+  return jax.tree.map(divided, tree)
 
 
 def make_train_step(
@@ -123,7 +131,8 @@ def make_train_step(
     if c.accumulate == 1:
       loss, (sums, means, extra), grads, squares = part_of(batch, numbers, drawn)
     else:
-      micro = _micro_batches((batch, numbers, drawn), c.accumulate)
+      roles = max(len(system.roles), 1)
+      micro = micro_batches((batch, numbers, drawn), c.accumulate, roles)
       first = jax.tree.map(lambda x: x[0], micro)
       zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_of, *first))
       add = lambda total, part: (jax.tree.map(jnp.add, total, part_of(*part)), None)

@@ -9,6 +9,7 @@ from t2i_jax.data.loader import Loader
 from t2i_jax.data.roles import Roles, check_roles, open_split
 from t2i_jax.data.transforms import Transform
 from t2i_jax.errors import ConfigError, DataError
+from t2i_jax.training.step import micro_batches
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,15 @@ def test_splits_of_one_length_come_in_pairs(folder):
     assert (a.key, first, second) == (b.key, 0, 1)
 
 
+def test_a_micro_batch_has_all_roles_in_turn():
+  rows = np.arange(24).reshape(12, 2)
+  parts = micro_batches(rows, 3, roles=2)
+  assert parts.shape == (3, 4, 2)
+  np.testing.assert_array_equal(parts[..., 0] // 2 % 2, [[0, 1, 0, 1]] * 3)
+  assert sorted(parts.ravel()) == list(range(24))
+  np.testing.assert_array_equal(micro_batches(rows, 3)[1], rows[1::3])
+
+
 def test_what_is_refused(folder, tmp_path):
   roles = open_split(folder, "instance+prior")
   with pytest.raises(ConfigError, match=r"train\.objective has no roles\. Name a split"):
@@ -73,6 +83,8 @@ def test_what_is_refused(folder, tmp_path):
     check_roles(open_split(folder, "prior"), ("instance", "prior"), 4, "prior")
   with pytest.raises(ConfigError, match=r"train.batch = 3 does not divide into 2 roles"):
     check_roles(roles, ("instance", "prior"), 3, "instance+prior")
+  with pytest.raises(ConfigError, match=r"into 2 roles in 3 micro-batches: use a multiple of 6"):
+    check_roles(roles, ("instance", "prior"), 8, "instance+prior", 3)
   with pytest.raises(DataError, match="has no split 'class'"):
     open_split(folder, "instance+class")
   with pytest.raises(DataError, match="has no image: three to ten"):

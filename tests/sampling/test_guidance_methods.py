@@ -24,7 +24,8 @@ from t2i_jax.sampling import (
   remember,
   sample,
 )
-from t2i_jax.sampling.guidance_methods import apg, cfg, cfg_norm, cfg_zero, pag, slg
+from t2i_jax.sampling.guidance import Views
+from t2i_jax.sampling.guidance_methods import apg, cfg, cfg_norm, cfg_zero, enhance, pag, slg
 
 # Every method that a list can hold, with whatever extra conditions it needs.
 METHODS = {
@@ -319,3 +320,14 @@ def test_wrong_settings_are_named(make, words):
 
 def test_every_method_of_a_config_is_in_the_lists():
   assert set(GUIDANCE) <= {name.split(",")[0] for name in METHODS}
+
+
+@pytest.mark.parametrize("of, other", [("word", "ki"), ("rest", "a circle")])
+def test_a_word_is_enhanced(of, other):
+  """Both ways, of numbers [2411.04571 eq. 6]; the other prompt follows from the first."""
+  method = enhance("ki", 0.5, of)
+  assert method.reworded("a ki circle") == other
+  prediction = lambda value: Prediction(jnp.full((1, 2), value), "eps")
+  views = Views(prediction(3.0), prediction(1.0), (prediction(2.0),), jnp.zeros((1, 2)), None)
+  expected = 1 + 4 * (3 - 1) + 4 * 0.5 * ((2 - 1) if of == "word" else (3 - 2))
+  np.testing.assert_allclose(method.combine(views, 4.0).value, expected)
