@@ -22,6 +22,7 @@ from t2i_jax.process import mix
 from t2i_jax.process.matching import denoised, textual_distance, visual_distance
 from t2i_jax.process.timesteps import inside
 from t2i_jax.ranges import Count, Range, Share, Weight
+from t2i_jax.systems.denoising import denoise_batch
 from t2i_jax.systems.parts import Part, split_start
 from t2i_jax.systems.roles import (
   INSTANCE,
@@ -38,8 +39,6 @@ from t2i_jax.systems.system import (
   Draws,
   Mixture,
   Term,
-  flat_images,
-  image_losses,
   row_keys,
 )
 from t2i_jax.systems.trained import FEATURES, Reader, reader
@@ -165,10 +164,7 @@ class ComFusion:
   def __call__(
     self, system: "DrawingSystem", params: Params, batch: Batch, draws: Draws
   ) -> dict[str, jax.Array]:
-    m = system.mix(system.encode(params, flat_images(batch), draws.key, draws.rows), draws)
-    cond = system.conditioning(params, batch, draws)
-    prediction, inner = system.network(params, m.seen, m.time, cond)
-    found = {"image": image_losses(system, prediction, m)} | inner
+    found, m, cond, _ = denoise_batch(system, params, batch, draws)
     if batch.role is None:  # of validation
       return found | {name: jnp.zeros_like(found["image"]) for name in self.terms}
     found["image"] *= jnp.where(batch.role == INSTANCE, 1.0, self.prior)

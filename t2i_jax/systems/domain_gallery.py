@@ -20,6 +20,7 @@ from t2i_jax.models.params import Params
 from t2i_jax.process import Prediction
 from t2i_jax.process.matching import cosines, denoised, matching, similarity_consistency
 from t2i_jax.ranges import Count, Weight, Whole
+from t2i_jax.systems.denoising import denoise_batch
 from t2i_jax.systems.roles import (
   INSTANCE,
   PRIOR,
@@ -33,7 +34,7 @@ from t2i_jax.systems.roles import (
   term_of,
   tokens_of,
 )
-from t2i_jax.systems.system import Draws, Mixture, Term, flat_images, image_losses
+from t2i_jax.systems.system import Draws, Mixture, Term
 
 if TYPE_CHECKING:
   from t2i_jax.systems.drawing import DrawingSystem
@@ -102,10 +103,7 @@ class DomainGallery:
   def __call__(
     self, system: "DrawingSystem", params: Params, batch: Batch, draws: Draws
   ) -> dict[str, jax.Array]:
-    m = system.mix(system.encode(params, flat_images(batch), draws.key, draws.rows), draws)
-    cond = system.conditioning(params, batch, draws)
-    prediction, inner = system.network(params, m.seen, m.time, cond)
-    found = {"image": image_losses(system, prediction, m)} | inner
+    found, m, cond, prediction = denoise_batch(system, params, batch, draws)
     if batch.role is None:  # of validation
       return found | {name: jnp.zeros_like(found["image"]) for name in self.terms}
     erasing = jnp.asarray(draws.step) < (self.erase_steps if "erasure" in self.terms else 0)

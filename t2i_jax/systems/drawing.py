@@ -28,6 +28,7 @@ from t2i_jax.ranges import Weight
 from t2i_jax.systems.comfusion import ComFusion
 from t2i_jax.systems.conditions import CONDITIONS, Condition
 from t2i_jax.systems.controlnet import residuals, with_conditions
+from t2i_jax.systems.denoising import denoising
 from t2i_jax.systems.distillation import ConsistencyDistillation, GuidanceDistillation
 from t2i_jax.systems.domain_gallery import DomainGallery
 from t2i_jax.systems.draw import Drawing
@@ -35,6 +36,7 @@ from t2i_jax.systems.few_step import Consistency, MeanFlow
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.imagic import Imagic
 from t2i_jax.systems.likelihood import make_likelihood
+from t2i_jax.systems.roles import INSTANCE, SUBJECT
 from t2i_jax.systems.system import (
   Draws,
   Output,
@@ -42,7 +44,6 @@ from t2i_jax.systems.system import (
   Term,
   flat_images,
   image_counts,
-  image_losses,
   predicted,
 )
 from t2i_jax.systems.tasks import ControlImages, Tasks
@@ -87,7 +88,6 @@ class DrawingSystem(System):
       )
 
   def check_training(self, rows: int) -> None:
-    """Raises ConfigError where the objective cannot be trained.   rows: of a micro-batch"""
     check = getattr(self.objective, "check_training", None)
     if check is not None:
       check(self, rows)
@@ -274,17 +274,6 @@ class DrawingSystem(System):
     )
 
 
-def denoising(
-  system: DrawingSystem, params: Params, batch: Batch, draws: Draws
-) -> dict[str, jax.Array]:
-  """The weighted error of the prediction, with the variational term of a learned variance."""
-  x0 = system.encode(params, flat_images(batch), draws.key, draws.rows)
-  m = system.mix(x0, draws)
-  cond = system.conditioning(params, batch, draws)
-  prediction, inner = system.network(params, m.seen, m.time, cond)
-  return {"image": image_losses(system, prediction, m)} | inner
-
-
 @dataclass(frozen=True)
 class DreamBooth:
   """Prior preservation [2208.12242 eq. 2]: half of a batch are images of a subject, half those
@@ -295,7 +284,7 @@ class DreamBooth:
   """
 
   prior: Weight = 1.0
-  roles = ("instance", "prior")
+  roles = SUBJECT
 
   def __call__(
     self, system: DrawingSystem, params: Params, batch: Batch, draws: Draws
@@ -303,7 +292,7 @@ class DreamBooth:
     found = denoising(system, params, batch, draws)
     if batch.role is None:  # of validation
       return found
-    return found | {"image": found["image"] * jnp.where(batch.role == 0, 1.0, self.prior)}
+    return found | {"image": found["image"] * jnp.where(batch.role == INSTANCE, 1.0, self.prior)}
 
 
 # By the name in config.train.objective.

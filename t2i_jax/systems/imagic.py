@@ -23,8 +23,9 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.models import abstract_of, with_params
 from t2i_jax.models.conditioning import Conditioning, Tower
 from t2i_jax.models.params import Params, weight, zeros
+from t2i_jax.systems.denoising import denoise_batch
 from t2i_jax.systems.parts import Part
-from t2i_jax.systems.system import Draws, flat_images, image_losses
+from t2i_jax.systems.system import Draws
 from t2i_jax.towers import TextEncoder
 from t2i_jax.towers.join import Join
 
@@ -113,8 +114,5 @@ class Imagic:
         f"train.caption_dropout drops captions of {', '.join(draws.drop)}, and train.objective = "
         "imagic has one, whose embedding is learned. Use 0.0."
       )
-    x0 = system.encode(params, flat_images(batch), draws.key, draws.rows)
-    m = system.mix(x0, draws)
-    cond = shifted(system.conditioning(params, batch, draws), params[EMBEDDING])
-    prediction, inner = system.network(params, m.seen, m.time, cond)
-    return {"image": image_losses(system, prediction, m)} | inner
+    move = lambda cond: shifted(cond, params[EMBEDDING])
+    return denoise_batch(system, params, batch, draws, move).values

@@ -24,6 +24,7 @@ from t2i_jax.models.transfusion import Rows, Transfusion, TransfusionConfig
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.systems.chat import Chat
+from t2i_jax.systems.denoising import image_losses
 from t2i_jax.systems.generate import Generator
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.system import (
@@ -33,7 +34,6 @@ from t2i_jax.systems.system import (
   Term,
   flat_images,
   image_counts,
-  image_losses,
   predicted,
   text_counts,
 )

@@ -28,12 +28,11 @@ from t2i_jax.models import (
   with_params,
 )
 from t2i_jax.models.params import Params
-from t2i_jax.process import Prediction, Process, Time, denoising_loss, mix
+from t2i_jax.process import Prediction, Process, Time, mix
 from t2i_jax.process.losses import offset_noise, perturbed_input
 from t2i_jax.process.preconditioning import preconditioned
 from t2i_jax.process.schedules import flow
 from t2i_jax.process.timesteps import TimestepDistribution, inside, shift, uniform
-from t2i_jax.process.variational import variance_loss
 from t2i_jax.ranges import Range
 from t2i_jax.systems.adapters import Adapted, bound
 from t2i_jax.systems.guides import NO_GUIDES, Guides
@@ -299,6 +298,9 @@ class System:
     for encoder in self.text.values():
       encoder.encode(texts)
 
+  def check_training(self, rows: int) -> None:
+    """Raises ConfigError where the objective cannot be trained.   rows: of a micro-batch"""
+
   def row_maker(self, too_long: str = "error", crop: Crop = "centre") -> RowMaker:
     """Makes rows of records.   too_long: config.text.too_long;   crop: config.data.crop"""
     captions = {name: Caption(text.tokenizer, text.length) for name, text in self.text.items()}
@@ -346,17 +348,6 @@ def predicted(
     return Prediction(network(x_t), kind, None)
   value, variance = jnp.split(network(x_t), 2, axis=-1)
   return Prediction(value, kind, variance)
-
-
-def image_losses(system: Any, prediction: Prediction, m: Mixture) -> jax.Array:
-  """The weighted error of each image, with the variational term of a learned variance.   # [R]
-
-  system  has output, weighting and penalty
-  """
-  losses = denoising_loss(prediction, m.x0, m.eps, m.time, system.weighting, system.penalty)
-  if system.output.learned_variance:
-    losses = losses + variance_loss(system.process, prediction, m.x0, m.x_t, m.time)
-  return losses
 
 
 def flat_images(batch: Batch) -> jax.Array:

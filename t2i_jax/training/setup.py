@@ -15,7 +15,6 @@ from t2i_jax.data.transforms import conditions_of
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.parallel import mesh_of, owned_rows
 from t2i_jax.systems import System, Tasks, make_system
-from t2i_jax.systems.drawing import DrawingSystem
 from t2i_jax.training.as_published import check_published
 from t2i_jax.training.cached import latents_in, reading
 from t2i_jax.training.cached_text import reading_text
@@ -76,8 +75,7 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
   check_conditions(system, source, val_source)
   row_maker = system.row_maker(c.text.too_long, c.data.crop)
   check_roles(source, system.roles, c.train.batch, c.data.train_split, c.train.accumulate)
-  if isinstance(system, DrawingSystem):
-    system.check_training(c.train.batch // c.train.accumulate)
+  system.check_training(c.train.batch // c.train.accumulate)
   used = dict.fromkeys(each_split(source)) | {val_source: c.eval.rows * row_maker.window}
   said = [
     check_lengths(part, limit, c.text.too_long, records)

@@ -11,7 +11,7 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.inference import open_model
 from t2i_jax.process.matching import textual_distance, visual_distance
 from t2i_jax.process.timesteps import inside
-from t2i_jax.systems.drawing import denoising
+from t2i_jax.systems.denoising import denoising
 from t2i_jax.training.setup import set_up
 from tests.adapt.personalised import (
   CLASS,

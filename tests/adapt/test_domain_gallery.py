@@ -12,8 +12,8 @@ from t2i_jax.config import load_config
 from t2i_jax.errors import ConfigError
 from t2i_jax.inference import open_model
 from t2i_jax.process import convert
+from t2i_jax.systems.denoising import denoising
 from t2i_jax.systems.domain_gallery import DomainGallery
-from t2i_jax.systems.drawing import denoising
 from t2i_jax.systems.roles import before
 from t2i_jax.training.setup import set_up
 from tests.adapt.personalised import CLASS, PROMPT, build_data, config_of, made_of, run_verb

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
 from t2i_jax.inference import open_model
-from t2i_jax.systems.drawing import DreamBooth, denoising
+from t2i_jax.systems.denoising import denoising
+from t2i_jax.systems.drawing import DreamBooth
 from t2i_jax.systems.system import Draws
 from t2i_jax.training.setup import set_up
 
