@@ -27,6 +27,8 @@ from t2i_jax.training.state import TrainState
 from t2i_jax.training.step import make_train_step
 
 CHUNK = 25  # steps of a compiled call
+# What of a state runs share: with one step for all a stage of training is one branch of a program.
+EACH = TrainState(None, 0, 0, 0, 0, 0)
 UNIT_RATE = {"train.lr": "1.0", "train.vector_lr": "1.0"}  # of a config: a run has its own
 
 
@@ -94,7 +96,7 @@ class Beside:
     self.system.check_training(rows)
     self.optimizers = make_optimizers(config.train, self.system)
     self._finish = finish or partial(merged, self.system)
-    self._init: Any = jax.jit(jax.vmap(self._fresh, in_axes=(0, None)))
+    self._init: Any = jax.jit(jax.vmap(self._fresh, (0, None), EACH))
     self._advance: Any = jax.jit(self._all_steps)
     self._finished: Any = jax.jit(self._whole)
     self._compiled: Any = None
@@ -117,7 +119,7 @@ class Beside:
     self, states: TrainState, base: Params, given: Given, picks: jax.Array
   ) -> TrainState:
     """CHUNK steps of all runs.   picks [runs, CHUNK, rows]"""
-    return jax.vmap(self._steps, in_axes=(0, None, 0, 0))(states, base, given, picks)
+    return jax.vmap(self._steps, (EACH, None, 0, 0), EACH)(states, base, given, picks)
 
   def _steps(self, state: TrainState, base: Params, given: Given, picks: jax.Array) -> TrainState:
     scaled: Any = Scaled(self.optimizers, given.rate)

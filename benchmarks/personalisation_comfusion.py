@@ -36,7 +36,7 @@ WORD, CLASS = "<v0>", "circle"
 PROMPT, CLASS_PROMPT = f"a {WORD} {CLASS}", f"a {CLASS}"
 SEEDS = (0, 1)
 AT_ONCE = 6
-RATES, STEPS = (1e-3, 3e-3, 1e-2), (50, 100, 200, 400)  # that are tried
+RATES, STEPS = (1e-3, 3e-3, 1e-2), (50, 100, 200)  # that are tried
 
 
 def _circle(name: str, color: str, mark: str, mark_color: str) -> Subject:
@@ -116,8 +116,8 @@ def prompts(subject: Subject, phrase: str = f"{WORD} {CLASS}", look: Look | None
   return {
     "trained": within(TRAINED),
     "heldout": within(HELD_OUT),
-    "alone": [scene_of(f"{article} {phrase}", look)] * 24,
-    "class": [scene_of(CLASS_PROMPT, Look(None, CLASS, None, NONE))] * 24,
+    "alone": [scene_of(f"{article} {phrase}", look)] * 16,
+    "class": [scene_of(CLASS_PROMPT, Look(None, CLASS, None, NONE))] * 16,
     "own": [own_scene(i) for i in range(24)],
   }
 

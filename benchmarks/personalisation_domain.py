@@ -31,7 +31,7 @@ from t2i_jax.evaluation.stats import Rate
 WORD, CLASS, COLOR, DEV_COLOR = "<v0>", "circle", "red", "green"
 PROMPT, CLASS_PROMPT = f"a {WORD} {CLASS}", f"a {CLASS}"
 IMAGES, SEEDS = 10, (0, 1, 2)  # of a run; each seed has other images
-ERASE_STEPS, STEPS = 50, 200
+ERASE_STEPS, STEPS = 50, 150
 RATES = (1e-3, 3e-3, 1e-2)
 AT_ONCE = len(SEEDS)
 OTHERS = ("blue", "black", "yellow", "cyan")  # colours that are asked for

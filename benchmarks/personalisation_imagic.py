@@ -37,7 +37,7 @@ from t2i_jax.models.params import Params
 from t2i_jax.systems.imagic import EMBEDDING, towards
 
 KINDS = ("recolor", "reshape")
-TURNS, DEV_TURNS = 20, 4  # images of a kind that are reported, and that settings are chosen on
+TURNS, DEV_TURNS = 16, 4  # images of a kind that are reported, and that settings are chosen on
 DEV_SEED = 1  # of these turns
 ETAS = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4)
 SEEDS = (0, 1)
@@ -89,7 +89,10 @@ class Imagic:
 
   def edit(self, folder: Path, some: Sequence[Job], rate: float, weight_rates: Sequence[float],
            steps: Sequence[int]) -> None:  # fmt: skip
-    """Cells of images by all ways: see `path_of`. Those that are there are kept."""
+    """Cells of images by all ways: see `path_of`. Those that are there are kept.
+
+    steps  of the adapters, of both ways; adapters alone are drawn after all of WEIGHT_STEPS
+    """
     missing = lambda *about: not all(path_of(folder, job, *about).is_file() for job in some)
     shifts = None
     if missing("embedding", rate, 0, 0) or any(
@@ -103,10 +106,11 @@ class Imagic:
     for b in weight_rates:
       for way, moved in (("weights", [self.unmoved] * len(some)), ("both", shifts)):
         a = rate if way == "both" else 0
-        if moved is None or not any(missing(way, a, b, step) for step in steps):
+        wanted = steps if way == "both" else WEIGHT_STEPS
+        if moved is None or not any(missing(way, a, b, step) for step in wanted):
           continue
         own = [{EMBEDDING: jax.device_get(shift)} for shift in moved]
-        for step, seconds, params in self._learn(self.second, some, b, own, steps):
+        for step, seconds, params in self._learn(self.second, some, b, own, wanted):
           print(f"imagic: {WAYS[way]}, step {step}, {seconds:.1f} s an image", flush=True)
           for job, one, shift in zip(some, params, moved, strict=True):
             self._cell(folder, job, (way, a, b, step), one, shift if way == "both" else None)
@@ -146,10 +150,12 @@ def make(base: Base, folder: Path) -> None:
   for dev in (True, False):
     if dev and (folder / "chosen.json").is_file():
       continue
-    a, b, steps = EMBEDDING_RATES, WEIGHT_RATES, WEIGHT_STEPS
+    a, b = EMBEDDING_RATES, WEIGHT_RATES
+    steps: Sequence[int] = WEIGHT_STEPS
     if not dev:
       chosen = chosen_of(folder)
       a, b = (chosen["embedding_rate"],), (chosen["weight_rate"],)
+      steps = (chosen["step"],)
     every = jobs(dev)
     tool = tool or Imagic(base)
     for rate in a:
@@ -259,8 +265,9 @@ def chart(every: Sequence[Point]) -> str:
 
 
 def rows_of(every: Sequence[Point], chosen: dict[str, Any]) -> list[list[Any]]:
-  """Of the table: the corners, each way at what was chosen for it, and the text alone."""
-  shown_at = {"embedding": ("1", chosen.get("eta_alone")), "both": ("1", chosen.get("eta"))}
+  """Of the table: the corners, and each way at both ends and at what was chosen for it."""
+  ends = ("0", "1")
+  shown_at = {"embedding": {*ends, chosen.get("eta_alone")}, "both": {*ends, chosen.get("eta")}}
   rows = []
   for point in every:
     at = shown_at.get(point.name)

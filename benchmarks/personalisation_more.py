@@ -48,7 +48,7 @@ def main() -> None:
   parser.add_argument("--data", default="runs/data/scenes_planted")
   parser.add_argument("--base", default="runs/scenes_planted")
   parser.add_argument("--runs", default="runs/personalisation_more", help="where all else goes")
-  parser.add_argument("--classifier-steps", type=int, default=600, help="of ComFusion's network")
+  parser.add_argument("--classifier-steps", type=int, default=400, help="of ComFusion's network")
   parser.add_argument("--jobs", type=int, default=1, help="experiments beside each other")
   parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
   parser.add_argument("--to", default="docs", help="folder of the page")
