@@ -48,10 +48,13 @@ def judged(cell: Cell, groups: Groups) -> dict[str, list[PlantedVerdict]]:
 
 
 class Base:
-  """A base, its samplers, and cells that are drawn by it and by what is made of it."""
+  """A base, its samplers, and cells that are drawn by it and by what is made of it.
 
-  def __init__(self, workdir: str, runs: Path):
-    self.workdir, self.runs = workdir, runs
+  folder  of an experiment: images of classes are kept there
+  """
+
+  def __init__(self, workdir: str, folder: Path):
+    self.workdir, self.folder = workdir, folder
     self._drawings = dict[str, Drawing]()
     self._pool = ThreadPoolExecutor(1)  # reads while the next images are drawn
     self._reading: list[Future[None]] = []
@@ -96,7 +99,7 @@ class Base:
     draw = lambda params, prompts, seeds, **how: self.draw(params, prompts, seeds)
     model = replace(self.model, tasks=self.model.tasks._replace(draw=draw))
     how = How("", shape, priors=PRIORS, scenes=scenes)
-    folder = self.runs / "priors" / f"{shape}{'_in_scenes' if scenes else ''}"
+    folder = self.folder / "priors" / f"{shape}{'_in_scenes' if scenes else ''}"
     paths = drawn_of_class(model, how, folder)[:PRIORS]
     images = np.stack([np.asarray(Image.open(path)) for path in paths])
     return images, [in_turn(how.class_prompts, i) for i in range(PRIORS)]

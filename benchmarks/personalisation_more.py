@@ -64,8 +64,9 @@ def main() -> None:
     each_by_itself([[module, *given, f"--only={part}"] for part in experiments], args.jobs, runs)
   else:
     for part in experiments:
-      base, folder = Base(args.base, runs), runs / part
+      folder = runs / part
       folder.mkdir(parents=True, exist_ok=True)
+      base = Base(args.base, folder)
       if part == "imagic":
         imagic.make(base, folder)
       elif part == "comfusion":
