@@ -1,22 +1,25 @@
 """The experiments of Imagic, ComFusion and DomainGallery: prompts, orders, pages without a run."""
 
+import json
 import random
 
 import numpy as np
+from PIL import Image
 
 from benchmarks import personalisation_comfusion as comfusion
 from benchmarks import personalisation_domain as domain
 from benchmarks import personalisation_imagic as imagic
 from benchmarks.personalisation_adapt import METHOD_OF, chains
-from benchmarks.personalisation_bench import judged
+from benchmarks.personalisation_bench import SHOWN, judged
 from benchmarks.personalisation_beside import CHUNK, in_turn
 from benchmarks.personalisation_more import page
-from benchmarks.personalisation_world import SIZE, Cell, read_groups
+from benchmarks.personalisation_world import SIZE, Cell, read_groups, save_cell
 from t2i_jax.data.scenes import planted
 from t2i_jax.data.scenes.facts import Spec
 from t2i_jax.data.scenes.layout import place
 from t2i_jax.data.scenes.planted.world import EASY, NONE
 from t2i_jax.evaluation.planted_judge import judge_planted
+from t2i_jax.evaluation.planted_reader import read_all
 
 
 def placed(scene, rng, color="black", shape="square"):
@@ -113,3 +116,51 @@ def test_the_page_of_nothing_says_that_nothing_was_run(tmp_path):
   rows = [line for line in text.splitlines() if line.startswith("| exact render")]
   assert rows[0].count("100.0%") == 5
   assert not list(tmp_path.iterdir())
+
+
+def test_the_page_of_all_cells_has_all_rows(tmp_path, monkeypatch):
+  """Of a subject at one place in whatever is drawn."""
+  to = tmp_path / "docs"
+  to.mkdir()
+  image = planted.draw(comfusion.training_image(comfusion.SUBJECTS[0]).objects, SIZE)
+  (seen,) = read_all(image[None])
+
+  def save(path, counts, about):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strip = np.concatenate([image] * SHOWN * len(counts), axis=1)
+    Image.fromarray(strip).save(path.with_suffix(".png"))
+    save_cell(path, Cell(about | {"seconds": 1.0}, {g: [seen] * n for g, n in counts.items()}))
+
+  counts_of = lambda groups: {group: len(some) for group, some in groups.items()}
+  settings = {"embedding_rate": 1.0, "weight_rate": 1.0, "step": imagic.WEIGHT_STEPS[0]}
+  chosen = settings | {"eta": "0.8", "eta_alone": "0.9", "rate": 1.0}
+  for name in ("imagic", "comfusion", "domain"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "chosen.json").write_text(json.dumps(chosen))
+  monkeypatch.setattr(imagic, "TURNS", 2)
+  etas = dict.fromkeys([f"{eta:g}" for eta in imagic.ETAS], len(imagic.SEEDS))
+  alone = {imagic.NO_ETA: len(imagic.SEEDS)}
+  for job in imagic.jobs(False):
+    ways = [("embedding", 1, 0, 0), ("both", 1, 1, imagic.WEIGHT_STEPS[0])]
+    for way in ways:
+      save(imagic.path_of(tmp_path / "imagic" / "cells", job, *way), etas, {})
+    for step in imagic.WEIGHT_STEPS:
+      save(imagic.path_of(tmp_path / "imagic" / "cells", job, "weights", 0, 1, step), alone, {})
+  for name in ("base", "named", *comfusion.ROWS):
+    for subject in comfusion.SUBJECTS:
+      counts = counts_of(comfusion.prompts(subject))
+      path = tmp_path / "comfusion" / "cells" / f"{name}_{subject.name}_0.json"
+      save(path, counts, {"subject": subject.name, "seed": 0})
+  counts = counts_of(domain.prompts())
+  rows = ["base", *domain.ROWS, *(f"enhanced_{key}" for key in domain.ENHANCED)]
+  for name in rows:
+    save(tmp_path / "domain" / "cells" / f"{name}_0.json", counts, {"seed": 0})
+  for step in (0, *domain.ARTIST_STEPS):
+    path = tmp_path / "domain" / "artist" / f"{step}_0.json"
+    save(path, counts_of(domain.artist_prompts()), {"seed": 0})
+  text = page(tmp_path, to, "python -m benchmarks.personalisation_more")
+  assert "not run" not in text and "nan" not in text
+  for row in (*comfusion.ROWS.values(), *domain.ROWS.values()):
+    assert f"| {row.name} |" in text
+  images = [path.suffix for path in to.iterdir()]
+  assert sorted(images) == [".png", ".png", ".png", ".svg"]
