@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t2i_jax.edit.request import Edited, Request
-from t2i_jax.edit.session import Given, Session, edited
+from t2i_jax.edit.session import Given, Run, Session, edited
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.params import Params
@@ -75,7 +75,7 @@ class NullText:
   def __call__(self, model: Any, request: Request) -> Edited:
     return edited(model, request, "null_text", (1.0, 0.8), Level, self.sampler, alike=True)
 
-  def sampler(self, session: Session, level: float):
+  def sampler(self, session: Session, level: float) -> Run:
     times = session.times_from(level)
     plan = make_plan(DDIM, session.process, times)
     search = Search(self.steps, self.rate)
@@ -114,7 +114,7 @@ class NegativePrompt:
     default = (1.0, 0.8)
     return edited(model, request, "negative_prompt", default, Level, self.sampler, alike=True)
 
-  def sampler(self, session: Session, level: float):
+  def sampler(self, session: Session, level: float) -> Run:
     times = session.times_from(level)
     plan = make_plan(DDIM, session.process, times)
     inverter = ddim_inverse(self.iterations) if self.iterations else DDIM
@@ -140,7 +140,7 @@ class Edict:
   def __call__(self, model: Any, request: Request) -> Edited:
     return edited(model, request, "edict", (0.8,), Level, self.sampler, alike=True)
 
-  def sampler(self, session: Session, level: float):
+  def sampler(self, session: Session, level: float) -> Run:
     times, process = session.times_from(level), session.process
 
     def run(params: Params, given: Given) -> jax.Array:
@@ -167,9 +167,9 @@ class RFInversion:
   stop: Share = 0.25
 
   def __call__(self, model: Any, request: Request) -> Edited:
-    return edited(model, request, "rf_inversion", (0.9, 0.6), Share, self.sampler)
+    return edited(model, request, "rf_inversion", (0.9, 0.6), Share, self.sampler, traced=True)
 
-  def sampler(self, session: Session, eta: float):
+  def sampler(self, session: Session, _: float) -> Run:
     process, times = session.process, session.times
     up = Time(*(np.asarray(field)[::-1] for field in times))
 
@@ -177,7 +177,7 @@ class RFInversion:
       forth = towards_noise(session.noise(given.seeds)(jnp.int32(0)), self.gamma)
       plan = make_plan(forth, process, up)
       x, _ = sample(session.plain(params), forth, plan, given.x0, given.null)
-      back = towards_image(given.x0, eta, self.start, self.stop)
+      back = towards_image(given.x0, given.strength, self.start, self.stop)
       cond = Guided(given.target, given.null)
       return sample(session.guided(params), back, make_plan(back, process, times), x, cond)[0]
 
@@ -201,7 +201,7 @@ class FlowEdit:
   def __call__(self, model: Any, request: Request) -> Edited:
     return edited(model, request, "flow_edit", (0.6, 0.8, 1.0), Level, self.sampler)
 
-  def sampler(self, session: Session, level: float):
+  def sampler(self, session: Session, level: float) -> Run:
     times = session.times_from(level)
     plain = min(round(self.plain * session.steps), len(times.t) - 1)
 
@@ -234,7 +234,7 @@ class Ilvr:
     factor = Annotated[float, Range("[2, 1024]")]
     return edited(model, request, "ilvr", (4.0, 8.0), factor, self.sampler)
 
-  def sampler(self, session: Session, factor: float):
+  def sampler(self, session: Session, factor: float) -> Run:
     solver, process = SOLVERS["ddpm"](), session.process
     plan = make_plan(solver, process, session.times)
     steps = round(self.until * session.steps)

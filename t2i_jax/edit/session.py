@@ -30,7 +30,7 @@ class Given(NamedTuple):
 
   source, target, null  conditions of the image's prompt, the edit's, and the negative prompt
   x0     the image, encoded [B, h, w, C] float32
-  seeds  uint32 [B]
+  seeds  uint32 [B];   strength: float32 [B], the request's, of a method that reads it here
   """
 
   source: Any
@@ -38,6 +38,10 @@ class Given(NamedTuple):
   null: Any
   x0: Any
   seeds: Any
+  strength: Any
+
+
+Run = Callable[[Params, Given], jax.Array]  # of what is sampled -> x0_hat
 
 
 class Session:
@@ -131,15 +135,18 @@ class Session:
 
     return record
 
-  def draw(self, run: Callable[..., jax.Array], request: Request, image: np.ndarray) -> np.ndarray:
-    """uint8 [n, H, W, 3] of run(params, Given) -> x0_hat, a row for each seed. Raises NotFinite."""
+  def compiled(self, run: Run) -> Run:
+    return self._jit(run, batch_sharding(self.model.mesh))
+
+  def draw(self, sampler: Run, request: Request, image: np.ndarray, strength: float) -> np.ndarray:
+    """uint8 [n, H, W, 3], a row for each seed. Raises NotFinite.   sampler: from `compiled`"""
     system, mesh, params = self.system, self.model.mesh, self.model.params
     n = len(request.seeds)
     tokens = lambda text: {name: e.encode([text] * n) for name, e in system.text.items()}
     texts = map(tokens, (request.prompt, request.target, self.c.negative))
-    given = Given(*texts, repeated(image, n), np.asarray(request.seeds, np.uint32))
-    sampler, found = self._jit(run, batch_sharding(mesh)), []
-    own, vae = only(params, system.text), only(params, VAE)
+    seeds, strengths = np.asarray(request.seeds, np.uint32), np.full(n, strength, np.float32)
+    given = Given(*texts, repeated(image, n), seeds, strengths)
+    own, vae, found = only(params, system.text), only(params, VAE), []
     with jax.set_mesh(mesh):
       for part in Batches(mesh, min(n, self.c.batch))(given):
         part = part._replace(
@@ -159,14 +166,16 @@ def edited(
   method: str,
   default: tuple[float, ...],
   strength: Any,
-  sampler: Callable[[Session, float], Callable[[Params, Given], jax.Array]],
+  sampler: Callable[[Session, float], Run],
   alike: bool = False,
+  traced: bool = False,
 ) -> Edited:
   """An edit of a given image at every strength.
 
   default   strengths where a request has none;   strength: their type with its range
   sampler   of a session and a strength, the function that is compiled
   alike     whether every seed gives the same image, which is then drawn once
+  traced    whether the function reads given.strength, so that it is the same for all of them
   """
   image = needs_image(request, method)
   if request.mask is not None:
@@ -175,9 +184,10 @@ def edited(
   strengths = [in_range(one, strength, "--strengths") for one in request.strengths or default]
   with overridden(model.config.mesh.rules):
     session = Session(model, method)
-    samplers = {one: sampler(session, one) for one in strengths}
     rows = request._replace(seeds=request.seeds[:1]) if alike else request
-    for one, run in samplers.items():
-      drawn = session.draw(run, rows, image)
+    each = strengths[:1] if traced else strengths
+    samplers = [session.compiled(sampler(session, one)) for one in each]
+    for i, one in enumerate(strengths):
+      drawn = session.draw(samplers[0 if traced else i], rows, image, one)
       after[one] = repeated(drawn[0], n) if alike else drawn
   return Edited(repeated(image, n), after)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from t2i_jax.edit.inversions import DDIM, inverted
 from t2i_jax.edit.request import Edited, Request
-from t2i_jax.edit.session import Given, Session, edited
+from t2i_jax.edit.session import Given, Run, Session, edited
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.control import Role, with_role
@@ -53,22 +53,21 @@ class PlugAndPlay:
   share: Annotated[float, Range("[0, 10]")] = 0.625
 
   def __call__(self, model: Any, request: Request) -> Edited:
-    return edited(model, request, "pnp", (0.4, 0.8), Share, self.sampler, alike=True)
+    return edited(model, request, "pnp", (0.4, 0.8), Share, self.sampler, alike=True, traced=True)
 
-  def sampler(self, session: Session, strength: float):
+  def sampler(self, session: Session, _: float) -> Run:
     times, depth = session.times, session.system.layers
     plan = make_plan(DDIM, session.process, times)
     stride = 1 + (session.scale != 1)
     features = self.features or (depth // 2,)
     attention = self.attention or tuple(range(depth // 2, depth))
     control = plug_and_play(depth, stride, features, attention)
-    of = lambda share: round(min(share, 1) * session.steps)
-    steps = of(strength), of(strength * self.share)
+    of = lambda share: jnp.round(jnp.minimum(share, 1) * session.steps).astype(jnp.int32)
 
     def run(params: Params, given: Given) -> jax.Array:
       states = inverted(session, params, times, given, ddim_inverse())
-      rows = 2 * states.shape[1]
-      plugged = PluggedRows(*(jnp.full(rows, n, jnp.int32) for n in (*steps, 0)))
+      share = jnp.repeat(given.strength, 2)
+      plugged = PluggedRows(of(share), of(share * self.share), jnp.zeros(len(share), jnp.int32))
       pair = lambda a, b, role: _plugged(
         in_turn(with_role(a, Role.SOURCE), with_role(b, role)), plugged
       )
@@ -139,9 +138,11 @@ class Pix2PixZero:
 
   def __call__(self, model: Any, request: Request) -> Edited:
     weight = Annotated[float, Range("[0, 1e6]")]
-    return edited(model, request, "pix2pix_zero", (0.1,), weight, self.sampler, alike=True)
+    return edited(
+      model, request, "pix2pix_zero", (0.1,), weight, self.sampler, alike=True, traced=True
+    )
 
-  def sampler(self, session: Session, weight: float):
+  def sampler(self, session: Session, _: float) -> Run:
     times = session.times
     plan = make_plan(DDIM, session.process, times)
     control = cross_maps(session.system.layers)
@@ -160,7 +161,7 @@ class Pix2PixZero:
       )
       mark = lambda cond: with_role(cond, Role.COND)
       cond = Matched(Guided(target, given.null), mark(target), mark(given.source), states)
-      matched = match_maps(session.guided(params), maps, weight)
+      matched = match_maps(session.guided(params), maps, given.strength)
       return sample(matched, DDIM, plan, states[0], cond, cond_at=states_at)[0]
 
     return run

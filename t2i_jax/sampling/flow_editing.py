@@ -22,6 +22,7 @@ import numpy as np
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import Prediction, Process, Time, mix, to_x0_eps
 from t2i_jax.ranges import Count, Range, Share
+from t2i_jax.sampling.guidance import Scale, row_scale
 from t2i_jax.sampling.linear import ddim
 from t2i_jax.sampling.loop import Noise, make_plan, sample
 from t2i_jax.sampling.runge_kutta import Frame, frame_of, starts_and_ends
@@ -35,7 +36,7 @@ class Straight(NamedTuple):
 
   where, scale  Time of the network call, and its alpha + sigma
   frame         the step's taus and scales
-  share         of the given end in the slope: gamma, or eta
+  share         of the given end in the slope: gamma, or of eta
   """
 
   where: Time
@@ -83,24 +84,27 @@ def towards_noise(eps: jax.Array, gamma: Share = 0.5) -> Solver:
   return Solver(plan, lambda x: (), step)
 
 
-def towards_image(x0: jax.Array, eta: Share = 0.9, start: Share = 0.0, stop: Share = 0.25):
+def towards_image(
+  x0: jax.Array, eta: Scale = 0.9, start: Share = 0.0, stop: Share = 0.25
+) -> Solver:
   """RF-Inversion's controlled ODE from noise to data.   Source: [2410.10792 alg. 2]
 
   For `sample` over a sampler's grid, under the condition of the edit.
-  eta          how much of the slope is towards x0 [B, ...]: at 1 for all steps it ends there
+  eta          in [0, 1], traced, a number or one a row: how much of the slope is towards x0
+               [B, ...]; at 1 for all steps it ends there
   start, stop  fractions of the steps between which; Euler's steps alone elsewhere
   """
 
   def plan(process: Process, times: Time) -> Straight:
     i = np.arange(len(times.t) - 1) / (len(times.t) - 1)
-    return _straight(times, np.where((i >= start) & (i < stop), eta, 0.0))
+    return _straight(times, np.where((i >= start) & (i < stop), 1.0, 0.0))
 
   def step(call: Call, x, step: Step, memory, noise):
     n: Straight = step.numbers
     f = n.frame
     y = x / f.scale
     slope, prediction = _slope(call, y, n)
-    slope = slope + n.share * ((y - x0) / f.tau - slope)
+    slope = slope + n.share * row_scale(eta, x) * ((y - x0) / f.tau - slope)
     return f.scale_to * (y + (f.tau_to - f.tau) * slope), prediction, memory
 
   return Solver(plan, lambda x: (), step)

@@ -4,7 +4,7 @@
                      kl   = var + mean^2 - 1 - log var
     eps <- eps - rate grad L,   some times, of the eps_hat of every step
 
-Source: [2302.03027 sec. 3.1; its code]. The code draws one shift of each size at random, here all
+Source: [2302.03027 sec. 3.1, its code]. The code draws one shift of each size at random, here all
 of them count, so that no key is needed: correlations of all shifts are one Fourier transform.
 """
 
