@@ -220,7 +220,7 @@ class Ilvr:
 
   until  share of the steps, from the first, after which low frequencies are replaced
   kind   of the filter: sampling.ilvr.low_pass
-  A request's strengths are factors by which the image is scaled down, powers of two.
+  A request's strengths are whole factors by which the image is scaled down; they divide its sides.
   """
 
   until: Share = 0.8
@@ -235,6 +235,8 @@ class Ilvr:
     return edited(model, request, "ilvr", (4.0, 8.0), factor, self.sampler)
 
   def sampler(self, session: Session, factor: float) -> Run:
+    if factor != int(factor):
+      raise ConfigError(f"--strengths={factor:g}: a factor of ilvr is a whole number.")
     solver, process = SOLVERS["ddpm"](), session.process
     plan = make_plan(solver, process, session.times)
     steps = round(self.until * session.steps)

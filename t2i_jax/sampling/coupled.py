@@ -24,7 +24,7 @@ import numpy as np
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import Process, Time, to_x0_eps
 from t2i_jax.ranges import Range
-from t2i_jax.sampling.loop import CondAt, make_plan, sample
+from t2i_jax.sampling.loop import make_plan, sample
 from t2i_jax.sampling.runge_kutta import Frame, frame_of, starts_and_ends
 from t2i_jax.sampling.solver import Call, Denoiser, Solver, Step
 
@@ -104,7 +104,6 @@ def sample_coupled(
   cond: Any = None,
   mix: float = MIX,
   frame: str = "flow",
-  cond_at: CondAt | None = None,
 ) -> Pair:
   """Both states at the grid's last time, from those at its first.
 
@@ -112,13 +111,12 @@ def sample_coupled(
   mix      p, in (0, 1]
   frame    "sigma": one state gives the other's eps, as published, which needs alpha > 0; "flow": it
            gives eps - x0, defined for every process
-  cond_at  as in `sample`
   Two network calls a step. Raises ConfigError.
   """
   _checked(times, frame)
   solver = _down(mix, frame)
   plan = make_plan(solver, process, times)
-  return cast(Pair, sample(denoise, solver, plan, cast(Any, pair), cond, cond_at=cond_at)[0])
+  return cast(Pair, sample(denoise, solver, plan, cast(Any, pair), cond)[0])
 
 
 def invert_coupled(
@@ -129,16 +127,13 @@ def invert_coupled(
   cond: Any = None,
   mix: float = MIX,
   frame: str = "flow",
-  cond_at: CondAt | None = None,
 ) -> Pair:
   """The pair from which `sample_coupled` with the same arguments ends at x0 [B, ...], twice.
 
-  times  the sampler's, falling;   cond_at: of the step downwards
+  times  the sampler's, falling
   Raises ConfigError.
   """
   _checked(times, frame)
-  solver, steps = _up(mix, frame), len(times.t) - 1
+  solver = _up(mix, frame)
   plan = make_plan(solver, process, Time(*(np.asarray(field)[::-1] for field in times)))
-  at = None if cond_at is None else lambda i, cond, state: cond_at(steps - 1 - i, cond, state)
-  pair = cast(Any, Pair(x0, x0))
-  return cast(Pair, sample(denoise, solver, plan, pair, cond, cond_at=at)[0])
+  return cast(Pair, sample(denoise, solver, plan, cast(Any, Pair(x0, x0)), cond)[0])

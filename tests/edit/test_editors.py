@@ -127,5 +127,7 @@ def test_refusals(model):
     Edict()(model(guidance="apg"), SAME)
   with pytest.raises(ConfigError, match="factor = 3 does not divide 16 x 16"):
     Ilvr()(one, SAME._replace(strengths=(3.0,)))
+  with pytest.raises(ConfigError, match=r"2\.5: a factor of ilvr is a whole number"):
+    Ilvr()(one, SAME._replace(strengths=(2.5,)))
   with pytest.raises(ConfigError, match="sentences before and after"):
     Pix2PixZero(before="a")
