@@ -32,7 +32,8 @@ class EditRows(NamedTuple):
   cross   [R, T] int32, steps in which a column is edited
   inside  [R] int32, steps in which the image's self-attention is the source's
   step    [R] int32, the step now
-  words   [R, T, K] float32: map k of `record` is the sum of the columns of these weights
+  words   [R, T, K] float32: map k of `record` is the sum of the columns of these weights; None:
+          nothing is recorded
   """
 
   mapper: Any
@@ -167,5 +168,5 @@ def padded(e: EditRows, tokens: int) -> EditRows:
     own=wider(e.own, 1),
     scale=wider(e.scale, 1),
     cross=wider(e.cross, 0),
-    words=jnp.pad(e.words, ((0, 0), (0, more), (0, 0))),
+    words=None if e.words is None else jnp.pad(e.words, ((0, 0), (0, more), (0, 0))),
   )
