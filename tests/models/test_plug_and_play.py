@@ -31,7 +31,7 @@ def plugged(features, attention, step=3):
   return PluggedRows(of(features), of(attention), of(step))
 
 
-def here(rows, layer=(True, True), text=0, stack="blocks"):
+def placed(rows, layer=(True, True), text=0, stack="blocks"):
   return Here(jnp.array(layer), ROLES, {PLUGGED: rows}, stack, text, attend)
 
 
@@ -44,22 +44,22 @@ def qkv(length, seed=0):
 def test_the_target_attends_as_the_source_does():
   """Its values, the source's queries and keys: of the same condition of guidance."""
   control, (q, k, v) = plug_and_play(3, 2, (), (1,)), qkv(6)
-  on = control.attention(here(plugged(0, 4)), "self", q, k, v, None)
+  on = control.attention(placed(plugged(0, 4)), "self", q, k, v, None)
   source = jnp.array([0, 1, 0, 1])
   np.testing.assert_allclose(on, attend(q[source], k[source], v), atol=1e-6)
   plain = attend(q, k, v)
   for off, site in [
-    (here(plugged(0, 3)), "self"),  # the step is past
-    (here(plugged(0, 4), (True, False)), "self"),  # another layer
-    (here(plugged(0, 4)), "cross"),
-    (here(plugged(0, 4), stack="text_blocks"), "self"),
+    (placed(plugged(0, 3)), "self"),  # the step is past
+    (placed(plugged(0, 4), (True, False)), "self"),  # another layer
+    (placed(plugged(0, 4)), "cross"),
+    (placed(plugged(0, 4), stack="text_blocks"), "self"),
   ]:
     np.testing.assert_array_equal(control.attention(off, site, q, k, v, None), plain)
 
 
 def test_in_a_joint_sequence_text_has_its_own_queries_and_keys():
   control, (q, k, v) = plug_and_play(3, 2, (), (1,)), qkv(6)
-  found = control.attention(here(plugged(0, 4), text=2), "joint", q, k, v, None)
+  found = control.attention(placed(plugged(0, 4), text=2), "joint", q, k, v, None)
   mixed = lambda x: jnp.concatenate([x[:, :2], x[jnp.array([0, 1, 0, 1]), 2:]], 1)
   np.testing.assert_allclose(found, attend(mixed(q), mixed(k), v), atol=1e-6)
 
@@ -94,15 +94,15 @@ def test_recorded_maps_are_those_of_torch():
   """Attention over values that are one-hot is the map itself."""
   q, k, v = qkv(6)
   mask = padding_mask(jnp.ones((4, 6), bool), jnp.arange(6)[None] < jnp.array([[3], [6], [2], [4]]))
-  found = cross_maps(3).record(here(plugged(0, 0)), "cross", q, k, v, mask)
+  found = cross_maps(3).record(placed(plugged(0, 0)), "cross", q, k, v, mask)
   heads = lambda x: torch.from_numpy(np.array(x)).transpose(1, 2)
   one_hot = torch.eye(6).expand(4, 2, 6, 6)
   allowed = torch.from_numpy(np.array(mask.allowed()))[:, None]
   wanted = scaled_dot_product_attention(heads(q), heads(k), one_hot, allowed)
   np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
-  joint = cross_maps(3).record(here(plugged(0, 0), text=2), "joint", q, k, v, mask)
+  joint = cross_maps(3).record(placed(plugged(0, 0), text=2), "joint", q, k, v, mask)
   np.testing.assert_allclose(joint, wanted.numpy()[:, :, 2:, :2], atol=1e-6)
-  assert cross_maps(3).record(here(plugged(0, 0)), "self", q, k, v, mask) is None
+  assert cross_maps(3).record(placed(plugged(0, 0)), "self", q, k, v, mask) is None
 
 
 def test_a_layer_that_does_not_exist():
