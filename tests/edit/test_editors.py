@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2i_jax.config import load_config
+from t2i_jax.config import build, load_config
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.edit.inversions import (
   Edict,
@@ -18,6 +18,7 @@ from t2i_jax.edit.inversions import (
   NullText,
   RFInversion,
 )
+from t2i_jax.edit.methods import METHODS
 from t2i_jax.edit.request import Request
 from t2i_jax.edit.session import Session
 from t2i_jax.edit.structure import Pix2PixZero, PlugAndPlay, direction
@@ -113,6 +114,15 @@ def test_a_direction_is_the_difference_of_means(model):
   found = direction(before, after)["text"]["tokens"]
   wanted = np.mean(after.towers["text"].tokens, 0) - np.mean(before.towers["text"].tokens, 0)
   np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_settings_are_written_in_the_method():
+  """As --method of t2i edit, with their ranges."""
+  make = lambda text: build(METHODS, text, "--method")
+  assert make("flow_edit(draws=4, plain=0.1)") == FlowEdit(4, 0.1)
+  assert make("pnp(features=(2,), share=0.5)") == PlugAndPlay((2,), (), 0.5)
+  with pytest.raises(ConfigError, match="mix"):
+    make("edict(mix=0.2)")
 
 
 def test_refusals(model):
