@@ -26,7 +26,7 @@ def came_from(motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   permutation, which leaves white noise white.
   """
   rows, cols = motion.shape[:2]
-  at = np.stack(np.mgrid[:rows, :cols], -1)
+  at = np.moveaxis(np.mgrid[:rows, :cols], 0, -1)
   y, x = np.moveaxis(np.round(at - motion).astype(int), -1, 0)
   inside = (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
   index = np.where(inside, np.clip(y, 0, rows - 1) * cols + np.clip(x, 0, cols - 1), -1)

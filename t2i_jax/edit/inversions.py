@@ -226,10 +226,6 @@ class Ilvr:
   until: Share = 0.8
   kind: str = "box"
 
-  def __post_init__(self) -> None:
-    if self.kind not in ("box", "cubic"):
-      raise ConfigError(f"--method=ilvr(kind={self.kind!r}): it is 'box' or 'cubic'.")
-
   def __call__(self, model: Any, request: Request) -> Edited:
     factor = Annotated[float, Range("[2, 1024]")]
     return edited(model, request, "ilvr", (4.0, 8.0), factor, self.sampler)
@@ -240,7 +236,9 @@ class Ilvr:
     solver, process = SOLVERS["ddpm"](), session.process
     plan = make_plan(solver, process, session.times)
     steps = round(self.until * session.steps)
-    jax.eval_shape(lambda x: low_pass(x, int(factor)), jnp.zeros((1, *session.system.x_shape)))
+    jax.eval_shape(
+      lambda x: low_pass(x, int(factor), self.kind), jnp.zeros((1, *session.system.x_shape))
+    )
 
     def run(params: Params, given: Given) -> jax.Array:
       shape = session.system.x_shape

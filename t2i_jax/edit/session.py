@@ -143,9 +143,9 @@ class Session:
     system, mesh, params = self.system, self.model.mesh, self.model.params
     n = len(request.seeds)
     tokens = lambda text: {name: e.encode([text] * n) for name, e in system.text.items()}
-    texts = map(tokens, (request.prompt, request.target, self.c.negative))
+    source, target, null = map(tokens, (request.prompt, request.target, self.c.negative))
     seeds, strengths = np.asarray(request.seeds, np.uint32), np.full(n, strength, np.float32)
-    given = Given(*texts, repeated(image, n), seeds, strengths)
+    given = Given(source, target, null, repeated(image, n), seeds, strengths)
     own, vae, found = only(params, system.text), only(params, VAE), []
     with jax.set_mesh(mesh):
       for part in Batches(mesh, min(n, self.c.batch))(given):

@@ -21,7 +21,7 @@ from t2i_jax.models.params import Params
 from t2i_jax.models.plug_and_play import PLUGGED, PluggedRows, plug_and_play
 from t2i_jax.process import Prediction, Time
 from t2i_jax.ranges import Range, Share, Whole
-from t2i_jax.sampling import Guided, guide, make_plan, sample
+from t2i_jax.sampling import Denoiser, Guided, guide, make_plan, sample
 from t2i_jax.sampling.guidance import interleave
 from t2i_jax.sampling.inversion import ddim_inverse
 from t2i_jax.sampling.map_guidance import Matched, match_maps, states_at
@@ -82,7 +82,8 @@ class PlugAndPlay:
         edit = x.reshape(-1, 2, *x.shape[1:])[:, 1]
         return interleave(states[i + 1], edit), state  # the source is at its own states
 
-      cond, sampled = pair(given.source, given.target, Role.TARGET), denoise
+      cond: Any = pair(given.source, given.target, Role.TARGET)
+      sampled: Denoiser = denoise
       if session.scale != 1:
         cond = Guided(cond, pair(given.source, given.null, Role.NULL))
         sampled = guide(denoise, session.guidance, session.scale)

@@ -13,7 +13,7 @@ is a rectified flow whatever the process, and dy/dtau = g = eps_hat - x0_hat of 
 Sources: [2410.10792 alg. 1 and alg. 2; 2412.08629 alg. 1]
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +40,9 @@ class Straight(NamedTuple):
   """
 
   where: Time
-  scale: np.ndarray
+  scale: Any
   frame: Frame
-  share: np.ndarray
+  share: Any
 
 
 def _straight(times: Time, share: np.ndarray) -> Straight:

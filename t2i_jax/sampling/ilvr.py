@@ -1,6 +1,6 @@
 """ILVR: the low frequencies of a sample are those of a reference. [2108.02938]"""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,17 @@ from t2i_jax.sampling.loop import Noise, OnStep
 from t2i_jax.sampling.solver import Step
 
 Factor = Annotated[int, Range("[1, 1024]")]
-Filter = Literal["box", "cubic"]
+FILTERS = ("box", "cubic")
 
 
-def low_pass(x: jax.Array, factor: int, kind: Filter = "box") -> jax.Array:
+def low_pass(x: jax.Array, factor: int, kind: str = "box") -> jax.Array:
   """x [B, H, W, C] scaled down by a factor and up again, a linear map.
 
   kind  "box": the mean of each block, a projection; "cubic": as published, nearly one
-  Raises ConfigError for sides that the factor does not divide.
+  Raises ConfigError for another kind, and for sides that the factor does not divide.
   """
+  if kind not in FILTERS:
+    raise ConfigError(f"ilvr: kind = {kind!r} is not one of {', '.join(FILTERS)}.")
   b, rows, cols, channels = x.shape
   if rows % factor or cols % factor:
     raise ConfigError(f"ilvr: factor = {factor} does not divide {rows} x {cols} latents or pixels.")
@@ -32,7 +34,7 @@ def low_pass(x: jax.Array, factor: int, kind: Filter = "box") -> jax.Array:
 
 
 def ilvr(
-  plan: Step, reference: jax.Array, noise: Noise, factor: int, steps: int, kind: Filter = "box"
+  plan: Step, reference: jax.Array, noise: Noise, factor: int, steps: int, kind: str = "box"
 ) -> OnStep:
   """The hook of `sample` that replaces low frequencies after each of the first `steps` steps.
 

@@ -55,3 +55,5 @@ def test_low_frequencies_of_the_sample_are_those_of_the_reference():
 def test_a_factor_divides_the_sides():
   with pytest.raises(ConfigError, match="factor = 3 does not divide 8 x 8"):
     low_pass(REFERENCE, 3)
+  with pytest.raises(ConfigError, match="not one of box, cubic"):
+    low_pass(REFERENCE, 2, "gauss")
