@@ -24,7 +24,7 @@ from t2i_jax.sampling import (
   sample,
 )
 from t2i_jax.sampling.inpainting import inpaint, repeated
-from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
+from t2i_jax.sampling.inversion import INVERTERS, noise_of
 from t2i_jax.systems.beside import IMAGE, Encoded, check_drawn, check_redrawn, kind_of
 from t2i_jax.systems.controlnet import rows_of, with_latents
 from t2i_jax.systems.guided import GuidedSampler
@@ -378,11 +378,7 @@ class Drawing:
       else:
         cond = origin.source
         denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
-        up, x = rising(times), x0
-        if len(up.t) < len(times.t):  # the sampler's last step ends at sigma = 0
-          lowest = Time(*(jnp.float32(field[0]) for field in up))
-          x = before_last_step(denoise, lowest, x0, cond)
-        x, _ = invert(denoise, upwards, process, up, x, cond)
+        x = noise_of(denoise, upwards, process, times, x0, cond)
       denoise, cond, hooks = self._guided.denoiser(params, given, x, steps, on_step)
       return sample(denoise, self.solver, steps, x, cond, noise, **hooks)[0]
 

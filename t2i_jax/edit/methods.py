@@ -1,0 +1,10 @@
+"""Editors by name: --method of t2i edit. An editor is one function, or a class of its settings."""
+
+from collections.abc import Callable
+
+from t2i_jax.edit.prompt_to_prompt import PromptToPrompt
+from t2i_jax.edit.request import Method
+from t2i_jax.edit.sdedit import SDEdit
+
+# "name" or "name(argument=value)" -> (model, request) -> Edited: config.build reads it.
+METHODS: dict[str, Callable[..., Method]] = {"p2p": PromptToPrompt, "sdedit": SDEdit}
