@@ -130,11 +130,12 @@ def _register_pairs(verbs: Any) -> None:
 
 
 def run_pairs(args: argparse.Namespace) -> None:
-  from t2i_jax.adapt.image_encoders import open_encoder
-  from t2i_jax.adapt.pairs import How, pairs
   from t2i_jax.cli.flags import parse_size
   from t2i_jax.cli.sample import opened_with
   from t2i_jax.data.account import account_lines
+  from t2i_jax.edit.drawn_pairs import pairs
+  from t2i_jax.edit.image_encoders import open_encoder
+  from t2i_jax.edit.pair_drawing import How
   from t2i_jax.evaluation.agreement import Thresholds
   from t2i_jax.inference import open_model, open_pipeline
 

@@ -10,27 +10,26 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import msgpack
 import numpy as np
 from PIL import Image
 
-from t2i_jax.adapt.image_encoders import ImageEncoder
 from t2i_jax.data.build import build
 from t2i_jax.data.claim import check_target
 from t2i_jax.data.edit_texts import EditTriple, read_edit_texts
 from t2i_jax.data.images import encode
 from t2i_jax.data.items import Made, Result, Skipped, made
 from t2i_jax.data.record import Record
-from t2i_jax.data.scenes import render
 from t2i_jax.data.scenes.edit_captions import drawn_edit, edit_text
 from t2i_jax.data.user_images import split_of
+from t2i_jax.edit.image_encoders import ImageEncoder
+from t2i_jax.edit.pair_drawing import DRAWS, EXACT, P2P, Candidates, DrawPairs, How, candidates_of
 from t2i_jax.errors import ConfigError, DataError, WorkdirError
 from t2i_jax.evaluation.agreement import (
   NOT_BEST,
   Agreement,
-  Thresholds,
   agreement,
   best,
   reason_against,
@@ -38,37 +37,11 @@ from t2i_jax.evaluation.agreement import (
 from t2i_jax.evaluation.edit_judge import judge_edit
 from t2i_jax.evaluation.judge import read
 from t2i_jax.inference import Model
-from t2i_jax.ranges import Count, Range, Seed, Share
 from t2i_jax.training.checksum import fingerprint
 
 ABOUT = "about.json"
 AT_ONCE = 64  # pairs whose results are written together
-SEED, P2P, EXACT = "seed", "p2p", "exact"
 WRONG_SOURCE, WRONG_EDIT = "the image is not its caption", "the edit is not right"
-
-
-class How(NamedTuple):
-  """How pairs are made.
-
-  kind        "seed": both captions with the same noise; "p2p": by Prompt-to-Prompt besides, with a
-              fraction of its steps drawn for each candidate; "exact": renders of scenes
-  candidates  that are drawn of an edit;   keep: at most so many of them, those of the highest
-              directional similarity. In the paper 100 and 4
-  fractions   between which the fraction of p2p is uniform
-  seed        of the first candidate of the first edit
-  judge       candidates that the exact judge of scenes finds wrong are rejected
-  thresholds  of the encoder's similarities, where there is one
-  val_fraction  share of the edits that are validated on
-  """
-
-  kind: str = SEED
-  candidates: Count = 1
-  keep: Count = 1
-  fractions: tuple[Share, Share] = (0.1, 0.9)
-  seed: Seed = 0
-  judge: bool = False
-  thresholds: Thresholds = Thresholds()
-  val_fraction: Annotated[float, Range("[0, 1)")] = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +101,12 @@ def pairs(
   _begin(folder, about)
   step = max(1, AT_ONCE // how.candidates)
   starts = range(0, len(triples), step)
+  draw = DRAWS[how.kind](model)
   for number, start in enumerate(starts):
     path = folder / f"{number:06d}.msgpack"
     if path.exists():
       continue
-    items = _chunk(model, triples[start : start + step], start, how, encoder)
+    items = _chunk(draw, triples[start : start + step], start, how, encoder)
     _write(path, msgpack.packb(items))
     print(f"{min(start + step, len(triples)):,} of {len(triples):,} edits drawn", flush=True)
   own = json.loads(model.tokenizer.to_json())
@@ -230,47 +204,8 @@ def _write(path: Path, data: bytes) -> None:
     raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-class Candidates(NamedTuple):
-  """Of n candidates: their edits and numbers, and what each is drawn with."""
-
-  triples: list[EditTriple]
-  keys: list[str]
-  seeds: list[int]
-  fractions: list[float]
-
-
-def candidates_of(triples: Sequence[EditTriple], start: int, how: How) -> Candidates:
-  """start: the number of the first edit"""
-  numbers = [(start + i, k) for i in range(len(triples)) for k in range(how.candidates)]
-  draw = lambda i, k: np.random.default_rng([how.seed, i, k]).uniform(*how.fractions)
-  return Candidates(
-    [triples[i - start] for i, _ in numbers],
-    [f"{i:06d}/{k:03d}" for i, k in numbers],
-    [(how.seed + i * how.candidates + k) % 2**32 for i, k in numbers],
-    [float(draw(i, k)) for i, k in numbers],
-  )
-
-
-def _same_seed(model: Model, given: Candidates) -> tuple[np.ndarray, np.ndarray]:
-  draw = lambda texts: model.draw(texts, given.seeds)
-  return draw([t.caption for t in given.triples]), draw([t.edited for t in given.triples])
-
-
-def _exact(model: Model, given: Candidates) -> tuple[np.ndarray, np.ndarray]:
-  """Renders of the scenes before and after."""
-  size = model.config.data.image_size[0]
-  turns = [triple.turn for triple in given.triples]
-  scenes = [(turn.before, turn.after) for turn in turns if turn is not None]
-  before, after = ([render(scene, size) for scene in side] for side in zip(*scenes, strict=True))
-  return np.stack(before), np.stack(after)
-
-
-# By How.kind: (model, candidates) -> images before and after, uint8 [n, H, W, 3] each.
-DRAWS = {SEED: _same_seed, EXACT: _exact}
-
-
 def _chunk(
-  model: Model,
+  draw: DrawPairs,
   triples: Sequence[EditTriple],
   start: int,
   how: How,
@@ -278,7 +213,7 @@ def _chunk(
 ) -> list[dict[str, Any]]:
   """The records of some edits' candidates that are kept, and why others are not."""
   given = candidates_of(triples, start, how)
-  before, after = DRAWS[how.kind](model, given)
+  before, after = draw(given)
   found = None if encoder is None else _agreement(encoder, given, before, after)
   reasons: list[str | None] = []
   metas: list[dict[str, Any]] = []
@@ -312,8 +247,7 @@ def _agreement(
   images = encoder.images(before), encoder.images(after)
   if encoder.texts is None:
     return agreement(*images)
-  captions = encoder.texts([t.caption for t in given.triples])
-  return agreement(*images, captions, encoder.texts([t.edited for t in given.triples]))
+  return agreement(*images, encoder.texts(given.captions), encoder.texts(given.edited))
 
 
 def _keep_best(reasons: list[str | None], scores: Sequence[float], how: How) -> None:
