@@ -121,10 +121,11 @@ def check_tokenizer(workdir: str, own: Any, where: str) -> None:
   with closing(open_checkpoints(workdir)) as checkpoints:
     _, meta = checkpoints.newest(checkpoints.meta)
   stored = meta.tokenizer
-  if own.kind == "bpe" == stored.kind and own != stored:
+  if {own.kind, stored.kind} <= {"bpe", "bytes"} and own != stored:
     raise ConfigError(
-      f"{where}: its tokens are those of another BPE than that of data.dir, and mean other words. "
-      f"Build the data with the BPE of that run: t2i data build --tokenizer={meta.config.data.dir}."
+      f"{where}: its tokens are others than those of data.dir, and mean other words. Use its "
+      "text.tokenizer, or build the data with its BPE: t2i data build --tokenizer="
+      f"{meta.config.data.dir}."
     )
 
 

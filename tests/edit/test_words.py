@@ -28,16 +28,15 @@ def read(prompt, tokenizer=BPE, length=LENGTH):
 def test_the_tokens_of_a_word_are_its_text(tokenizer):
   prompt = 'a red circle, left of a "blue" square.'
   found = read(prompt, tokenizer, 60)
-  assert [word.text for word in found.words] == "a red circle left of a blue square".split()
+  assert " ".join(word.text for word in found.words) == "a red circle left of a blue square"
   for word in found.words:
     decoded = tokenizer.decode(found.ids[slice(*word.span)])
     assert decoded.strip() == word.text
     assert word.text in tokenizer.decode(found.ids[slice(*word.whole)])
   for one, then in itertools.pairwise(found.words):
     assert one.whole.last == then.whole.first
-  assert found.first == 0 and found.words[0].whole.first == 1 and found.words[-1].whole.last + 1 == (
-    found.last
-  )
+  ends = (found.first, found.words[0].whole.first, found.words[-1].whole.last + 1)
+  assert ends == (0, 1, found.last)
 
 
 def test_words_that_are_there_twice_and_next_to_each_other():

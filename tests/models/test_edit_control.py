@@ -82,7 +82,9 @@ def test_cross_attention_by_definition():
   p[2] = moved(p[2], p[0])
   control = prompt_to_prompt(1, 2, record=True)
   place = here(edit_rows())
-  np.testing.assert_allclose(control.attention(place, "cross", q, k, v, mask), values(p, v), atol=1e-5)
+  np.testing.assert_allclose(
+    control.attention(place, "cross", q, k, v, mask), values(p, v), atol=1e-5
+  )
   words = control.record(place, "cross", q, k, v, mask)
   np.testing.assert_allclose(words, p.mean(1)[..., [1, 2]], atol=1e-6)
 
