@@ -35,7 +35,7 @@ def test_all_kinds_in_equal_parts_and_each_is_the_text_of_its_scene(texts):
       triple.caption, triple.instruction, triple.edited,
     )  # fmt: skip
     assert all(holds(fact, turn.before.objects) for fact in text.facts)
-    assert not heldout_in_objects(turn.before.objects + turn.after.objects)
+    assert not any(heldout_in_objects(scene.objects) for scene in (turn.before, turn.after))
     # Places apart, the captions name the objects before and after.
     for caption, scene in ((triple.caption, turn.before), (triple.edited, turn.after)):
       assert all(f"{o.color} {o.shape}" in caption for o in scene.objects)
