@@ -86,10 +86,10 @@ class Pairs:
     self.c, self.mesh, system = model.config.sampling, model.mesh, model.system
     sampler = make_sampler(self.c, system.process, GUIDANCE_OF_PROMPTS)
     self.solver, self.times, self.method = sampler
+    self.record = how.blends or how.keeps
     self._check()
     self.plan, self.steps = checked_plan(self.c, sampler, system), len(self.times.t) - 1
     self.guided = self.c.cfg != 1
-    self.record = how.blends or how.keeps
     self.control = prompt_to_prompt(system.layers, 1 + self.guided, how.largest, self.record)
     self.batches = Batches(self.mesh, self.c.batch)
     rows = batch_sharding(self.mesh)

@@ -7,7 +7,6 @@ null is the prompt itself, so that guidance leaves it on its way back to the ima
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any
 
 import jax
@@ -59,9 +58,9 @@ class PromptToPrompt:
   def __post_init__(self) -> None:
     if self.kind and self.kind not in KINDS:
       raise ConfigError(f"--kind={self.kind} is not one of {', '.join(KINDS)}.")
-    self.scales, build(INVERTERS, self.inverter, "--inverter")  # noqa: B018
+    build(INVERTERS, self.inverter, "--inverter")
+    self.scales()
 
-  @cached_property
   def scales(self) -> dict[str, float]:
     """By word. Raises ConfigError."""
     found = {}
@@ -127,7 +126,7 @@ class PromptToPrompt:
     return EditRows(
       mapper=np.stack([np.eye(length, dtype=np.float32), mapper]),
       own=np.stack([np.ones(length, np.float32), own]),
-      scale=np.stack([np.ones(length, np.float32), target.equalizer(self.scales)]),
+      scale=np.stack([np.ones(length, np.float32), target.equalizer(self.scales())]),
       cross=np.stack([np.zeros(length, np.int32), np.full(length, until(cross), np.int32)]),
       inside=np.array([0, until(self.inside)], np.int32),
       step=None,

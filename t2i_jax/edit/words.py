@@ -57,8 +57,8 @@ class Tokenized(NamedTuple):
     parts = [part.strip(AROUND) or part for part in word.split()]
     texts = [w.text for w in self.words]
     count = len(parts)
-    at = [i for i in range(len(texts) - count + 1) if texts[i : i + count] == parts] if parts else []
-    if not at:
+    at = [i for i in range(len(texts) - count + 1) if texts[i : i + count] == parts]
+    if not at or not parts:
       raise PromptError(
         f"{word!r} is no word of {self.prompt!r}. Its words are {', '.join(texts) or 'none'}."
       )
@@ -185,7 +185,8 @@ def needleman_wunsch(x: Sequence[int], y: Sequence[int]) -> list[tuple[int, int]
   score = np.zeros((len(x) + 1, len(y) + 1), np.int64)
   for i, a in enumerate(x):
     for j, b in enumerate(y):
-      score[i + 1, j + 1] = max(score[i, j + 1], score[i + 1, j], score[i, j] + (1 if a == b else -1))
+      match = score[i, j] + (1 if a == b else -1)
+      score[i + 1, j + 1] = max(score[i, j + 1], score[i + 1, j], match)
   pairs, i, j = [], len(x), len(y)
   while i and j:
     if score[i, j] == score[i, j - 1]:

@@ -144,9 +144,7 @@ def prompt_to_prompt(depth: int, stride: int, largest: int = 0, record: bool = F
     mean = jnp.mean(over_text, axis=(1, 2))  # [R, L, T]
     return jnp.einsum("rlt,rtk->rlk", mean, words)
 
-  return Control(
-    jnp.zeros(depth, bool), attention=attention, record=recorded if record else None
-  )
+  return Control(jnp.zeros(depth, bool), attention=attention, record=recorded if record else None)
 
 
 def of_text(here: Here) -> bool:
