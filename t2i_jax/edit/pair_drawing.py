@@ -107,7 +107,7 @@ def _p2p(model: Model) -> DrawPairs:
   def rows(triple: EditTriple, fraction: float) -> Any:
     source, target = (read(system, place, text) for text in (triple.caption, triple.edited))
     method = PromptToPrompt(inside=fraction)
-    return method.rows(source, target, drawing.steps, fraction)
+    return method.rows(source, target, drawing.steps, fraction)._replace(words=None)
 
   def draw(given: Candidates) -> tuple[np.ndarray, np.ndarray]:
     edits = [rows(*one) for one in zip(given.triples, given.fractions, strict=True)]

@@ -167,5 +167,5 @@ def padded(e: EditRows, tokens: int) -> EditRows:
     own=wider(e.own, 1),
     scale=wider(e.scale, 1),
     cross=wider(e.cross, 0),
-    words=jnp.pad(e.words, ((0, 0), (0, more), (0, 0))),
+    words=None if e.words is None else jnp.pad(e.words, ((0, 0), (0, more), (0, 0))),
   )

@@ -28,9 +28,10 @@ from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.data.transforms import Caption, Transform
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.inference import open_model
+from t2i_jax.inference.export import run_plan
 from t2i_jax.models import abstract_of
 from t2i_jax.models.layers import patchify
-from t2i_jax.pretrained.pipelines import read_index
+from t2i_jax.pretrained.pipelines import editor_of, read_index
 from t2i_jax.systems.beside import shown
 from t2i_jax.systems.instruct import Instruct
 from t2i_jax.systems.system import Draws, unit_range
@@ -161,7 +162,7 @@ def test_it_is_trained_edits_and_is_scored_from_the_command_line(run, edits, tmp
   strip = np.asarray(Image.open(next((run / "samples").glob("*.png"))))
   records = ShardSource(edits, "val").spread(2)
   first = np.asarray(decode(records[0].image))
-  assert strip.shape[0] >= 3 * 32 and np.array_equal(strip[:32, :32], first)
+  assert strip.shape[0] >= 3 * 32 and np.array_equal(strip[1:33, 1:33], first)
   model = open_model(run)
   images = np.stack([np.asarray(decode(record.image)) for record in records])
   texts = [record.then[0][0] for record in records]
@@ -234,6 +235,13 @@ def test_from_a_folder_of_stable_diffusion(tmp_path, edits, one_device):
   latent = shown(run.system, starts, jnp.asarray(image))
   mean, _ = run.system.module(starts, "vae").moments(unit_range(jnp.asarray(image)))
   np.testing.assert_allclose(latent, mean, rtol=1e-4, atol=1e-5)
+  sources = {name: Path(part.start.partition(":")[2]) for name, part in run.system.parts.items()}
+  plan = run_plan(run.system, config, sources, "", "mit")
+  index = json.loads(plan.texts["model_index.json"])
+  assert index["_class_name"] == "StableDiffusionInstructPix2PixPipeline"
+  assert plan.written["backbone"].config.beside == 4
+  with pytest.raises(ConfigError, match="no published class; of StableDiffusionPipeline"):
+    editor_of("FluxPipeline")
 
 
 def test_a_pixel_model_reads_the_image_as_it_is():
