@@ -178,9 +178,11 @@ class Pairs:
     hooks: dict[str, Any] = {"cond_at": cond_at}
     if self.record:
       time = jax.tree.map(lambda field: field[0], plan.now)
-      first = jax.eval_shape(lambda: denoise(x, time, _at_step(cond, jnp.int32(0)))).aux
+      # Of as many rows as guidance makes of them.
+      more = jax.tree.map(lambda leaf: jnp.repeat(leaf, 1 + self.guided, 0), (x, cond))
+      first = jax.eval_shape(lambda: denoise(more[0], time, _at_step(more[1], jnp.int32(0)))).aux
       threshold = given.threshold if how.blends else None
-      hooks["state"] = starts(first, self.steps, how.keeps)
+      hooks["state"] = starts(first, len(x), self.steps, how.keeps)
       hooks["on_step"] = reads(self.steps, threshold, how.first)
     sampled: Any = denoise
     if given.null is not None:

@@ -83,6 +83,11 @@ class PromptToPrompt:
       first = int(LATER * steps)
       how = How(self.largest, self.inverter, bool(self.blend), first, self.maps)
       pairs = Pairs(model, how)
+      if request.image is not None and pairs.solver.noisy:
+        raise ConfigError(
+          f"--solver={model.config.sampling.solver} adds noise in each step, and does not lead back "
+          "to an image. Use --solver=ddim."
+        )
       texts = self._texts(model.system, request)
       given = [self._given(model, request, texts, pairs.steps, cross) for cross in strengths]
       drawn = [pairs.draw(one, self.threshold) for one in given]
@@ -130,7 +135,7 @@ class PromptToPrompt:
       cross=np.stack([np.zeros(length, np.int32), np.full(length, until(cross), np.int32)]),
       inside=np.array([0, until(self.inside)], np.int32),
       step=None,
-      words=np.stack(words),
+      words=np.stack(words) if count else None,
     )
 
   def _columns(self, text: Texts, side: int) -> np.ndarray:

@@ -78,11 +78,14 @@ class Seen(NamedTuple):
   recorded: Recorded | None
 
 
-def starts(maps: Maps, steps: int, keep: bool) -> Seen:
-  """Before the first step.   maps: of ShapeDtypeStructs"""
-  rows, height, width, words = maps.mean.shape
-  kept = Recorded(jnp.zeros((rows, steps, height, width, words)), jnp.zeros(maps.layers.shape))
-  return Seen(jnp.zeros((rows, height, width)), kept if keep else None)
+def starts(maps: Maps, rows: int, steps: int, keep: bool) -> Seen:
+  """Before the first step.   maps: of ShapeDtypeStructs, of any number of rows"""
+  _, height, width, words = maps.mean.shape
+  kept = None
+  if keep:
+    layers = (rows, *maps.layers.shape[1:])
+    kept = Recorded(jnp.zeros((rows, steps, height, width, words)), jnp.zeros(layers))
+  return Seen(jnp.zeros((rows, height, width)), kept)
 
 
 def reads(steps: int, threshold: jax.Array | None, first: int) -> OnStep:

@@ -173,7 +173,7 @@ def _replaced(source: Tokenized, target: Tokenized) -> list[Entry]:
 
 
 def _refined(source: Tokenized, target: Tokenized) -> list[Entry]:
-  x, y = source.ids[source.first : source.last], target.ids[target.first : target.last]
+  x, y = (p.ids[p.first : p.last].tolist() for p in (source, target))
   return [(target.first + j, source.first + i, 1.0) for i, j in needleman_wunsch(x, y)]
 
 

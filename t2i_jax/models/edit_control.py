@@ -32,7 +32,8 @@ class EditRows(NamedTuple):
   cross   [R, T] int32, steps in which a column is edited
   inside  [R] int32, steps in which the image's self-attention is the source's
   step    [R] int32, the step now
-  words   [R, T, K] float32: map k of `record` is the sum of the columns of these weights
+  words   [R, T, K] float32: map k of `record` is the sum of the columns of these weights; None:
+          nothing is recorded
   """
 
   mapper: Any

@@ -109,7 +109,7 @@ def test_what_is_refused_before_anything_is_compiled(model):
   for how, more, words in (
     ({"kind": "mix"}, {}, "not one of replace, refine"),
     ({"reweight": "red"}, {}, "write WORD=NUMBER"),
-    ({}, {"strengths": (1.5,)}, "--strengths = 1.5"),
+    ({}, {"strengths": (1.5,)}, "--strengths=1.5 is not in"),
     ({}, {"mask": np.ones((16, 16), bool)}, "Use --blend=WORD"),
   ):
     with pytest.raises(ConfigError, match=words):
