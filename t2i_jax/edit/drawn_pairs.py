@@ -289,6 +289,7 @@ def _meta(
   meta |= {"kind": triple.kind} if triple.kind else {}
   if triple.scene is not None:
     meta |= {"scene": dict(triple.scene), "correct": wrong is None}
+    meta |= {"wrong": wrong} if wrong else {}
   return meta | dict(similar)
 
 

@@ -5,10 +5,13 @@ import hashlib
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from toys import saved
 
+from t2i_jax.config import load_config
 from t2i_jax.data.edit_texts import EditTriple, scene_texts, write_edit_texts
 from t2i_jax.data.images import decode
 from t2i_jax.data.scenes import render
@@ -16,9 +19,10 @@ from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.edit.drawn_pairs import WRONG_EDIT, WRONG_SOURCE, judged, pairs
 from t2i_jax.edit.image_encoders import ImageEncoder, open_encoder
-from t2i_jax.edit.pair_drawing import EXACT, How, candidates_of
+from t2i_jax.edit.pair_drawing import DRAWS, EXACT, Candidates, How, candidates_of
 from t2i_jax.errors import ConfigError, DataError, WorkdirError
 from t2i_jax.evaluation.agreement import Thresholds
+from t2i_jax.inference import open_model
 
 pytestmark = pytest.mark.newest
 SAMPLING = {
@@ -155,6 +159,30 @@ def test_fractions_are_uniform_and_a_function_of_the_candidate():
   from scipy.stats import kstest
 
   assert kstest(found.fractions, "uniform", (0.1, 0.8)).pvalue > 1e-3
+
+
+def test_each_candidate_of_p2p_has_its_own_fraction(tmp_path):
+  """Of none of the steps the pair is two drawings of one seed; of all the second one is another."""
+  given = {
+    "data.image_size": "(16, 16)", "text.tokenizer": "bytes", "text.vocab": "264",
+    "text.length": "40", "text.towers.text": "bag_of_words(width=16)", "model.width": "16",
+    "model.heads": "2", "model.depth": "1", "model.patch": "4", "process.prediction": "velocity",
+    "sampling.solver": "euler", "sampling.steps": "4", "sampling.batch": "2",
+    "sampling.cfg": "3.0", "train.optimizer": "adamw",
+  }  # fmt: skip
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
+    saved(tmp_path / "run", load_config("configs/scenes_dit_flow.py", given))
+    model = open_model(tmp_path / "run")
+  triple = EditTriple("a red circle", "make it blue", "a blue circle")
+  drawn = {}
+  for kind in ("seed", "p2p"):
+    candidates = Candidates([triple] * 2, ["0", "1"], [5, 5], [0.0, 1.0])
+    drawn[kind] = [images.astype(int) for images in DRAWS[kind](model)(candidates)]
+  (before, after), (source, target) = drawn["seed"], drawn["p2p"]
+  near = lambda a, b: np.abs(a - b).max() <= 1
+  assert near(source, before) and near(target[0], after[0])
+  assert not near(target[1], after[1]) and not near(target[1], source[1])
 
 
 def test_renders_are_judged_right_and_other_images_wrong(tmp_path):
