@@ -66,7 +66,8 @@ def drawn_edit(turn: Turn, text: EditText, seen: Sequence[Object]) -> Edit | Non
   def moved(wanted: Wanted) -> Wanted:
     at = None if wanted.x is None or wanted.y is None else by_place[wanted.x, wanted.y]
     size = None if wanted.r is None else by_radius[wanted.r].r
-    return Wanted(wanted.spec, at and at.x, at and at.y, size)
+    x, y = (None, None) if at is None else (at.x, at.y)
+    return Wanted(wanted.spec, x, y, size)
 
   return dataclasses.replace(
     turn.edit,
