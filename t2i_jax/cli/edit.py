@@ -87,11 +87,13 @@ def method_of(args: argparse.Namespace) -> Any:
 
   method = build(METHODS, args.method, "--method")
   given = {flag: getattr(args, flag) for flag in SETTINGS if getattr(args, flag) is not None}
-  has = {field.name for field in dataclasses.fields(method)}
+  fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+  has = {field.name for field in fields}
   wrong = [f"--{flag}" for flag in given if SETTINGS[flag] not in has]
   if wrong:
     raise ConfigError(f"{', '.join(wrong)}: not of --method={args.method}.")
-  return dataclasses.replace(method, **{SETTINGS[flag]: value for flag, value in given.items()})
+  settings = {SETTINGS[flag]: value for flag, value in given.items()}
+  return dataclasses.replace(method, **settings) if settings else method
 
 
 def run(args: argparse.Namespace) -> None:

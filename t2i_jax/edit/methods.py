@@ -1,4 +1,5 @@
-"""Editors by name: --method of t2i edit. An editor is one function, or a class of its settings."""
+"""Editors by name: --method of t2i edit. An editor is one function, or a dataclass of
+its settings, whose fields flags of the verb set."""
 
 from collections.abc import Callable
 

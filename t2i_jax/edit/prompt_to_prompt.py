@@ -85,7 +85,7 @@ class PromptToPrompt:
       pairs = Pairs(model, how)
       if request.image is not None and pairs.solver.noisy:
         raise ConfigError(
-          f"--solver={model.config.sampling.solver} adds noise in each step, and does not lead back "
+          f"--solver={model.config.sampling.solver} adds noise in each step: it does not lead back "
           "to an image. Use --solver=ddim."
         )
       texts = self._texts(model.system, request)

@@ -35,7 +35,7 @@ def edit_rows(step=3, cross=UNTIL, inside=9, mapper=MAPPER, own=OWN, scale=SCALE
                   each(inside, jnp.int32), each(step, jnp.int32), each(words))  # fmt: skip
 
 
-def here(e, text=0, stack="blocks"):
+def block(e, text=0, stack="blocks"):
   return Here(None, ROLES, {EDIT: e}, stack, text, attend)
 
 
@@ -81,7 +81,7 @@ def test_cross_attention_by_definition():
   p = softmax(q, k, mask.allowed())
   p[2] = moved(p[2], p[0])
   control = prompt_to_prompt(1, 2, record=True)
-  place = here(edit_rows())
+  place = block(edit_rows())
   np.testing.assert_allclose(
     control.attention(place, "cross", q, k, v, mask), values(p, v), atol=1e-5
   )
@@ -95,12 +95,12 @@ def test_self_attention_has_the_map_of_the_source():
   p[2] = p[0]
   control = prompt_to_prompt(1, 2)
   run = lambda place, control=control: control.attention(place, "self", q, k, v, None)
-  np.testing.assert_allclose(run(here(edit_rows())), values(p, v), atol=1e-5)
+  np.testing.assert_allclose(run(block(edit_rows())), values(p, v), atol=1e-5)
   plain = attend(q, k, v)
-  for place in (here(edit_rows(inside=3)), here(edit_rows(), stack="text_refiner")):
+  for place in (block(edit_rows(inside=3)), block(edit_rows(), stack="text_refiner")):
     np.testing.assert_array_equal(run(place), plain)
   few = prompt_to_prompt(1, 2, largest=L - 1)
-  np.testing.assert_array_equal(run(here(edit_rows()), few), plain)
+  np.testing.assert_array_equal(run(block(edit_rows()), few), plain)
 
 
 def test_joint_attention_keeps_the_mass_on_text_and_image():
@@ -113,9 +113,9 @@ def test_joint_attention_keeps_the_mass_on_text_and_image():
   pixels *= own[..., T:].sum(-1, keepdims=True)
   p[2][:, T:] = np.concatenate([text, pixels], axis=-1)
   control = prompt_to_prompt(1, 2, record=True)
-  found = control.attention(here(edit_rows(), T), "joint", q, k, v, mask)
+  found = control.attention(block(edit_rows(), T), "joint", q, k, v, mask)
   np.testing.assert_allclose(found, values(p, v), atol=1e-5)
-  words = control.record(here(edit_rows(), T), "joint", q, k, v, mask)
+  words = control.record(block(edit_rows(), T), "joint", q, k, v, mask)
   np.testing.assert_allclose(words, p.mean(1)[:, T:, [1, 2]], atol=1e-6)
 
 
