@@ -154,7 +154,13 @@ def _of_kind(
 ) -> Iterator[EditTriple]:
   index = 0
   while True:
-    scene: dict[str, Any] = {"kind": kind, "index": index, "level": level, "split": split, "seed": seed}
+    scene: dict[str, Any] = {
+      "kind": kind,
+      "index": index,
+      "level": level,
+      "split": split,
+      "seed": seed,
+    }
     text = edit_text(make_edit_of(**scene))
     index += 1
     if isinstance(text, str):
