@@ -185,6 +185,28 @@ def test_each_candidate_of_p2p_has_its_own_fraction(tmp_path):
   assert not near(target[1], after[1]) and not near(target[1], source[1])
 
 
+def test_a_noisy_classifier_compares_sets_of_words(tmp_path):
+  given = {
+    "data.image_size": "(16, 16)", "text.tokenizer": "bytes", "text.vocab": "264",
+    "text.length": "40", "model.width": "16", "model.heads": "2", "model.depth": "1",
+    "model.patch": "4", "train.optimizer": "adamw",
+  }  # fmt: skip
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
+    saved(tmp_path / "run", load_config("configs/scenes_classifier.py", given))
+    encoder = open_encoder(str(tmp_path / "run"))
+  images = np.random.default_rng(0).integers(0, 256, (70, 16, 16, 3)).astype(np.uint8)
+  found, texts = encoder.images(images), encoder.texts(["ab ba", "ba ab", "ab"])
+  assert found.shape == (70, 264) and texts.shape == (3, 264)
+  np.testing.assert_allclose(encoder.images(images[66:]), found[66:], atol=1e-6)
+  assert not np.any(found[:, :3]) and np.all((found[:, 3:] > 0) & (found[:, 3:] < 1))
+  np.testing.assert_array_equal(texts[0], texts[1])  # a swap has no direction
+  letters = [3 + ord(letter) for letter in "ab"]
+  assert sorted(np.flatnonzero(texts[2])) == letters
+  with pytest.raises(ConfigError, match="reads images of 16 x 16, and these are 8 x 8"):
+    encoder.images(images[:, :8, :8])
+
+
 def test_renders_are_judged_right_and_other_images_wrong(tmp_path):
   triples, _ = scene_texts("easy", 12)
   write_edit_texts(tmp_path / "edits.jsonl", {}, triples)
