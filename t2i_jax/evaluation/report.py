@@ -88,6 +88,19 @@ def write_gallery_report(
   return _write_page(folder, body, context)
 
 
+def write_edits_report(workdir: str | Path, edits: EditScore, context: Mapping[str, Any]) -> Path:
+  """Writes eval/report.html and eval/edits.json for a run that edits scenes.
+
+  context  as in write_report
+  Returns the path of report.html.  Raises WorkdirError where the folder cannot be written.
+  """
+  folder = Path(workdir)
+  metrics, trouble = read_metrics(folder / "metrics.jsonl")
+  _write(folder / "eval" / "edits.json", json.dumps(edits.to_json(), indent=1))
+  body = [_heading(folder, context, metrics), edits_section(edits)]
+  return _write_page(folder, [*body, _losses(metrics, trouble), _commands(context)], context)
+
+
 def write_images_report(
   path: Path, sections: Sequence[Section], context: Mapping[str, Any]
 ) -> Path:

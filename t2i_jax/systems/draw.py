@@ -140,6 +140,12 @@ class Drawing:
     given = given._replace(noise=noise, controls=rows, shift=shift)
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
+  def edit(
+    self, params: Params, images: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]
+  ) -> np.ndarray:
+    """tasks.Edit: `draw` with each image as the one that is read beside x_t."""
+    return self.draw(params, instructions, seeds, references=(np.asarray(images),))
+
   def lower(self, params: Params) -> dict[str, Any]:
     """The programs of `draw`, lowered for parameters that may be abstract: "encoders", "sampler",
     "decoder"."""
