@@ -140,12 +140,26 @@ class Session:
 
   def draw(self, sampler: Run, request: Request, image: np.ndarray, strength: float) -> np.ndarray:
     """uint8 [n, H, W, 3], a row for each seed. Raises NotFinite.   sampler: from `compiled`"""
-    system, mesh, params = self.system, self.model.mesh, self.model.params
     n = len(request.seeds)
-    tokens = lambda text: {name: e.encode([text] * n) for name, e in system.text.items()}
-    source, target, null = map(tokens, (request.prompt, request.target, self.c.negative))
-    seeds, strengths = np.asarray(request.seeds, np.uint32), np.full(n, strength, np.float32)
-    given = Given(source, target, null, repeated(image, n), seeds, strengths)
+    prompts, targets = [request.prompt] * n, [request.target] * n
+    return self.draw_rows(sampler, prompts, targets, repeated(image, n), request.seeds, strength)
+
+  def draw_rows(
+    self,
+    sampler: Run,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    images: np.ndarray,
+    seeds: Sequence[int],
+    strength: float,
+  ) -> np.ndarray:
+    """Edits of n images [n, H, W, 3], each with its own prompts and seed. Raises NotFinite."""
+    system, mesh, params = self.system, self.model.mesh, self.model.params
+    n = len(seeds)
+    tokens = lambda texts: {name: e.encode(list(texts)) for name, e in system.text.items()}
+    source, target, null = map(tokens, (prompts, targets, [self.c.negative] * n))
+    strengths = np.full(n, strength, np.float32)
+    given = Given(source, target, null, images, np.asarray(seeds, np.uint32), strengths)
     own, vae, found = only(params, system.text), only(params, VAE), []
     with jax.set_mesh(mesh):
       for part in Batches(mesh, min(n, self.c.batch))(given):

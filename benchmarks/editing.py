@@ -1,0 +1,146 @@
+"""Editors of images by text beside each other, on the planted world: docs/editing.md.
+
+python -m benchmarks.editing --jobs=2
+
+Needs the base of benchmarks.personalisation; Imagic's points are those of
+benchmarks.personalisation_more, where it has run. What is drawn is kept in RUNS as it was read:
+started again, it goes on, and --only=page writes the page without a model, of what has been run.
+The reader of the planted world is the one judge; it is in no loss. About an hour on two cores.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import (
+  editing_attention,
+  editing_frames,
+  editing_images,
+  editing_inversion,
+  editing_prompts,
+  editing_strokes,
+)
+from benchmarks.editing_bench import BATCH, Bench, agree
+from benchmarks.editing_images import EDITORS
+from benchmarks.pages import run_of, write
+from benchmarks.personalisation_jobs import each_by_itself
+
+PAGE = "editing.md"
+STEPS = 20  # of config.sampling
+# Images of a kind, and so of each part.
+COUNTS = {
+  "images": 32,
+  "prompts": 64,
+  "attention": 48,
+  "inversion": 32,
+  "strokes": 48,
+  "frames": 8,
+}
+MAKE: dict[str, Callable[[Bench, Path, int], None]] = {
+  "prompts": editing_prompts.make,
+  "attention": editing_attention.make,
+  "inversion": editing_inversion.make,
+  "strokes": editing_strokes.make,
+  "frames": editing_frames.make,
+}
+PARTS = (*COUNTS, "page")
+
+
+def counts_of(count: int) -> dict[str, int]:
+  """0: as they are reported."""
+  return dict.fromkeys(COUNTS, count) if count else dict(COUNTS)
+
+
+def page(runs: Path, to: Path, args: argparse.Namespace, command: str) -> str:
+  counts = counts_of(args.count)
+  cfg = json.loads(Path(args.base, "config.json").read_text())["sampling"]["cfg"]
+  return "\n".join([
+    "# Editors beside each other",
+    "",
+    "Made by",
+    "",
+    f"    {command}",
+    "",
+    "Every editor of `t2i edit` ([edit](edit.md), [inversion](inversion.md)), and Imagic",
+    "([adapt](adapt.md)), on one base: `configs/scenes_planted.py`, cross-attention, 32 pixels, 16",
+    f"image tokens, {args.steps} steps at guidance scale {cfg:g} on the base's grid. The reader of",
+    "the [planted world](planted.md) judges every drawing; it is in no loss. Done: the facts of",
+    "the instruction hold. Kept: every other object has its place, radius and attributes, and so",
+    "has the changed one in what was not to change; 1.6 pixels are allowed. The unchanged image is",
+    "kept and not done. Percentages have 95% Wilson intervals. Network calls of each editor:",
+    "[inversion](inversion.md).",
+    "",
+    "For scale, a model that was trained to edit: the joint model of [native](native.md) does",
+    "63.6% [57.5, 69.3] of recoloured and 72.8% [67.0, 77.9] of reshaped images correctly, 70.8%",
+    "[64.9, 76.1] of additions, 95.2% [91.8, 97.2] of removals, on seen compositions. It reads an",
+    "instruction, no caption, and is judged by the reader of scenes.",
+    "",
+    *editing_images.section(runs / "images", to, counts["images"], Path(args.imagic)),
+    *editing_prompts.section(runs / "prompts", to, counts["prompts"]),
+    *editing_attention.section(runs / "attention", to, counts["attention"]),
+    *editing_inversion.section(runs / "inversion", to, counts["inversion"], cfg),
+    *editing_strokes.section(runs / "strokes", to, counts["strokes"]),
+    *editing_frames.section(runs / "frames", to, counts["frames"]),
+  ])  # fmt: skip
+
+
+def make(part: str, args: argparse.Namespace, runs: Path, editors: list[str]) -> None:
+  count = counts_of(args.count)[part]
+  if part == "images":
+    bench = Bench(args.base, args.steps, min(BATCH, len(editing_images.KINDS) * count))
+    editing_images.make(bench, runs / part, count, editors)
+    return
+  rows = {"frames": editing_frames.FRAMES, "strokes": count}
+  MAKE[part](
+    Bench(args.base, args.steps, min(BATCH, rows.get(part, 2 * count))), runs / part, count
+  )
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--base", default="runs/scenes_planted")
+  parser.add_argument("--imagic", default="runs/personalisation_more/imagic")
+  parser.add_argument("--runs", default="runs/editing", help="where drawings go")
+  parser.add_argument("--count", type=int, default=0, help="images of a kind; 0: as reported")
+  parser.add_argument("--steps", type=int, default=STEPS)
+  parser.add_argument("--jobs", type=int, default=1, help="processes beside each other")
+  parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+  parser.add_argument("--editors", default=",".join(EDITORS), help="of images")
+  parser.add_argument("--to", default="docs", help="folder of the page")
+  args = parser.parse_args()
+  parts, editors, runs = args.only.split(","), args.editors.split(","), Path(args.runs)
+  for flag, given, known in (("only", parts, PARTS), ("editors", editors, EDITORS)):
+    if unknown := set(given) - set(known):
+      parser.error(f"--{flag}={','.join(sorted(unknown))}: there are {', '.join(known)}.")
+  agree(runs, {"base": args.base, "steps": args.steps, "counts": counts_of(args.count)})
+  settings = [f"--base={args.base}", f"--runs={args.runs}", f"--steps={args.steps}",
+              f"--count={args.count}"]  # fmt: skip
+  drawn = [part for part in parts if part != "page"]
+  if args.jobs > 1 and drawn:
+    commands = [("benchmarks.editing", *settings, *more) for more in shares(drawn, editors, args)]
+    each_by_itself(commands, args.jobs, runs)
+  else:
+    for part in drawn:
+      make(part, args, runs, editors)
+  if "page" in parts:
+    to = Path(args.to)
+    to.mkdir(parents=True, exist_ok=True)
+    command = " ".join(["python -m benchmarks.editing", *settings])
+    line = run_of(command, Path(args.base, "config.json"))
+    write(to / PAGE, page(runs, to, args, command), line)
+    print(to / PAGE)
+
+
+def shares(parts: list[str], editors: list[str], args: Any) -> list[list[str]]:
+  """Flags of the processes: every part by itself, images in as many as there are jobs."""
+  found = []
+  for part in parts:
+    each = [editors[i :: args.jobs] for i in range(args.jobs)] if part == "images" else [editors]
+    found += [[f"--only={part}", f"--editors={','.join(some)}"] for some in each if some]
+  return found
+
+
+if __name__ == "__main__":
+  main()
