@@ -247,8 +247,8 @@ def section(folder: Path, to: Path, count: int, imagic_runs: Path) -> list[str]:
     "## Images that are given",
     "",
     f"{count} exact renders of a kind of edit, one drawing each: an object is recoloured,",
-    "reshaped, added or removed. Every editor is given the image, its exact caption, and the caption",
-    "afterwards. The prompt alone is drawn from the same noise as by the others, without the image.",
+    "reshaped, added or removed. Every editor is given the image, its exact caption, and the",
+    "caption afterwards. The prompt alone is drawn from the same noise, without the image.",
     "",
   ]
   if missing:
@@ -265,8 +265,8 @@ def section(folder: Path, to: Path, count: int, imagic_runs: Path) -> list[str]:
     ]
     if count > CHOOSE:
       lines += [
-        f"At the strength that is best on {count - CHOOSE} other images of each kind (of Imagic, on",
-        f"others of its own), on the {shared} images that all have in common:",
+        f"At the strength that is best on {count - CHOOSE} other images of each kind (of Imagic,",
+        f"on others of its own), on the {shared} images that all have in common:",
         "",
         table(head, comparison(every, of_imagic, eta, ends)),
         "",
