@@ -29,6 +29,7 @@ from t2i_jax.parallel import overridden
 
 LEVEL = "easy"  # of the scenes, which are most of the planted world
 BATCH = 64
+DIFFERENCE = "difference"  # in what a cell is about
 SHOWN = 3  # drawings of a group that are kept as images
 MEASURES: dict[str, Callable[[DoneKept], bool]] = {
   "done": lambda v: v.done,
@@ -178,6 +179,12 @@ def keep(
   Image.fromarray(np.concatenate([images[i] for i in few], axis=1)).save(path.with_suffix(".png"))
   save_cell(path, Cell(about or {}, read_groups(images, counts)))
   print(path, flush=True)
+
+
+def difference(images: np.ndarray, before: np.ndarray) -> dict[str, list[float]]:
+  """Of each image the mean absolute difference of its pixels: uint8 [n, H, W, 3] each."""
+  off = np.abs(images.astype(np.float32) - before).mean((1, 2, 3))
+  return {DIFFERENCE: np.round(off, 3).tolist()}
 
 
 def counts_of(tasks: Sequence[Task]) -> dict[str, int]:

@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import personalisation_imagic as imagic
 from benchmarks.editing_bench import (
+  DIFFERENCE,
   MEASURES,
   SHOWN,
   Bench,
   Rows,
   Task,
   counts_of,
+  difference,
   keep,
   kept,
   rates,
@@ -94,7 +97,8 @@ def make(bench: Bench, folder: Path, count: int, names: Sequence[str]) -> None:
       path = path_of(folder, name, strength)
       if not path.is_file():
         images = edited(bench, name, tasks, strength)
-        keep(path, images, counts_of(tasks))
+        off = difference(images, np.stack([task.image for task in tasks]))
+        keep(path, images, counts_of(tasks), off)
 
 
 def edited(bench: Bench, name: str, tasks: Sequence[Task], strength: float) -> np.ndarray:
@@ -119,11 +123,15 @@ def redrawn(bench: Bench, rows: Rows, strength: float) -> np.ndarray:
 
 
 class Point(NamedTuple):
-  """An editor at a setting: of each kind a verdict of each image."""
+  """An editor at a setting: of each kind a verdict of each image.
+
+  off  of the kinds that are shared, the mean difference from the images, of 255
+  """
 
   title: str
   setting: str
   verdicts: dict[str, list[DoneKept]]
+  off: float = 0.0
 
   def of(self, *kinds: str) -> list[DoneKept]:
     return [v for kind in kinds for v in self.verdicts.get(kind, [])]
@@ -149,7 +157,8 @@ def points(folder: Path, count: int) -> dict[str, list[Point]]:
         kind: [done_kept(t.edit, r.objects) for t, r in zip(turns[kind], readings, strict=True)]
         for kind, readings in cell.readings.items()
       }
-      found.setdefault(name, []).append(Point(editor.title, f"{strength:g}", verdicts))
+      off = fmean(cell.about[DIFFERENCE][: len(SHARED) * count])
+      found.setdefault(name, []).append(Point(editor.title, f"{strength:g}", verdicts, off))
   return found
 
 
@@ -230,7 +239,8 @@ def all_rows(every: dict[str, list[Point]]) -> list[list[Any]]:
       each = [point.rate("done and kept", k).percent() if k in kinds else "" for k in KINDS]
       title = point.title if i == 0 else ""
       unit = EDITORS[name].unit if i == 0 else ""
-      rows.append([title, unit, point.setting, *rates(point.of(*SHARED)), *each])
+      off = f"{point.off:.1f}"
+      rows.append([title, unit, point.setting, *rates(point.of(*SHARED)), off, *each])
   return rows
 
 
@@ -259,8 +269,8 @@ def section(folder: Path, to: Path, count: int, imagic_runs: Path) -> list[str]:
     lines += [
       "![Done against kept](editing.svg)",
       "",
-      f"A point is one strength, over {count} images; of Imagic {CHOOSE}. Its intervals are wider",
-      "than those of the tables: curves that lie near each other are not told apart.",
+      f"A point is one strength, over {count} images; of Imagic {CHOOSE}. Its intervals are",
+      "wider than those of the tables: curves that lie near each other are not told apart.",
       "",
     ]
     if count > CHOOSE:
@@ -271,9 +281,11 @@ def section(folder: Path, to: Path, count: int, imagic_runs: Path) -> list[str]:
         table(head, comparison(every, of_imagic, eta, ends)),
         "",
       ]
-    head = ["editor", "strength is", "at", *MEASURES, *(f"{kind}: both" for kind in KINDS)]
+    head = ["editor", "strength is", "at", *MEASURES, "difference",
+            *(f"{kind}: both" for kind in KINDS)]  # fmt: skip
     lines += [
-      f"All strengths. The first three rates are over {n} images that are recoloured or reshaped.",
+      f"All strengths. The first three rates are over {n} images that are recoloured or reshaped, as",
+      "is the mean difference of pixels from the image, of 255.",
       "",
       table(head, all_rows(every)),
       "",

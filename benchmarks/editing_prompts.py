@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmarks.editing_bench import (
+  DIFFERENCE,
   LEVEL,
   MEASURES,
   SHOWN,
@@ -12,6 +15,7 @@ from benchmarks.editing_bench import (
   Rows,
   Task,
   counts_of,
+  difference,
   keep,
   kept,
   rates,
@@ -88,16 +92,17 @@ def make(bench: Bench, folder: Path, count: int) -> None:
     drawn = bench.pairs(methods, rows)
     if name == NOTHING:
       keep(folder / f"{BEFORE}.json", drawn.before, counts_of(tasks))
-    keep(path, drawn.after, counts_of(tasks))
+    keep(path, drawn.after, counts_of(tasks), difference(drawn.after, drawn.before))
 
 
 class Found(NamedTuple):
   """drawn: how many sources were;   rejected: those that are not their caption;
-  verdicts: of the others, by (way, tau) and kind"""
+  verdicts: of the others, by (way, tau) and kind;   off: their mean difference from the source"""
 
   drawn: int
   rejected: int
   verdicts: dict[tuple[str, float], dict[str, list[DoneKept]]]
+  off: dict[tuple[str, float], float]
 
 
 def found_in(folder: Path, count: int) -> Found | None:
@@ -113,6 +118,7 @@ def found_in(folder: Path, count: int) -> Found | None:
     )
   ]
   verdicts: dict[tuple[str, float], dict[str, list[DoneKept]]] = {}
+  off: dict[tuple[str, float], float] = {}
   for setting in settings():
     cell = kept(path_of(folder, *setting))
     if cell is None:
@@ -123,7 +129,9 @@ def found_in(folder: Path, count: int) -> Found | None:
       if edit is not None:
         of_kind[task.kind].append(done_kept(edit, reading.objects))
     verdicts[setting] = of_kind
-  return Found(len(edits), sum(edit is None for edit in edits), verdicts)
+    pairs = zip(edits, cell.about[DIFFERENCE], strict=True)
+    off[setting] = float(np.mean([one for edit, one in pairs if edit is not None]))
+  return Found(len(edits), sum(edit is None for edit in edits), verdicts, off)
 
 
 def every(of_kind: dict[str, list[DoneKept]]) -> list[DoneKept]:
@@ -159,14 +167,14 @@ def section(folder: Path, to: Path, count: int) -> list[str]:
     of_kind = found.verdicts[name, tau]
     each = [Rate.of(v.correct for v in of_kind[kind]).percent() for kind in KINDS]
     title = WAYS[name].title if name in WAYS else "nothing: the same noise"
-    rows.append([title, f"{tau:g}", *rates(every(of_kind)), *each])
-  head = ["the source's is", "tau", *MEASURES, *(f"{kind}: both" for kind in KINDS)]
+    rows.append([title, f"{tau:g}", *rates(every(of_kind)), f"{found.off[name, tau]:.1f}", *each])
+  head = ["the source's is", "tau", *MEASURES, "difference", *(f"{kind}: both" for kind in KINDS)]
   n = found.drawn - found.rejected
   lines += [
     "Captions that differ in one word, both drawn from one noise. What is to stay is what was read",
     f"of the drawing of the first caption: {found.rejected} of {found.drawn} of these are not what",
     f"it says and are left out, {n} are judged. In the first tau of the steps attention is the",
-    "source's.",
+    "source's. The difference is that of pixels from the source's drawing, the mean, of 255.",
     "",
     table(head, rows),
     "",
