@@ -191,7 +191,7 @@ def section(folder: Path, to: Path, count: int) -> list[str]:
     "",
     "![Frames of the first clip](editing_frames.png)",
     "",
-    f'Every {max(1, clip.n // SHOWN)}. frame of the first clip, "{clip.turn.edit.instruction}":',
+    f'One frame of {max(1, clip.n // SHOWN)} of the first clip, "{clip.turn.edit.instruction}":',
     f"before, then {', '.join(names)}.",
     "",
   ]

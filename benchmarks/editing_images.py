@@ -284,8 +284,8 @@ def section(folder: Path, to: Path, count: int, imagic_runs: Path) -> list[str]:
     head = ["editor", "strength is", "at", *MEASURES, "difference",
             *(f"{kind}: both" for kind in KINDS)]  # fmt: skip
     lines += [
-      f"All strengths. The first three rates are over {n} images that are recoloured or reshaped, as",
-      "is the mean difference of pixels from the image, of 255.",
+      f"All strengths. The first three rates are over {n} images that are recoloured or reshaped,",
+      "as is the mean difference of pixels from the image, of 255.",
       "",
       table(head, all_rows(every)),
       "",
