@@ -184,7 +184,7 @@ def keep(
 def difference(images: np.ndarray, before: np.ndarray) -> dict[str, list[float]]:
   """Of each image the mean absolute difference of its pixels: uint8 [n, H, W, 3] each."""
   off = np.abs(images.astype(np.float32) - before).mean((1, 2, 3))
-  return {DIFFERENCE: np.round(off, 3).tolist()}
+  return {DIFFERENCE: [round(float(one), 3) for one in off]}
 
 
 def counts_of(tasks: Sequence[Task]) -> dict[str, int]:

@@ -79,7 +79,7 @@ EDITORS = {
     traced=True,
   ),
   "pix2pix_zero": Editor(
-    "pix2pix-zero", Pix2PixZero(), (10.0, 1.0, 0.1, 0.0), "weight", traced=True
+    "pix2pix-zero", Pix2PixZero(), (100.0, 10.0, 1.0, 0.0), "weight", traced=True
   ),
 }  # fmt: skip
 

@@ -96,7 +96,7 @@ def make(bench: Bench, folder: Path, count: int) -> None:
       assert rows.images is not None
       unit = lambda pixels: pixels.astype(np.float32) / 127.5 - 1
       found = np.asarray(psnr(unit(images), unit(rows.images)))
-      keep(path, images, counts_of(tasks), {"psnr": np.round(found, 2).tolist()})
+      keep(path, images, counts_of(tasks), {"psnr": [round(float(one), 2) for one in found]})
 
 
 def unchanged(objects: Sequence[Object]) -> Edit:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import editing, editing_attention, editing_frames, editing_images, editing_strokes
 from benchmarks import personalisation_imagic as imagic
 from benchmarks.editing_attention import Box, iou, of_pixels, points_inside
-from benchmarks.editing_bench import agree, tasks_of
+from benchmarks.editing_bench import DIFFERENCE, agree, difference, tasks_of
 from benchmarks.personalisation_world import SIZE
 from t2i_jax.data.scenes.planted import draw
 from t2i_jax.evaluation.planted_reader import read_all
@@ -43,6 +43,13 @@ def test_images_and_targets_are_those_of_imagic():
   for task in mine:
     old, new = task.phrases.split(",")
     assert old in task.source and new in task.target and old != new
+
+
+def test_the_difference_of_images_has_no_sign():
+  before = np.full((2, 2, 2, 3), 200, np.uint8)
+  after = before.copy()
+  after[0], after[1, 0] = 210, 180
+  assert difference(after, before) == {DIFFERENCE: [10, 10]}
 
 
 def test_corners_are_kept_alone_and_both():
