@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from t2i_jax.models.conditioning import Conditioning
+from t2i_jax.models.conditioning import Conditioning, Tower
 from t2i_jax.models.control import Control
 from t2i_jax.models.stack import Answer, Runs, Stacks
 from t2i_jax.ranges import Count, Depth, Width
@@ -57,3 +57,7 @@ class Backbone(nnx.Module):
   def predict(self, x_t: Any, model_time: Any, cond: Any, stacks: Stacks) -> jax.Array:
     """The prediction [B, H, W, out] float32, its blocks run by `stacks`."""
     raise NotImplementedError
+
+  def text_tokens(self, text: Tower, dtype: Any) -> jax.Array:
+    """The text as attention to it reads it.   # [B, T, D]"""
+    return text.tokens.astype(dtype)

@@ -25,6 +25,7 @@ from t2i_jax.process import Prediction, Time
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.ranges import Weight
+from t2i_jax.systems.ablation import Ablation, Esd, Maximise
 from t2i_jax.systems.comfusion import ComFusion
 from t2i_jax.systems.conditions import CONDITIONS, Condition
 from t2i_jax.systems.controlnet import residuals, with_conditions
@@ -302,6 +303,9 @@ OBJECTIVES: dict[str, Callable[..., Callable[..., dict[str, jax.Array]]]] = {
   "comfusion": ComFusion,
   "domain_gallery": DomainGallery,
   "imagic": Imagic,
+  "ablation": Ablation,
+  "esd": Esd,
+  "maximise": Maximise,
   "consistency": Consistency,
   "consistency_distillation": ConsistencyDistillation,
   "guidance_distillation": GuidanceDistillation,
