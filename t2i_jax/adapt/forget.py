@@ -64,7 +64,7 @@ class How(NamedTuple):
   """What is forgotten.
 
   concepts   as they stand in prompts: "grum circle", "by outl", a whole caption
-  anchors    what is drawn instead, one for each: "circle", "", a shorter caption
+  anchors    what is drawn instead, one for each: "circle", "", a shorter caption; or none
   keep       prompts of neighbours: shown, validated on, preserved by uce
   what       is trained, of CONFIGS;   kind: of TEMPLATES, unless there are templates
   priors     images of the anchors that the model draws and is trained on
@@ -89,13 +89,11 @@ class How(NamedTuple):
 
   @property
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """(prompt of the anchor, prompt of the concept); "" where there are no anchors."""
-    given = self.templates or TEMPLATES[self.kind]
-    anchors = self.anchors or (None,) * len(self.concepts)
+    """(prompt of the anchor, prompt of the concept); without anchors, of the concept twice."""
     return tuple(
-      ("" if anchor is None else filled(template, anchor), filled(template, concept))
-      for concept, anchor in zip(self.concepts, anchors, strict=True)
-      for template in given
+      (filled(template, anchor), filled(template, concept))
+      for concept, anchor in zip(self.concepts, self.anchors or self.concepts, strict=True)
+      for template in self.templates or TEMPLATES[self.kind]
     )
 
   @property
@@ -153,13 +151,17 @@ def check(method: str, how: How) -> None:
       'for each, in the same order, as --concept="grum circle" --anchor=circle; --anchor="" is '
       "nothing in its place."
     )
+  if how.regularisation and not how.anchors:
+    raise ConfigError(
+      "--regularisation is the weight of images of the anchor: give --anchor, or leave it out."
+    )
   for template in how.templates:
     if BLANK not in template:
       raise ConfigError(f"--templates: {template!r} has no {BLANK}, where the concept stands.")
     if method == "uce" and not template.endswith(BLANK):
       raise ConfigError(
-        f"--templates: {template!r} does not end in {BLANK}, and --method=uce replaces the encoding "
-        "of the last token of a prompt."
+        f"--templates: {template!r} does not end in {BLANK}, and --method=uce replaces the "
+        "encoding of the last token of a prompt."
       )
   for flag, given, of in (
     ("--frozen", how.frozen, "ablation"), ("--eta", how.eta != 1, "esd"),
@@ -183,9 +185,14 @@ def check(method: str, how: How) -> None:
 
 def check_pairs(model: Model, how: How) -> None:
   """Raises ConfigError where a concept is read as its anchor is, PromptError for one too long."""
-  system = model.system
-  system.check_captions([*(prompt for pair in how.pairs for prompt in pair), *how.keep])
-  for anchor, concept in how.pairs:
+  system, prompts = model.system, [*(prompt for pair in how.pairs for prompt in pair), *how.keep]
+  if not all(prompts):
+    raise ConfigError(
+      "--anchor, --keep: a prompt is empty. Use an anchor or --templates that leave some of it; "
+      "--method=esd without --anchor guides to the empty prompt."
+    )
+  system.check_captions(prompts)
+  for anchor, concept in how.pairs if how.anchors else ():
     one, other = (tokens_of(system, [prompt]) for prompt in (anchor, concept))
     if all(np.array_equal(one[name][0], other[name][0]) for name in one):
       raise ConfigError(
@@ -232,7 +239,8 @@ def objective_of(method: str, how: How) -> str:
     return "denoising"
   weight = f"regularisation={how.regularisation}"
   if method == "esd":
-    return f"esd(eta={how.eta}, {weight})"
+    source = "anchor" if how.anchors else "null"
+    return f"esd(eta={how.eta}, source={source!r}, {weight})"
   if method == "maximise":
     return f"maximise(ceiling={how.ceiling}, {weight})"
   target = "noise" if method == "noise" else "frozen" if how.frozen else "current"
@@ -309,7 +317,7 @@ def write_page(
   for title, found in (("Before", before), ("After", after)):
     cards = [(f"{role[p]}: {p}", image) for p, images in found.items() for image in images]
     sections.append((title, "The same seeds before and after.", cards))
-  pairs = zip(how.concepts, how.anchors or ("",) * len(how.concepts), strict=True)
+  pairs = zip(how.concepts, how.anchors or ("nothing",) * len(how.concepts), strict=True)
   about = {
     "method": method, "trained": "nothing" if method == "uce" else how.what,
     "forgotten": "; ".join(f"{concept} -> {anchor or 'nothing'}" for concept, anchor in pairs),

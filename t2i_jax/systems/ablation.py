@@ -5,7 +5,6 @@ under that of the concept ("a grum circle"), the target. Sources: [2303.13516], 
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +15,6 @@ from t2i_jax.data.batch import Batch
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.params import Params
-from t2i_jax.process import Prediction
 from t2i_jax.process.matching import guided_negative, matching, partly_denoised
 from t2i_jax.ranges import Count, Range, Weight
 from t2i_jax.sampling.guidance import Guided, guide, together
@@ -71,8 +69,8 @@ def pairs(system: "DrawingSystem", params: Params, batch: Batch, draws: Draws, r
   """role: whose images. Raises ConfigError where captions are dropped."""
   if draws.drop:
     raise ConfigError(
-      f"train.caption_dropout drops captions of {', '.join(draws.drop)}: the null would be ablated. "
-      "Use 0.0."
+      f"train.caption_dropout drops captions of {', '.join(draws.drop)}: the null would be "
+      "ablated. Use 0.0."
     )
   images, t, rows = of_role((flat_images(batch), draws.t, draws.rows), role)
   own = draws._replace(t=t, rows=rows)
@@ -166,10 +164,11 @@ class Esd(_OfPairs):
 
       |Phi(x_t, c*) - (Phi_0(x_t, c) - eta (Phi_0(x_t, c*) - Phi_0(x_t, "")))|^2,
 
-  Phi_0 the model before. With anchors "" it is the formula of the paper; with c = c* that of its
-  code, where eta is one more.
+  Phi_0 the model before. In the paper c is the null; in its code c = c* and eta is one more, which
+  is the same.
 
   eta            strength of the negative guidance
+  source         c: "null", or "anchor", the prompt of a row's anchor
   guidance       scale at which the model before draws x_t under c*
   denoise_steps  of DDIM from noise down to t, of each row its own. They are taken in the step, so
                  that nothing is stored and a run that goes on draws the same; the code stops at
@@ -178,6 +177,7 @@ class Esd(_OfPairs):
   """
 
   eta: Guidance = 1.0
+  source: Literal["null", "anchor"] = "null"
   guidance: Guidance = 3.0
   denoise_steps: Count = 10
   regularisation: Weight = 0.0
@@ -205,8 +205,9 @@ class Esd(_OfPairs):
       m.time.t,
       self.denoise_steps,
     )
-    source, concept, without = together(frozen, x_t, m.time, [anchor, target, null])
-    wanted = guided_negative(source, concept, without, self.eta)
+    others = [anchor] if self.source == "anchor" else []
+    concept, without, *rest = together(frozen, x_t, m.time, [target, null, *others])
+    wanted = guided_negative(rest[0] if rest else without, concept, without, self.eta)
     found, inner = system.network(params, x_t, m.time, target)
     image = jnp.zeros(len(x_t))
     if self.regularisation:
@@ -216,7 +217,7 @@ class Esd(_OfPairs):
 
 @dataclass(frozen=True)
 class Maximise(_OfPairs):
-  """The baseline of [2303.13516 sec. 3.2]: minus the denoising loss of images of the concept.
+  """A baseline of [2303.13516]: minus the denoising loss of images of the concept.
 
   ceiling  of the loss of an image, beyond which it has no gradient; 0: none, and the loss has no
            bound

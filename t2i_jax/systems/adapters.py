@@ -5,8 +5,8 @@
     config.parts.backbone = {"start": "run:runs/scenes_dit_flow", "train": "none"}
 
 or new words of a text encoder, "words(of='text', tokens=('<ki>',), start='circle')", or tokens that
-it has, "embeddings(of='text', texts=('a grum circle',), beside=('a circle',))". They are bound where
-a network is built with its weights (System.module), and `merged` into these for inference.
+it has, "embeddings(of='text', texts=('a grum circle',), beside=('a circle',))". They are bound
+where a network is built with its weights (System.module), and `merged` into these for inference.
 """
 
 from collections.abc import Callable, Mapping
