@@ -250,16 +250,18 @@ def objective_of(method: str, how: How) -> str:
 def build_data(model: Model, method: str, how: How, to: Path) -> None:
   """The folder of data: pairs of records, of which the anchors' images are drawn first, and images
   that are held out, of anchors and keep. Raises WorkdirError."""
-  seen = method in ("ablation", "noise") or how.regularisation  # else their images are not read
-  count = how.priors if seen or method == "maximise" else len(how.pairs)
+  read = how.regularisation or method not in ("esd", "uce")  # else no image is
+  count = how.priors if read else len(how.pairs)
   pairs = [in_turn(how.pairs, i) for i in range(count)]
   anchors, concepts = ([pair[i] for pair in pairs] for i in range(2))
+  if method == "maximise" and not how.regularisation:
+    anchors = concepts  # of which images are read, and no others
   held_out = tuple(dict.fromkeys((*(anchor for anchor, _ in how.pairs), *how.keep)))
   held_out = tuple(in_turn(held_out, i) for i in range(HELD_OUT))
   about = {"prompts": list(dict.fromkeys((*anchors, *held_out))), "images": count}
   drawn = drawn_images(model, (*anchors, *held_out), to / ANCHORS, about)
   targets: Sequence[str] = drawn[:count]
-  if method == "maximise":
+  if method == "maximise" and how.regularisation:
     about = {"prompts": list(dict.fromkeys(concepts)), "images": count}
     targets = drawn_images(model, concepts, to / CONCEPTS, about)
   source = AnchorImages((

@@ -7,9 +7,20 @@ import pytest
 from flax import traverse_util
 
 from t2i_jax.adapt import closed_form
-from t2i_jax.adapt.closed_form import edit_matrix, edited, last_token, read_encodings
+from t2i_jax.adapt.closed_form import (
+  check_reading,
+  edit_backbone,
+  edit_matrix,
+  edited,
+  last_token,
+  read_encodings,
+)
 from t2i_jax.cli.main import main
+from t2i_jax.config import load_config
+from t2i_jax.errors import ConfigError
 from t2i_jax.inference import open_model
+from t2i_jax.plan.describe import system_of
+from tests.adapt.personalised import ROOT
 
 RIDGE = 0.5
 
@@ -72,6 +83,8 @@ def test_keys_and_values_of_a_run(base, tmp_path, one_device, monkeypatch, capsy
   error = lambda x, y: np.linalg.norm(values(x, w) - values(y, w0))
   assert error(c, a) < 0.1 * np.linalg.norm(values(c, w0) - values(a, w0))
   assert error(p, p) < 0.1 * np.linalg.norm(values(p, w0))
+  with pytest.raises(ConfigError, match="gives the same for both"):
+    edit_backbone(before.system, before.params, ["a circle"], ["a circle"], [])
   capsys.readouterr()
   assert main(how) == 0 and "0 drawn" in capsys.readouterr().out  # what is there is used
   encoder = before.system.text["text"]
@@ -80,13 +93,7 @@ def test_keys_and_values_of_a_run(base, tmp_path, one_device, monkeypatch, capsy
   assert last_token(encoder, "") == 1  # EOS
 
 
-def test_it_is_refused_where_text_and_image_share_attention(easy_data, tmp_path, one_device):
-  from t2i_jax.adapt.closed_form import check_reading
-  from t2i_jax.config import load_config
-  from t2i_jax.errors import ConfigError
-  from t2i_jax.plan.describe import system_of
-  from tests.adapt.personalised import ROOT
-
+def test_it_is_refused_where_text_and_image_share_attention():
   config = load_config(f"{ROOT}/configs/scenes_dit_flow.py", {"model.text": "joint"})
   with pytest.raises(ConfigError, match="this backbone has none"):
     check_reading(system_of(config))

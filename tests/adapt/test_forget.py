@@ -92,7 +92,6 @@ def test_templates():
     ({"more": ["--rank=2"]}, "--rank is of adapters"),
     ({"more": ["--priors=1", "--kind=style"]}, "there are 4 pairs of prompts"),
     ({"more": ["--method=uce"]}, "without training: leave out"),
-    ({"more": ["--method=uce"], "steps": 0}, "gives the same for both"),
     ({"concept": "red circle and " * 8}, "more than text.length"),
     ({"concept": "circle", "anchor": "circle red", "more": ["--what=embedding"]}, "no token in"),
   ],
