@@ -130,7 +130,9 @@ def forget(base: Base, method: str, how: How, to: str | Path) -> Path:
   del model
   if method == "uce":
     anchors, concepts = zip(*how.pairs, strict=True)
-    edit(config, to, lambda *run: edit_backbone(*run, concepts, anchors, how.keep))
+    edit(config, to, lambda system, params: edit_backbone(
+      system, params, concepts, anchors, how.keep
+    ))  # fmt: skip
   else:
     train(config, to)
   return write_page(to, method, how, before, _drawings(open_model(to), how))
@@ -185,7 +187,8 @@ def check(method: str, how: How) -> None:
 
 def check_pairs(model: Model, how: How) -> None:
   """Raises ConfigError where a concept is read as its anchor is, PromptError for one too long."""
-  system, prompts = model.system, [*(prompt for pair in how.pairs for prompt in pair), *how.keep]
+  system: Any = model.system
+  prompts = [*(prompt for pair in how.pairs for prompt in pair), *how.keep]
   if not all(prompts):
     raise ConfigError(
       "--anchor, --keep: a prompt is empty. Use an anchor or --templates that leave some of it; "
@@ -210,7 +213,7 @@ def config_of(base: Base, method: str, how: How, to: Path) -> ConfigDict:
     given["parts.backbone.train"] = "all"
   if method == "uce":
     given["data.train_split"] = PAIR[0]
-  config = load_config(f"configs/{name}.py:{base.where}", given | how.overrides)
+  config = load_config(f"configs/{name}.py:{base.where}", {**given, **how.overrides})
   config.name = config.name.replace(name, f"{method}_{how.what}", 1)
   if how.what == "kv" and config.parts.backbone.train == "all":
     raise ConfigError(
@@ -252,7 +255,7 @@ def build_data(model: Model, method: str, how: How, to: Path) -> None:
   that are held out, of anchors and keep. Raises WorkdirError."""
   read = how.regularisation or method not in ("esd", "uce")  # else no image is
   count = how.priors if read else len(how.pairs)
-  pairs = [in_turn(how.pairs, i) for i in range(count)]
+  pairs = [how.pairs[i % len(how.pairs)] for i in range(count)]
   anchors, concepts = ([pair[i] for pair in pairs] for i in range(2))
   if method == "maximise" and not how.regularisation:
     anchors = concepts  # of which images are read, and no others
