@@ -202,9 +202,9 @@ def run_plan(
     found = files_of(index.folder / sub, sub, dtype)
     files += found
     rows.append(_row(sub, kind, found, dtype))
-  own = {name: kind for name, kind in subs.items() if kind != index.parts[name]}
+  changed = {name: kind for name, kind in subs.items() if kind != index.parts[name]}
   pipeline = editor_of(index.name) if getattr(system, "edits", False) else index.name
-  texts, top = _top(index, own, pipeline)
+  texts, top = _top(index, changed, pipeline)
   stated = licence_of(index.folder, licence)
   return Plan(dtype, [*files, *top], rows, stated, written, texts)
 
