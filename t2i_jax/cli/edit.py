@@ -97,6 +97,8 @@ def method_of(args: argparse.Namespace) -> Any:
 
 
 def run(args: argparse.Namespace) -> None:
+  import numpy as np
+
   from t2i_jax.edit import Request
   from t2i_jax.edit.page import write
   from t2i_jax.inference.save import check_out
@@ -119,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
   mask = None if image is None or args.mask is None else Mask(args.mask, image)
   target = args.to_prompt or prompt
   model = sample.opened(args, [prompt, target])
+  model.need("redraw")
   size = model.config.data.image_size
   request = Request(
     prompt,
@@ -128,6 +131,9 @@ def run(args: argparse.Namespace) -> None:
     None if mask is None else mask.fitted(size),
     strengths,
   )
+  latent = request.image is not None and request.image.dtype != np.uint8
+  if latent or model.system.image_shape[2] != 3:
+    raise ConfigError("latents are not edited: give an image, and a model that decodes to images.")
   edited = method(model, request)
   for path in write(out, request, edited, model.config, str(method), [command()]):
     print(path)
