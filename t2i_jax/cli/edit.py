@@ -3,8 +3,9 @@
 With --from=FOLDER of a published model in place of --workdir. --method=p2p, the default, draws both
 prompts from one noise and edits the second one's attention by the first one's; with --image it
 edits that, of which --prompt says what it shows. --method=sdedit draws an --image again under
---to-prompt, or --prompt, from each of --strengths. DIR has the images before and after, a grid, and
-report.html.
+--to-prompt, or --prompt, from each of --strengths, and --frames of a folder. The others invert an
+--image or follow it: null_text, negative_prompt, edict, rf_inversion, flow_edit, ilvr, pnp,
+pix2pix_zero. DIR has the images before and after, a grid, and report.html.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from t2i_jax.cli import sample
+from t2i_jax.cli import edit_frames, sample
 from t2i_jax.cli.flags import number, numbers
 from t2i_jax.errors import ConfigError, PromptError
 from t2i_jax.ranges import Range, Seed, Share, Whole
@@ -34,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   model.add_argument(
     "--from", dest="folder", metavar="FOLDER", help="with model_index.json, or a safetensors file"
   )
-  parser.add_argument("--method", default="p2p", help="p2p, the default, or sdedit(repeats=1)")
+  parser.add_argument("--method", default="p2p", help="with its settings, as flow_edit(draws=4)")
   parser.add_argument("--prompt", help="what is drawn first, or what the image shows")
   parser.add_argument("--to-prompt", help="what it is to show; default --prompt")
   parser.add_argument("--image", help="a file, scaled and cropped to the model's size")
@@ -42,7 +43,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--seeds", help="an image is drawn of each, as 0,1,2; default 0")
   parser.add_argument(
     "--strengths",
-    help="how strongly it is edited, as 0.3,0.5,0.7: noise levels of sdedit, values of --cross",
+    help="how strongly it is edited, as 0.3,0.5,0.7, in the method's unit: noise levels of sdedit, "
+    "values of --cross",
   )
   parser.add_argument("--out", help="folder; default WORKDIR/edited, with --from edited")
   group = parser.add_argument_group("of --method=p2p")
@@ -74,6 +76,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--maps", action="store_true", default=None,
     help="write sheets of the attention to each word, by step and by layer",
   )  # fmt: skip
+  edit_frames.add_flags(parser)
   sample.add_sampling_flags(parser)
   sample.add_folder_flags(parser)
   # Flags of t2i sample that opening a model reads, and editing has not.
@@ -105,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference.start import Mask, SourceImage
 
   method = method_of(args)
+  edit_frames.check(args)
   prompt = args.prompt or args.to_prompt
   if not prompt:
     raise PromptError("--prompt: say what is drawn, or what the image shows.")
@@ -122,6 +126,10 @@ def run(args: argparse.Namespace) -> None:
   target = args.to_prompt or prompt
   model = sample.opened(args, [prompt, target])
   model.need("redraw")
+  if args.frames is not None:
+    for path in edit_frames.run(args, model, target, out):
+      print(path)
+    return
   size = model.config.data.image_size
   request = Request(
     prompt,

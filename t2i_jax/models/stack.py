@@ -172,7 +172,7 @@ class Stacks:
         return attention
 
       after, *rest = _output(call(block, before, xs, at))
-      return control.block(here, before, after), (*rest, notes)
+      return control.block(here._replace(text=text), before, after), (*rest, notes)
 
     return controlled
 

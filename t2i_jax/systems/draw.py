@@ -203,6 +203,7 @@ class Drawing:
     fill = None if start.mask is None else np.asarray(start.mask, bool)[..., None]
     source = None if start.source is None else self._tokens(start.source)
     given = self._inputs(prompts, seeds)._replace(
+      noise=start.noise,
       origin=Origin(np.asarray(start.images), fill, source),
       controls=rows_of(self.system, controls, len(prompts)),
     )
@@ -362,7 +363,9 @@ class Drawing:
       assert origin is not None
       x0 = origin.images
       noise, on_step, steps = row_noise(keys, system.x_shape), None, plan
-      eps = process.prior(keys, system.x_shape) / process.prior_std
+      eps = given.noise
+      if eps is None:
+        eps = process.prior(keys, system.x_shape) / process.prior_std
       if origin.fill is not None and not self.beside:
         own = jax.vmap(lambda key: jax.random.fold_in(key, DRAW_KNOWN))(keys)
         known = 1 - cells_of(origin.fill, system.x_shape[:2]).astype(x0.dtype)

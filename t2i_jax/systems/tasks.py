@@ -22,6 +22,7 @@ class Start(NamedTuple):
             would have made them from. None: fresh noise
   inverter  one of sampling.inversion.INVERTERS
   repeats   how often each step is done again with a mask [2201.09865]; 1: replacement alone
+  noise     unit Gaussian float32 [n, h, w, C] that is added; None: that of the seeds
   """
 
   images: np.ndarray
@@ -30,6 +31,7 @@ class Start(NamedTuple):
   source: Sequence[str] | None = None
   inverter: str = "ddim_inverse"
   repeats: int = 1
+  noise: np.ndarray | None = None
 
 
 class ControlImages(NamedTuple):
