@@ -14,7 +14,6 @@ from t2i_jax.data.user_images import needed
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.inference import Model, open_model
 from t2i_jax.models.classifier import present
-from t2i_jax.systems.classifier import ClassifierSystem
 from t2i_jax.systems.system import unit_range
 from t2i_jax.training.checksum import fingerprint
 
@@ -39,8 +38,8 @@ def open_encoder(path: str) -> ImageEncoder:
   if (Path(path) / "checkpoints").is_dir():
     model = open_model(path)
     about = {"encoder": path, "weights": fingerprint(dict(model.params))}
-    if isinstance(model.system, ClassifierSystem):
-      return _of_classifier(model, model.system, about)
+    if model.tasks.classify is not None:
+      return _of_classifier(model, about)
     embed = model.need("embed")
     return ImageEncoder(lambda images: np.asarray(embed(model.params, images)), None, about)
   try:
@@ -84,11 +83,12 @@ def _features(found: Any) -> np.ndarray:
   return np.asarray(getattr(found, "pooler_output", found))
 
 
-def _of_classifier(model: Model, system: ClassifierSystem, about: dict[str, Any]) -> ImageEncoder:
+def _of_classifier(model: Model, about: dict[str, Any]) -> ImageEncoder:
   """The tokens that a noisy classifier sees at t = 0, and those of a text: sets without an order.
 
   What separates texts alone counts: not the tokens of every text, where it begins and ends.
   """
+  system: Any = model.system
   clean, size = system.process.at(jnp.float32(0)), system.image_shape[:2]
   special = [model.tokenizer.pad, model.tokenizer.bos, model.tokenizer.eos]
 
