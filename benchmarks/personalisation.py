@@ -7,7 +7,8 @@ learn the subjects from scratch, or goes on where each stopped; chooses learning
 the guidance scale on development subjects; teaches five subjects twice by every method; and writes
 the page. What is drawn is kept in RUNS as it was read: started again, it goes on, and --only=page
 writes the page without a model. --only=PART[,PART] makes a part: see PARTS. The judge is in no
-loss. About four CPU hours, half of them for the base, twin and oracles.
+loss. About three and a half hours on two cores, two of them for the base, twin and oracles. With
+--jobs=2 runs of t2i train, and then methods, are processes beside each other.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from PIL import Image
 from benchmarks.few_step import finished
 from benchmarks.personalisation_adapt import (
   AT_ONCE,
+  CURVES,
   IMAGES,
   METHOD_OF,
   PRIORS,
@@ -34,7 +36,9 @@ from benchmarks.personalisation_adapt import (
   Learner,
   Method,
   Run,
+  chains,
 )
+from benchmarks.personalisation_jobs import each_by_itself, threads
 from benchmarks.personalisation_page import write_pages
 from benchmarks.personalisation_world import (
   COUNTS,
@@ -60,6 +64,7 @@ from t2i_jax.systems.draw import Drawing
 SEEDS = (0, 1)
 GUIDANCES = (1.5, 2.5, 3.5)  # that are tried; rates and steps are chosen at the middle one
 DEV_COUNTS = dict.fromkeys(COUNTS, 15)
+CURVE_COUNTS = {group: n for group, n in COUNTS.items() if group != "related"}
 SAMPLING = {"sampling.steps": "10", "sampling.batch": "20"}
 AGAIN = 50_000  # added to the seeds of drawings: other noise
 ERASED = "all"  # in the twin
@@ -110,6 +115,7 @@ class Bench:
       f"--config.train.steps={self.args.steps}", f"--config.checkpoint.every={self.args.every}",
       f"--config.eval.every={self.args.every}",
       JAX_COMPILATION_CACHE_DIR=str((self.runs / "compiled").resolve()),
+      **threads(self.args.jobs),
     )  # fmt: skip
 
   # What is drawn.
@@ -206,10 +212,17 @@ class Bench:
     """The embedding that a method has learned, of the steps that were chosen for it."""
     return np.load(self.word_file(method, run, self.chosen["settings"][method]["step"]))
 
-  def develop(self) -> None:
-    """Chooses settings on the development subjects: chosen.json."""
+  def beside(self, part: str, named: dict[str, Method]) -> None:
+    """A part's methods as processes of their own, --jobs at a time; nothing with one job."""
+    if self.args.jobs > 1:
+      self.priors(self.base, "priors")  # once, before all read them
+      flags = ["benchmarks.personalisation", f"--only={part}", *flags_of(self.args)]
+      commands = [[*flags, f"--methods={','.join(some)}"] for some in chains(named)]
+      each_by_itself(commands, self.args.jobs, self.runs)
+
+  def develop(self, tried: dict[str, Method]) -> None:
+    """Drawings of the development subjects at all settings."""
     folder = self.runs / "develop"
-    tried = {name: one for name, one in METHOD_OF.items() if one.rates}
     for name, method in tried.items():
       runs = [Run(s, 0, rate) for rate in method.rates for s in DEVELOPMENT]
       where = lambda run, step, g, name=name: (
@@ -223,11 +236,11 @@ class Bench:
           path, phrase = where(run, step, guidance), method.phrase(run.subject)
           self.cell(path, params, run.subject, phrase, about, guidance, DEV_COUNTS)
       self.read()
-    self.choose([load_cell(path) for path in sorted(folder.glob("*.json"))])
 
-  def choose(self, cells: Sequence[Cell]) -> None:
+  def choose(self) -> None:
     """Rate and steps of each family, and one guidance scale, by the mean over the groups of prompts
-    of the rate of drawings in which everything is right."""
+    of the rate of drawings in which everything is right: chosen.json."""
+    cells = [load_cell(path) for path in sorted((self.runs / "develop").glob("*.json"))]
     subjects, scores = {s.name: s for s in DEVELOPMENT}, dict[tuple[Any, ...], list[float]]()
     for cell in cells:
       keys = tuple(cell.about[key] for key in ("method", "rate", "step", "guidance"))
@@ -257,42 +270,47 @@ class Bench:
   def methods(
     self,
     named: dict[str, Method],
-    curves: bool = False,
+    curves: Sequence[str] = (),
     base: Model | None = None,
     suffix: str = "",
     subjects: Sequence[Subject] = SUBJECTS,
   ) -> None:
     """Teaches subjects on every seed; cells RUNS/cells/METHOD_SUBJECT_SEED_STEP.json.
 
-    curves  whether they are judged at all STEPS, or after those that were chosen
+    curves  those that are judged at all STEPS, beside those that were chosen with fewer drawings
     suffix  of the methods' names, and of the folder of images of classes
     """
     base, guidance = base or self.base, self.chosen["guidance"]
     for plain, method in named.items():
       name = plain + suffix
       settings = self.chosen["settings"][method.family or plain]
-      steps = STEPS if curves else (settings["step"],)
+      steps = STEPS if name in curves else (settings["step"],)
+      counts = {step: COUNTS if step == settings["step"] else CURVE_COUNTS for step in steps}
       runs = [Run(s, seed, settings["rate"]) for seed in SEEDS for s in subjects]
       where = lambda run, step, name=name: (
         self.runs / "cells" / f"{name}_{run.subject.name}_{run.seed}_{step}.json"
       )
-      if all(self.is_drawn(where(run, step), run.rate) for run in runs for step in steps):
+      if all(self.is_drawn(where(r, step), r.rate, counts[step]) for r in runs for step in steps):
         continue
-      given = (name, method, runs, base, f"priors{suffix}", steps)
-      for step, seconds, run, params in self.teach(*given):
+      taught = self.teach(name, method, runs, base, f"priors{suffix}", steps)
+      for step, seconds, run, params in taught:
         about = {
           "method": name, "seed": run.seed, "step": step, "rate": run.rate, "seconds": seconds,
         }  # fmt: skip
         phrase = method.phrase(run.subject)
-        self.cell(where(run, step), params, run.subject, phrase, about, guidance)
+        given = (where(run, step), params, run.subject, phrase, about, guidance, counts[step])
+        self.cell(*given)
       self.read()
 
-  def is_drawn(self, path: Path, rate: float | None = None) -> bool:
+  def is_drawn(
+    self, path: Path, rate: float | None = None, counts: dict[str, int] = COUNTS
+  ) -> bool:
     """Whether a cell is there, of the settings that are chosen now."""
     if not path.is_file():
       return False
-    about = load_cell(path).about
-    return about["guidance"] == self.chosen["guidance"] and about.get("rate") == rate
+    about, readings = load_cell(path)
+    same = about["guidance"] == self.chosen["guidance"] and about.get("rate") == rate
+    return same and readings.keys() >= counts.keys()
 
   def baselines(self) -> None:
     """The base as it is, the same with other noise, and the oracles."""
@@ -324,6 +342,11 @@ class Bench:
     self.methods(named, base=base, suffix="_twin", subjects=known)
 
 
+def flags_of(args: argparse.Namespace) -> list[str]:
+  """What all processes of a benchmark are given."""
+  return [f"--{name}={getattr(args, name)}" for name in ("data", "base", "runs", "steps", "count")]
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--data", default="runs/data/scenes_planted")
@@ -333,26 +356,37 @@ def main() -> None:
   parser.add_argument("--steps", type=int, default=3704, help="of the base, twin and oracles")
   parser.add_argument("--every", type=int, default=463, help="steps from checkpoint to checkpoint")
   parser.add_argument("--jobs", type=int, default=1, help="runs of t2i train beside each other")
+  parser.add_argument("--methods", help="of develop and methods: these alone, NAME[,NAME]")
   parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
   parser.add_argument("--to", default="docs", help="folder of the page")
   args = parser.parse_args()
   parts = args.only.split(",")
   if unknown := set(parts) - set(PARTS):
     parser.error(f"--only={','.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
+  if unknown := set((args.methods or "").split(",")) - {"", *METHOD_OF}:
+    parser.error(f"--methods={','.join(sorted(unknown))}: there are {', '.join(METHOD_OF)}.")
   bench = Bench(args)
   bench.train(parts)
-  if "develop" in parts:
-    bench.develop()
-  if "methods" in parts:
-    bench.baselines()
-    bench.methods(METHOD_OF, curves=True)
+  some = args.methods.split(",") if args.methods else [*METHOD_OF]
+  named = {name: METHOD_OF[name] for name in some}
+  for part in ("develop", "methods"):
+    if part not in parts:
+      continue
+    own = {name: one for name, one in named.items() if one.rates or part == "methods"}
+    if not args.methods:
+      bench.beside(part, own)
+    if part == "develop":
+      bench.develop(own)
+    else:
+      bench.methods(own, CURVES)
+    if not args.methods:  # of all methods, whatever made their drawings
+      (bench.choose if part == "develop" else bench.baselines)()
   if "images" in parts:
     bench.methods(IMAGES)
   if "control" in parts:
     bench.control()
   if "page" in parts:
-    command = f"python -m benchmarks.personalisation --data={args.data} --base={args.base}"
-    command += f" --steps={args.steps} --count={args.count}"
+    command = " ".join(["python -m benchmarks.personalisation", *flags_of(args)])
     trained = [args.base, bench.twin, *(str(bench.oracles).format(seed) for seed in SEEDS)]
     configs = [Path(workdir, "config.json") for workdir in trained]
     write_pages(bench.runs, Path(args.to), command, configs)

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.few_step import cell as percent
 from benchmarks.pages import run_of, table, write
-from benchmarks.personalisation_adapt import METHOD_OF, PER_ROLE, PRIORS, STEPS
+from benchmarks.personalisation_adapt import CURVES, METHOD_OF, PER_ROLE, PRIORS, STEPS
 from benchmarks.personalisation_tables import (
   BASELINES,
   NAMES,
@@ -30,8 +30,7 @@ from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.chart import Series, line_chart, panels
 from t2i_jax.evaluation.stats import Rate
 
-DRAWN = ("dreambooth", "dreambooth_prior", "lora4", "lora4_prior", "inversion", "pivotal")
-SHEET = ("base", *DRAWN, "oracle")
+SHEET = ("base", *CURVES, "oracle")
 SHEET_OF = ("frux", "wint")  # subjects of the sheet: a known and an unseen mark
 SCALE = 2
 LINKS = ("personalisation.png", "personalisation.svg")
@@ -39,7 +38,7 @@ LINKS = ("personalisation.png", "personalisation.svg")
 
 def chart(results: Results) -> str:
   """Curves over steps, with their intervals."""
-  names = [name for name in DRAWN if results.of(name, STEPS[-1])]
+  names = [name for name in CURVES if results.of(name, STEPS[-1])]
   shares: dict[str, Callable[[str, int], Rate]] = {
     "Alone, known mark": lambda n, step: identity(results.of(n, step, TIERS[0])),
     "Alone, unseen mark": lambda n, step: identity(results.of(n, step, TIERS[1])),
@@ -89,7 +88,9 @@ def page(results: Results, command: str) -> str:
     ["method", "steps", "alone, known mark"],
     [
       [NAMES[n], results.step_of(n), percent(identity(results.of(n, tier=TIERS[0])))]
-      for n in rows_of(results, twins)
+      if n in results
+      else [NAMES[n], "not run", ""]
+      for n in twins
     ],
   )
   return "\n".join([
@@ -150,7 +151,10 @@ def page(results: Results, command: str) -> str:
     "",
     "![Curves over steps](personalisation.svg)",
     "",
-    step_table(results, DRAWN),
+    step_table(results, CURVES),
+    "",
+    "Beside another object it is drawn after the chosen steps alone. Other methods were trained",
+    "for the steps that were chosen for them or their family.",
     "",
     "## Number of images",
     "",

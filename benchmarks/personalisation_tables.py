@@ -159,7 +159,10 @@ def rows_of(results: Results, names: Iterable[str]) -> list[str]:
 
 def fidelity_table(results: Results, names: Sequence[str]) -> str:
   rows = []
-  for name in rows_of(results, names):
+  for name in names:
+    if name not in results:
+      rows.append([NAMES[name], "not run", *[""] * 6])
+      continue
     tiers = [results.of(name, tier=tier) for tier in TIERS]
     alone = [percent(identity(ones)) for ones in tiers]
     related = [percent(identity(ones, "related")) for ones in tiers]

@@ -11,6 +11,7 @@ from benchmarks.proofs.fuzz_config import CHOICES
 from t2i_jax.config import leaves, load_config
 from t2i_jax.data.documents import Packed
 from t2i_jax.data.scenes.vocabulary import LEVELS
+from t2i_jax.edit import METHODS
 from t2i_jax.errors import ConfigError
 from t2i_jax.keys import DEFAULTS, VALUES, value_of
 from t2i_jax.models import BACKBONES
@@ -20,7 +21,7 @@ from t2i_jax.systems.make import MODELS
 from tests.config_files import ALONE
 
 # Every dict of choices, and how many arguments `build` gives before those of the text.
-REGISTRIES = CHOICES | {"--inverter": (INVERTERS, 0)}
+REGISTRIES = CHOICES | {"--inverter": (INVERTERS, 0), "--method": (METHODS, 0)}
 MODEL_CONFIGS = {name: config for name, (_, config) in (BACKBONES | MODELS).items()}
 
 

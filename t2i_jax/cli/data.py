@@ -1,14 +1,16 @@
-"""Captioned images in shards, and their latents and features: t2i data build | show | verify |
-encode"""
+"""Captioned images in shards, their latents and features, edits of them: t2i data build | show |
+verify | encode | edits | pairs"""
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
+from t2i_jax.cli import pairs
 from t2i_jax.cli.flags import Images, Workers, number, parse_size
 from t2i_jax.config import load_config
 from t2i_jax.errors import DataError
@@ -91,6 +93,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   verify.add_argument("--workers", type=number("--workers", Workers), help="processes (one a core)")
   verify.set_defaults(act=run_verify)
   _register_encode(verbs)
+  pairs.register(verbs)
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -132,6 +135,12 @@ def _register_build(verbs) -> None:
     type=number("--placeholders", Placeholders),
     help="tokens <v0>, <v1>, .. of the BPE that no caption has, for words to be learned later "
     "(16 of scenes --level planted, others 0)",
+  )
+  build.add_argument(
+    "--tokenizer",
+    metavar="DIR",
+    help="a built folder whose BPE is taken, in place of one that is trained on these captions: "
+    "that of a model that is to be trained further",
   )
   build.add_argument("--overwrite", action="store_true", help="replace a folder built before")
   for field, settings in SOURCE_FLAGS.items():
@@ -230,6 +239,17 @@ def make_source(name: str, given: dict[str, Any]):
   return SOURCES[name](**given)
 
 
+def bpe_of(args: argparse.Namespace) -> str | None:
+  """The BPE of --tokenizer. Raises DataError."""
+  from t2i_jax.data.tokenize import Tokenizer
+
+  if args.tokenizer is None:
+    return None
+  if args.vocab is not None or args.placeholders is not None:
+    raise DataError("--tokenizer has its own tokens: leave --vocab and --placeholders out.")
+  return json.loads(Tokenizer.load(args.tokenizer, "bpe").to_json())["model"]
+
+
 def run_build(args: argparse.Namespace) -> None:
   from t2i_jax.data.account import account_lines
   from t2i_jax.data.build import SHARD_RECORDS, build, skip_summary
@@ -246,6 +266,7 @@ def run_build(args: argparse.Namespace) -> None:
     placeholders=args.placeholders,
     max_bad=args.max_bad,
     overwrite=args.overwrite,
+    tokenizer=bpe_of(args),
   )
   splits = ", ".join(f"{name} {s['records']:,}" for name, s in manifest["splits"].items())
   tokens = manifest["tokenizer"]["vocab"]

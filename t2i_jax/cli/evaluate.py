@@ -1,6 +1,7 @@
 """Draw, judge and report, as eval/score.json and eval/report.html: t2i eval --workdir=D
 
-A model of scenes is scored by the exact judge, a joint one also by its captions and its edits; a
+A model of scenes is scored by the exact judge, a joint one also by its captions and its edits, an
+instruction model by its edits alone, as eval/edits.json; a
 model of other images gets a report to look at, split by split of its data, and with --encoder the
 retrieval of its images, as eval/retrieval.json. --curve scores every kept checkpoint against its
 minutes. An autoencoder is scored by its reconstructions, as eval/reconstruction.json and
@@ -18,6 +19,7 @@ from typing import Any
 from t2i_jax.cli.flags import FirstSeed, Images, number
 from t2i_jax.cli.sample import SAMPLING_FLAGS, add_sampling_flags, opened_with
 from t2i_jax.errors import ConfigError
+from t2i_jax.systems.tasks import ONLY_EDITS
 
 SHOWN = ("psnr", "ssim", "codes_used", "perplexity")  # of reconstructions
 GALLERY = 24  # images a split in a report without a judge
@@ -61,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
   if "reconstruction" in trained.tasks.measures:
     return reconstruction(args, trained)
   trained.need("draw")
+  if trained.tasks.measures == ONLY_EDITS:
+    return edits(args, trained)
   if not trained.config.score.level:
     print(gallery(args, trained))
     return None
@@ -90,6 +94,24 @@ def reconstruction(args: argparse.Namespace, trained) -> None:
     shown = [f"{name} {found[name]:.4g}" for name in SHOWN if name in found]
     print(f"{split}: {found['images']} images, {', '.join(shown)}")
   print(folder / "reconstruction.png")
+
+
+def edits(args: argparse.Namespace, trained) -> None:
+  """The exact judge's scores of a model that edits, as eval/edits.json, and a report."""
+  from rich.console import Console
+
+  from t2i_jax.evaluation.report import write_edits_report
+
+  if not trained.config.score.level:
+    raise ConfigError(
+      f"{args.workdir} edits images that have no exact judge (score.level = ''): draw edits with "
+      "t2i sample --reference=FILE."
+    )
+  if args.curve or args.encoder:
+    raise ConfigError("--curve and --encoder score images drawn by a caption; this model edits.")
+  _, found = score_joint(args, trained)
+  Console(width=120).print(found.table())
+  print(write_edits_report(args.workdir, found, context(args, trained)))
 
 
 def score_scenes(args: argparse.Namespace, trained):

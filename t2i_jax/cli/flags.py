@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, get_args
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.ranges import Range, checked
+from t2i_jax.ranges import Range, Seed, checked
 
 Images = Annotated[int, Range("[1, 2^20]")]
 # Of the first of many images, each of which has the next one.
@@ -26,6 +26,17 @@ def number(flag: str, hint: Any) -> Callable[[str], Any]:
     return checked(value, hint, flag)
 
   return parse
+
+
+def numbers(flag: str, text: str | None, hint: Any, default: tuple[Any, ...]) -> tuple[Any, ...]:
+  """Those of a list with commas. Raises ConfigError."""
+  if text is None:
+    return default
+  kind = int if hint is Seed else float
+  try:
+    return tuple(checked(kind(one), hint, flag) for one in text.split(","))
+  except ValueError as error:
+    raise ConfigError(f"{flag}={text}: write numbers with commas between them.") from error
 
 
 def parse_size(text: str) -> tuple[int, int]:

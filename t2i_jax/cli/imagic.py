@@ -7,9 +7,9 @@ t2i personalise --method=imagic --to=RUN --etas=0.5,0.6 --seeds=0,1,2      drawn
 import argparse
 from typing import Any
 
-from t2i_jax.cli.flags import number
+from t2i_jax.cli.flags import number, numbers
 from t2i_jax.errors import ConfigError
-from t2i_jax.ranges import Count, Seed, checked
+from t2i_jax.ranges import Count, Seed
 
 FLAGS = ("image", "etas", "seeds", "weights", "embedding_steps")
 
@@ -36,17 +36,6 @@ def check(args: argparse.Namespace) -> None:
       raise ConfigError(f"{given(FLAGS)}: only with --method=imagic.")
   elif given(("images", "class_word")):
     raise ConfigError(f"{given(('images', 'class_word'))}: imagic has one --image and a --prompt.")
-
-
-def numbers(flag: str, text: str | None, hint: Any, default: tuple[Any, ...]) -> tuple[Any, ...]:
-  """Those of a list with commas. Raises ConfigError."""
-  if text is None:
-    return default
-  kind = int if hint is Seed else float
-  try:
-    return tuple(checked(kind(one), hint, flag) for one in text.split(","))
-  except ValueError as error:
-    raise ConfigError(f"{flag}={text}: write numbers with commas between them.") from error
 
 
 def run(args: argparse.Namespace, base: Any, overrides: dict[str, str]) -> None:

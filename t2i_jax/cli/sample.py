@@ -72,6 +72,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add_control_flags(parser)
   add_sampling_flags(parser)
   add_folder_flags(parser)
+  refiner.add_flags(parser)
 
 
 FLOATS = ("float32", "bfloat16")
@@ -111,7 +112,6 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:
   """What --from takes besides."""
   add_size_flags(parser)
-  refiner.add_flags(parser)
   lora.add_embedding_flag(parser)
   parser.add_argument(
     "--config-from",
@@ -228,8 +228,8 @@ def check_start(args: argparse.Namespace) -> None:
 
 
 SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling", "controlnet", "lora")
-OTHERS = ("config_from", "embedded_cfg", "too_long", "offload", "embedding")
-FOLDER_FLAGS = (*SIZE_FLAGS, *refiner.FLAGS, *OTHERS)
+SHARED_FLAGS = (*SIZE_FLAGS, "config_from", "embedded_cfg", "too_long", "offload", "embedding")
+FOLDER_FLAGS = (*SHARED_FLAGS, *refiner.FLAGS)
 
 
 def check_folder(args: argparse.Namespace, flags: Sequence[str]) -> None:

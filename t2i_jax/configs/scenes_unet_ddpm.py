@@ -3,7 +3,7 @@
   t2i data build --from scenes --level easy --size 32 --to runs/data/scenes_easy
   t2i train --config=configs/scenes_unet_ddpm.py --workdir=runs/scenes_unet_ddpm
 
-Result: at all its steps not yet run. After 150 steps of 64, one seed: nothing right, as the DiT's
+Result: at all its steps not yet run. After 250 steps of 64, two seeds: nothing right, as the DiT's
 DDPM at as many images and FLOPs; an image takes 1.2 times its CPU time. docs/backbones.md.
 """
 

@@ -3,8 +3,8 @@
   t2i data build --from scenes --level easy --size 32 --to runs/data/scenes_easy
   t2i train --config=configs/scenes_unet_flow.py --workdir=runs/scenes_unet_flow
 
-Result: at all its steps not yet run. After 400 steps of 64, one seed: 8% of single objects right,
-the DiT 20% at as many images and FLOPs; an image takes 1.6 times its CPU time. docs/backbones.md.
+Result: at all its steps not yet run. After 500 steps of 64, two seeds: 16% of single objects right,
+the DiT 33% at as many images and FLOPs; an image takes 1.6 times its CPU time. docs/backbones.md.
 """
 
 from ml_collections import ConfigDict

@@ -20,11 +20,21 @@ BATCH = 4096  # captions tokenized at once
 
 
 class Limit(NamedTuple):
-  """The tokens that a text encoder takes.   instructions: whether it reads those of edits, too"""
+  """The tokens that a text encoder takes.
+
+  instructions, captions  whether it reads those of edits, and captions of images
+  """
 
   tokenizer: Tokenizer
   length: int
   instructions: bool = False
+  captions: bool = True
+
+  @property
+  def read(self) -> tuple[str, ...]:
+    """Those of TEXTS that it reads."""
+    both = zip(TEXTS, (self.captions, self.instructions), strict=True)
+    return tuple(name for name, reads in both if reads)
 
 
 class Histogram(Counter[int]):
@@ -133,7 +143,7 @@ def _of_manifest(source: ShardSource, limit: Limit) -> Histogram | None:
   if texts is None or limit.tokenizer.kind not in KINDS:
     return None
   counts = Histogram()
-  for text in TEXTS if limit.instructions else TEXTS[:1]:
+  for text in limit.read:
     if text in texts:
       found = texts[text][limit.tokenizer.kind]["histogram"]
       counts.update({int(tokens): n for tokens, n in found.items() if tokens.isdecimal()})
@@ -141,11 +151,12 @@ def _of_manifest(source: ShardSource, limit: Limit) -> Histogram | None:
 
 
 def of_records(source: ShardSource, limit: Limit, records: int | None) -> Histogram:
-  """Lengths of the captions of a split.   records: the first ones that are read; None: all"""
+  """Lengths of the texts of a split that an encoder reads.   records: the first ones; None: all"""
   counts, texts = Histogram(), list[str]()
   for index in range(min(len(source), len(source) if records is None else records)):
     record = source[index]
-    texts += record.texts if limit.instructions else record.captions
+    texts += record.captions if limit.captions else ()
+    texts += [text for text, _ in record.then] if limit.instructions else ()
     if len(texts) >= BATCH:
       counts.update(limit.tokenizer.lengths(texts))
       texts.clear()

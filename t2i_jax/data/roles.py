@@ -52,6 +52,7 @@ def open_split(folder: str | Path, split: str) -> ShardSource | Roles:
 
 
 def each_split(source: ShardSource | Roles) -> Iterator[ShardSource]:
+  """The splits that a source reads."""
   yield from source.sources if isinstance(source, Roles) else (source,)
 
 

@@ -68,11 +68,15 @@ class Transform:
   def __call__(self, records: Sequence[Record], rng: np.random.Generator) -> Batch:
     (record,) = records
     caption = chosen_caption(record, rng, self.limits if self.too_long == "skip" else ())
-    at = tuple(rng.random(2)) if self.crop == "random" else CENTRE
-    row = self._row(record, caption, at)
+    row = self.row(record, caption, self.place(rng))
     return without_weight(row) if caption is None else row
 
-  def _row(self, record: Record, caption: str | None, at: tuple[float, float]) -> Batch:
+  def place(self, rng: np.random.Generator) -> tuple[float, float]:
+    """Where an image is cropped: `fit`."""
+    return (rng.random(), rng.random()) if self.crop == "random" else CENTRE
+
+  def row(self, record: Record, caption: str | None, at: tuple[float, float]) -> Batch:
+    """The row of one of a record's captions; None: of none."""
     text: dict[str, Tokens | Features] = {}
     number = 0 if caption is None else record.captions.index(caption)
     try:

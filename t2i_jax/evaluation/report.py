@@ -84,11 +84,39 @@ def write_gallery_report(
   folder = Path(workdir)
   metrics, trouble = read_metrics(folder / "metrics.jsonl")
   body = [_heading(folder, context, metrics), _strip(folder / "samples", metrics)]
-  for title, note, pairs in sections:
-    cards = card_grid([(caption, image, "") for caption, image in pairs])
-    body.append(section(title, note, cards if pairs else missing("No images were drawn.")))
-  body += [_losses(metrics, trouble), _commands(context)]
+  body += [*map(_gallery, sections), _losses(metrics, trouble), _commands(context)]
   return _write_page(folder, body, context)
+
+
+def write_edits_report(workdir: str | Path, edits: EditScore, context: Mapping[str, Any]) -> Path:
+  """Writes eval/report.html and eval/edits.json for a run that edits scenes.
+
+  context  as in write_report
+  Returns the path of report.html.  Raises WorkdirError where the folder cannot be written.
+  """
+  folder = Path(workdir)
+  metrics, trouble = read_metrics(folder / "metrics.jsonl")
+  _write(folder / "eval" / "edits.json", json.dumps(edits.to_json(), indent=1))
+  body = [_heading(folder, context, metrics), edits_section(edits)]
+  return _write_page(folder, [*body, _losses(metrics, trouble), _commands(context)], context)
+
+
+def write_images_report(
+  path: Path, sections: Sequence[Section], context: Mapping[str, Any]
+) -> Path:
+  """Writes a page of images alone, which belong to no run.
+
+  sections, context  as in write_gallery_report
+  Returns the path. Raises WorkdirError where it cannot be written.
+  """
+  body = [_heading(path.parent, context, [], "Text-to-image edit"), *map(_gallery, sections)]
+  return _write(path, _page(path.parent, [*body, _commands(context)], context))
+
+
+def _gallery(one: Section) -> str:
+  title, note, pairs = one
+  cards = card_grid([(caption, image, "") for caption, image in pairs])
+  return section(title, note, cards if pairs else missing("No images were drawn."))
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
@@ -125,7 +153,12 @@ def _minutes(metrics: Sequence[Mapping[str, Any]], step: int) -> float | None:
 # --- sections ---
 
 
-def _heading(folder: Path, context: Mapping[str, Any], metrics: list[dict[str, Any]]) -> str:
+def _heading(
+  folder: Path,
+  context: Mapping[str, Any],
+  metrics: list[dict[str, Any]],
+  kind: str = "Text-to-image run",
+) -> str:
   facts = dict(context)
   if metrics:
     facts.setdefault("steps", max(entry["step"] for entry in metrics))
@@ -139,7 +172,7 @@ def _heading(folder: Path, context: Mapping[str, Any], metrics: list[dict[str, A
   written = datetime.now().strftime("%d %B %Y, %H:%M")
   return (
     f"<header><h1>{escape(_name(folder, context))}</h1>"
-    f'<div class="soft">Text-to-image run, report written {written}</div>'
+    f'<div class="soft">{kind}, report written {written}</div>'
     f"<dl>{''.join(rows)}</dl></header>"
   )
 
@@ -288,15 +321,18 @@ def _commands(context: Mapping[str, Any]) -> str:
 
 
 def _write_page(folder: Path, body: Sequence[str], context: Mapping[str, Any]) -> Path:
+  return _write(folder / "eval" / "report.html", _page(folder, body, context))
+
+
+def _page(folder: Path, body: Sequence[str], context: Mapping[str, Any]) -> str:
   attribution = str(context.get("attribution", ""))
   footer = f"<footer>{escape(attribution)}</footer>" if attribution else ""
-  page = (
+  return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width,initial-scale=1">'
     f"<title>{escape(_name(folder, context))}</title><style>{CSS}</style></head>"
     f"<body><main>{''.join(body)}{footer}</main></body></html>\n"
   )
-  return _write(folder / "eval" / "report.html", page)
 
 
 def _write(path: Path, text: str) -> Path:

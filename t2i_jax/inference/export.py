@@ -28,7 +28,7 @@ from t2i_jax.models.params import Params
 from t2i_jax.pretrained import save
 from t2i_jax.pretrained.folder import config_json, open_folder
 from t2i_jax.pretrained.known import LEGACY_CLASS, spec_for, spec_of
-from t2i_jax.pretrained.pipelines import INDEX, Index, read_index
+from t2i_jax.pretrained.pipelines import INDEX, Index, editor_of, read_index
 from t2i_jax.pretrained.spec import DIFFUSERS_VERSION, Spec, write_config
 from t2i_jax.pretrained.tensors import DTYPES
 from t2i_jax.systems import System, for_inference, make_system
@@ -202,7 +202,9 @@ def run_plan(
     found = files_of(index.folder / sub, sub, dtype)
     files += found
     rows.append(_row(sub, kind, found, dtype))
-  texts, top = _top(index, {name: kind for name, kind in subs.items() if kind != index.parts[name]})
+  changed = {name: kind for name, kind in subs.items() if kind != index.parts[name]}
+  pipeline = editor_of(index.name) if getattr(system, "edits", False) else index.name
+  texts, top = _top(index, changed, pipeline)
   stated = licence_of(index.folder, licence)
   return Plan(dtype, [*files, *top], rows, stated, written, texts)
 
@@ -297,22 +299,25 @@ def _row(name: str, kind: str, files: Sequence[File], dtype: str) -> tuple[str, 
 
 
 def _top(
-  index: Index, classes: Mapping[str, str] | None = None
+  index: Index, classes: Mapping[str, str] | None = None, pipeline: str = ""
 ) -> tuple[dict[str, str], list[File]]:
   """model_index.json and the notices beside it: texts, and files that are copied.
 
-  classes  subfolder -> class, where it is no longer that of the source
+  classes   subfolder -> class, where it is no longer that of the source
+  pipeline  class of the whole; "": that of the source
   """
   found = [
     File(path, path.name, path.stat().st_size)
     for path in sorted(index.folder.iterdir())
     if path.is_file() and path.name.upper().startswith(NOTICES)
   ]
-  if not classes and "_diffusers_version" in index.content:
+  same = pipeline in ("", index.name)
+  if not classes and same and "_diffusers_version" in index.content:
     path = index.folder / INDEX
     return {}, [*found, File(path, INDEX, path.stat().st_size)]
   content = {"_diffusers_version": DIFFUSERS_VERSION} | index.content
   content |= {name: [index.content[name][0], kind] for name, kind in (classes or {}).items()}
+  content |= {} if same else {"_class_name": pipeline}
   return {INDEX: json.dumps(content, indent=2) + "\n"}, found
 
 

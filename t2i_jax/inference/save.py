@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,14 @@ def check_out(out: Path, flag: str = "--out") -> None:
     raise WorkdirError(f"{flag}={out} cannot be written: {error.strerror}.") from error
 
 
+def save_png(path: Path, image: np.ndarray, about: Mapping[str, str]) -> None:
+  """A PNG with text chunks.   image: uint8 [H, W, 3]     Raises OSError."""
+  info = PngInfo()
+  for key, value in about.items():
+    info.add_itxt(key, value)
+  Image.fromarray(image).save(path, pnginfo=info)
+
+
 def save_images(
   images: np.ndarray,
   prompts: list[str],
@@ -52,11 +61,8 @@ def save_images(
       return paths
     paths = [stem.with_suffix(".png") for stem in stems]
     for path, image, prompt, seed in zip(paths, images, prompts, seeds, strict=True):
-      info = PngInfo()
-      about = (("prompt", prompt), ("seed", str(seed)), ("config", json.dumps(config.to_dict())))
-      for key, value in about:
-        info.add_itxt(key, value)
-      Image.fromarray(image).save(path, pnginfo=info)
+      about = {"prompt": prompt, "seed": str(seed), "config": json.dumps(config.to_dict())}
+      save_png(path, image, about)
     whole = out / "grid.png"
     columns = columns if columns > 1 else max(1, int(len(images) ** 0.5))
     rows = [list(images[i : i + columns]) for i in range(0, len(images), columns)]

@@ -73,6 +73,21 @@ def weighted_values(
   bias   [N, Lq, Lkv] float32, added to the scores
   scale  of the scores; None: 1 / sqrt(K)
   """
+  return applied(attention_weights(q, k, allowed, bias=bias, scale=scale), v)
+
+
+def attention_weights(
+  q: jax.Array,
+  k: jax.Array,
+  allowed: jax.Array | None,
+  *,
+  bias: jax.Array | None = None,
+  scale: float | None = None,
+) -> jax.Array:
+  """The softmax of the scores, by heads of k and the queries' heads of each of these, float32.
+
+  # [B, Nkv, N / Nkv, Lq, Lkv]   Arguments as of `weighted_values`.
+  """
   groups = q.shape[2] // k.shape[2]
   q = q.reshape(*q.shape[:2], k.shape[2], groups, q.shape[3])
   scores = _einsum("bqngk,bsnk->bngqs", q, k, jnp.float32)
@@ -81,8 +96,12 @@ def weighted_values(
     scores = scores + bias.reshape(scores.shape[1:3] + bias.shape[1:])
   if allowed is not None:
     scores = jnp.where(allowed[:, None, None], scores, -1e30)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  out = _einsum("bngqs,bsnk->bqngk", weights, v, v.dtype)
+  return jax.nn.softmax(scores, axis=-1)
+
+
+def applied(weights: jax.Array, v: jax.Array) -> jax.Array:
+  """Values [B, Lkv, Nkv, K], weighted as `attention_weights` gives them.   # [B, Lq, N, K]"""
+  out = _einsum("bngqs,bsnk->bqngk", weights.astype(v.dtype), v, v.dtype)
   return out.reshape(*out.shape[:2], -1, out.shape[-1])
 
 

@@ -54,7 +54,7 @@ class ClassDiT(Backbone):
     c = self.config = config
     d, p = c.width, c.patch * c.patch
     block = BlockConfig(d, c.heads, bias=True, qk_norm=False)
-    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
+    self.patch_in = Dense(rngs, p * c.inputs, d, ("conv_in", "embed"))
     self.time_in = TimeEmbedder(rngs, d, less=c.less)
     self.label_in = weight(rngs, (c.classes + 1, d), (None, "embed"), fan_in(1))
     self.adaln = Modulation(rngs, d, 6, d, layers=c.depth)

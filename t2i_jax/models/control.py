@@ -23,6 +23,8 @@ class Role(IntEnum):
   COND = 0
   NULL = 1
   PERTURBED = 2
+  SOURCE = 3  # of two rows that are drawn side by side, the one whose attention is read
+  TARGET = 4  # and the one whose attention is edited
 
 
 def with_role(cond: Conditioning, role: Role) -> Conditioning:
@@ -36,12 +38,16 @@ class Here(NamedTuple):
 
   layer   this layer's slice of Control.layers
   role    [B] int32, the Role of each row
+  extras  those of the condition, of rows
+  stack   name of the stack (static)
   text    how many tokens of text lead the sequence (static); 0 where it holds the image alone
   attend  the model's own attention
   """
 
   layer: Any
   role: jax.Array
+  extras: dict[str, Any]
+  stack: str
   text: int
   attend: Attend
 

@@ -92,7 +92,7 @@ class DiTStem(nnx.Module):
     d, p = c.width, c.patch * c.patch
     block = BlockConfig(d, c.heads)
     cross = "normed" if c.text == "cross" else ""
-    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"), bias=False)
+    self.patch_in = Dense(rngs, p * c.inputs, d, ("conv_in", "embed"), bias=False)
     if c.text != "pooled":
       self.text_in = Dense(rngs, c.text_width, d, (None, "embed"), bias=False)
     self.time_in = TimeEmbedder(rngs, d, bias=False)

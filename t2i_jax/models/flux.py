@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.backbone import Backbone
+from t2i_jax.models.backbone import Backbone, Beside
 from t2i_jax.models.conditioning import Conditioning, guidance_of, pooled_of, with_references
 from t2i_jax.models.layers import (
   BlockConfig,
@@ -26,7 +26,7 @@ from t2i_jax.models.layers import (
 )
 from t2i_jax.models.params import stack_blocks, zeros
 from t2i_jax.models.positions import Axes, Theta, check_rope, grid_positions, rope_angles
-from t2i_jax.models.stack import BlockOutput, Runs, Stacks
+from t2i_jax.models.stack import BlockOutput, Stacks
 from t2i_jax.models.streams import Both, DoubleBlock, SingleBlock, joined, joint_mask, laid
 from t2i_jax.ranges import Count, Range, Weight, Whole, Width
 
@@ -35,7 +35,7 @@ Blocks = Annotated[int, Range("[0, 10000]")]  # of one kind; 0: none
 
 
 @dataclass(frozen=True)
-class FluxConfig(Runs):
+class FluxConfig(Beside):
   """The defaults are FLUX.1's.
 
   rope_axes       of a head's width, the part of each coordinate: (image, row, column), or
@@ -119,7 +119,7 @@ class FluxStem(nnx.Module):
     hidden = int(d * c.mlp_ratio)
     block = BlockConfig(d, c.heads, hidden=hidden, mlp=c.mlp, bias=bias)
     depth = lambda blocks: blocks if c.modulation == "per_block" else None
-    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"), bias=bias)
+    self.patch_in = Dense(rngs, p * c.inputs, d, ("conv_in", "embed"), bias=bias)
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"), bias=bias)
     self.time_in = TimeEmbedder(rngs, d, bias=bias)
     if c.guidance:

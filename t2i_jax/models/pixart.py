@@ -58,7 +58,7 @@ class PixArt(Backbone):
     c = self.config = config
     d, p = c.width, c.patch * c.patch
     block = BlockConfig(d, c.heads, bias=True, qk_norm=False)
-    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
+    self.patch_in = Dense(rngs, p * c.inputs, d, ("conv_in", "embed"))
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
     self.text_second = Dense(rngs, d, d, ("embed", "mlp"))
     self.time_in = TimeEmbedder(rngs, d)

@@ -50,7 +50,7 @@ class QwenImage(Backbone):
     c = self.config = config
     d, p = c.width, c.patch * c.patch
     block = BlockConfig(d, c.heads, bias=True)
-    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
+    self.patch_in = Dense(rngs, p * c.inputs, d, ("conv_in", "embed"))
     self.text_gain = weight(rngs, (c.text_width,), (None,), ones)
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
     self.time_in = TimeEmbedder(rngs, d)

@@ -84,7 +84,7 @@ class SD3Stem(nnx.Module):
   def __init__(self, config: SD3Config, rngs: nnx.Rngs):
     c = self.config = config
     d = c.width
-    self.patch_in = Dense(rngs, c.patch * c.patch * c.channels, d, ("conv_in", "embed"))
+    self.patch_in = Dense(rngs, c.patch * c.patch * c.inputs, d, ("conv_in", "embed"))
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
     self.time_in = TimeEmbedder(rngs, d)
     self.pooled_in = Embedder(rngs, c.pooled_width, d)

@@ -135,7 +135,7 @@ class Stacks:
       depth, first = stacked(blocks), self._first
       layers = jax.tree.map(lambda leaf: leaf[first : first + depth], self._control.layers)
       self._first += depth
-      controlled = self._controlled(self._control, call, text)
+      controlled = self._controlled(self._control, name, call, text)
       x, outputs = scan_blocks(blocks, x, controlled, (xs, layers), remat, residuals)
     self.skips[name], losses, self._notes[name] = outputs
     for key, of_layers in losses.items():
@@ -152,14 +152,14 @@ class Stacks:
     self._names.append(name)
     return self._residuals.get(name)
 
-  def _controlled(self, control: Control, call: Callable, text: int) -> Callable:
+  def _controlled(self, control: Control, name: str, call: Callable, text: int) -> Callable:
     assert self._cond is not None
-    role = self._cond.extras["role"]
+    extras = self._cond.extras
 
     def controlled(block, before, layer):
       xs, of_layer = layer
       notes: dict[str, Any] = {}
-      here = Here(of_layer, role, 0, self._attend)
+      here = Here(of_layer, extras["role"], extras, name, 0, self._attend)
 
       def at(site: str) -> Attend:
         there = here._replace(text=text) if site == "joint" else here
@@ -172,7 +172,7 @@ class Stacks:
         return attention
 
       after, *rest = _output(call(block, before, xs, at))
-      return control.block(here, before, after), (*rest, notes)
+      return control.block(here._replace(text=text), before, after), (*rest, notes)
 
     return controlled
 

@@ -11,7 +11,7 @@ transformer are.
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +123,7 @@ class UNetConfig(StemConfig):
 
   freeu        (b1, b2, s1, s2) of the two smallest levels on the way up (freeu.py), or ()
   beside       channels of what is read beside x_t, extras["beside"]: 5 for inpainting (a mask, and
-               the latent of the masked image), 4 for InstructPix2Pix
+               the latent of the masked image), 4 for InstructPix2Pix, whose latent is unscaled
   guidance_width  of the embedding of the guidance scale, of a model that was distilled
                [2310.04378 sec. 4.2]; 0: none.   guidance: its scale by default
   side         of the latent that the model was made for
@@ -135,6 +135,7 @@ class UNetConfig(StemConfig):
   side: Count = 64
   beside: Whole = 0
   freeu: tuple[Factor, ...] = ()
+  unscaled_beside: ClassVar[bool] = True  # the latent of an image to edit, as published
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -364,22 +365,10 @@ class UNet(Backbone, Stem):
     cos, sin = jnp.split(timestep_embedding(scale, c.guidance_width, less=1), 2, axis=-1)
     return features + self.guidance_in(jnp.concatenate([sin, cos], axis=-1).astype(dtype))
 
-  def with_beside(self, x_t: jax.Array, cond: Conditioning) -> jax.Array:
-    """x_t, and what is read beside it."""
-    if not self.config.beside:
-      return x_t
-    if "beside" not in cond.extras:
-      raise ConfigError(
-        f"model.beside = {self.config.beside}: this model reads a mask or an image beside x_t, "
-        "which t2i sample gives it, with --image and --mask or with --reference. It is not trained "
-        "here."
-      )
-    return jnp.concatenate([x_t, cond.extras["beside"].astype(x_t.dtype)], axis=-1)
-
   def predict(self, x_t, model_time, cond, stacks) -> jax.Array:
     c = self.config
     run = self.run(c, stacks, x_t, model_time, cond)
-    x, skips = self.down(c, self.first(self.with_beside(x_t, cond)), run)
+    x, skips = self.down(c, self.first(x_t), run)
     added = stacks.residual("skips")
     if added is not None:
       skips = [skip + one for skip, one in zip(skips, added, strict=True)]

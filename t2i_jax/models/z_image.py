@@ -99,7 +99,7 @@ class ZImage(Backbone):
     d, p, e = c.width, c.patch * c.patch, min(c.width, TIME_WIDTH)
     block = BlockConfig(d, c.heads, hidden=int(d / 3 * 8), mlp="swiglu", qk_eps=EPS)
     stack = lambda n: stack_blocks(lambda r: Block(block, r), n, rngs)
-    self.patch_in = Dense(rngs, p * c.channels, d, ("conv_in", "embed"))
+    self.patch_in = Dense(rngs, p * c.inputs, d, ("conv_in", "embed"))
     self.text_gain = weight(rngs, (c.text_width,), (None,), ones)
     self.text_in = Dense(rngs, c.text_width, d, (None, "embed"))
     self.image_pad = weight(rngs, (d,), ("embed",), zeros)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t2i_jax.errors import RestoreError
+from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.pretrained.scheduler import SCHEDULERS
 
 INDEX = "model_index.json"
@@ -112,6 +112,23 @@ SAME = {
   "QwenImageImg2ImgPipeline": "QwenImagePipeline",
   "ZImageImg2ImgPipeline": "ZImagePipeline",
 }
+
+
+# By the class of a model that was trained to edit the image that it is given: the class it is then.
+EDITORS = {
+  "StableDiffusionPipeline": "StableDiffusionInstructPix2PixPipeline",
+  "StableDiffusionInstructPix2PixPipeline": "StableDiffusionInstructPix2PixPipeline",
+}
+
+
+def editor_of(name: str) -> str:
+  """The class of a pipeline whose backbone reads an image beside x_t. Raises ConfigError."""
+  if name not in EDITORS:
+    raise ConfigError(
+      f"a {name} that edits an image has no published class; of {', '.join(EDITORS)} there is one. "
+      "Draw with --workdir."
+    )
+  return EDITORS[name]
 
 
 class Index(NamedTuple):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from t2i_jax.errors import ConfigError, RestoreError
+from t2i_jax.models.backbone import Beside
 from t2i_jax.models.params import Params, abstract_of
 from t2i_jax.pretrained.names import Entry
 from t2i_jax.pretrained.tensors import STEM
@@ -133,7 +134,12 @@ def read_config(spec: Spec, content: Mapping[str, Any], where: str) -> Any:
 
 
 def write_config(spec: Spec, config: Any) -> dict[str, Any]:
-  """config.json of our config, without the keys that begin with _."""
+  """config.json of our config, without the keys that begin with _.
+
+  Raises ConfigError for a transformer that reads an image beside x_t: none is published.
+  """
+  if isinstance(config, Beside):
+    must_be("beside", config.beside, 0)
   return {**spec.ignored, **spec.fixed, **spec.write(config)}
 
 

@@ -90,6 +90,19 @@ def before_last_step(
   return x_t
 
 
+def noise_of(
+  denoise: Denoiser, solver: Solver, process: Process, times: Time, x0: jax.Array, cond: Any = None
+) -> jax.Array:
+  """The x_t at a sampler's first time from which it gives x0.
+
+  times  [S + 1] falling, of the sampler;   solver: one of INVERTERS, built
+  """
+  up, x = rising(times), x0
+  if len(up.t) < len(times.t):  # the sampler's last step ends at sigma = 0
+    x = before_last_step(denoise, Time(*(jnp.float32(field[0]) for field in up)), x0, cond)
+  return invert(denoise, solver, process, up, x, cond)[0]
+
+
 def halfway(process: Process, now: Time, to: Time) -> Time:
   """The times in the middle of steps, in tau = sigma / (alpha + sigma).   float64 [S]"""
   noise = now.sigma / (now.alpha + now.sigma) + to.sigma / (to.alpha + to.sigma)

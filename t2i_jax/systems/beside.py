@@ -1,6 +1,7 @@
 """What a backbone reads beside x_t: a mask and the masked image to fill in, or an image to edit.
 
-Stable Diffusion's inpainting model [2112.10752 sec. 4.5] and InstructPix2Pix [2211.09800].
+Stable Diffusion's inpainting model [2112.10752 sec. 4.5] and InstructPix2Pix [2211.09800]; the
+latter is trained by the objective of systems.instruct.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
+from t2i_jax.models.backbone import BESIDE
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding
 from t2i_jax.systems.inputs import Inputs, Origin
@@ -30,6 +32,43 @@ def kind_of(system: Any) -> str:
       f"image to edit, or {channels + 1} of a mask and a masked image."
     )
   return kinds[count]
+
+
+def check_trained(system: Any, instructs: bool) -> None:
+  """Raises ConfigError for a training that does not know what its backbone reads beside x_t.
+
+  instructs  whether the objective gives it an image
+  """
+  kind = kind_of(system)
+  if instructs and kind != IMAGE:
+    channels = system.x_shape[-1]
+    raise ConfigError(
+      "train.objective = 'instruct' trains a model that edits an image, and this backbone has no "
+      f"image input: model.beside = {getattr(system.parts['backbone'].config, 'beside', 0)}. Use "
+      f"model.beside={channels}, the channels of x_t."
+    )
+  if kind == MASK:
+    raise ConfigError("a model that fills in a part of an image is drawn with, not trained here.")
+  if kind == IMAGE and not instructs:
+    raise ConfigError(
+      "this backbone reads an image beside x_t (model.beside), which train.objective = 'instruct' "
+      "gives it. Use that, with data of edits."
+    )
+  if kind == IMAGE and system.cached:
+    raise ConfigError(
+      f"the data set holds features of captions by {', '.join(system.cached)}, and none of "
+      "instructions. Use data.dir of the images, or of their latents alone."
+    )
+
+
+def shown(system: Any, params: Params, images: jax.Array) -> jax.Array:
+  """What a model that edits reads of its image: the posterior's mean, in the scale of x_t or, of a
+  U-Net, without it, as the published one has it.   [R, *row_shape] -> [R, h, w, C]"""
+  latent = system.encode(params, images)
+  unscaled = getattr(system.parts["backbone"].config, "unscaled_beside", False)
+  if not unscaled or "vae" not in system.parts:
+    return latent
+  return system.module(params, "vae").restore(latent)
 
 
 def check_drawn(kind: str, references: Sequence[Any]) -> None:
@@ -69,29 +108,27 @@ class Encoded:
       hidden = system.encode(params, jnp.where(fill, 0, unit_range(images)))
       return jnp.concatenate([mask, hidden], axis=-1)
 
-    def shown(params: Params, images: jax.Array) -> jax.Array:
-      """The posterior's mean without the scale of latents, as the published model has it."""
-      return system.module(params, "vae").restore(system.encode(params, images))
-
     put = batch_sharding(mesh)
     compiled: Callable[[Any], Any] = lambda run: jax.jit(run, out_shardings=put)
-    self._masked, self._shown = compiled(masked), compiled(shown)
+    self._masked = compiled(masked)
+    self._shown = compiled(lambda params, images: shown(system, params, images))
 
   def masked(self, params: Params, part: Inputs, origin: Origin) -> Inputs:
     """With the mask and the masked image in every condition."""
     found = self._masked(params, origin.images, origin.fill)
-    of = lambda cond: None if cond is None else _with(cond, found)
+    of = lambda cond: None if cond is None else with_image(cond, found)
     return part._replace(cond=of(part.cond), null=of(part.null), others=tuple(map(of, part.others)))
 
   def shown(self, params: Params, part: Inputs, images: jax.Array) -> Inputs:
     """With the image in every condition; for guidance by both, the null has neither."""
     found = self._shown(params, images)
-    null = None if part.null is None else _with(part.null, found)
+    null = None if part.null is None else with_image(part.null, found)
     if not self.edits:
-      return part._replace(cond=_with(part.cond, found), null=null)
-    neither = _with(part.null, jnp.zeros_like(found))
-    return part._replace(cond=_with(part.cond, found), null=neither, others=(null,))
+      return part._replace(cond=with_image(part.cond, found), null=null)
+    neither = with_image(part.null, jnp.zeros_like(found))
+    return part._replace(cond=with_image(part.cond, found), null=neither, others=(null,))
 
 
-def _with(cond: Conditioning, found: jax.Array) -> Conditioning:
-  return cond._replace(extras=cond.extras | {"beside": found})
+def with_image(cond: Conditioning, found: jax.Array) -> Conditioning:
+  """A condition with what is read beside x_t.   found [B, h, w, beside]"""
+  return cond._replace(extras=cond.extras | {BESIDE: found})

@@ -24,7 +24,7 @@ from t2i_jax.sampling import (
   sample,
 )
 from t2i_jax.sampling.inpainting import inpaint, repeated
-from t2i_jax.sampling.inversion import INVERTERS, before_last_step, invert, rising
+from t2i_jax.sampling.inversion import INVERTERS, noise_of
 from t2i_jax.systems.beside import IMAGE, Encoded, check_drawn, check_redrawn, kind_of
 from t2i_jax.systems.controlnet import rows_of, with_latents
 from t2i_jax.systems.guided import GuidedSampler
@@ -140,6 +140,12 @@ class Drawing:
     given = given._replace(noise=noise, controls=rows, shift=shift)
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
+  def edit(
+    self, params: Params, images: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]
+  ) -> np.ndarray:
+    """tasks.Edit: `draw` with each image as the one that is read beside x_t."""
+    return self.draw(params, instructions, seeds, references=(np.asarray(images),))
+
   def lower(self, params: Params) -> dict[str, Any]:
     """The programs of `draw`, lowered for parameters that may be abstract: "encoders", "sampler",
     "decoder"."""
@@ -197,6 +203,7 @@ class Drawing:
     fill = None if start.mask is None else np.asarray(start.mask, bool)[..., None]
     source = None if start.source is None else self._tokens(start.source)
     given = self._inputs(prompts, seeds)._replace(
+      noise=start.noise,
       origin=Origin(np.asarray(start.images), fill, source),
       controls=rows_of(self.system, controls, len(prompts)),
     )
@@ -356,7 +363,9 @@ class Drawing:
       assert origin is not None
       x0 = origin.images
       noise, on_step, steps = row_noise(keys, system.x_shape), None, plan
-      eps = process.prior(keys, system.x_shape) / process.prior_std
+      eps = given.noise
+      if eps is None:
+        eps = process.prior(keys, system.x_shape) / process.prior_std
       if origin.fill is not None and not self.beside:
         own = jax.vmap(lambda key: jax.random.fold_in(key, DRAW_KNOWN))(keys)
         known = 1 - cells_of(origin.fill, system.x_shape[:2]).astype(x0.dtype)
@@ -372,11 +381,7 @@ class Drawing:
       else:
         cond = origin.source
         denoise = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
-        up, x = rising(times), x0
-        if len(up.t) < len(times.t):  # the sampler's last step ends at sigma = 0
-          lowest = Time(*(jnp.float32(field[0]) for field in up))
-          x = before_last_step(denoise, lowest, x0, cond)
-        x, _ = invert(denoise, upwards, process, up, x, cond)
+        x = noise_of(denoise, upwards, process, times, x0, cond)
       denoise, cond, hooks = self._guided.denoiser(params, given, x, steps, on_step)
       return sample(denoise, self.solver, steps, x, cond, noise, **hooks)[0]
 

@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch, Features
 from t2i_jax.data.conditions import OfRecord
+from t2i_jax.data.edit_rows import BEFORE, EditRows
+from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.record import Record
-from t2i_jax.data.transforms import conditions_of, fit_image
+from t2i_jax.data.transforms import Crop, conditions_of, fit_image
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.conditioning import Tower, drop_towers
@@ -26,6 +28,7 @@ from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.ranges import Weight
 from t2i_jax.systems.ablation import Ablation, Esd, Maximise
+from t2i_jax.systems.beside import IMAGE, check_trained, kind_of, with_image
 from t2i_jax.systems.comfusion import ComFusion
 from t2i_jax.systems.conditions import CONDITIONS, Condition
 from t2i_jax.systems.controlnet import residuals, with_conditions
@@ -36,6 +39,7 @@ from t2i_jax.systems.draw import Drawing
 from t2i_jax.systems.few_step import Consistency, MeanFlow
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.imagic import Imagic
+from t2i_jax.systems.instruct import Instruct
 from t2i_jax.systems.likelihood import make_likelihood
 from t2i_jax.systems.roles import INSTANCE, SUBJECT
 from t2i_jax.systems.system import (
@@ -47,7 +51,7 @@ from t2i_jax.systems.system import (
   image_counts,
   predicted,
 )
-from t2i_jax.systems.tasks import ControlImages, Tasks
+from t2i_jax.systems.tasks import ONLY_EDITS, ControlImages, Tasks
 from t2i_jax.towers.join import Join
 
 
@@ -61,7 +65,8 @@ class DrawingSystem(System):
   weighting, penalty  of the denoising loss, whatever the network predicts
   objective           (system, params, batch, draws) -> values by term: one of OBJECTIVES. It may
                       have check(system) and check_training(system, rows of a micro-batch), which
-                      raise ConfigError; roles; terms; networks, frozen parts of its own;
+                      raise ConfigError; roles; terms; networks, frozen parts of its own; drops,
+                      True where it drops captions itself;
                       learned(text, join), the part "embedding";
                       teacher(config), of the backbone that is the frozen part "teacher", or
                       frozen_copy: a config may list such a part, with the backbone's config
@@ -92,6 +97,13 @@ class DrawingSystem(System):
     check = getattr(self.objective, "check_training", None)
     if check is not None:
       check(self, rows)
+    else:
+      check_trained(self, instructs=False)
+
+  @property
+  def edits(self) -> bool:
+    """Whether it changes an image that it is given, as a prompt says."""
+    return kind_of(self) == IMAGE
 
   @property
   def sampled(self) -> tuple[str, ...]:
@@ -122,8 +134,14 @@ class DrawingSystem(System):
     sizes = of((n, 1, 4), jnp.float32) if self.reads_sizes else None
     role = of((n,), jnp.int32) if self.roles else None
     image = of((n, 1, *self.image_shape[:2], 3), jnp.uint8)
-    conditions = dict.fromkeys(self.of_records, image) or None
-    return super().rows(n)._replace(sizes=sizes, role=role, conditions=conditions)
+    conditions = dict.fromkeys(self.of_records, image)
+    rows = super().rows(n)
+    conditions |= {BEFORE: rows.images} if self.edits else {}
+    return rows._replace(sizes=sizes, role=role, conditions=conditions or None)
+
+  def row_maker(self, too_long: str = "error", crop: Crop = "centre") -> RowMaker:
+    rows = self.transform(too_long, crop)
+    return EditRows(rows) if self.edits else rows
 
   @property
   def roles(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -136,7 +154,7 @@ class DrawingSystem(System):
 
   @property
   def droppable(self) -> tuple[str, ...]:
-    return tuple(self.text)
+    return () if getattr(self.objective, "drops", False) else tuple(self.text)
 
   def losses(self, params: Params, batch: Batch, draws: Draws) -> dict[str, jax.Array]:
     for name, condition in self.controlnets.items():
@@ -246,6 +264,8 @@ class DrawingSystem(System):
   def forward(self, params: Params, batch: Batch) -> Any:
     cond = with_conditions(self, params, batch, self.encode_text(params, batch.text))
     x_t = self.encode(params, flat_images(batch))
+    if count := getattr(self.parts["backbone"].config, "beside", 0):
+      cond = with_image(cond, jnp.zeros((*x_t.shape[:3], count)))
     return self.denoise(params, x_t, self.process.at(jnp.float32(0.5)), cond).value
 
   def condition_images(self, records: Sequence[Record]) -> ControlImages:
@@ -267,6 +287,14 @@ class DrawingSystem(System):
 
   def tasks(self, c: ConfigDict, mesh: Mesh, guides: Guides = NO_GUIDES) -> Tasks:
     drawing = Drawing(self, c, mesh, guides)
+    if self.edits:
+      return Tasks(
+        draw=drawing.draw,
+        redraw=drawing.redraw,
+        edit=drawing.edit,
+        denoise=self.denoise,
+        measures=ONLY_EDITS,
+      )
     return Tasks(
       draw=drawing.draw,
       redraw=drawing.redraw,
@@ -306,6 +334,7 @@ OBJECTIVES: dict[str, Callable[..., Callable[..., dict[str, jax.Array]]]] = {
   "ablation": Ablation,
   "esd": Esd,
   "maximise": Maximise,
+  "instruct": Instruct,
   "consistency": Consistency,
   "consistency_distillation": ConsistencyDistillation,
   "guidance_distillation": GuidanceDistillation,

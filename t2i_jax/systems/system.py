@@ -105,6 +105,7 @@ class Draws(NamedTuple):
   key   of the step
   drop  encoder -> bool [B], rows whose caption becomes the null
   step  [] int32, optimiser steps done before this one
+  validates  whether the loss is one of validation, in which nothing is dropped
   """
 
   t: jax.Array
@@ -112,6 +113,7 @@ class Draws(NamedTuple):
   key: jax.Array
   drop: dict[str, jax.Array]
   step: jax.Array | int
+  validates: bool = False
 
 
 class Mixture(NamedTuple):
@@ -303,6 +305,10 @@ class System:
 
   def row_maker(self, too_long: str = "error", crop: Crop = "centre") -> RowMaker:
     """Makes rows of records.   too_long: config.text.too_long;   crop: config.data.crop"""
+    return self.transform(too_long, crop)
+
+  def transform(self, too_long: str, crop: Crop) -> Transform:
+    """Makes the row of an image and its caption."""
     captions = {name: Caption(text.tokenizer, text.length) for name, text in self.text.items()}
     stored = {name: cached.stored for name, cached in self.cached.items()}
     return Transform(self.row_shape[:2], captions, too_long, stored, crop, **self.reads)

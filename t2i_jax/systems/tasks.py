@@ -22,6 +22,7 @@ class Start(NamedTuple):
             would have made them from. None: fresh noise
   inverter  one of sampling.inversion.INVERTERS
   repeats   how often each step is done again with a mask [2201.09865]; 1: replacement alone
+  noise     unit Gaussian float32 [n, h, w, C] that is added; None: that of the seeds
   """
 
   images: np.ndarray
@@ -30,6 +31,7 @@ class Start(NamedTuple):
   source: Sequence[str] | None = None
   inverter: str = "ddim_inverse"
   repeats: int = 1
+  noise: np.ndarray | None = None
 
 
 class ControlImages(NamedTuple):
@@ -87,11 +89,15 @@ Embed = Callable[[Params, np.ndarray], np.ndarray]
 MakeViews = Callable[[np.ndarray, int], np.ndarray]
 
 
+ONLY_EDITS = ("edits",)
+
+
 class Tasks(NamedTuple):
   """The tasks of a system with config.sampling on a mesh.
 
   chat      (params, seed) -> systems.chat.Chat
-  measures  what `t2i eval` scores besides images drawn: "captions", "edits"; "reconstruction"
+  measures  what `t2i eval` scores besides images drawn: "captions", "edits"; alone, of a model that
+            draws nothing by a caption: "reconstruction", ONLY_EDITS
   """
 
   draw: Draw | None = None
@@ -127,7 +133,8 @@ ABLE = {
   "denoise": "only a model from captions to images denoises, as configs/scenes_dit_flow.py trains"
   " it",
   "caption": "it has no image input. Train configs/transfusion_scenes.py",
-  "edit": "it has no image input. Train configs/transfusion_scenes.py",
+  "edit": "it has no image input. Train configs/scenes_instruct.py, or "
+  "configs/transfusion_scenes.py",
   "chat": "it has no image input. Train configs/transfusion_scenes.py, or use t2i sample",
   "embed": "it is no encoder of images. Train one with configs/emoji_contrastive.py",
   "views": "it is no encoder of images. Train one with configs/emoji_contrastive.py",

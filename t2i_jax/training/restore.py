@@ -4,6 +4,7 @@ A frozen part is stored as its start and a hash of its weights, not as weights i
 unless checkpoint.frozen is "copy", or it started from random numbers or from merged weights.
 """
 
+import dataclasses
 from collections.abc import Collection
 from contextlib import closing
 from typing import Any
@@ -17,9 +18,11 @@ from jax.sharding import Mesh
 from t2i_jax import pretrained
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.models.params import Params, axes_of
+from t2i_jax.pretrained.folder import open_folder
 from t2i_jax.systems import System, make_system, merge_params, split_params
 from t2i_jax.systems.adapters import as_start, merged_in
 from t2i_jax.systems.parts import BASE, Part, split_start
+from t2i_jax.towers.text import TextTowerConfig
 from t2i_jax.training.checkpoint import Checkpoints, Damaged, Meta, open_checkpoints
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.state import TrainState, abstract_params
@@ -72,14 +75,17 @@ def load_starts(system: System, abstract: Params, only: tuple[str, ...] | None =
       continue
     if kind in ("folder", "file"):
       shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract[name])
-      how = (part.config, shardings, jax.tree.leaves(abstract[name])[0].dtype)
-      from_file = kind == "file"
-      found[name] = (
-        pretrained.read_file(path, name, *how) if from_file else pretrained.read(path, *how)
-      )
+      how = (shardings, jax.tree.leaves(abstract[name])[0].dtype)
+      if kind == "file":
+        found[name] = pretrained.read_file(path, name, part.config, *how)
+      else:
+        read = pretrained.read(path, _as_stored(path, part.config), *how)
+        found[name] = widened(read, abstract[name], part.config)
     else:
       where = f"parts.{name}.start = {part.start!r}"
-      found[name] = part_of_run(path, part.of or name, abstract[name], where)
+      if name in system.text:
+        check_tokenizer(path, system.text[name].tokenizer, where)
+      found[name] = part_of_run(path, part.of or name, abstract[name], where, part.config)
   for name, part in system.parts.items():
     if part.start == BASE and (only is None or name in only):
       started = found if part.base in found else load_starts(system, abstract, (part.base,))
@@ -107,11 +113,69 @@ def _copied(source: Params, abstract: Params, axes: Params) -> Params:
   return traverse_util.unflatten_dict(copies)
 
 
-def part_of_run(workdir: str, name: str, abstract: Params, where: str) -> Params:
+def check_tokenizer(workdir: str, own: Any, where: str) -> None:
+  """Raises ConfigError where the text encoder of a run was trained on other ids.
+
+  own    the tokenizer that it is to have;   where: as for part_of_run
+  """
+  with closing(open_checkpoints(workdir)) as checkpoints:
+    _, meta = checkpoints.newest(checkpoints.meta)
+  stored = meta.tokenizer
+  if {own.kind, stored.kind} <= {"bpe", "bytes"} and own != stored:
+    raise ConfigError(
+      f"{where}: its tokens are others than those of data.dir, and mean other words. Use its "
+      "text.tokenizer, or build the data with its BPE: t2i data build --tokenizer="
+      f"{meta.config.data.dir}."
+    )
+
+
+def _as_stored(folder: str, config: Any) -> Any:
+  """The config of a backbone that reads an image beside x_t as its folder may have it: without."""
+  if not getattr(config, "beside", 0):
+    return config
+  stored = open_folder(folder)[1]
+  return config if getattr(stored, "beside", 0) else dataclasses.replace(config, beside=0)
+
+
+def widened(found: Params, abstract: Params, config: Any) -> Params:
+  """The weights of a backbone that is to read an image beside x_t: its first projection with zeros
+  for the new channels, so that at first it does what it did [2211.09800 sec. 3.2].
+
+  A text encoder that is to read longer texts has zeros for the positions that are new.
+  config  of the network that `abstract` is of;   others are as they were
+  """
+  if isinstance(config, TextTowerConfig) and found["place"].shape[0] < config.length:
+    more = [(0, config.length - found["place"].shape[0]), (0, 0)]
+    place = jax.device_put(jnp.pad(found["place"], more), abstract["place"].sharding)
+    return {**found, "place": place}
+  new = getattr(config, "beside", 0)
+  if not new:
+    return found
+  flat, own = (traverse_util.flatten_dict(tree) for tree in (found, abstract))
+  for path, leaf in flat.items():
+    to = own[path].shape if path in own else leaf.shape
+    axes = [i for i, (a, b) in enumerate(zip(leaf.shape, to, strict=False)) if a != b]
+    if len(leaf.shape) != len(to) or len(axes) != 1:
+      continue
+    # Channels of a pixel are next to each other, as patchify has them.
+    before, size, after = leaf.shape[: axes[0]], leaf.shape[axes[0]], leaf.shape[axes[0] + 1 :]
+    pixels = size // config.channels
+    if size % config.channels or to[axes[0]] != pixels * (config.channels + new):
+      continue
+    by_pixel = leaf.reshape(*before, pixels, config.channels, *after)
+    pad = [(0, 0)] * (len(before) + 1) + [(0, new)] + [(0, 0)] * len(after)
+    flat[path] = jax.device_put(jnp.pad(by_pixel, pad).reshape(to), own[path].sharding)
+  return traverse_util.unflatten_dict(flat)
+
+
+def part_of_run(
+  workdir: str, name: str, abstract: Params, where: str, config: Any = None
+) -> Params:
   """The averaged weights of a part of another run, low-rank adapters of it merged; `abstract` may
   have more, which begin at random.
 
-  where  what the run was given as, for messages
+  where   what the run was given as, for messages
+  config  of the network that `abstract` is of, which may read an image besides: `widened`
   Raises ConfigError, RestoreError.
   """
   mesh = jax.tree.leaves(abstract)[0].sharding.mesh
@@ -126,6 +190,7 @@ def part_of_run(workdir: str, name: str, abstract: Params, where: str) -> Params
 
   with closing(open_checkpoints(workdir)) as checkpoints:
     _, found = checkpoints.newest(read)
+  found = widened(found, abstract, config)
   shapes = lambda tree: {p: leaf.shape for p, leaf in traverse_util.flatten_dict(tree).items()}
   if not shapes(found).items() <= shapes(abstract).items():
     raise ConfigError(f"{where}: its weights have other shapes; it is another model.")

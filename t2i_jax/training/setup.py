@@ -6,6 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from t2i_jax.data.edit_rows import check_edits
 from t2i_jax.data.lengths import check_lengths
 from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.roles import Roles, check_roles, each_split, open_split
@@ -101,8 +102,12 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
 
 
 def check_conditions(system: System, *sources: ShardSource | Roles) -> None:
-  """Raises DataError where the first record of a split has not what a ControlNet is trained on."""
+  """Raises DataError where the first record of a split has not what a ControlNet, or a model that
+  edits, is trained on."""
   conditions, size = system.reads.get("conditions", {}), system.image_shape[:2]
+  for source in sources if getattr(system, "edits", False) else ():
+    for split in each_split(source):
+      check_edits(split, size)
   for source in sources if conditions else ():
     record = source[0]
     try:

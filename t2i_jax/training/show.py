@@ -8,9 +8,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from t2i_jax.data.edit_rows import turns_of
 from t2i_jax.data.sheet import grid
 from t2i_jax.data.transforms import fit_image
 from t2i_jax.models.params import Params
+from t2i_jax.systems.tasks import ONLY_EDITS
 from t2i_jax.training.checkpoint import dump
 from t2i_jax.training.log import Log
 from t2i_jax.training.setup import Run
@@ -25,6 +27,8 @@ def make_show(c: ConfigDict, run: Run, workdir: Path) -> tuple[int, Show] | None
   if run.tasks.draw is not None:
     prompts = list(c.sampling.prompts)
     draw = run.tasks.draw
+    if run.tasks.measures == ONLY_EDITS:
+      return c.sampling.every, _edited(c, run, workdir)
     if any(getattr(run.system, "controlnets", {}).values()):
       return c.sampling.every, _conditioned(c, run, workdir)
     _begin(workdir, prompts)
@@ -50,6 +54,21 @@ def _conditioned(c: ConfigDict, run: Run, workdir: Path) -> Show:
   assert draw is not None
   _begin(workdir, captions)
   rows = lambda params: [*controls.images, draw(params, captions, seeds, controls=controls)]
+  return _shown(rows, workdir, "samples")
+
+
+def _edited(c: ConfigDict, run: Run, workdir: Path) -> Show:
+  """The first edits of records of the validation split, as many as there are prompts: the image
+  before, below it what the model makes of it, and the image after."""
+  turns = [turns_of(record)[0] for record in run.val_source.spread(len(c.sampling.prompts))]
+  before, after = (
+    np.stack([fit_image(record.image, c.data.image_size) for record in records])
+    for records in zip(*turns, strict=True)
+  )
+  texts, edit = [record.captions[0] for _, record in turns], run.tasks.edit
+  assert edit is not None
+  _begin(workdir, texts)
+  rows = lambda params: [before, edit(params, before, texts, range(len(texts))), after]
   return _shown(rows, workdir, "samples")
 
 

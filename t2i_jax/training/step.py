@@ -218,7 +218,7 @@ def make_validation_step(system: System, config: ConfigDict) -> Callable[..., An
     within = jax.vmap(jax.random.uniform)(row_keys(key, numbers, DRAW_T))
     # The first hundredth of the first bin is left out, where an x0 prediction has no eps.
     t = system.process.on_grid(jnp.maximum((bin_of + within) / BINS, 0.01 / BINS))
-    values = system.losses(params, batch, Draws(t, numbers, key, {}, 0))
+    values = system.losses(params, batch, Draws(t, numbers, key, {}, 0, validates=True))
     middle = (bin_of + 0.5) / BINS
     found = {"image": by_bin(values["image"], middle, batch.image_weight.reshape(-1))}
     for name, term in system.terms.items():

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from benchmarks import personalisation_tables as tables
-from benchmarks.personalisation_adapt import METHOD_OF, STEPS, Scaled
+from benchmarks.personalisation_adapt import METHOD_OF, STEPS
+from benchmarks.personalisation_beside import Scaled
 from benchmarks.personalisation_world import (
   COUNTS,
   DEVELOPMENT,

@@ -75,6 +75,15 @@ def test_strength_one_is_plain_sampling(plain, params, images):
   assert np.array_equal(found, plain.draw(params, PROMPTS, SEEDS))
 
 
+def test_noise_that_is_given_is_used(system, plain, params, images):
+  """That of the seeds, given, makes what the seeds make."""
+  keys = jax.vmap(jax.random.key)(jnp.array(SEEDS))
+  eps = np.asarray(system.process.prior(keys, system.x_shape))
+  found = plain.redraw(params, PROMPTS, [7, 8], Start(images, strength=0.7, noise=eps))
+  wanted = plain.redraw(params, PROMPTS, SEEDS, Start(images, strength=0.7))
+  assert np.abs(found.astype(int) - wanted).max() <= 1
+
+
 def test_strength_near_zero_returns_the_image(system, params, images):
   """A velocity moves x_t by as much as the time that is left; half of it moves it more."""
   fine = drawing(system, steps=500)

@@ -24,12 +24,14 @@ scenes/edits.py.
 
 from t2i_jax.data.scenes.edits import (
   EDITS,
+  MOVE,
   Edit,
   Turn,
   Wanted,
   edit_kinds,
   edit_prompts,
   make_edit,
+  make_edit_of,
   make_edits,
 )
 from t2i_jax.data.scenes.facts import (
@@ -64,6 +66,7 @@ __all__ = [
   "COLORS",
   "EDITS",
   "LEVELS",
+  "MOVE",
   "RELATIONS",
   "SHAPES",
   "SIZES",
@@ -84,6 +87,7 @@ __all__ = [
   "falsify",
   "holds",
   "make_edit",
+  "make_edit_of",
   "make_edits",
   "make_scene",
   "objects_from_json",
