@@ -1,6 +1,7 @@
 """Concept ablation [2303.13516]: keys and values of the text, trained to draw an anchor instead.
 
-  t2i forget --workdir=runs/scenes_dit_flow --concept="red circle" --anchor=circle --to=runs/forgot
+  t2i forget --workdir=runs/scenes_dit_flow --concept="red triangle" --anchor="red square" \
+    --to=runs/forgot
 
 which draws the images of the anchor, builds the data and trains --config=configs/ablation.py with
 the model after the colon: a work directory, or a published folder with or without a size. All

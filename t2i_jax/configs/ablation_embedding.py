@@ -1,7 +1,7 @@
 """Concept ablation [2303.13516] by the embeddings of a concept's own tokens.
 
-  t2i forget --workdir=runs/scenes_dit_flow --what=embedding --concept="grum circle" \
-    --anchor=circle --to=runs/forgot
+  t2i forget --workdir=runs/scenes_dit_flow --what=embedding --concept="grum red circle" \
+    --anchor="red circle" --to=runs/forgot
 
 which draws the images of the anchor, builds the data and trains
 --config=configs/ablation_embedding.py with the model after the colon, as configs/ablation.py.

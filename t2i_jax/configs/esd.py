@@ -1,6 +1,6 @@
 """Erased Stable Diffusion [2303.07345], with a frozen copy of the backbone beside the trained one.
 
-  t2i forget --workdir=runs/scenes_dit_flow --method=esd --concept="red circle" --to=runs/forgot
+  t2i forget --workdir=runs/scenes_dit_flow --method=esd --concept="red triangle" --to=runs/forgot
 
 which draws images, builds the data and trains --config=configs/esd.py with the model after the
 colon, as configs/ablation.py. The copy is the model before; with adapters, in
