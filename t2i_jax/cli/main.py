@@ -7,6 +7,7 @@ from typing import Any
 from t2i_jax.cli import (
   caption,
   chat,
+  consent,
   data,
   describe,
   evaluate,
@@ -33,6 +34,7 @@ VERBS: dict[str, Any] = {
   "personalise": personalise,
   "forget": forget,
   "score": score,
+  "consent": consent,
   "describe": describe,
   "plan": plan,
 }
