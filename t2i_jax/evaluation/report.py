@@ -17,11 +17,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from t2i_jax.errors import WorkdirError
 from t2i_jax.evaluation.caption_judge import CaptionScore
 from t2i_jax.evaluation.chart import loss_charts
 from t2i_jax.evaluation.edit_judge import EditScore
-from t2i_jax.evaluation.page import CSS, card_grid, image_tag, missing, plain, section
+from t2i_jax.evaluation.page import (
+  card_grid,
+  document,
+  heading,
+  image_tag,
+  missing,
+  section,
+  write,
+)
 from t2i_jax.evaluation.report_joint import captions_section, edits_section
 from t2i_jax.evaluation.score import Cell, Sample, Score, compositions
 from t2i_jax.evaluation.stats import Rate
@@ -68,7 +75,7 @@ def write_report(
   ]
   for name, found in (("score", score), ("captions", captions), ("edits", edits)):
     if found is not None:
-      _write(folder / "eval" / f"{name}.json", json.dumps(found.to_json(), indent=1))
+      write(folder / "eval" / f"{name}.json", json.dumps(found.to_json(), indent=1))
   return _write_page(folder, body, context)
 
 
@@ -132,16 +139,10 @@ def _heading(folder: Path, context: Mapping[str, Any], metrics: list[dict[str, A
     facts.setdefault("minutes", _minutes(metrics, facts["steps"]))
   names = [key for key in _KEYS if facts.get(key) is not None]
   names += [key for key in facts if key not in _KEYS and key not in _SEPARATE]
-  rows = [
-    f"<div><dt>{escape(_LABELS.get(key, key))}</dt><dd>{escape(plain(facts[key]))}</dd></div>"
-    for key in names
-  ]
   written = datetime.now().strftime("%d %B %Y, %H:%M")
-  return (
-    f"<header><h1>{escape(_name(folder, context))}</h1>"
-    f'<div class="soft">Text-to-image run, report written {written}</div>'
-    f"<dl>{''.join(rows)}</dl></header>"
-  )
+  about = f"Text-to-image run, report written {written}"
+  named = {_LABELS.get(key, key): facts[key] for key in names}
+  return heading(_name(folder, context), about, named)
 
 
 def _tiles(score: Score) -> str:
@@ -289,25 +290,8 @@ def _commands(context: Mapping[str, Any]) -> str:
 
 def _write_page(folder: Path, body: Sequence[str], context: Mapping[str, Any]) -> Path:
   attribution = str(context.get("attribution", ""))
-  footer = f"<footer>{escape(attribution)}</footer>" if attribution else ""
-  page = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    f"<title>{escape(_name(folder, context))}</title><style>{CSS}</style></head>"
-    f"<body><main>{''.join(body)}{footer}</main></body></html>\n"
-  )
-  return _write(folder / "eval" / "report.html", page)
-
-
-def _write(path: Path, text: str) -> Path:
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(path.name + ".part")  # on a full disk the old file is unchanged
-    whole.write_text(text, encoding="utf-8")
-    whole.replace(path)
-  except OSError as error:
-    raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
-  return path
+  page = document(_name(folder, context), "".join(body), attribution)
+  return write(folder / "eval" / "report.html", page)
 
 
 def _name(folder: Path, context: Mapping[str, Any]) -> str:
