@@ -24,10 +24,6 @@ class PromptError(T2IError):
   """A prompt that a text encoder cannot encode."""
 
 
-class Refused(T2IError):
-  """A prompt or an image that a policy refuses: evaluation.guard."""
-
-
 class RestoreError(T2IError):
   """A checkpoint that is missing or belongs to another model."""
 

@@ -31,6 +31,7 @@ from t2i_jax.training.consent import Account, account_of, lines_of, to_json
 
 TOMBSTONES, CERTIFICATE, PAGE = "tombstones.json", "certificate.json", "certificate.html"
 PROMPTS = 16  # captions of listed records, and of others beside them, that are measured
+SEARCHED = 4096  # training images among whose captions the neighbours are
 SHOWN = 4  # images of a prompt on the page
 GUARANTEED = (
   "The run was trained from the checkpoint of the step named below, or from step 0, with other "
@@ -65,16 +66,16 @@ def erase(workdir: str | Path, optout: OptOut, to: str | Path, how: How) -> Path
   notes = check_rewind(account, to)
   before = open_model(workdir)
   images = TrainImages(before)
-  listed = {
-    images.number(read.match.split, read.match.index): read.match
-    for read in account.records
-    if read.trained
-  }
-  asked = [images.record(i).captions[0] for i in listed]
+  listed = [
+    images.number(read.match.split, read.match.index) for read in account.records if read.trained
+  ]
+  captions = list(dict.fromkeys(images.record(i).captions[0] for i in listed))
   prompts = {
-    "listed": list(dict.fromkeys(asked))[:PROMPTS],
-    "neighbours": neighbours(images, set(listed), asked),
+    "listed": captions[:PROMPTS],
+    "neighbours": neighbours(images, set(listed), captions),
   }
+  if len(captions) > PROMPTS:
+    notes.append(f"of {len(captions)} captions of listed records the first {PROMPTS} are drawn")
   found = {"before": _measured(before, prompts, images, how)}
   weights = {"before": fingerprint(dict(before.params))}
   del before
@@ -82,7 +83,8 @@ def erase(workdir: str | Path, optout: OptOut, to: str | Path, how: How) -> Path
   after = open_model(to)
   found["after"] = _measured(after, prompts, images, how)
   weights["after"] = fingerprint(dict(after.params))
-  facts = {"weights": weights, "notes": notes, **_compared(found, set(listed))}
+  facts: dict[str, Any] = {"weights": weights, "notes": notes, "seeds": [how.seed, how.num]}
+  facts |= _compared(found, set(listed))
   shown = {name: _cards(found, name, images) for name in prompts}
   return _certify(to, optout, account, "rewind", facts, shown)
 
@@ -137,11 +139,11 @@ def rewind(account: Account, optout: OptOut, to: Path) -> None:
 def neighbours(images: TrainImages, listed: set[int], captions: Sequence[str]) -> list[str]:
   """Captions that share most words with some, of training images that are not listed.
 
-  Of at most a few thousand images, evenly spaced; none of the captions themselves.
+  Of at most SEARCHED images, evenly spaced; none of the captions themselves.
   """
-  words = [frozenset(text.casefold().split()) for text in dict.fromkeys(captions)]
+  words = [frozenset(text.casefold().split()) for text in captions]
   found: dict[str, float] = {}
-  for i in np.unique(np.linspace(0, len(images) - 1, min(4096, len(images))).astype(int)).tolist():
+  for i in np.unique(np.linspace(0, len(images) - 1, min(SEARCHED, len(images))).astype(int)).tolist():
     text = images.record(i).captions[0]
     if i not in listed and text not in captions:
       own = frozenset(text.casefold().split())
@@ -201,7 +203,7 @@ def _certify(
   """Writes certificate.json and the page. Raises WorkdirError."""
   entries = {kind: sorted(found.values()) for kind, found in optout.entries.items()}
   clean = account.clean if facts else None
-  content = {
+  content: dict[str, Any] = {
     "list": {"sha256": optout.digest, "entries": entries},
     "method": method,
     "guaranteed": GUARANTEED if facts else "No step of the run has read a listed record.",
@@ -211,7 +213,7 @@ def _certify(
   }
   if jax.process_index() == 0:
     write(to / CERTIFICATE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-  about = {"list": optout.digest[:12], "method": method, "records": len(account.records)}
+  about: dict[str, Any] = {"list": optout.digest[:12], "method": method, "records": len(account.records)}
   about |= {"first step that read one": account.first or "none"}
   if facts:
     about |= {"trained from step": clean or 0, "to step": account.step}

@@ -42,7 +42,7 @@ def add_list_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--radius",
     type=number("--radius", Annotated[int, Range("[0, 64]")]),
-    default=6,
+    default=6,  # data.perceptual.RADIUS
     help="bits in which perceptual hashes may differ; default 6",
   )
 

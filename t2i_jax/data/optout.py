@@ -51,7 +51,8 @@ class OptOut(NamedTuple):
   def phashes(self) -> tuple[int, ...]:
     return tuple(int(value, 16) for value in self.entries.get("phash", {}))
 
-  def __len__(self) -> int:
+  @property
+  def count(self) -> int:
     return sum(map(len, self.entries.values()))
 
   def of(self, found: Provenance) -> list[tuple[str, str]]:
@@ -165,7 +166,7 @@ def match(
   if not found:
     raise DataError(
       f"none of the {total:,} records of {', '.join(splits)} in {folder} matches one of the "
-      f"{len(optout)} entries, as {unmatched[0]!r}. A hash is of the image's file as it was built; "
+      f"{optout.count} entries, as {unmatched[0]!r}. A hash is of the image's file as it was built; "
       "authors are those of its .provenance.jsonl files."
     )
   if len(found) == total:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from t2i_jax.data.images import decode
 from t2i_jax.data.perceptual import RADIUS, distances, perceptual_hash
-from t2i_jax.errors import ConfigError, DataError, Refused
+from t2i_jax.errors import ConfigError, DataError, T2IError
 from t2i_jax.evaluation.memorisation import pixel_features
 from t2i_jax.ranges import Range
 
@@ -26,6 +26,10 @@ KINDS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 EmbedText = Callable[[Sequence[str]], np.ndarray]
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 COSINE, BITS = Range("(-1, 1]"), Range("[0, 64]")
+
+
+class Refused(T2IError):
+  """A prompt or an image that a policy refuses."""
 
 
 class Listed(NamedTuple):
@@ -248,7 +252,8 @@ def check_paraphrases(policy: Policy, prompts: Sequence[str], embed: EmbedText) 
 
 def check_image(policy: Policy, image: np.ndarray, what: str) -> None:
   """Raises Refused for an image, uint8 [H, W, 3], that is near to a listed one.   what: it is"""
-  own, features = np.array([perceptual_hash(Image.fromarray(image))], np.uint64), None
+  own = np.array([perceptual_hash(Image.fromarray(image))], np.uint64)
+  features: np.ndarray | None = None
   for rule in policy.rules:
     if not len(rule.listed.hashes):
       continue

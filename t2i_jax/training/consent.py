@@ -119,7 +119,7 @@ def lines_of(account: Account) -> list[str]:
   said += [_line(account, read) for read in account.records]
   if account.order.since:
     said.append(
-      f"Steps up to {account.order.since} read other data (--new-data), of which nothing is known."
+      f"Steps up to {account.order.since} read data that are not these: nothing is known of them."
     )
   said += [f"{part} starts from {start}: that has its own account" for part, start in
            started_from(meta.config).items()]  # fmt: skip

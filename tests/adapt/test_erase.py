@@ -148,7 +148,7 @@ def test_a_policy_at_the_source(base, tmp_path, capsys):
   assert image.read_bytes() == image_before
 
   rules[0]["concepts"] = ["a red circle left of a blue square"]
-  rules[0]["paraphrase"] = 0.9
+  rules[0]["paraphrase"] = 0.75
   policy.write_text(json.dumps({"rules": rules[:1]}))
   assert sample("a blue square right of a red circle") == 2  # the same words, but for one
   assert "which is near to 'a red circle left of a blue square'" in capsys.readouterr().err

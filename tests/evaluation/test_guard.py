@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from t2i_jax.data.perceptual import perceptual_hash
-from t2i_jax.errors import ConfigError, DataError, Refused
+from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.evaluation import guard
+from t2i_jax.evaluation.guard import Refused
 from tests.data.test_consent import noise
 
 
