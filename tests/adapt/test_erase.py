@@ -15,6 +15,9 @@ from t2i_jax.data.exposures import exposures
 from t2i_jax.data.optout import entries_of
 from t2i_jax.data.provenance import read_provenance
 from t2i_jax.errors import RestoreError
+from t2i_jax.evaluation.guard import parts_of
+from t2i_jax.inference import open_model
+from t2i_jax.inference.guard import text_features
 from t2i_jax.training import train
 from t2i_jax.training.consent import account_of
 from tests.adapt.conftest import SMALL
@@ -147,12 +150,17 @@ def test_a_policy_at_the_source(base, tmp_path, capsys):
   assert "what was drawn for 'a red circle', seed 0: rule 'ours'" in capsys.readouterr().err
   assert image.read_bytes() == image_before
 
-  rules[0]["concepts"] = ["a red circle left of a blue square"]
-  rules[0]["paraphrase"] = 0.75
-  policy.write_text(json.dumps({"rules": rules[:1]}))
-  assert sample("a blue square right of a red circle") == 2  # the same words, but for one
-  assert "which is near to 'a red circle left of a blue square'" in capsys.readouterr().err
-  assert sample("a green triangle") == 0
+  concept, prompt = "a red circle", "the circle is red"
+  embed = text_features(open_model(base))
+  found = embed([concept, *parts_of(prompt, 3)])
+  np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+  np.testing.assert_allclose(embed(["", concept])[1], found[0], atol=1e-6)
+  nearest = float((found[1:] @ found[0]).max())
+  for threshold, code in ((nearest - 0.01, 2), (min(nearest + 0.01, 1.0), 0)):
+    rule = {"name": "red", "concepts": [concept], "paraphrase": threshold}
+    policy.write_text(json.dumps({"rules": [rule]}))
+    assert sample(prompt) == code
+  assert "rule 'red' refuses" in capsys.readouterr().err
 
 
 @pytest.mark.slow
