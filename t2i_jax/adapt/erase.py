@@ -3,6 +3,8 @@
 Rewind: training goes on from the last checkpoint that has read none of the listed records, with
 others in their places (data.tombstones). What comes out is, to the bit, the run that never had
 them, on the same machine and mesh: the noise of a row is a function of its position, which stays.
+
+Ablate: the weights are trained on, so that captions of the records give other images: adapt.forget.
 """
 
 import json
@@ -16,6 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from t2i_jax.adapt.forget import How as Forget
+from t2i_jax.adapt.forget import forget
+from t2i_jax.adapt.personalise import of_workdir
 from t2i_jax.config import apply_overrides, differences
 from t2i_jax.data.optout import OptOut
 from t2i_jax.data.perceptual import RADIUS
@@ -29,22 +34,35 @@ from t2i_jax.training.checkpoint import open_checkpoints
 from t2i_jax.training.checksum import fingerprint
 from t2i_jax.training.consent import Account, account_of, lines_of, to_json
 
+REWIND, ABLATE, UNREAD = "rewind", "ablate", "never read"
 TOMBSTONES, CERTIFICATE, PAGE = "tombstones.json", "certificate.json", "certificate.html"
 PROMPTS = 16  # captions of listed records, and of others beside them, that are measured
 SEARCHED = 4096  # training images among whose captions the neighbours are
 SHOWN = 4  # images of a prompt on the page
-GUARANTEED = (
-  "The run was trained from the checkpoint of the step named below, or from step 0, with other "
-  "records in the places of those listed. On the same machine, mesh and version its weights are, "
-  "to the bit, those of a run that never read them. Nothing is said of parts that start from "
+# By method, what the certificate says.
+GUARANTEED = {
+  REWIND: "The run was trained from the checkpoint of the step named below, or from step 0, with "
+  "other records in the places of those listed. On the same machine, mesh and version its weights "
+  "are, to the bit, those of a run that never read them. Nothing is said of parts that start from "
   "weights elsewhere, of copies that the list does not match, and of the work directory before, "
-  "whose checkpoints have read them and are still there."
-)
+  "whose checkpoints have read them and are still there.",
+  ABLATE: "The weights were trained on the listed records, and then so that their captions give "
+  "other images. Nothing is guaranteed: measured is what these captions give now. Other prompts, "
+  "images to start from and further training may bring the records back.",
+  UNREAD: "No step of the run has read a listed record.",
+}
 
 
 class How(NamedTuple):
-  """What is measured.   num, seed: images a prompt;   radius: of perceptual hashes"""
+  """How it is done, and measured.
 
+  method   "rewind" or "ablate";   anchor: of ablate, what captions of the records are to give, as
+           "a circle"; "" guides away from them to nothing
+  num, seed  images a prompt;   radius: of perceptual hashes
+  """
+
+  method: str = REWIND
+  anchor: str = ""
   num: int = 4
   seed: int = 2**20
   radius: int = RADIUS
@@ -54,20 +72,26 @@ def erase(workdir: str | Path, optout: OptOut, to: str | Path, how: How) -> Path
   """Trains a work directory `to` without the records of a list; returns the certificate's page.
 
   Where none of them was read, nothing is trained and the certificate says so. An erasure that was
-  ended goes on when it is called again.
+  ended goes on when it is called again. Ablation is of the first PROMPTS captions of the records.
   Raises ConfigError, DataError, RestoreError, WorkdirError.
   """
   to = Path(to)
+  if how.method not in (REWIND, ABLATE):
+    raise ConfigError(f"--method={how.method} is not one of {REWIND}, {ABLATE}.")
+  if how.anchor and how.method != ABLATE:
+    raise ConfigError(f"--anchor is of --method={ABLATE}: give that, or leave it out.")
+  if to.resolve() == Path(workdir).resolve():
+    raise ConfigError(f"--to={to} is the work directory itself: name another one.")
   account = account_of(workdir, optout, None, how.radius)
   for line in lines_of(account):
     print(line)
   if account.first is None:
-    return _certify(to, optout, account, "never read", {}, {})
-  notes = check_rewind(account, to)
+    return _certify(to, optout, account, UNREAD, {}, {})
+  notes = check_rewind(account) if how.method == REWIND else []
   before = open_model(workdir)
   images = TrainImages(before)
   listed = [
-    images.number(read.match.split, read.match.index) for read in account.records if read.trained
+    images.number(read.match.split, read.match.number) for read in account.records if read.trained
   ]
   captions = list(dict.fromkeys(images.record(i).captions[0] for i in listed))
   prompts = {
@@ -79,17 +103,22 @@ def erase(workdir: str | Path, optout: OptOut, to: str | Path, how: How) -> Path
   found = {"before": _measured(before, prompts, images, how)}
   weights = {"before": fingerprint(dict(before.params))}
   del before
-  rewind(account, optout, to)
+  if how.method == REWIND:
+    rewind(account, optout, to)
+    facts: dict[str, Any] = {"trained from step": account.clean or 0}
+  else:
+    facts = {"trained from step": account.step, "anchor": how.anchor}
+    ablate(account, prompts, how, to)
   after = open_model(to)
   found["after"] = _measured(after, prompts, images, how)
   weights["after"] = fingerprint(dict(after.params))
-  facts: dict[str, Any] = {"weights": weights, "notes": notes, "seeds": [how.seed, how.num]}
+  facts |= {"weights": weights, "notes": notes, "seeds": [how.seed, how.num]}
   facts |= _compared(found, set(listed))
   shown = {name: _cards(found, name, images) for name in prompts}
-  return _certify(to, optout, account, "rewind", facts, shown)
+  return _certify(to, optout, account, how.method, facts, shown)
 
 
-def check_rewind(account: Account, to: Path) -> list[str]:
+def check_rewind(account: Account) -> list[str]:
   """Raises ConfigError where a run cannot be rewound. Returns what the certificate has to say."""
   config, clean = account.meta.config, account.clean
   if account.step < config.train.steps:
@@ -97,8 +126,6 @@ def check_rewind(account: Account, to: Path) -> list[str]:
       f"{account.workdir} has done {account.step} of train.steps = {config.train.steps}: end it "
       "first, so that both runs are of the same length."
     )
-  if to.resolve() == account.workdir.resolve():
-    raise ConfigError(f"--to={to} is the work directory itself: name another one.")
   if (clean or 0) < account.order.since:
     raise ConfigError(
       f"{account.workdir} read other data up to step {account.order.since}, and no checkpoint "
@@ -136,6 +163,18 @@ def rewind(account: Account, optout: OptOut, to: Path) -> None:
   train(config, to)
 
 
+def ablate(account: Account, prompts: dict[str, list[str]], how: How, to: Path) -> None:
+  """Trains `to` so that captions give others' images. Raises as adapt.forget.forget."""
+  captions = tuple(prompts["listed"])
+  given = Forget(
+    concepts=captions,
+    anchors=(how.anchor,) * len(captions) if how.anchor else (),
+    keep=tuple(prompts["neighbours"]),
+    kind="caption",
+  )
+  forget(of_workdir(str(account.workdir)), "ablation" if how.anchor else "esd", given, to)
+
+
 def neighbours(images: TrainImages, listed: set[int], captions: Sequence[str]) -> list[str]:
   """Captions that share most words with some, of training images that are not listed.
 
@@ -143,7 +182,9 @@ def neighbours(images: TrainImages, listed: set[int], captions: Sequence[str]) -
   """
   words = [frozenset(text.casefold().split()) for text in captions]
   found: dict[str, float] = {}
-  for i in np.unique(np.linspace(0, len(images) - 1, min(SEARCHED, len(images))).astype(int)).tolist():
+  for i in np.unique(
+    np.linspace(0, len(images) - 1, min(SEARCHED, len(images))).astype(int)
+  ).tolist():
     text = images.record(i).captions[0]
     if i not in listed and text not in captions:
       own = frozenset(text.casefold().split())
@@ -202,21 +243,23 @@ def _certify(
 ) -> Path:
   """Writes certificate.json and the page. Raises WorkdirError."""
   entries = {kind: sorted(found.values()) for kind, found in optout.entries.items()}
-  clean = account.clean if facts else None
   content: dict[str, Any] = {
     "list": {"sha256": optout.digest, "entries": entries},
     "method": method,
-    "guaranteed": GUARANTEED if facts else "No step of the run has read a listed record.",
-    "trained from step": (clean or 0) if facts else None,
+    "guaranteed": GUARANTEED[method],
     "account": to_json(account),
     **facts,
   }
   if jax.process_index() == 0:
     write(to / CERTIFICATE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-  about: dict[str, Any] = {"list": optout.digest[:12], "method": method, "records": len(account.records)}
+  about: dict[str, Any] = {
+    "list": optout.digest[:12],
+    "method": method,
+    "records": len(account.records),
+  }
   about |= {"first step that read one": account.first or "none"}
   if facts:
-    about |= {"trained from step": clean or 0, "to step": account.step}
+    about |= {"trained from step": facts["trained from step"]}
     for name in shown:
       for when in ("before", "after"):
         about[f"{name}: copies of listed images, {when}"] = sum(

@@ -2,9 +2,10 @@
 
 What the run has read of the list is computed from its order (t2i consent); then training goes on
 from the last checkpoint that has read none of it, with other records in their places: RUN is, to
-the bit, the run that never had them. What both models draw of it, and of captions beside it, is
-measured. RUN/certificate.json and RUN/certificate.html say what was requested, what was done, and
-what is guaranteed.
+the bit, the run that never had them. --method=ablate trains the weights on instead, so that
+captions of the records give other images (t2i forget). What both models draw of it, and of captions
+beside it, is measured. RUN/certificate.json and RUN/certificate.html say what was requested, what
+was done, and what is guaranteed.
 """
 
 import argparse
@@ -19,6 +20,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--workdir", required=True, help="of a training run that has ended")
   parser.add_argument("--to", required=True, help="work directory of the run without it")
   add_list_flags(parser)
+  parser.add_argument(
+    "--method", default="rewind", help="rewind, the default, which is exact, or ablate"
+  )
+  parser.add_argument(
+    "--anchor",
+    default="",
+    help="of ablate: what captions of the records are to give instead, as 'a circle'; default "
+    "nothing, away from which they are guided",
+  )
   parser.add_argument(
     "--num", type=number("--num", Images), default=4, help="images a prompt; default 4"
   )
@@ -35,5 +45,6 @@ def run(args: argparse.Namespace) -> None:
   from t2i_jax.inference.save import check_out
 
   optout = read_optout(args.optout)
+  how = How(args.method, args.anchor, args.num, args.seed, args.radius)
   check_out(Path(args.to), "--to")
-  print(erase(args.workdir, optout, args.to, How(args.num, args.seed, args.radius)))
+  print(erase(args.workdir, optout, args.to, how))

@@ -52,7 +52,7 @@ class OptOut(NamedTuple):
     return tuple(int(value, 16) for value in self.entries.get("phash", {}))
 
   @property
-  def count(self) -> int:
+  def size(self) -> int:
     return sum(map(len, self.entries.values()))
 
   def of(self, found: Provenance) -> list[tuple[str, str]]:
@@ -63,10 +63,10 @@ class OptOut(NamedTuple):
 
 
 class Match(NamedTuple):
-  """A record of a list.   why: the entries that it matches, as they were written"""
+  """A record of a list.   number: its index;   why: the entries that it matches, as written"""
 
   split: str
-  index: int
+  number: int
   provenance: Provenance
   why: tuple[str, ...]
 
@@ -86,7 +86,7 @@ class Matches(NamedTuple):
   def by_split(self) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for match in self.records:
-      found.setdefault(match.split, []).append(match.index)
+      found.setdefault(match.split, []).append(match.number)
     return found
 
 
@@ -166,7 +166,7 @@ def match(
   if not found:
     raise DataError(
       f"none of the {total:,} records of {', '.join(splits)} in {folder} matches one of the "
-      f"{optout.count} entries, as {unmatched[0]!r}. A hash is of the image's file as it was built; "
+      f"{optout.size} entries, as {unmatched[0]!r}. A hash is of the image's file as it was built; "
       "authors are those of its .provenance.jsonl files."
     )
   if len(found) == total:

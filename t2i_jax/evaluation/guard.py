@@ -120,8 +120,9 @@ def _rule(fields: Any, where: str, folder: Path) -> Rule:
       COSINE.check(value, f"{where}: {key}")
     if key == "radius":
       BITS.check(value, f"{where}: {key}")
-  given = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-  rule = Rule(**{"name": "", **given})
+  given: dict[str, Any] = {"name": ""}
+  given |= {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+  rule = Rule(**given)
   wrong = _problem(rule, fields)
   if wrong:
     raise ConfigError(f"{where}: {wrong}")

@@ -86,10 +86,10 @@ def pixel_features(images: np.ndarray) -> np.ndarray:
 class Nearest(NamedTuple):
   """Of each query the nearest of many images, by the cosine of their features.
 
-  index  [n] int64, -1 where there is none;   similarity: [n] float32
+  at  [n] int64, index of it, -1 where there is none;   similarity: [n] float32
   """
 
-  index: np.ndarray
+  at: np.ndarray
   similarity: np.ndarray
 
   def copied(self, threshold: float) -> np.ndarray:

@@ -150,7 +150,7 @@ def compare(drawn: np.ndarray, train: TrainImages, embed: m.Embed = m.pixel_feat
     return of[:, None] == number[None, start : start + scores.shape[1]]
 
   found = m.nearest(queries, train.features(embed), same)
-  cut = lambda part: m.Nearest(found.index[part], found.similarity[part])
+  cut = lambda part: m.Nearest(found.at[part], found.similarity[part])
   n = len(drawn)
   threshold = m.calibrated(cut(slice(n, None)).similarity)
   return Compared(cut(slice(0, n)), threshold, m.duplicates(train.hashes))
@@ -215,7 +215,7 @@ def measure(
         prompt,
         differences[i],
         images[part],
-        compared.nearest.index[part],
+        compared.nearest.at[part],
         compared.nearest.similarity[part],
         compared.copied[part],
         len(m.largest_clique(near)),

@@ -97,7 +97,7 @@ def account_of(
   read = exposures(order, matches.by_split(), step)
   trained = {split for split, _ in order.splits}
   records = tuple(
-    Read(one, tuple(read.get((one.split, one.index), ())), one.split in trained)
+    Read(one, tuple(read.get((one.split, one.number), ())), one.split in trained)
     for one in matches.records
   )
   return Account(Path(workdir), step, meta, steps, order, matches, records)
@@ -136,10 +136,10 @@ def lines_of(account: Account) -> list[str]:
 def _line(account: Account, read: Read) -> str:
   one = read.match
   stated = [value for value in (one.provenance.author, one.provenance.licence) if value]
-  name = ", ".join([f"{one.split}/{one.index} {one.provenance.key}", *stated])
+  name = ", ".join([f"{one.split}/{one.number} {one.provenance.key}", *stated])
   if not read.trained:
     return f"{name}: never, of a split that is not trained on"
-  if one.index in account.order.without.get(one.split, ()):
+  if one.number in account.order.without.get(one.split, ()):
     return f"{name}: never, left out by data.tombstones"
   if not read.steps:
     return f"{name}: never"
@@ -154,7 +154,7 @@ def to_json(account: Account) -> dict[str, Any]:
   records = [
     {
       "split": read.match.split,
-      "index": read.match.index,
+      "index": read.match.number,
       **read.match.provenance._asdict(),
       "matched by": list(read.match.why),
       "exposures": len(read.steps),

@@ -1,6 +1,7 @@
 """Erasure by rewinding: bit for bit the run that never read the records; what is certified."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -119,7 +120,7 @@ def test_rewinding_is_the_run_that_never_read_them(base, listed, configured, tmp
   assert main(["erase", f"--workdir={to}", f"--optout={listed}", f"--to={tmp_path / 'x'}"]) == 0
   assert "left out by data.tombstones" in capsys.readouterr().out
   certificate = json.loads((tmp_path / "x/certificate.json").read_text())
-  assert certificate["method"] == "never read" and certificate["trained from step"] is None
+  assert certificate["method"] == "never read" and "trained from step" not in certificate
 
 
 def test_a_policy_at_the_source(base, tmp_path, capsys):
@@ -161,6 +162,29 @@ def test_a_policy_at_the_source(base, tmp_path, capsys):
     policy.write_text(json.dumps({"rules": [rule]}))
     assert sample(prompt) == code
   assert "rule 'red' refuses" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ablation_says_that_nothing_is_guaranteed(base, listed, tmp_path, monkeypatch, capsys):
+  """The objective is tested in test_forget: here a copy of the run stands for what it trains."""
+  from t2i_jax.adapt import erase
+
+  def forget(of, method, how, to):
+    assert (of.where, method, how.kind) == (str(base), "ablation", "caption")
+    assert how.anchors == ("a circle",) * len(how.concepts) and len(how.concepts) == 2
+    shutil.copytree(of.where, to)
+
+  monkeypatch.setattr(erase, "forget", forget)
+  to, given = tmp_path / "to", [f"--workdir={base}", f"--optout={listed}", "--num=2"]
+  assert main(["erase", *given, f"--to={to}", "--anchor=a circle"]) == 2
+  assert "--anchor is of --method=ablate" in capsys.readouterr().err
+  assert main(["erase", *given, f"--to={to}", "--method=ablate", "--anchor=a circle"]) == 0
+  found = json.loads((to / "certificate.json").read_text())
+  assert found["method"] == "ablate" and "Nothing is guaranteed" in found["guaranteed"]
+  assert found["weights"]["before"] == found["weights"]["after"]
+  assert all(row["moved"] == 0 for row in found["listed"] + found["neighbours"])
+  assert main(["erase", *given, f"--to={base}", "--method=ablate"]) == 2
+  assert "is the work directory itself" in capsys.readouterr().err
 
 
 @pytest.mark.slow

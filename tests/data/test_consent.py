@@ -130,7 +130,7 @@ def test_what_a_list_matches(folder, tmp_path):
     read_optout(tmp_path / "list")
   optout = entries_of([f"sha256:{bmp}", f"phash:{copied:016x}", "author: ADA", "author:Cy"], "x")
   matches = match(optout, folder, list(found))
-  keys = sorted(name_of[one.split, one.index] for one in matches.records)
+  keys = sorted(name_of[one.split, one.number] for one in matches.records)
   ada = {f"{i:02d}.png" for i in range(12) if i % 3 != 1 and i != 4}
   assert keys == sorted(ada | {"02.png", "03.png", "04.bmp"})
   assert matches.unmatched == ["author:Cy"]

@@ -62,7 +62,7 @@ def test_the_nearest_image_and_its_threshold():
   parts = [features[:17], features[17:40], features[40:]]
   found = m.nearest(queries, parts)
   scores = queries @ features.T
-  np.testing.assert_array_equal(found.index, scores.argmax(1))
+  np.testing.assert_array_equal(found.at, scores.argmax(1))
   np.testing.assert_allclose(found.similarity, scores.max(1), rtol=1e-6)
   hashes = [image.tobytes().hex() for image in train]
   assert m.duplicates(hashes) == {hashes[3]: [3, 7]}
