@@ -8,8 +8,9 @@ record is read where the order has it, or where it is in the place of one that i
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from t2i_jax.data.order import index_at, substitutes
+from t2i_jax.data.order import index_at
 from t2i_jax.data.roles import NOTHING, Without
+from t2i_jax.data.substitutes import substitutes
 
 
 class Order(NamedTuple):
@@ -55,7 +56,7 @@ def changed(order: Order, without: Without, steps: int) -> dict[tuple[str, int],
   """The steps at which a run would have read another record had it left out others.
 
   without  what would be left out in place of order.without
-  By the index that the order has there. Raises DataError as data.order.substitutes.
+  By the index that the order has there. Raises DataError as data.substitutes.
   """
   differ = []
   for split, size in order.splits:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from t2i_jax.data.order import substitutes
 from t2i_jax.data.record import Record, unpack
+from t2i_jax.data.substitutes import substitutes
 from t2i_jax.errors import DataError
 
 FORMAT = "t2i_jax/1"
@@ -127,7 +127,7 @@ class ShardSource:
   folder  written by `t2i data build --to`
   split   a name in its manifest
   without  indices of records that are never read: another one is in the place of each,
-          data.order.substitutes
+          data.substitutes
   Raises DataError where the split is unknown or empty, or a shard is missing or has another size
   than in the manifest. Shards are opened when first read; the object can be pickled.
   """

@@ -1,7 +1,7 @@
 """Tombstones: records of a built folder that a run does not read, as config.data.tombstones names.
 
 A JSON file with the hash of the folder's manifest, so that indices are of no other folder. At each
-position of the order at which one of them would be read, another record is: data.order.substitutes.
+position of the order at which one of them would be read, another record is: data.substitutes.
 Positions, and with them the noise and the choice of captions of all other rows, stay as they are.
 """
 

@@ -16,11 +16,11 @@ from t2i_jax.data.from_folder import Folder
 from t2i_jax.data.images import decode
 from t2i_jax.data.loader import Loader
 from t2i_jax.data.optout import entries_of, match, read_optout
-from t2i_jax.data.order import substitutes
 from t2i_jax.data.perceptual import chance, distances, false_matches, perceptual_hash
 from t2i_jax.data.provenance import provenance_of, read_provenance
 from t2i_jax.data.roles import open_split
 from t2i_jax.data.source import MANIFEST, PROVENANCE, ShardSource, manifest_hash
+from t2i_jax.data.substitutes import substitutes
 from t2i_jax.data.tombstones import joined, read_tombstones, write_tombstones
 from t2i_jax.data.verify import verify
 from t2i_jax.errors import DataError
