@@ -322,12 +322,15 @@ def labels() -> dict[Grid, str]:
 
 
 def line(row: Row, tables: tuple[str, ...]) -> list[str]:
-  """A row on tables of one precision. Raises ValueError where the bound or `double` is wrong."""
+  """A row on tables of one precision. Raises ValueError where the bound or `double` is wrong.
+
+  Processors round differently: what is near the bound in float32 is over it on some of them.
+  """
   double = tables == row.double
   worst = Errors(*np.max([errors(row, case) for case in row.cases(tables)], axis=0))
   if not (worst.double if double else worst.single) < BOUND:
     raise ValueError(f"{row} on {tables}: {worst} is over {BOUND}")
-  if double and worst.single < BOUND:
+  if double and worst.single < BOUND / 2:
     raise ValueError(f"{row} on {tables}: {worst} holds in float32 as well")
   star = "*" if double and row.all_double else ""
   return [

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
   "data.train_split": "train",
   "data.val_split": "val",
   "data.crop": "centre",  # of an image that is scaled to cover image_size; or "random"
+  "data.tombstones": "",  # a file of records that are not read: t2i consent --tombstones
   "data.workers": 0,  # processes that decode; 0 = threads
   # The data's own byte-level BPE; or "bytes", "folder:PATH", "labels:N", or with PATH's id2label
   # "labels:N:PATH".
@@ -76,6 +77,7 @@ VALUES: dict[str, Any] = {
   "data.image_size": tuple[Side, Side],
   "data.train_split": str,
   "data.val_split": str,
+  "data.tombstones": str,
   "data.crop": Literal["centre", "random"],
   "data.workers": Annotated[int, Range("[0, 1024]")],
   "text.tokenizer": str,

@@ -161,13 +161,22 @@ def _tokens(model: Model, prompt: str) -> list[Any]:
 
 
 def drawn_of_class(model: Model, how: How, folder: Path) -> tuple[str, ...]:
-  """Images of the class by the model itself, of seeds 0, 1, ...; those that are there are kept.
-
-  Raises WorkdirError.
-  """
-  count = how.priors + HELD_OUT
-  about = {"prompt": how.class_prompt, "weights": fingerprint(dict(model.params))}
+  """Images of the class by the model itself: see drawn_images."""
+  about: dict[str, Any] = {"prompt": how.class_prompt}
   about |= {"scenes": list(how.scenes)} if how.scenes else {}
+  prompts = [in_turn(how.class_prompts, i) for i in range(how.priors + HELD_OUT)]
+  return drawn_images(model, prompts, folder, about)
+
+
+def drawn_images(
+  model: Model, prompts: Sequence[str], folder: Path, about: Mapping[str, Any]
+) -> tuple[str, ...]:
+  """An image of each prompt by the model itself, of seeds 0, 1, ...; those that are there are kept.
+
+  about  what the images are, besides the weights, as JSON
+  Raises WorkdirError where there are others.
+  """
+  about = {**about, "weights": fingerprint(dict(model.params))}
   said = folder / PRIORS_FILE
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,14 +185,15 @@ def drawn_of_class(model: Model, how: How, folder: Path) -> tuple[str, ...]:
         f"{folder} has images of another model or prompt: use another --to, or remove it."
       )
     said.write_text(json.dumps(about, indent=1) + "\n")
-    paths = [folder / f"{i:05d}.png" for i in range(count)]
+    paths = [folder / f"{i:05d}.png" for i in range(len(prompts))]
     missing = [i for i, path in enumerate(paths) if not path.exists()]
-    print(f"{how.class_prompt!r}: {count - len(missing)} images are there, {len(missing)} drawn")
+    there = len(paths) - len(missing)
+    print(f"{prompts[0]!r}: {there} images are there, {len(missing)} drawn")
     step = model.config.sampling.batch
     for start in range(0, len(missing), step):
       seeds = missing[start : start + step]
-      prompts = [in_turn(how.class_prompts, seed) for seed in seeds]
-      for seed, image in zip(seeds, model.draw(prompts, seeds), strict=True):
+      images = model.draw([prompts[seed] for seed in seeds], seeds)
+      for seed, image in zip(seeds, images, strict=True):
         part = paths[seed].with_suffix(".part")
         Image.fromarray(image).save(part, "PNG")
         part.replace(paths[seed])

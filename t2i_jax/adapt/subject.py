@@ -62,6 +62,12 @@ class SubjectImages:
     return made(split, Record(image, (caption,), path, {"role": split}))
 
 
+class AnchorImages(SubjectImages):
+  """Of a concept to be forgotten: those of the anchor, and the same number of the target."""
+
+  splits: ClassVar = ("anchor", "target", "val")
+
+
 def build_subject(source: SubjectImages, tokenizer: Tokenizer, to: Path) -> None:
   """The folder of data, with the tokenizer of a model; one that is there is kept.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from t2i_jax.cli import lora, refiner
+from t2i_jax.cli import guard, lora, refiner
 from t2i_jax.cli.control import (
   add_control_flags,
   check_control,
@@ -68,6 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     default=1.0,
     help="of the classifier, 0 = off",
   )
+  guard.add_flag(parser)
   add_start_flags(parser)
   add_control_flags(parser)
   add_sampling_flags(parser)
@@ -328,32 +329,26 @@ def cut_prompts(model: Any, prompts: Sequence[str]) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
+  from t2i_jax.inference import start as files
   from t2i_jax.inference.refine import draw_refined
   from t2i_jax.inference.save import check_out, save_images
-  from t2i_jax.inference.start import (
-    ConditionImage,
-    Mask,
-    SourceImage,
-    check_conditions,
-    fitted_reference,
-    repeated,
-  )
   from t2i_jax.systems.controlnet import check_count
 
-  prompts = read_prompts(args)
+  policy, prompts = guard.opened(args, read_prompts(args))
   check_start(args)
   refiner.check_flags(args)
   check_control(args)
   check_folder(args, FOLDER_FLAGS)
   out = Path(args.out or Path(args.workdir or "") / "drawn")
   check_out(out)
-  image = None if args.image is None else SourceImage(args.image)
-  mask = None if image is None or args.mask is None else Mask(args.mask, image)
-  conditions = [ConditionImage(path) for path in args.control]
+  image = None if args.image is None else files.SourceImage(args.image)
+  mask = None if image is None or args.mask is None else files.Mask(args.mask, image)
+  conditions = [files.ConditionImage(path) for path in args.control]
   model = opened(args, prompts, conditions=conditions)
+  guard.check_texts(policy, model, prompts)
   if conditions:
     check_count(len(getattr(model.system, "controlnets", ())), len(conditions))
-    check_conditions(conditions, model.config.data.image_size)
+    files.check_conditions(conditions, model.config.data.image_size)
   if args.folder is not None and args.too_long != "error":
     print("".join(f"{line}\n" for line in cut_prompts(model, prompts)), end="", file=sys.stderr)
   config, texts = model.config, [prompt for prompt in prompts for _ in range(args.num)]
@@ -363,8 +358,8 @@ def run(args: argparse.Namespace) -> None:
   if image is None:
     if args.reference:
       model.need("redraw")
-      shown = [fitted_reference(path, model.system) for path in args.reference]
-      how["references"] = [repeated(one, len(texts)) for one in shown]
+      shown = [files.fitted_reference(path, model.system) for path in args.reference]
+      how["references"] = [files.repeated(one, len(texts)) for one in shown]
     if args.refiner is None:
       images = model.draw(texts, seeds, **how)
     else:
@@ -375,6 +370,7 @@ def run(args: argparse.Namespace) -> None:
     model.need("redraw")
     start = start_of(args, image, mask, model, len(texts))
     images = model.redraw(texts, seeds, start, **how)
+  guard.check_drawn(policy, images, texts, seeds)
   for path in save_images(images, texts, seeds, out, config, args.num):
     print(path)
 

@@ -118,6 +118,22 @@ def subject(c: ConfigDict) -> None:
   c.score.level = ""
 
 
+def forgetting(c: ConfigDict) -> None:
+  """What a model forgets a concept with: pairs of the prompts of the anchor and of the concept.
+
+  A published model has the published batch and rate [2303.13516, its code]; others need more.
+  """
+  subject(c)
+  c.data.train_split = "anchor+target"
+  c.train.objective = "ablation(target='current')"
+  c.train.caption_dropout = dict.fromkeys(c.text.towers, 0.0)
+  c.process.t_sampling = ()
+  own = c.parts.backbone.start.startswith("run:")
+  lr = 2e-4 if own else 1.6e-5
+  c.train.update(steps=100, batch=16, **adamw(lr, "constant"))
+  c.train.ema = 0.0
+
+
 def from_scratch(c: ConfigDict) -> None:
   """configs/finetune.py with a backbone of random weights, and its training."""
   c.parts.backbone.start = ""

@@ -16,9 +16,10 @@ from t2i_jax.data.items import BuildSource, Made, Result, Skipped
 from t2i_jax.data.lengths import BATCH, Lengths
 from t2i_jax.data.parallel_map import ordered_map
 from t2i_jax.data.progress import Meter
+from t2i_jax.data.provenance import END
 from t2i_jax.data.record import SCHEMA
 from t2i_jax.data.shards import SplitWriter, sha256_of
-from t2i_jax.data.source import FORMAT, MANIFEST
+from t2i_jax.data.source import FORMAT, MANIFEST, PROVENANCE
 from t2i_jax.data.tokenize import Tokenizer, check_captions, placeholder_words, train_bpe
 from t2i_jax.errors import DataError
 
@@ -161,6 +162,10 @@ def write_folder(
       (folder / SKIPPED).open("w", encoding="utf-8", errors="backslashreplace")
     )
     texts = {s: stack.enter_context(p.open("w", encoding="utf-8")) for s, p in spools.items()}
+    origins = {
+      split: stack.enter_context((folder / f"{split}{END}").open("w", encoding="utf-8"))
+      for split in source.splits
+    }
     for item in items:
       if isinstance(item, Account):
         account.add(item)
@@ -174,6 +179,7 @@ def write_folder(
         account.use("items")
         writers[item.split].write(item.data, len(item.captions))
         texts[item.split].write(json.dumps([item.captions, item.instructions]) + "\n")
+        origins[item.split].write(item.provenance + "\n")
   if not account.found["items"]:  # of a source that does not count
     account.find("items", account.used["items"] + reasons.total())
   account.check()
@@ -186,6 +192,13 @@ def write_folder(
   lengths = {split: split_lengths(path, text) for split, path in spools.items()}
   for path in spools.values():
     path.unlink()
+  provenance = {}
+  for split, entry in splits.items():
+    path = folder / f"{split}{END}"
+    if entry["records"]:
+      provenance[split] = {"file": path.name, "sha256": sha256_of(path)}
+    else:
+      path.unlink()
   if source.attribution:
     (folder / ATTRIBUTION).write_text(source.attribution + "\n", encoding="utf-8")
   manifest = {
@@ -199,6 +212,7 @@ def write_folder(
     "licence": source.licence,
     "attribution": source.attribution,
     "splits": {split: entry for split, entry in splits.items() if entry["records"]},
+    PROVENANCE: provenance,
     "tokenizer": {
       "file": TOKENIZER,
       "vocab": Tokenizer.bpe(text).vocab,

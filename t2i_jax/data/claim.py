@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from t2i_jax.data.pieces import KINDS
+from t2i_jax.data.provenance import END
 from t2i_jax.data.source import MANIFEST, read_manifest
 from t2i_jax.errors import DataError
 
@@ -21,7 +22,7 @@ CLAIM = ".claim"
 # Names of files in a folder that is being built.
 UNFINISHED = (
   *(MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, NULLS, CLAIM),
-  *("*.arrayrecord", "*.keys", "*.part"),
+  *("*.arrayrecord", "*.keys", "*.part", f"*{END}"),
 )
 
 
@@ -98,7 +99,8 @@ def own_files(folder: Path) -> set[str]:
   shards = {shard["file"] for split in splits.values() for shard in split["shards"]}
   sheets = {f"sheet-{split}.png" for split in splits}
   keys = {f"{split}{end}" for split in splits for end, _ in KINDS.values()}  # of what is encoded
-  return shards | sheets | keys | {MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, NULLS, CLAIM}
+  lines = {f"{split}{END}" for split in splits}
+  return shards | sheets | keys | lines | {MANIFEST, TOKENIZER, SKIPPED, ATTRIBUTION, NULLS, CLAIM}
 
 
 def check_target(out: Path, overwrite: bool) -> None:

@@ -12,6 +12,7 @@ from t2i_jax.data.captions import caption_fields, caption_lines
 from t2i_jax.data.conditions import KEYPOINTS, checked_keypoints
 from t2i_jax.data.files import MAX_TEXT, lines_of, open_regular, read_regular
 from t2i_jax.data.images import is_image_name
+from t2i_jax.data.provenance import described
 from t2i_jax.data.user_images import UserImages, printable, reason_of
 from t2i_jax.errors import DataError
 
@@ -26,7 +27,7 @@ class Item:
   """An image file: its path under the root, and captions if a metadata.jsonl gives them.
 
   beside   path of its file of captions, or ""
-  meta     what its row gives besides: keypoints
+  meta     what its row gives besides: provenance, keypoints
   problem  a reason to skip it that is found without opening it
   kind     "items"; "files", "rows" or "folders" of what is named and is no image
   """
@@ -49,7 +50,8 @@ class Folder(UserImages):
 
   Captions of `a/b.jpg` are the lines of `a/b.txt`, or rows of a `metadata.jsonl` in any folder:
   {"file_name": "b.jpg", "text" | "caption" | "captions": ...}, names relative to that folder. A row
-  may have "keypoints" of people, for condition images: data.conditions.skeleton.
+  may have "author", "licence" and "consent": data.provenance; and "keypoints" of people, for
+  condition images: data.conditions.skeleton.
 
   path  of the folder; it is only read
   """
@@ -168,9 +170,10 @@ def _row(under: str, line: bytes | None) -> tuple[str, list[Any], dict[str, Any]
   found = caption_fields(row)
   if found is None:
     raise DataError("no caption")
-  if KEYPOINTS not in row:
-    return path, found, {}
-  return path, found, {KEYPOINTS: checked_keypoints(row[KEYPOINTS])}
+  meta: dict[str, Any] = dict(described(row))
+  if KEYPOINTS in row:
+    meta[KEYPOINTS] = checked_keypoints(row[KEYPOINTS])
+  return path, found, meta
 
 
 def _items_of(

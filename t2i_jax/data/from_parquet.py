@@ -11,6 +11,7 @@ from t2i_jax.data.account import Account
 from t2i_jax.data.captions import CAPTION_KEYS, caption_values
 from t2i_jax.data.files import MAX_BYTES, check_size
 from t2i_jax.data.from_webdataset import names_of
+from t2i_jax.data.provenance import NAMES, described
 from t2i_jax.data.user_images import UserImages, needed, printable, reason_of
 from t2i_jax.errors import DataError
 
@@ -25,13 +26,17 @@ parquet: Any = partial(needed, "pyarrow.parquet", "parquet")
 
 @dataclasses.dataclass
 class Item:
-  """A row: the bytes of its image, and its captions.   kind: "items"; "files": a damaged one"""
+  """A row: the bytes of its image, its captions, and what it states of author, licence and consent.
+
+  kind  "items"; "files": a damaged one
+  """
 
   key: str
   image: Any = None
   captions: Sequence[Any] | None = None
   problem: str = ""
   kind: str = "items"
+  meta: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +104,9 @@ class Parquet(UserImages):
       schema = table.schema_arrow
       columns = columns_of(schema, self.image, self.caption, path)
       wanted = [columns.image, *columns.captions]
-      wanted += [STATUS] if STATUS in schema.names else []
+      stated = [name for names in NAMES.values() for name in names]
+      wanted += [name for name in (STATUS, *stated) if name in schema.names]
+      wanted = list(dict.fromkeys(wanted))
       number = 0
       for batch in table.iter_batches(ROWS, columns=wanted, use_threads=False):
         for row in batch.to_pylist():
@@ -108,6 +115,9 @@ class Parquet(UserImages):
 
   def captions_of(self, item: Item) -> Sequence[Any] | None:
     return item.captions
+
+  def meta_of(self, item: Item) -> dict[str, Any]:
+    return item.meta
 
   def image_of(self, item: Item) -> bytes:
     if not item.image:
@@ -134,7 +144,7 @@ def _item(row: dict[str, Any], columns: Columns, key: str) -> Item:
   if not image and not problem and isinstance(status, str) and status != "success":
     problem = f"no image: {status}"
   texts = [row[name] for name in columns.captions]
-  return Item(key, image, caption_values(texts), printable(problem))
+  return Item(key, image, caption_values(texts), printable(problem), meta=described(row))
 
 
 def columns_of(schema: Any, image: str, caption: str, where: str) -> Columns:

@@ -12,6 +12,7 @@ from t2i_jax.data.account import Account
 from t2i_jax.data.captions import caption_fields, caption_lines
 from t2i_jax.data.files import MAX_BYTES, MAX_TEXT, check_size, open_regular
 from t2i_jax.data.images import is_image_name
+from t2i_jax.data.provenance import described
 from t2i_jax.data.tars import Member, members_of
 from t2i_jax.data.user_images import UserImages, printable, reason_of
 from t2i_jax.errors import DataError
@@ -93,6 +94,11 @@ class WebDataset(UserImages):
         raise DataError(f"json cannot be read: {error}") from error
       found = found if more is None else [*(found or []), *more]
     return found
+
+  def meta_of(self, item: Item) -> dict[str, Any]:
+    if "json" not in item.fields:
+      return {}
+    return dict(described(json.loads(item.fields["json"].decode("utf-8-sig"))))
 
   def image_of(self, item: Item) -> bytes:
     image = next((item.fields[f] for f in IMAGE_FIELDS if f in item.fields), None)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from t2i_jax.data.account import Account
+from t2i_jax.data.provenance import provenance_of
 from t2i_jax.data.record import Record
 
 CHUNK = 64  # items per task, enough to hide the cost of passing a task to a process
@@ -13,12 +14,16 @@ CHUNK_BYTES = 2**26  # of the files of a task, which are in memory together
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-  """A packed record: split, bytes, captions and, last among them, instructions."""
+  """A packed record: split, bytes, captions and, last among them, instructions.
+
+  provenance  the line that says where it comes from: data.provenance
+  """
 
   split: str
   data: bytes
   captions: tuple[str, ...]
   instructions: int = 0
+  provenance: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +74,10 @@ class BuildSource(Protocol):
     """A task's items in a fixed order; runs in a worker process."""
 
 
-def made(split: str, record: Record) -> Made:
-  """A record, packed for the builder."""
-  return Made(split, record.pack(), record.texts, len(record.then))
+def made(split: str, record: Record, original: bytes | None = None) -> Made:
+  """A record, packed for the builder.   original: the file that its image was read from"""
+  line = provenance_of(record, original).line()
+  return Made(split, record.pack(), record.texts, len(record.then), line)
 
 
 def in_chunks(

@@ -5,7 +5,7 @@ that a batch has equal shares. Each split has an order of its own; those of one 
 one, so that their records come in pairs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from t2i_jax.data.order import index_at
@@ -14,17 +14,20 @@ from t2i_jax.data.source import ShardSource, Source
 from t2i_jax.errors import ConfigError
 
 BETWEEN = "+"
+Without = Mapping[str, Sequence[int]]  # split -> indices of records that are not read
+NOTHING: Without = {}
 
 
 class Roles:
   """Splits that are read in turn. The role of a row is the number of its split.
 
+  without  by split, as of ShardSource
   Raises DataError as ShardSource does.
   """
 
-  def __init__(self, folder: str | Path, splits: Sequence[str]):
+  def __init__(self, folder: str | Path, splits: Sequence[str], without: Without = NOTHING):
     self.folder, self.split = Path(folder), BETWEEN.join(splits)
-    self.sources = tuple(ShardSource(folder, split) for split in splits)
+    self.sources = tuple(ShardSource(folder, split, without.get(split, ())) for split in splits)
 
   def __len__(self) -> int:
     """Records of all splits."""
@@ -45,10 +48,12 @@ class Roles:
     return source[index_at(turn, len(source), seed)[1]], role
 
 
-def open_split(folder: str | Path, split: str) -> ShardSource | Roles:
+def open_split(folder: str | Path, split: str, without: Without = NOTHING) -> ShardSource | Roles:
   """A split, or several that are read in turn. Raises DataError."""
   splits = split.split(BETWEEN)
-  return ShardSource(folder, split) if len(splits) == 1 else Roles(folder, splits)
+  if len(splits) == 1:
+    return ShardSource(folder, split, without.get(split, ()))
+  return Roles(folder, splits, without)
 
 
 def each_split(source: ShardSource | Roles) -> Iterator[ShardSource]:

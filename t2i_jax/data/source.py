@@ -5,6 +5,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Collection
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from array_record.python.array_record_module import ArrayRecordReader
 
 from t2i_jax.data.record import Record, unpack
+from t2i_jax.data.substitutes import substitutes
 from t2i_jax.errors import DataError
 
 FORMAT = "t2i_jax/1"
@@ -28,6 +30,7 @@ LATENTS = dict.fromkeys(TEXTS, str) | {"image_size": [int], "shape": [int], "bat
 # data.features.Texts and StoredText say what these are.
 ENCODER: dict[str, Any] = dict.fromkeys(("start", "weights", "config", "ids", "dtype"), str)
 ENCODER |= dict.fromkeys(("limit", "length", "width", "pooled"), int)
+PROVENANCE = "provenance"  # by split: data.provenance
 FEATURES = {"data": str, "data_hash": str, "batch": int, "encoders": {"*": ENCODER}}
 SHAPE: dict[str, Any] = {
   "splits": {"*": SPLIT},
@@ -35,6 +38,7 @@ SHAPE: dict[str, Any] = {
   "attribution": str,
   "?latents": LATENTS,
   "?text": FEATURES,
+  "?provenance": {"*": {"file": str, "sha256": str}},
   "?lengths": {"*": {"*": {"bpe": HISTOGRAM, "bytes": HISTOGRAM}}},
 }
 KINDS = {str: "text", int: "a count", dict: "a map", list: "a list"}
@@ -122,11 +126,13 @@ class ShardSource:
 
   folder  written by `t2i data build --to`
   split   a name in its manifest
+  without  indices of records that are never read: another one is in the place of each,
+          data.substitutes
   Raises DataError where the split is unknown or empty, or a shard is missing or has another size
   than in the manifest. Shards are opened when first read; the object can be pickled.
   """
 
-  def __init__(self, folder: str | Path, split: str):
+  def __init__(self, folder: str | Path, split: str, without: Collection[int] = ()):
     self.folder, self.split = Path(folder), split
     splits = read_manifest(folder)["splits"]
     if split not in splits:
@@ -139,6 +145,7 @@ class ShardSource:
     self._ends = list(accumulate(shard["records"] for shard in self._shards))
     if not len(self):
       raise DataError(f"split {split!r} of {folder} has no records.")
+    self._in_place = substitutes(len(self), without)
     self._open()
 
   def _open(self) -> None:
@@ -159,6 +166,7 @@ class ShardSource:
     """Record `index` in [0, len). Raises DataError naming shard and record where it is corrupt."""
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {len(self)}")
+    index = self._in_place.get(index, index)
     number = bisect_right(self._ends, index)
     shard = self._shards[number]
     within = index - (self._ends[number] - shard["records"])

@@ -98,9 +98,10 @@ class UserImages:
       texts = sort_captions(self.captions_of(item))
       if not texts.kept:
         raise DataError(texts.rejected[0] if texts.rejected else EMPTY)
-      image = stored_image(self.image_of(item), self.max_size, account)
+      original = self.image_of(item)
+      image = stored_image(original, self.max_size, account)
       record = Record(image, texts.kept, item.key, self.meta_of(item))
-      result: Made | Skipped = made(split_of(item.key, self.val_fraction), record)
+      result: Made | Skipped = made(split_of(item.key, self.val_fraction), record, original)
     except Exception as error:  # whatever is wrong with one item is this item's
       result = Skipped(item.key, reason_of(error), item.kind)
     account.find("captions", len(texts.kept) + len(texts.rejected))

@@ -13,7 +13,7 @@ from t2i_jax.data.parallel_map import ordered_map
 from t2i_jax.data.progress import Meter
 from t2i_jax.data.record import unpack
 from t2i_jax.data.shards import sha256_of
-from t2i_jax.data.source import open_shard, read_manifest, size_problem
+from t2i_jax.data.source import PROVENANCE, open_shard, read_manifest, size_problem
 from t2i_jax.data.tokenize import Tokenizer, file_problem
 from t2i_jax.errors import DataError
 
@@ -38,7 +38,8 @@ def verify(
 
   Checked: each shard's size, hash and number of records; that each record has the schema, an image
   that decodes, captions that are not empty, and their features where the folder has some; sums of
-  records and captions by split; the tokenizer's hash; and that the manifest lists all shards.
+  records and captions by split; the hashes of the tokenizer and of the lines of provenance; and
+  that the manifest lists all shards.
   Raises DataError where there is no manifest, or a field of it is missing or odd.
   """
   folder = Path(folder)
@@ -64,7 +65,18 @@ def verify(
       meter.advance(shard["records"])
   for name, split in manifest["splits"].items():
     problems += _check_sums(name, split, captions)
+  for entry in manifest.get(PROVENANCE, {}).values():
+    problems += _check_provenance(folder, entry)
   return problems
+
+
+def _check_provenance(folder: Path, entry: dict[str, str]) -> list[Problem]:
+  try:
+    if sha256_of(folder / entry["file"]) == entry["sha256"]:
+      return []
+  except OSError as error:
+    return [Problem(entry["file"], None, f"cannot be read: {error.strerror}")]
+  return [Problem(entry["file"], None, "has another sha256 than the manifest says")]
 
 
 def _check_tokenizer(folder: Path, manifest: dict[str, Any]) -> list[Problem]:

@@ -2,13 +2,16 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from t2i_jax.errors import WorkdirError
 
 EMBEDDED = 256  # pixels; larger images are downscaled before they are embedded
 
@@ -58,6 +61,41 @@ pre{background:var(--page);border:1px solid var(--line);border-radius:6px;paddin
 overflow-x:auto;font:13px/1.6 ui-monospace,Menlo,Consolas,monospace;margin:12px 0 0}
 footer{color:var(--soft);font-size:13px;margin-top:24px;white-space:pre-line}
 """
+
+
+def document(title: str, body: str, footer: str = "") -> str:
+  """A whole page.   body: HTML;   footer: text"""
+  below = f"<footer>{escape(footer)}</footer>" if footer else ""
+  return (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width,initial-scale=1">'
+    f"<title>{escape(title)}</title><style>{CSS}</style></head>"
+    f"<body><main>{body}{below}</main></body></html>\n"
+  )
+
+
+def heading(title: str, about: str, facts: Mapping[str, Any]) -> str:
+  """What is at the top of a page: its title, a line below, and facts by name."""
+  rows = "".join(
+    f"<div><dt>{escape(name)}</dt><dd>{escape(plain(value))}</dd></div>"
+    for name, value in facts.items()
+  )
+  return (
+    f'<header><h1>{escape(title)}</h1><div class="soft">{escape(about)}</div>'
+    f"<dl>{rows}</dl></header>"
+  )
+
+
+def write(path: Path, text: str) -> Path:
+  """Writes a file, or leaves the old one as it is. Raises WorkdirError."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(path.name + ".part")  # on a full disk the old file is unchanged
+    whole.write_text(text, encoding="utf-8")
+    whole.replace(path)
+  except OSError as error:
+    raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
+  return path
 
 
 def section(title: str, note: str, body: str) -> str:

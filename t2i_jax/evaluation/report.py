@@ -17,11 +17,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from t2i_jax.errors import WorkdirError
 from t2i_jax.evaluation.caption_judge import CaptionScore
 from t2i_jax.evaluation.chart import loss_charts
 from t2i_jax.evaluation.edit_judge import EditScore
-from t2i_jax.evaluation.page import CSS, card_grid, image_tag, missing, plain, section
+from t2i_jax.evaluation.page import (
+  card_grid,
+  document,
+  heading,
+  image_tag,
+  missing,
+  section,
+  write,
+)
 from t2i_jax.evaluation.report_joint import captions_section, edits_section
 from t2i_jax.evaluation.score import Cell, Sample, Score, compositions
 from t2i_jax.evaluation.stats import Rate
@@ -68,7 +75,7 @@ def write_report(
   ]
   for name, found in (("score", score), ("captions", captions), ("edits", edits)):
     if found is not None:
-      _write(folder / "eval" / f"{name}.json", json.dumps(found.to_json(), indent=1))
+      write(folder / "eval" / f"{name}.json", json.dumps(found.to_json(), indent=1))
   return _write_page(folder, body, context)
 
 
@@ -96,7 +103,7 @@ def write_edits_report(workdir: str | Path, edits: EditScore, context: Mapping[s
   """
   folder = Path(workdir)
   metrics, trouble = read_metrics(folder / "metrics.jsonl")
-  _write(folder / "eval" / "edits.json", json.dumps(edits.to_json(), indent=1))
+  write(folder / "eval" / "edits.json", json.dumps(edits.to_json(), indent=1))
   body = [_heading(folder, context, metrics), edits_section(edits)]
   return _write_page(folder, [*body, _losses(metrics, trouble), _commands(context)], context)
 
@@ -110,7 +117,7 @@ def write_images_report(
   Returns the path. Raises WorkdirError where it cannot be written.
   """
   body = [_heading(path.parent, context, [], "Text-to-image edit"), *map(_gallery, sections)]
-  return _write(path, _page(path.parent, [*body, _commands(context)], context))
+  return write(path, _page(path.parent, [*body, _commands(context)], context))
 
 
 def _gallery(one: Section) -> str:
@@ -165,16 +172,10 @@ def _heading(
     facts.setdefault("minutes", _minutes(metrics, facts["steps"]))
   names = [key for key in _KEYS if facts.get(key) is not None]
   names += [key for key in facts if key not in _KEYS and key not in _SEPARATE]
-  rows = [
-    f"<div><dt>{escape(_LABELS.get(key, key))}</dt><dd>{escape(plain(facts[key]))}</dd></div>"
-    for key in names
-  ]
   written = datetime.now().strftime("%d %B %Y, %H:%M")
-  return (
-    f"<header><h1>{escape(_name(folder, context))}</h1>"
-    f'<div class="soft">{kind}, report written {written}</div>'
-    f"<dl>{''.join(rows)}</dl></header>"
-  )
+  about = f"{kind}, report written {written}"
+  named = {_LABELS.get(key, key): facts[key] for key in names}
+  return heading(_name(folder, context), about, named)
 
 
 def _tiles(score: Score) -> str:
@@ -321,29 +322,12 @@ def _commands(context: Mapping[str, Any]) -> str:
 
 
 def _write_page(folder: Path, body: Sequence[str], context: Mapping[str, Any]) -> Path:
-  return _write(folder / "eval" / "report.html", _page(folder, body, context))
+  return write(folder / "eval" / "report.html", _page(folder, body, context))
 
 
 def _page(folder: Path, body: Sequence[str], context: Mapping[str, Any]) -> str:
   attribution = str(context.get("attribution", ""))
-  footer = f"<footer>{escape(attribution)}</footer>" if attribution else ""
-  return (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    f"<title>{escape(_name(folder, context))}</title><style>{CSS}</style></head>"
-    f"<body><main>{''.join(body)}{footer}</main></body></html>\n"
-  )
-
-
-def _write(path: Path, text: str) -> Path:
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(path.name + ".part")  # on a full disk the old file is unchanged
-    whole.write_text(text, encoding="utf-8")
-    whole.replace(path)
-  except OSError as error:
-    raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
-  return path
+  return document(_name(folder, context), "".join(body), attribution)
 
 
 def _name(folder: Path, context: Mapping[str, Any]) -> str:

@@ -127,7 +127,11 @@ def export_adapter(workdir: str | Path, to: str | Path, part: str, form: str = "
   try:
     if isinstance(one, Words):
       return _write_words(to, one, jax.device_get(one.rows(own, base)))
-    assert isinstance(one, LowRank)
+    if not isinstance(one, LowRank):
+      raise ConfigError(
+        f"--part={part}: changed embeddings have no file of their own. Leave out --part: the whole "
+        "model is written with them."
+      )
     matrices = matrices_of(jax.device_get(one.adapters(own, base)), _base(system, part))
     return write_matrices(to, {_subfolder(system, part): matrices}, form)
   except OSError as error:

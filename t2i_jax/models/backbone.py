@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.conditioning import Conditioning
+from t2i_jax.models.conditioning import Conditioning, Tower
 from t2i_jax.models.control import Control
 from t2i_jax.models.stack import Answer, Runs, Stacks
 from t2i_jax.ranges import Count, Depth, Whole, Width
@@ -79,6 +79,10 @@ class Backbone(nnx.Module):
     x_t  with what is read beside it as its last channels
     """
     raise NotImplementedError
+
+  def text_tokens(self, text: Tower, dtype: Any) -> jax.Array:
+    """The text as attention to it reads it.   # [B, T, D]"""
+    return text.tokens.astype(dtype)
 
 
 def with_beside(x_t: jax.Array, cond: Conditioning, channels: int) -> jax.Array:

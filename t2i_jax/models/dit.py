@@ -119,13 +119,17 @@ class DiTStem(nnx.Module):
 
     where: dict[str, Any] = {}
     if c.text != "pooled":
-      tokens = self.text_in(rms_norm(text.tokens.astype(x.dtype)))  # [B, T, D]
+      tokens = self.text_tokens(text, x.dtype)
       where = {"text": tokens, "text_mask": mask}
     if c.text == "joint":
       x = joined(tokens, x)  # [B, T + L, D]
       where = {"site": "joint", "mask": mask}
     call = lambda block, x, modulation, at: block(x, modulation, at, rope=rope, **where)
     return Entered(constrain(x, "batch", "sequence", None), vector, words, call)
+
+  def text_tokens(self, text: Tower, dtype: Any) -> jax.Array:
+    """The text as attention reads it.   # [B, T, D]"""
+    return self.text_in(rms_norm(text.tokens.astype(dtype)))
 
   def condition_vector(
     self, model_time: jax.Array, text: Tower, dtype, end: jax.Array

@@ -12,6 +12,7 @@ from flax import nnx
 from t2i_jax.models.adaln_block import AdaLNBlock
 from t2i_jax.models.attention import padding_mask
 from t2i_jax.models.backbone import Backbone, PatchConfig
+from t2i_jax.models.conditioning import Tower
 from t2i_jax.models.layers import (
   BlockConfig,
   Dense,
@@ -80,7 +81,7 @@ class PixArt(Backbone):
     x = self.patch_in(patchify(x_t, c.patch))  # [B, L, D]
     base = c.side / c.patch / c.interpolation
     x = x + interpolated_grid(rows, cols, base, c.width).astype(x.dtype)
-    tokens = self.text_second(gelu(self.text_in(text.tokens.astype(x.dtype))))  # [B, T, D]
+    tokens = self.text_tokens(text, x.dtype)
     size = jnp.full((len(x), 2), jnp.array([height, width]) * PIXELS, jnp.float32)
     vector = self.condition_vector(model_time, cond.extras, size, x.dtype)  # [B, D]
     mask = padding_mask(jnp.ones(x.shape[:2], bool), text.mask)
@@ -92,6 +93,10 @@ class PixArt(Backbone):
     x = stacks.run("blocks", self.blocks, x, call, self.tables[...])
     final = vector + self.final_table[...].astype(x.dtype)[:, None]  # [2, B, D]
     return final_layer(x, final, self.head, c.patch, height, width)
+
+  def text_tokens(self, text: Tower, dtype) -> jax.Array:
+    """The text as attention reads it.   # [B, T, D]"""
+    return self.text_second(gelu(self.text_in(text.tokens.astype(dtype))))
 
   def condition_vector(self, model_time, extras: dict, size: jax.Array, dtype) -> jax.Array:
     """Time, and with `sizes` the image's size and aspect.   # [B, D]"""

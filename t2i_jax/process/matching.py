@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from t2i_jax.process.prediction import Prediction, convert, to_x0_eps
 from t2i_jax.process.schedules import Process
 from t2i_jax.process.time import Time, like
+from t2i_jax.process.timesteps import inside
 from t2i_jax.process.weightings import Weighting, space_factor
 
 HIDDEN = -1e9  # a logit of probability 0
@@ -32,6 +33,18 @@ def matching(
   return jnp.mean(jnp.square(error.reshape(len(error), -1)), -1) * weighting(time) / own
 
 
+def guided_negative(
+  source: Prediction, concept: Prediction, null: Prediction, eta: float
+) -> Prediction:
+  """The prediction of a source, guided away from a concept, at one x_t.   # value [B, ...]
+
+      source - eta (concept - null)        [2303.07345 sec. 4], whose source is the null
+
+  All are of one kind, whichever: a difference of predictions at one x_t is proportional in all.
+  """
+  return source._replace(value=source.value - eta * (concept.value - null.value), aux=None)
+
+
 def denoised(
   denoise: Callable[[jax.Array, Time], Prediction],
   process: Process,
@@ -48,14 +61,41 @@ def denoised(
   now = process.at(process.on_grid(shares[:, None] * t))  # [S, B]
   ending = lambda field, end: jnp.concatenate([field[1:], jnp.full_like(field[:1], end)])
   to = (ending(now.alpha, 1.0), ending(now.sigma, 0.0))
+  return jax.lax.scan(jax.checkpoint(_ddim(denoise)), x_t, (now, *to))[0]
 
-  @jax.checkpoint
-  def step(x: jax.Array, level: tuple[Time, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+
+def partly_denoised(
+  denoise: Callable[[jax.Array, Time], Prediction],
+  process: Process,
+  x: jax.Array,
+  t: jax.Array,
+  steps: int,
+) -> jax.Array:
+  """x [B, ...] of the prior at t = 1 after `steps` steps of DDIM down to times t [B]: a row each
+  its own.
+
+  Evenly in t, on the grid of a process that has one; it has no gradient.
+  """
+  shares = jnp.arange(steps + 1, dtype=jnp.float32) / steps
+  levels = process.on_grid(inside(1 - shares[:-1, None] * (1 - t)))  # [S, B]
+  times = process.at(jnp.concatenate([levels, t[None]]))  # [S + 1, B]
+  now = jax.tree.map(lambda field: field[:-1], times)
+  found = jax.lax.scan(_ddim(denoise), x, (now, times.alpha[1:], times.sigma[1:]))[0]
+  return jax.lax.stop_gradient(found)
+
+
+Level = tuple[Time, jax.Array, jax.Array]  # now, and alpha and sigma of the next lower time
+
+
+def _ddim(
+  denoise: Callable[[jax.Array, Time], Prediction],
+) -> Callable[[jax.Array, Level], tuple[jax.Array, None]]:
+  def step(x: jax.Array, level: Level) -> tuple[jax.Array, None]:
     now, alpha, sigma = level
     x0_hat, eps_hat = to_x0_eps(denoise(x, now), x, now)
     return like(alpha, x) * x0_hat + like(sigma, x) * eps_hat, None
 
-  return jax.lax.scan(step, x_t, (now, *to))[0]
+  return step
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -4,7 +4,8 @@
     config.parts.lora = {}          the part that they are
     config.parts.backbone = {"start": "run:runs/scenes_dit_flow", "train": "none"}
 
-or new words of a text encoder, "words(of='text', tokens=('<ki>',), start='circle')". They are bound
+or new words of a text encoder, "words(of='text', tokens=('<ki>',), start='circle')", or tokens that
+it has, "embeddings(of='text', texts=('a grum circle',), beside=('a circle',))". They are bound
 where a network is built with its weights (System.module), and `merged` into these for inference.
 """
 
@@ -105,7 +106,30 @@ class Words:
     return self.bind(own, base)[0]
 
 
+@dataclass(frozen=True)
+class Embeddings:
+  """Learned changes of the embeddings of tokens that a text encoder has.
+
+  ids  of the tokens;   width: of an embedding
+  """
+
+  of: str
+  ids: tuple[int, ...]
+  width: int
+
+  def part(self) -> Part:
+    return Part(partial(NewWords, len(self.ids), self.width))
+
+  def bind(self, own: Params, base: Params) -> tuple[Params, Adapters | None]:
+    table = base[TABLE]
+    return base | {TABLE: table.at[np.array(self.ids)].add(own["rows"].astype(table.dtype))}, None
+
+  def merge(self, own: Params, base: Params) -> Params:
+    return self.bind(own, base)[0]
+
+
 Encoders = Mapping[str, TextEncoder]
+Texts = Annotated[tuple[str, ...], Range("[1, 1024]")]
 
 
 def lora(
@@ -132,7 +156,7 @@ def lora(
 def words(
   parts: Mapping[str, Part],
   text: Encoders,
-  tokens: Annotated[tuple[str, ...], Range("[1, 1024]")],
+  tokens: Texts,
   start: str,
   of: str = "text",
 ) -> Words:
@@ -141,12 +165,7 @@ def words(
   tokens  how they are written in captions, as ("<ki>",);   start: the word that they begin at
   Raises ConfigError.
   """
-  if of not in text or of not in parts:
-    able = ", ".join(name for name in text if name in parts) or "none"
-    raise ConfigError(f"of = {of!r} is no text encoder with weights: there are {able}.")
-  table = abstract_of(parts[of].make).get(TABLE)
-  if table is None:
-    raise ConfigError(f"of = {of!r}: its embedding is inside of another network.")
+  table = _table(parts, text, of)
   tokenizer = WithWords(text[of].tokenizer, tokens, table.shape[0])
   begins = tuple(tokenizer.plain(start))
   if not begins:
@@ -154,9 +173,48 @@ def words(
   return Words(of, tokens, table.shape[1], begins, tokenizer)
 
 
+def embeddings(
+  parts: Mapping[str, Part],
+  text: Encoders,
+  texts: Texts,
+  beside: Annotated[tuple[str, ...], Range("[0, 1024]")] = (),
+  of: str = "text",
+) -> Embeddings:
+  """The embeddings of the tokens that `texts` have and none of `beside` has. Raises ConfigError."""
+  table = _table(parts, text, of)
+  read = lambda many: {i for one in many for i in _ids(text[of], one)}
+  ids = tuple(sorted(read(texts) - read(["", *beside])))
+  if not ids:
+    raise ConfigError(
+      f"of = {of!r}: it reads no token in {texts} that is not in {beside}: there is no embedding "
+      "that is theirs alone."
+    )
+  return Embeddings(of, ids, table.shape[1])
+
+
+def _ids(encoder: TextEncoder, text: str) -> list[int]:
+  ids, mask = encoder.tokenizer.encode([text], encoder.length)
+  return ids[0][mask[0]].tolist()
+
+
+def _table(parts: Mapping[str, Part], text: Encoders, of: str) -> Any:
+  """The embedding of a text encoder, as a ShapeDtypeStruct. Raises ConfigError."""
+  if of not in text or of not in parts:
+    able = ", ".join(name for name in text if name in parts) or "none"
+    raise ConfigError(f"of = {of!r} is no text encoder with weights: there are {able}.")
+  table = abstract_of(parts[of].make).get(TABLE)
+  if table is None:
+    raise ConfigError(f"of = {of!r}: its embedding is inside of another network.")
+  return table
+
+
 # By the name in config.adapters.
-ADAPTERS: dict[str, Callable[..., Adapted]] = {"lora": lora, "words": words}
-FOLDED = ("lora",)  # those of which nothing is left once they are merged
+ADAPTERS: dict[str, Callable[..., Adapted]] = {
+  "lora": lora,
+  "words": words,
+  "embeddings": embeddings,
+}
+FOLDED = ("lora", "embeddings")  # those of which nothing is left once they are merged
 
 
 def make_adapters(c: ConfigDict, parts: Mapping[str, Part], text: Encoders) -> dict[str, Adapted]:
@@ -217,10 +275,10 @@ def merged_in(c: ConfigDict) -> tuple[str, ...]:
 
 
 def as_start(system: Any, params: Params, part: str) -> Params:
-  """The weights of a part of a run where another run starts from it: low-rank adapters of it are
-  merged into them."""
+  """The weights of a part of a run where another run starts from it: its adapters are merged into
+  them, but new words."""
   for name, one in system.adapters.items():
-    if one.of == part and isinstance(one, LowRank):
+    if one.of == part and not isinstance(one, Words):
       return one.merge(params[name], params[part])
   return params[part]
 

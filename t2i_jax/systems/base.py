@@ -10,7 +10,7 @@ from t2i_jax.errors import ConfigError
 from t2i_jax.systems.adapters import merged_in
 from t2i_jax.systems.trained import config_of
 
-INSTANCE = "instance"  # the split of the images of a subject
+INSTANCE, ANCHOR = "instance", "anchor"  # first splits of objectives over batches by role
 WHAT = "the work directory of a run, as runs/scenes_dit_flow, or the folder of a published model"
 
 
@@ -40,7 +40,7 @@ def base_config(path: str, of: str) -> ConfigDict:
     )
   for name in merged_in(c):
     del c.adapters[name], c.parts[name]
-  if c.data.train_split.split(BETWEEN)[0] == INSTANCE:  # it was taught by an objective of its own
+  if c.data.train_split.split(BETWEEN)[0] in (INSTANCE, ANCHOR):  # of an objective of its own
     c.train.objective, c.data.train_split = "denoising", "train"
     for name in set(c.parts) - {"backbone", "vae", *c.text.towers, *c.get("adapters", {})}:
       del c.parts[name]

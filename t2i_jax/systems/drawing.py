@@ -27,6 +27,7 @@ from t2i_jax.process import Prediction, Time
 from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.ranges import Weight
+from t2i_jax.systems.ablation import Ablation, Esd, Maximise
 from t2i_jax.systems.beside import IMAGE, check_trained, kind_of, with_image
 from t2i_jax.systems.comfusion import ComFusion
 from t2i_jax.systems.conditions import CONDITIONS, Condition
@@ -330,6 +331,9 @@ OBJECTIVES: dict[str, Callable[..., Callable[..., dict[str, jax.Array]]]] = {
   "comfusion": ComFusion,
   "domain_gallery": DomainGallery,
   "imagic": Imagic,
+  "ablation": Ablation,
+  "esd": Esd,
+  "maximise": Maximise,
   "instruct": Instruct,
   "consistency": Consistency,
   "consistency_distillation": ConsistencyDistillation,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SUBJECT = ("instance", "prior")  # images of a subject, and what the model itself drew of its class
 INSTANCE, PRIOR = range(2)
+PAIR = ("anchor", "target")  # what is drawn in place of a concept, and the concept
+ANCHOR, TARGET = range(2)
 TEACHER = "teacher"
 
 

@@ -14,7 +14,7 @@ from t2i_jax.data.claim import ATTRIBUTION, TOKENIZER, put_in_place
 from t2i_jax.data.pieces import KINDS, Before, packed_keys
 from t2i_jax.data.record import Record
 from t2i_jax.data.shards import write_shard
-from t2i_jax.data.source import MANIFEST, ShardSource
+from t2i_jax.data.source import MANIFEST, PROVENANCE, ShardSource
 from t2i_jax.errors import DataError
 
 
@@ -143,9 +143,14 @@ def finish(
     if (data / name).is_file():
       shutil.copyfile(data / name, partial / name)
   lengths = {split: v for split, v in manifest.get("lengths", {}).items() if split in splits}
+  provenance = {s: one for s, one in manifest.get(PROVENANCE, {}).items() if s in splits}
+  for entry in provenance.values():
+    shutil.copyfile(data / entry["file"], partial / entry["file"])
+  given = {key: value for key, value in manifest.items() if key != PROVENANCE}
   source_of = {"source": ", ".join(made), "arguments": manifest.get("made_by", {})}
   made_by = {"version": __version__} | source_of
-  written = manifest | {"made_by": made_by, "splits": splits, "lengths": lengths} | made
+  written = given | {"made_by": made_by, "splits": splits, "lengths": lengths} | made
+  written |= {PROVENANCE: provenance} if provenance else {}
   text = json.dumps(written, indent=1, ensure_ascii=False) + "\n"
   (partial / MANIFEST).write_text(text, "utf-8")
   put_in_place(partial, out, overwrite=True)

@@ -6,6 +6,8 @@ import jax
 from ml_collections import ConfigDict
 
 from t2i_jax import config as configs
+from t2i_jax.data.exposures import Order, changed
+from t2i_jax.data.roles import each_split
 from t2i_jax.data.source import manifest_hash
 from t2i_jax.errors import ConfigError, RestoreError
 from t2i_jax.systems.parts import check_started
@@ -62,7 +64,7 @@ def begin(c: ConfigDict, run: Run, saver: Saver, new_data: bool) -> Beginning:
     frozen = fingerprint(state.frozen)
     check_weights(c, run.system.latents, frozen)
     check_text_weights(c, run.system, frozen)
-    meta = Meta(c, run.tokenizer, 0, frozen, copied, data)
+    meta = Meta(c, run.tokenizer, 0, frozen, copied, data, without=run.without)
     return Beginning(run, 0, state, meta, ())
   if steps[-1] > c.train.steps:
     raise ConfigError(
@@ -74,16 +76,21 @@ def begin(c: ConfigDict, run: Run, saver: Saver, new_data: bool) -> Beginning:
     saved = saver.meta(step)
     changed = check_same_run(saved.config, c, step)
     notes = [f"{key} was {old!r} in the checkpoint, is {new!r} now" for key, (old, new) in changed]
-    taken = run
+    taken, since = run, saved.since
     if saved.data != data or saved.tokenizer != run.tokenizer:
       notes.append(check_data(c, saved, run, data, step, new_data))
       if saved.tokenizer != run.tokenizer:  # the weights know its ids
         taken = set_up(c, saved.tokenizer)
+    if saved.data != data:
+      since = step
+    elif saved.without != run.without:
+      check_not_read(saved, run, step)
     state = restore_state(saver, step, saved, taken.system, taken.abstract)
     frozen = fingerprint(state.frozen)
     check_weights(c, run.system.latents, frozen)
     check_text_weights(c, run.system, frozen)
     meta = saved._replace(config=c, frozen=frozen, data=data, arrays=None)
+    meta = meta._replace(since=since, without=run.without)
     return Beginning(taken, step, state, meta, tuple(notes))
 
   step, found = saver.newest(read)
@@ -106,6 +113,29 @@ def check_same_run(saved: ConfigDict, config: ConfigDict, step: int) -> list[tup
       f"{'; '.join(lines)}. Use another --workdir, or the config of the checkpoint."
     )
   return [(key, pair) for key, pair in different.items() if key not in fatal]
+
+
+def check_not_read(saved: Meta, run: Run, step: int) -> None:
+  """Raises RestoreError where the checkpoint has read other records than the run would have.
+
+  So a run that goes on with other tombstones is, to the bit, the run that had them from step 0.
+  """
+  sizes = tuple((source.split, len(source)) for source in each_split(run.source))
+  order = order_of(saved, sizes, run.row_maker.window)
+  found = {key: steps for key, steps in changed(order, run.without, step).items() if steps}
+  if found:
+    first = min(steps[0] for steps in found.values())
+    raise RestoreError(
+      f"data.tombstones: the checkpoint of step {step} has read {len(found)} records that a run "
+      f"with this list would not have read, or read in other places, first at step {first}. Start "
+      f"at a checkpoint before that one, as t2i erase does, or in another --workdir."
+    )
+
+
+def order_of(meta: Meta, sizes: tuple[tuple[str, int], ...], window: int) -> Order:
+  """The order that a checkpoint's run reads.   sizes: splits that are read in turn, with records"""
+  c = meta.config
+  return Order(sizes, c.seed, c.train.batch, window, meta.since, meta.without)
 
 
 def check_data(c: ConfigDict, saved: Meta, run: Run, data: str, step: int, new_data: bool) -> str:

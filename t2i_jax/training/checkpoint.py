@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from t2i_jax import config as configs
+from t2i_jax.data.roles import NOTHING, Without
 from t2i_jax.data.tokenize import Tokenizer
 from t2i_jax.errors import RestoreError
 from t2i_jax.training.checksum import checksums, differing, not_finite
@@ -43,6 +44,8 @@ class Meta(NamedTuple):
   copied    the frozen parts that are stored as weights; the others are stored as start and hash
   data      hash of the data folder's manifest; "" where it is not known
   arrays    hashes of the arrays of each item, by path; None in a checkpoint of format 2
+  since     steps that were done before `data` were read: with others, by --new-data
+  without   tombstones: indices of records that were not read, by split
   """
 
   config: ConfigDict
@@ -52,6 +55,8 @@ class Meta(NamedTuple):
   copied: tuple[str, ...]
   data: str = ""
   arrays: dict[str, dict[str, str]] | None = None
+  since: int = 0
+  without: Without = NOTHING
 
 
 def to_json(meta: Meta) -> dict[str, Any]:
@@ -65,6 +70,8 @@ def to_json(meta: Meta) -> dict[str, Any]:
     "copied": list(meta.copied),
     "data": meta.data,
     "arrays": meta.arrays,
+    "since": meta.since,
+    "without": {split: list(indices) for split, indices in meta.without.items()},
   }
   return content | {HASH: _hash(content)}
 
@@ -91,6 +98,8 @@ def from_json(saved: Any, where: str) -> Meta:
       tuple(saved["copied"]),
       saved.get("data", ""),
       saved.get("arrays"),
+      int(saved.get("since", 0)),
+      {split: tuple(indices) for split, indices in saved.get("without", {}).items()},
     )
   except (KeyError, TypeError, ValueError) as error:  # only of a format without a hash
     raise Damaged(f"{where} is damaged: its meta cannot be read ({error!r}).") from error

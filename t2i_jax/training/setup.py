@@ -12,6 +12,7 @@ from t2i_jax.data.loader import RowMaker
 from t2i_jax.data.roles import Roles, check_roles, each_split, open_split
 from t2i_jax.data.source import ShardSource
 from t2i_jax.data.tokenize import Tokenizer
+from t2i_jax.data.tombstones import read_tombstones
 from t2i_jax.data.transforms import conditions_of
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.parallel import mesh_of, owned_rows
@@ -28,6 +29,7 @@ class Run(NamedTuple):
 
   row_maker  makes the rows of a batch of records
   notes      lines for the log, about the data
+  without    records that are not read, by split
   """
 
   mesh: Mesh
@@ -41,6 +43,7 @@ class Run(NamedTuple):
   tasks: Tasks
   row_maker: RowMaker
   notes: list[str]
+  without: dict[str, tuple[int, ...]]
 
 
 def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
@@ -59,8 +62,9 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
       f"{c.train.accumulate * parts} divides, or train.accumulate=1."
     )
   latents = latents_in(c)
-  source = open_split(c.data.dir, c.data.train_split)
-  val_source = ShardSource(c.data.dir, c.data.val_split)
+  without = read_tombstones(c.data.tombstones, c.data.dir)
+  source = open_split(c.data.dir, c.data.train_split, without)
+  val_source = ShardSource(c.data.dir, c.data.val_split, without.get(c.data.val_split, ()))
   tokenizer = tokenizer or Tokenizer.load(c.data.dir, c.text.tokenizer)
   system = make_system(c, tokenizer)
   if set(c.train.caption_dropout) != set(system.droppable):
@@ -83,6 +87,8 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
     for part, records in used.items()
     for limit in row_maker.limits
   ]
+  if without:
+    said.append(f"{sum(map(len, without.values())):,} records are not read: {c.data.tombstones}")
   notes = [*of_text, *dict.fromkeys(filter(None, said))]
   optimizers = make_optimizers(c.train, system)
   abstract = abstract_state(system, optimizers, mesh)
@@ -98,6 +104,7 @@ def set_up(c: ConfigDict, tokenizer: Tokenizer | None = None) -> Run:
     tasks=tasks,
     row_maker=row_maker,
     notes=notes,
+    without=without,
   )
 
 

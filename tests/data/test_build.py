@@ -47,6 +47,7 @@ def test_the_manifest_tells_what_is_there(scenes_dir):
     "manifest.json",
     "tokenizer.json",
     "skipped.jsonl",
+    *(f"{split}.provenance.jsonl" for split in ("train", "val", "heldout")),
   }
 
 

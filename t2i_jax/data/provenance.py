@@ -1,0 +1,111 @@
+"""Where each record comes from: content hashes, author, licence and consent, a line a record.
+
+`t2i data build` writes them beside the shards, as SPLIT.provenance.jsonl, whose hash is in the
+manifest; a folder that was built before has none, and the same is read from its records.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t2i_jax.data.images import is_latent
+from t2i_jax.data.record import Record
+from t2i_jax.data.source import PROVENANCE, ShardSource, read_manifest
+from t2i_jax.errors import DataError
+
+END = ".provenance.jsonl"  # of the name of a split's file
+# By what it is called here: what rows of users, and the metadata of records, call it.
+NAMES = {
+  "author": ("author", "artist", "creator"),
+  "licence": ("licence", "license"),
+  "consent": ("consent",),
+}
+LONGEST = 300  # characters
+# Of an XMP packet in an image file [iptc.org/std/photometadata]: data mining is prohibited.
+PROHIBITED = re.compile(rb"DMI-PROHIBITED[A-Z-]*")
+
+
+class Provenance(NamedTuple):
+  """Of a record; "" where it is not stated.
+
+  key      of the record
+  hashes   SHA-256, in hexadecimal, of its image files as they are stored, the first one first; then
+           of the file that was read, where that was stored in another form
+  author, licence, consent  as its source states them
+  """
+
+  key: str
+  hashes: tuple[str, ...]
+  author: str = ""
+  licence: str = ""
+  consent: str = ""
+
+  def line(self) -> str:
+    """As JSON; what is not stated is left out."""
+    stated = {name: value for name, value in self._asdict().items() if value}
+    return json.dumps(stated, ensure_ascii=False)
+
+
+def described(fields: Any) -> dict[str, str]:
+  """Author, licence and consent of a JSON object or a row of a table, for a record's metadata."""
+  if not isinstance(fields, Mapping):
+    return {}
+  found = {}
+  for name, keys in NAMES.items():
+    value = next((fields[key] for key in keys if isinstance(fields.get(key), str)), "").strip()
+    if value:
+      found[name] = value[:LONGEST]
+  return found
+
+
+def signal_in(data: bytes) -> str:
+  """The consent that an image file itself states, or ""."""
+  found = PROHIBITED.search(data)
+  return f"plus:DataMining {found[0].decode()}" if found else ""
+
+
+def provenance_of(record: Record, original: bytes | None = None) -> Provenance:
+  """Of a record.   original: the file of its image as it was read"""
+  files = [*record.images, *(() if original is None else (original,))]
+  hashes = tuple(dict.fromkeys(hashlib.sha256(file).hexdigest() for file in files))
+  stated = described(record.meta)
+  if "consent" not in stated and signal_in(files[-1]):
+    stated["consent"] = signal_in(files[-1])
+  return Provenance(record.key, hashes, **stated)
+
+
+def read_provenance(folder: str | Path, split: str) -> Iterator[Provenance]:
+  """Of each record of a split, in the order of their indices.
+
+  Raises DataError where the file of a folder that has one is not what was built, and for latents
+  that were encoded without.
+  """
+  folder = Path(folder)
+  manifest = read_manifest(folder)
+  entry = manifest.get(PROVENANCE, {}).get(split)
+  if entry is None:
+    source = ShardSource(folder, split)
+    if is_latent(source[0].image) and "latents" in manifest:
+      raise DataError(
+        f"{folder} holds latents that were encoded without the hashes of their images. Encode them "
+        f"again: t2i data encode --data={manifest['latents']['images']} --to={folder}"
+      )
+    yield from (provenance_of(source[i]) for i in range(len(source)))
+    return
+  digest, count, path = hashlib.sha256(), 0, folder / entry["file"]
+  try:
+    with path.open("rb") as lines:
+      for line in lines:
+        digest.update(line)
+        fields = json.loads(line)
+        yield Provenance(**fields | {"hashes": tuple(fields["hashes"])})
+        count += 1
+  except (OSError, ValueError, TypeError, KeyError) as error:
+    raise DataError(f"{path}, line {count + 1}: cannot be read: {error}.") from error
+  if digest.hexdigest() != entry["sha256"] or count != manifest["splits"][split]["records"]:
+    raise DataError(
+      f"{path} is not what was built: {count} lines, another sha256 than the manifest says."
+    )
