@@ -32,6 +32,7 @@ from t2i_jax.edit.prompt_to_prompt import PromptToPrompt
 from t2i_jax.edit.structure import Pix2PixZero, PlugAndPlay
 from t2i_jax.evaluation.chart import PALETTE, Series, line_chart, panels
 from t2i_jax.evaluation.done_kept import DoneKept, done_kept
+from t2i_jax.evaluation.paired import Paired
 from t2i_jax.evaluation.planted_reader import read_all
 from t2i_jax.evaluation.stats import Rate
 from t2i_jax.systems.tasks import Start
@@ -219,16 +220,28 @@ def chosen(some: Sequence[Point]) -> Point:
 
 def comparison(every: dict[str, list[Point]], of_imagic: dict[str, list[Point]],
                eta: dict[str, str], ends: Sequence[Point]) -> list[list[Any]]:  # fmt: skip
-  """Rows: each editor at what was chosen for it, on Imagic's images.   eta: chosen, by way"""
+  """Rows: each editor at what was chosen for it, on Imagic's images, and against SDEdit on them.
+
+  eta  chosen, by way
+  """
   picked = [chosen(some) for some in every.values() if len(some[0].of(*SHARED)) > 2 * CHOOSE]
   for way, some in of_imagic.items():
     picked += [point for point in some if point.setting == eta.get(way)]
+  plain = chosen(every["sdedit"]).part(0, CHOOSE) if "sdedit" in every else None
   rows = []
   for point in [*ends, *picked]:
     given = point.part(0, CHOOSE)
     each = [given.rate("done and kept", kind).percent() for kind in SHARED]
-    rows.append([point.title, point.setting, *rates(given.of(*SHARED)), *each])
+    against = "" if plain is None else beside(plain, given)
+    rows.append([point.title, point.setting, *rates(given.of(*SHARED)), *each, against])
   return sorted(rows, key=lambda row: -float(row[4].split("%")[0]))
+
+
+def beside(plain: Point, point: Point) -> str:
+  """Images that a point alone has right, that the plain one alone has, and McNemar's p."""
+  right = lambda of: [v.correct for v in of.of(*SHARED)]
+  pair = Paired.of(right(plain), right(point))
+  return f"+{pair.won} -{pair.lost}, p = {pair.p_value:.2g}"
 
 
 def all_rows(every: dict[str, list[Point]]) -> list[list[Any]]:
@@ -265,7 +278,7 @@ def section(folder: Path, to: Path, count: int, imagic_runs: Path) -> list[str]:
     lines += [f"Not run: {', '.join(missing)}.", ""]
   if every:
     (to / "editing.svg").write_text(chart(every | of_imagic, ends), encoding="utf-8")
-    head = ["editor", "at", *MEASURES, *(f"{kind}: both" for kind in SHARED)]
+    head = ["editor", "at", *MEASURES, *(f"{kind}: both" for kind in SHARED), "against SDEdit"]
     lines += [
       "![Done against kept](editing.svg)",
       "",
@@ -279,6 +292,9 @@ def section(folder: Path, to: Path, count: int, imagic_runs: Path) -> list[str]:
         f"on others of its own), on the {shared} images that all have in common:",
         "",
         table(head, comparison(every, of_imagic, eta, ends)),
+        "",
+        "Against SDEdit: images that an editor has right and SDEdit has not, the reverse, and p of",
+        "McNemar's exact test, two-sided, of each row by itself.",
         "",
       ]
     head = ["editor", "strength is", "at", *MEASURES, "difference",

@@ -12,6 +12,7 @@ from benchmarks.editing_attention import Box, iou, of_pixels, points_inside
 from benchmarks.editing_bench import DIFFERENCE, agree, difference, tasks_of
 from benchmarks.personalisation_world import SIZE
 from t2i_jax.data.scenes.planted import draw
+from t2i_jax.evaluation.done_kept import DoneKept
 from t2i_jax.evaluation.planted_reader import read_all
 
 LEFT = Box(0.0, 0.0, 0.5, 0.25)  # two cells of a 4 x 4 map
@@ -57,6 +58,23 @@ def test_corners_are_kept_alone_and_both():
   for kind in editing_images.KINDS:
     assert unchanged.rate("kept", kind).rate == exact.rate("done and kept", kind).rate == 1
     assert unchanged.rate("done", kind).rate == 0
+
+
+def test_strengths_are_chosen_on_other_images_than_are_reported():
+  n, yes, no = imagic.TURNS, DoneKept(True, True), DoneKept(False, True)
+  of = lambda title, setting, *rows: editing_images.Point(
+    title, setting, {kind: [v for v in rows for _ in range(n)] for kind in editing_images.SHARED}
+  )
+  every = {
+    "sdedit": [of("SDEdit", "0.5", yes, no), of("SDEdit", "0.9", no, yes)],
+    "ilvr": [of("ILVR", "2", yes, yes), of("ILVR", "4", no, no)],
+  }
+  ends = [of("unchanged", "", no)]
+  best, *others = editing_images.comparison(every, {}, {}, ends)
+  assert best[:2] == ["ILVR", "2"] and best[-1].startswith(f"+{2 * n} -0, p = 4")
+  assert {(row[0], row[1], row[-1]) for row in others} == {
+    ("SDEdit", "0.9", "+0 -0, p = 1"), ("unchanged", "", "+0 -0, p = 1"),
+  }  # fmt: skip
 
 
 def test_jitter_and_flicker_of_frames_as_they_should_be():
