@@ -8,7 +8,7 @@ or --without=all, and --config.data.dir=FOLDER. 3,704 steps of 64 images are the
 once: a copied image is seen as often as it is in the data. score.level scores the ordinary
 scenes; t2i_jax.evaluation.planted_judge judges what is planted.
 
-Result: not trained yet; the first steps were run.
+Result: trained, not yet scored.
 """
 
 from ml_collections import ConfigDict

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from torch.nn.functional import scaled_dot_product_attention
 from weights import random_weights
 
 from t2i_jax.errors import ConfigError
@@ -91,6 +89,8 @@ def test_with_the_features_of_the_last_block_the_target_is_its_source(mode):
 
 
 def test_recorded_maps_are_those_of_torch():
+  torch = pytest.importorskip("torch")
+  scaled_dot_product_attention = torch.nn.functional.scaled_dot_product_attention
   """Attention over values that are one-hot is the map itself."""
   q, k, v = qkv(6)
   mask = padding_mask(jnp.ones((4, 6), bool), jnp.arange(6)[None] < jnp.array([[3], [6], [2], [4]]))

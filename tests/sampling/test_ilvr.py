@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch.nn import functional
 
 from t2i_jax.errors import ConfigError
 from t2i_jax.process import PROCESSES, Prediction
@@ -15,8 +14,8 @@ REFERENCE = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 
 
 def test_the_filter_is_the_mean_of_blocks():
-  import torch
-
+  torch = pytest.importorskip("torch")
+  functional = torch.nn.functional
   x = torch.from_numpy(np.array(REFERENCE)).permute(0, 3, 1, 2)
   small = functional.avg_pool2d(x, 4)
   wanted = functional.interpolate(small, scale_factor=4, mode="nearest").permute(0, 2, 3, 1)
