@@ -30,7 +30,7 @@ from t2i_jax.sampling import SOLVERS, Denoiser, Guided, Solver, make_plan, sampl
 from t2i_jax.sampling.coupled import MIX, Mix, invert_coupled, sample_coupled
 from t2i_jax.sampling.flow_editing import Draws, flow_edit, towards_image, towards_noise
 from t2i_jax.sampling.ilvr import ilvr, low_pass
-from t2i_jax.sampling.inversion import before_last_step, ddim_inverse, invert, rising
+from t2i_jax.sampling.inversion import ddim_inverse, states_of
 from t2i_jax.sampling.null_text import Inner, Search, null_at, null_text
 
 Level = Annotated[float, Range("(0, 1]")]  # of noise: t
@@ -50,15 +50,9 @@ def inverted(
   # [S + 1, B, h, w, C]
   times  [S + 1] falling;   wrap: of the denoiser that it follows
   """
-  denoise, up, x = session.plain(params), rising(times), given.x0
+  denoise = session.plain(params)
   denoise = denoise if wrap is None else wrap(denoise)
-  if len(up.t) < len(times.t):  # the last step ends at sigma = 0
-    lowest = Time(*(jnp.float32(field[0]) for field in up))
-    x = before_last_step(denoise, lowest, x, given.source)
-  _, states = invert(denoise, inverter, session.process, up, x, given.source, keep=True)
-  assert states is not None
-  ends = [given.x0[None]] if len(up.t) < len(times.t) else []
-  return jnp.concatenate([states[::-1], *ends])
+  return states_of(denoise, inverter, session.process, times, given.x0, given.source)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from t2i_jax.sampling import GUIDANCE_OF_PROMPTS, Combine, Denoiser, Guided, gui
 from t2i_jax.sampling.loop import Noise
 from t2i_jax.systems.beside import kind_of
 from t2i_jax.systems.parts import only
-from t2i_jax.systems.sampler import Batches, make_sampler
+from t2i_jax.systems.sampler import Batches, first_step, make_sampler
 from t2i_jax.systems.stages import negative
 from t2i_jax.systems.system import checked, levels
 
@@ -84,20 +84,15 @@ class Session:
     if any(encoder.shown is not None for encoder in system.text.values()):
       raise ConfigError(f"--method={method}: this model's text encoder reads images.")
 
-  def first(self, level: float) -> int:
-    """The step at whose start the noise level t is at most this. Raises ConfigError."""
-    t = np.asarray(self.times.t)
-    found = int(np.argmax(t <= level + 1e-9))
-    if not 0 < level <= 1 or found == self.steps:
-      raise ConfigError(
-        f"--strengths: {level:g} is below {t[-2]:.3g}, the last of sampling.steps = {self.steps}, "
-        "or above 1."
-      )
-    return found
-
   def times_from(self, level: float) -> Time:
-    """The end of the grid from where the noise level is at most this."""
-    return Time(*(np.asarray(field)[self.first(level) :] for field in self.times))
+    """The end of the grid from where the noise level is at most this. Raises ConfigError."""
+    first = first_step(self.times, level)
+    if first is None:
+      raise ConfigError(
+        f"--strengths: {level:g} is below {np.asarray(self.times.t)[-2]:.3g}, the last of "
+        f"sampling.steps = {self.steps}, or above 1."
+      )
+    return Time(*(np.asarray(field)[first:] for field in self.times))
 
   def plain(self, params: Params) -> Denoiser:
     return lambda x_t, time, cond: self.system.denoise(params, x_t, time, cond)

@@ -97,10 +97,32 @@ def noise_of(
 
   times  [S + 1] falling, of the sampler;   solver: one of INVERTERS, built
   """
-  up, x = rising(times), x0
-  if len(up.t) < len(times.t):  # the sampler's last step ends at sigma = 0
-    x = before_last_step(denoise, Time(*(jnp.float32(field[0]) for field in up)), x0, cond)
+  up, x = _lowest(denoise, times, x0, cond)
   return invert(denoise, solver, process, up, x, cond)[0]
+
+
+def states_of(
+  denoise: Denoiser, solver: Solver, process: Process, times: Time, x0: jax.Array, cond: Any = None
+) -> jax.Array:
+  """x_t at all times of a sampler, from that of `noise_of` to x0.   # [S + 1, B, ...]
+
+  solver: deterministic
+  """
+  up, x = _lowest(denoise, times, x0, cond)
+  _, states = invert(denoise, solver, process, up, x, cond, keep=True)
+  assert states is not None
+  ends = [x0[None]] if len(up.t) < len(times.t) else []
+  return jnp.concatenate([states[::-1], *ends])
+
+
+def _lowest(denoise: Denoiser, times: Time, x0: jax.Array, cond: Any) -> tuple[Time, jax.Array]:
+  """A sampler's times that an inversion goes through, rising, and x_t at the first of them."""
+  up = rising(times)
+  if len(up.t) == len(times.t):
+    return up, x0
+  # The sampler's last step ends at sigma = 0.
+  time = Time(*(jnp.float32(field[0]) for field in up))
+  return up, before_last_step(denoise, time, x0, cond)
 
 
 def halfway(process: Process, now: Time, to: Time) -> Time:

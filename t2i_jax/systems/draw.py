@@ -39,7 +39,7 @@ from t2i_jax.systems.inputs import (
 )
 from t2i_jax.systems.not_finite import checked_with_cause
 from t2i_jax.systems.parts import InTurn, only
-from t2i_jax.systems.sampler import Batches, checked_plan, make_sampler
+from t2i_jax.systems.sampler import Batches, checked_plan, first_step, make_sampler
 from t2i_jax.systems.stages import Stage, negative
 from t2i_jax.systems.system import levels
 from t2i_jax.systems.tasks import ControlImages, Draw, Start
@@ -210,13 +210,12 @@ class Drawing:
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
   def _first(self, strength: float) -> int:
-    """The step from which a start at this strength is sampled."""
-    t = np.asarray(self.times.t)
-    first = int(np.argmax(t <= strength + 1e-9))
-    if not 0 < strength <= 1 or first == len(t) - 1:
+    """The step from which a start at this strength is sampled. Raises ConfigError."""
+    first = first_step(self.times, strength)
+    if first is None:
       raise ConfigError(
         f"strength = {strength:g}: with sampling.steps = {self.c.steps} it is at least "
-        f"{t[-2]:.3g}, the grid's last time, and at most 1."
+        f"{np.asarray(self.times.t)[-2]:.3g}, the grid's last time, and at most 1."
       )
     return first
 

@@ -37,6 +37,16 @@ def make_sampler(
   )
 
 
+def first_step(times: Time, strength: float) -> int | None:
+  """The step from which a start at noise level t = strength is sampled; None where there is none.
+
+  times  [S + 1] falling
+  """
+  t = np.asarray(times.t)
+  first = int(np.argmax(t <= strength + 1e-9))
+  return first if 0 < strength <= 1 and first < len(t) - 1 else None
+
+
 def checked_plan(c: ConfigDict, sampler: Sampler, system: Any) -> Step:
   """The plan of a sampler, after one step of it was traced without the network.
 
