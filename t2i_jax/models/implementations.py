@@ -4,6 +4,7 @@ All agree with "xla" in every row that may see a key. What each is for:
 
   xla               anything; holds the scores, [B, N, Lq, Lkv] in float32
   chunked           anything; holds the scores of CHUNK queries, recomputes them for the gradient
+  by_head           CPUs; chunked, one head of one row at a time: scores that stay in the cache
   splash            TPUs; a fused kernel, which passes over blocks that see nothing of each other
   splash_interpret  the same kernel in Pallas' interpreter, on any device: for tests
   cudnn             NVIDIA GPUs; a fused kernel, bfloat16 or float16
@@ -11,6 +12,7 @@ All agree with "xla" in every row that may see a key. What each is for:
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +63,67 @@ def chunked(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = Non
   out = jax.lax.map(lambda part: one(part, k, v, mask), (parts(q), ends))
   out = out.swapaxes(0, 1).reshape(len(q), length + pad, *q.shape[2:])[:, :length]
   return checkpoint_name(out, "attention")
+
+
+def by_head(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None) -> jax.Array:
+  """`attend`, CHUNK queries of one head of one row at a time, recomputed in the backward pass.
+
+  For CPUs, where the scores of all heads leave the cache, and where a matmul whose result is
+  [Lkv, K], as the gradients of keys and values are, takes up to ten times as long as one whose
+  result is [K, Lkv] (jax 0.10.2): keys and values are [K, Lkv] here. Holds the mask's predicate.
+  """
+
+  def own(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None) -> jax.Array:
+    length, chunk = q.shape[1], min(CHUNK, q.shape[1])
+    pad = -length % chunk
+    parts = lambda x: x.reshape(*x.shape[:-2], -1, chunk, x.shape[-1])  # [.., C, chunk, ..]
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    k, v = (jnp.moveaxis(x, 1, 3) for x in (k, v))  # [B, N, K, Lkv]
+    rows = (parts(jnp.moveaxis(_padded(q, pad), 1, 2)), k, v)
+    seen = None if allowed is None else parts(_padded(allowed, pad))  # [B, C, chunk, Lkv]
+
+    @jax.checkpoint
+    def one(q, k, v, allowed):
+      scores = jnp.einsum("qk,ks->qs", q, k, preferred_element_type=jnp.float32)
+      scores = scores * q.shape[-1] ** -0.5
+      if allowed is not None:
+        scores = jnp.where(allowed, scores, -1e30)
+      return jnp.einsum("qs,ks->qk", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+
+    def of_row(row):
+      heads, seen = row
+      of_head = lambda q, k, v: jax.lax.map(lambda part: one(part[0], k, v, part[1]), (q, seen))
+      return jax.lax.map(lambda head: of_head(*head), heads)
+
+    out = jax.lax.map(of_row, (rows, seen))  # [B, N, C, chunk, K]
+    out = out.reshape(*out.shape[:2], -1, out.shape[-1])[:, :, :length]
+    return jnp.moveaxis(out, 1, 2)
+
+  allowed = None
+  if mask is not None:
+    allowed = jnp.broadcast_to(mask.allowed(), (len(q), q.shape[1], k.shape[1]))
+  return checkpoint_name(_on_each_device(own, q, k, v, allowed), "attention")
+
+
+def _on_each_device(
+  own: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array, mask: Any
+) -> jax.Array:
+  """own(q, k, v, mask) of each device's share of rows and heads; a mask is shared by rows."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return own(q, k, v, mask)
+  of_q, of_kv = (spec(("batch", None, of, None)) for of in ("heads", "kv_heads"))
+  rows = of_q[0]
+  if len(q) % math.prod(mesh.shape[axis] for axis in rows):
+    # A few rows that the mesh does not divide, as when a few images are sampled: all on each.
+    rows, of_q, of_kv = None, jax.P(None, *of_q[1:]), jax.P(None, *of_kv[1:])
+  shared = jax.shard_map(
+    own,
+    in_specs=(of_q, of_kv, of_kv, jax.P(rows)),
+    out_specs=of_q,
+    check_vma=False,  # the kernel does not say over which axes its outputs vary
+  )
+  return shared(q, k, v, mask)
 
 
 def _padded(x: jax.Array, pad: int, value: int = 0) -> jax.Array:
@@ -179,21 +242,7 @@ def _splash(
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B, N, L, K]
     return jax.vmap(of_row)(q, k, v, mask).swapaxes(1, 2)
 
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
-    return own(q, k, v, mask)[:, :lq]
-  of_q, of_kv = (spec(("batch", None, of, None)) for of in ("heads", "kv_heads"))
-  rows = of_q[0]
-  if len(q) % math.prod(mesh.shape[axis] for axis in rows):
-    # A few rows that the mesh does not divide, as when a few images are sampled: all on each.
-    rows, of_q, of_kv = None, jax.P(None, *of_q[1:]), jax.P(None, *of_kv[1:])
-  shared = jax.shard_map(
-    own,
-    in_specs=(of_q, of_kv, of_kv, jax.P(rows, None)),
-    out_specs=of_q,
-    check_vma=False,  # the kernel does not say over which axes its outputs vary
-  )
-  return shared(q, k, v, mask)[:, :lq]
+  return _on_each_device(own, q, k, v, mask)[:, :lq]
 
 
 def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None) -> jax.Array:
@@ -215,6 +264,7 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Visible | None = None)
 ATTENTIONS: dict[str, Attend] = {
   "xla": attend,
   "chunked": chunked,
+  "by_head": by_head,
   "splash": functools.partial(_splash, interpret=False),
   "splash_interpret": functools.partial(_splash, interpret=True),
   "cudnn": cudnn,
