@@ -5,9 +5,10 @@ python -m benchmarks.against_torch --to docs
 DiT-B/2, a FLUX.1 stack of two double and two single blocks, and a small U-Net of Stable Diffusion
 1's layout, forward and train step (mean squared error, AdamW), eager and under torch.compile, on
 whatever device both libraries find: on a CPU float32 with attention by head, on a GPU bfloat16,
-where the stack has FLUX.1's width and number of tokens. Each of the three is a process of its own, with glibc told to
-keep memory (quickstart.py); they take turns, call by call, and the medians and their ratios are of
-those turns: what else the machine does strikes all alike. Needs torch and diffusers.
+where the stack has FLUX.1's width and number of tokens. Each of the three is a process of its own,
+with glibc told to keep memory (quickstart.py); they take turns, call by call, and the medians and
+their ratios are of those turns: what else the machine does strikes all alike. Needs torch and
+diffusers.
 """
 
 import argparse
