@@ -86,11 +86,9 @@ def add_size_flags(parser: argparse.ArgumentParser) -> None:
     "--round", action="store_true", help="a --size that the model does not draw becomes the nearest"
   )
   parser.add_argument("--batch", type=number("--batch", Count), help="images at once, default 1")
-  parser.add_argument(
-    "--dtype",
-    choices=FLOATS,
-    help="of weights and activations, the autoencoder's left out; default float32",
-  )
+  parser.add_argument("--dtype", choices=FLOATS, help="of all but the autoencoder; default float32")
+  attentions = "default xla; chunked, by_head (CPUs), splash (TPUs), cudnn (GPUs)"
+  parser.add_argument("--attention", help=f"how the backbone's is computed: {attentions}")
   parser.add_argument(
     "--vae-dtype", choices=FLOATS, help="of the autoencoder's activations; default float32"
   )
@@ -228,7 +226,9 @@ def check_start(args: argparse.Namespace) -> None:
       raise ConfigError(f"--{flag} belongs to --{other}: give that, too, or leave it out.")
 
 
-SIZE_FLAGS = ("size", "round", "batch", "dtype", "vae_dtype", "vae_tiling", "controlnet", "lora")
+SIZE_FLAGS = (
+  "size", "round", "batch", "dtype", "attention", "vae_dtype", "vae_tiling", "controlnet", "lora",
+)  # fmt: skip
 SHARED_FLAGS = (*SIZE_FLAGS, "config_from", "embedded_cfg", "too_long", "offload", "embedding")
 FOLDER_FLAGS = (*SHARED_FLAGS, *refiner.FLAGS)
 
@@ -246,6 +246,8 @@ def sized(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[int, int
 
   if args.batch is not None:
     overrides["sampling.batch"] = str(args.batch)
+  if args.attention is not None:
+    overrides["model.attention"] = args.attention
   if args.vae_dtype or args.vae_tiling:
     how = (args.vae_dtype or "float32", args.vae_tiling or "")
     overrides["autoencoder"] = coder_of(args.folder, *how)

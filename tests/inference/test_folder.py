@@ -168,6 +168,15 @@ def test_flags_of_a_folder_need_one(capsys):
   assert "--round belongs to --size" in capsys.readouterr().err
 
 
+def test_attention_by_name(folder, model, tmp_path, capsys):
+  overrides = FEW | {"model.attention": "by_head"}
+  images = open_pipeline(folder, overrides, SIZE).draw(["a cat"], [0])
+  assert np.abs(images.astype(int) - model.draw(["a cat"], [0])).max() <= 1
+  command = ["sample", f"--from={folder}", "--prompt=x", f"--out={tmp_path / 'x.png'}"]
+  assert main([*command, "--attention=flash"]) == 2
+  assert "by_head" in capsys.readouterr().err
+
+
 def test_the_part_and_module_that_give_nan_are_named(model):
   def drawn(part, path):
     *nodes, leaf = path.split("/")
