@@ -6,9 +6,9 @@ Trains the base (configs/scenes_planted.py), its twin without anything planted a
 learn the subjects from scratch, or goes on where each stopped; chooses learning rates, steps and
 the guidance scale on development subjects; teaches five subjects twice by every method; and writes
 the page. What is drawn is kept in RUNS as it was read: started again, it goes on, and --only=page
-writes the page without a model. --only=PART[,PART] makes a part: see PARTS. The judge is in no
-loss. About three and a half hours on two cores, two of them for the base, twin and oracles. With
---jobs=2 runs of t2i train, and then methods, are processes beside each other.
+writes the page without a model, with --restore of what is recorded beside it. --only=PART[,PART]
+makes a part: see PARTS. The judge is in no loss. About three and a half hours on two cores, two of
+them for the base, twin and oracles. With --jobs=2 runs and methods are processes beside each other.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from benchmarks.personalisation_adapt import (
   chains,
 )
 from benchmarks.personalisation_jobs import each_by_itself, threads
-from benchmarks.personalisation_page import write_pages
+from benchmarks.personalisation_page import RECORD, write_pages
 from benchmarks.personalisation_world import (
   COUNTS,
   DEVELOPMENT,
@@ -55,6 +55,7 @@ from benchmarks.personalisation_world import (
   save_cell,
 )
 from benchmarks.quickstart import t2i
+from benchmarks.recorded import restore
 from t2i_jax.adapt.personalise import How, drawn_of_class
 from t2i_jax.data.build import build
 from t2i_jax.data.source import MANIFEST
@@ -358,13 +359,16 @@ def main() -> None:
   parser.add_argument("--jobs", type=int, default=1, help="runs of t2i train beside each other")
   parser.add_argument("--methods", help="of develop and methods: these alone, NAME[,NAME]")
   parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-  parser.add_argument("--to", default="docs", help="folder of the page")
+  parser.add_argument("--to", default="docs", help="folder of the page and its record")
+  parser.add_argument("--restore", action="store_true", help="what the page's record holds, first")
   args = parser.parse_args()
   parts = args.only.split(",")
   if unknown := set(parts) - set(PARTS):
     parser.error(f"--only={','.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
   if unknown := set((args.methods or "").split(",")) - {"", *METHOD_OF}:
     parser.error(f"--methods={','.join(sorted(unknown))}: there are {', '.join(METHOD_OF)}.")
+  if args.restore:
+    restore(Path(args.runs), Path(args.to, RECORD))
   bench = Bench(args)
   bench.train(parts)
   some = args.methods.split(",") if args.methods else [*METHOD_OF]

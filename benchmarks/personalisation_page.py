@@ -26,6 +26,7 @@ from benchmarks.personalisation_tables import (
   subject_table,
 )
 from benchmarks.personalisation_world import COUNTS, SUBJECTS, TIERS, shown, training_images
+from benchmarks.recorded import record
 from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.chart import Series, line_chart, panels
 from t2i_jax.evaluation.stats import Rate
@@ -34,6 +35,7 @@ SHEET = ("base", *CURVES, "oracle")
 SHEET_OF = ("frux", "wint")  # subjects of the sheet: a known and an unseen mark
 SCALE = 2
 LINKS = ("personalisation.png", "personalisation.svg")
+RECORD = "personalisation.tar.xz"
 
 
 def chart(results: Results) -> str:
@@ -59,15 +61,19 @@ def chart(results: Results) -> str:
   return panels(charts, 2)
 
 
+def drawn(results: Results) -> list[list[Path]]:
+  """Files of the sheet, a row a method, a file a subject."""
+  return [
+    [results.folder / f"{name}_{subject}_0_{results.step_of(name)}.png" for subject in SHEET_OF]
+    for name in rows_of(results, SHEET)
+  ]
+
+
 def sheet(results: Results) -> list[list[np.ndarray]]:
   """Rows: the images of the subjects, then a method each; a block a subject."""
   subjects = [s for s in SUBJECTS if s.name in SHEET_OF]
   rows = [[image for s in subjects for image in training_images(s)]]
-  for name in rows_of(results, SHEET):
-    step = results.step_of(name)
-    files = [results.folder / f"{name}_{s.name}_0_{step}.png" for s in subjects]
-    rows.append([image for file in files for image in shown(file)])
-  return rows
+  return rows + [[image for file in files for image in shown(file)] for files in drawn(results)]
 
 
 def write_pages(runs: Path, to: Path, command: str, configs: Sequence[Path]) -> None:
@@ -77,6 +83,8 @@ def write_pages(runs: Path, to: Path, command: str, configs: Sequence[Path]) -> 
   (to / LINKS[1]).write_text(chart(results), encoding="utf-8")
   line = run_of(command, *(path for path in configs if path.is_file()))
   write(to / "personalisation.md", page(results, command), line)
+  cells = [runs / "chosen.json", *results.folder.glob("*.json")]
+  record(runs, cells + [file for files in drawn(results) for file in files], to / RECORD)
   print(to / "personalisation.md")
 
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from benchmarks import personalisation_tables as tables
+from benchmarks import recorded
 from benchmarks.personalisation_adapt import METHOD_OF, STEPS
 from benchmarks.personalisation_beside import Scaled
 from benchmarks.personalisation_world import (
@@ -177,3 +178,20 @@ def test_a_cell_comes_back_with_its_drawings(tmp_path):
   assert rates(again.judged(subject)["related"]) == rates(verdicts)
   np.testing.assert_array_equal(shown(tmp_path / "one.png")[3], images[FEW["alone"]])
   assert set(COUNTS) == set(FEW)
+
+
+def test_what_is_recorded_comes_back_and_stays(tmp_path):
+  runs, again, archive = tmp_path / "runs", tmp_path / "again", tmp_path / "x.tar.xz"
+  recorded.restore(again, archive)
+  (runs / "cells").mkdir(parents=True)
+  (runs / "chosen.json").write_text("{}")
+  (runs / "cells" / "a.json").write_text("first")
+  recorded.record(runs, runs.rglob("*.json"), archive)
+  same = archive.read_bytes()
+  recorded.record(runs, [], archive)
+  assert archive.read_bytes() == same  # what is not given stays, and the same gives the same
+  (again / "cells").mkdir(parents=True)
+  (again / "cells" / "a.json").write_text("newer")
+  recorded.restore(again, archive)
+  assert (again / "chosen.json").read_text() == "{}"
+  assert (again / "cells" / "a.json").read_text() == "newer"

@@ -1,0 +1,39 @@
+"""What an experiment drew and read, kept beside its page: docs/NAME.tar.xz.
+
+A page is made of the cells in RUNS alone. Packed with the page, they let it be made again, and
+parts that were not run be added, where RUNS is no more; the same cells give the same bytes.
+"""
+
+import io
+import lzma
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def record(runs: Path, files: Iterable[Path], archive: Path) -> None:
+  """Packs files of RUNS, those of an older archive that are not among them left as they are."""
+  held = _read(archive) | {str(f.relative_to(runs)): f.read_bytes() for f in files}
+  packed = io.BytesIO()
+  with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    for name, content in sorted(held.items()):
+      entry = tarfile.TarInfo(name)
+      entry.size = len(content)
+      tar.addfile(entry, io.BytesIO(content))
+  archive.write_bytes(lzma.compress(packed.getvalue(), preset=9))
+
+
+def restore(runs: Path, archive: Path) -> None:
+  """Writes to RUNS what an archive holds and RUNS does not; nothing where there is no archive."""
+  for name, content in _read(archive).items():
+    file = runs / name
+    if not file.exists():
+      file.parent.mkdir(parents=True, exist_ok=True)
+      file.write_bytes(content)
+
+
+def _read(archive: Path) -> dict[str, bytes]:
+  if not archive.is_file():
+    return {}
+  with tarfile.open(archive, "r:xz") as tar:
+    return {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
