@@ -65,7 +65,12 @@ def run(args: argparse.Namespace) -> None:
   trained.need("draw")
   if trained.tasks.measures == ONLY_EDITS:
     return edits(args, trained)
-  if not trained.config.score.level:
+  conditioned = trained.tasks.condition is not None
+  if conditioned and (args.curve or args.encoder):
+    raise ConfigError(
+      "--curve and --encoder score images drawn by captions alone, and this run has a ControlNet."
+    )
+  if conditioned or not trained.config.score.level:
     print(gallery(args, trained))
     return None
   if args.encoder:
@@ -202,21 +207,26 @@ def curve(args: argparse.Namespace, trained) -> None:
 
 
 def gallery(args: argparse.Namespace, trained) -> Path:
-  """A report without a judge: captions of every split of the data, drawn, and what a joint model
-  says of the images.
+  """A report without a judge: captions of every split of the data, drawn, beside the condition
+  images where a ControlNet reads any, and what a joint model says of the images.
   """
+  import numpy as np
+
   from t2i_jax.data.source import ShardSource, read_manifest
   from t2i_jax.evaluation.report import write_gallery_report
 
-  folder = trained.config.data.dir
+  folder, condition = trained.config.data.dir, trained.tasks.condition
   manifest = read_manifest(folder)
   sections = []
   for split in manifest["splits"]:
     source = ShardSource(folder, split)
     records = source.spread(GALLERY)
     captions = [record.captions[0] for record in records]
-    images = trained.draw(captions, range(args.seed, args.seed + len(captions)))
+    how = {} if condition is None else {"controls": condition(records)}
+    images = trained.draw(captions, seeds_from(args.seed, captions), **how)
     note = f"{len(source)} records; the first caption of {len(captions)}, drawn once."
+    if how:
+      images = np.concatenate([*how["controls"].images, images], axis=2)  # [n, H, W of all, 3]
     sections.append((split, note, list(zip(captions, images, strict=True))))
     if "captions" in trained.tasks.measures:
       shown, said, right = readings(trained, records, args.seed)

@@ -300,6 +300,7 @@ class DrawingSystem(System):
       redraw=drawing.redraw,
       likelihood=make_likelihood(self, c, mesh),
       denoise=self.denoise,
+      condition=self.condition_images if any(self.controlnets.values()) else None,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from t2i_jax.data.record import Record
 from t2i_jax.errors import ConfigError
 from t2i_jax.models import Conditioning
 from t2i_jax.models.params import Params
@@ -96,6 +97,7 @@ class Tasks(NamedTuple):
   """The tasks of a system with config.sampling on a mesh.
 
   chat      (params, seed) -> systems.chat.Chat
+  condition (records) -> what ControlNets with a `condition` read of them
   measures  what `t2i eval` scores besides images drawn: "captions", "edits"; alone, of a model that
             draws nothing by a caption: "reconstruction", ONLY_EDITS
   """
@@ -107,6 +109,7 @@ class Tasks(NamedTuple):
   edit: Edit | None = None
   chat: Callable[[Params, int], Any] | None = None
   denoise: Denoise | None = None
+  condition: Callable[[Sequence[Record]], ControlImages] | None = None
   classify: Classify | None = None
   embed: Embed | None = None
   views: MakeViews | None = None

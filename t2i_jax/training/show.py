@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +28,7 @@ def make_show(c: ConfigDict, run: Run, workdir: Path) -> tuple[int, Show] | None
     draw = run.tasks.draw
     if run.tasks.measures == ONLY_EDITS:
       return c.sampling.every, _edited(c, run, workdir)
-    if any(getattr(run.system, "controlnets", {}).values()):
+    if run.tasks.condition is not None:
       return c.sampling.every, _conditioned(c, run, workdir)
     _begin(workdir, prompts)
     rows = lambda params: [draw(params, prompts, range(len(prompts)))]
@@ -47,11 +46,11 @@ def make_show(c: ConfigDict, run: Run, workdir: Path) -> tuple[int, Show] | None
 def _conditioned(c: ConfigDict, run: Run, workdir: Path) -> Show:
   """Condition images of the validation split, as many as there are prompts, and below each what is
   drawn with it and its caption."""
-  system: Any = run.system
+  condition, draw = run.tasks.condition, run.tasks.draw
+  assert condition is not None and draw is not None
   records = run.val_source.spread(len(c.sampling.prompts))
   captions = [record.captions[0] for record in records]
-  controls, seeds, draw = system.condition_images(records), range(len(records)), run.tasks.draw
-  assert draw is not None
+  controls, seeds = condition(records), range(len(records))
   _begin(workdir, captions)
   rows = lambda params: [*controls.images, draw(params, captions, seeds, controls=controls)]
   return _shown(rows, workdir, "samples")

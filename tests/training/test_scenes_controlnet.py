@@ -1,5 +1,8 @@
 """A ControlNet trained on a tiny model of scenes by configs/scenes_controlnet.py."""
 
+import base64
+import io
+import re
 from pathlib import Path
 
 import jax
@@ -96,6 +99,15 @@ def test_it_is_drawn_with_from_the_command_line(runs, tmp_path, capsys):
   export = ["export", f"--workdir={runs / 'net'}", "--part=controlnet", f"--to={tmp_path / 'to'}"]
   assert main(export) == 2
   assert "a DiTControlNetConfig has no published layout" in capsys.readouterr().err
+
+
+def test_its_report_shows_the_condition_beside_the_drawing(runs, capsys):
+  args = ["eval", f"--workdir={runs / 'net'}", "--steps=2"]
+  assert main(args) == 0
+  page = Path(capsys.readouterr().out.strip().splitlines()[-1]).read_text()
+  cards = [base64.b64decode(found) for found in re.findall(r"image/png;base64,([^\"]+)", page)]
+  assert sum(Image.open(io.BytesIO(card)).size == (64, 32) for card in cards) >= 24
+  assert main([*args, "--curve"]) == 2 and "has a ControlNet" in capsys.readouterr().err
 
 
 def test_what_is_refused_before_training(runs, tiny, tmp_path, one_device):
