@@ -48,8 +48,10 @@ from benchmarks.personalisation_world import (
   SUBJECTS,
   Cell,
   Subject,
+  Verdicts,
   WithSubjects,
   all_scenes,
+  balance,
   load_cell,
   read_groups,
   save_cell,
@@ -239,24 +241,21 @@ class Bench:
       self.read()
 
   def choose(self) -> None:
-    """Rate and steps of each family, and one guidance scale, by the mean over the groups of prompts
-    of the rate of drawings in which everything is right: chosen.json."""
+    """Rate and steps of each family, and one guidance scale: chosen.json. See `balance`."""
     cells = [load_cell(path) for path in sorted((self.runs / "develop").glob("*.json"))]
-    subjects, scores = {s.name: s for s in DEVELOPMENT}, dict[tuple[Any, ...], list[float]]()
+    subjects, found = {s.name: s for s in DEVELOPMENT}, dict[tuple[Any, ...], list[Verdicts]]()
     for cell in cells:
       keys = tuple(cell.about[key] for key in ("method", "rate", "step", "guidance"))
-      groups = cell.judged(subjects[cell.about["subject"]]).values()
-      right = fmean(fmean(v.correct for v in group) for group in groups)
-      scores.setdefault(keys, []).append(right)
-    mean = {keys: fmean(found) for keys, found in scores.items()}
+      found.setdefault(keys, []).append(cell.judged(subjects[cell.about["subject"]]))
+    scores = {keys: balance(each) for keys, each in found.items()}
     settings = {}
-    for name in {method for method, *_ in mean}:
-      own = {k: value for k, value in mean.items() if k[0] == name and k[3] == GUIDANCES[1]}
+    for name in {method for method, *_ in scores}:
+      own = {k: value for k, value in scores.items() if k[0] == name and k[3] == GUIDANCES[1]}
       best = max(own, key=lambda k: own[k])
-      settings[name] = {"rate": best[1], "step": best[2], "score": own[best]}
-    last = lambda g: fmean(mean[name, one["rate"], STEPS[-1], g] for name, one in settings.items())
-    guidance = {g: last(g) for g in GUIDANCES}
-    tried = [[*keys, value] for keys, value in sorted(mean.items())]
+      settings[name] = {"rate": best[1], "step": best[2], "score": own[best][0]}
+    of = lambda name, g: scores[name, settings[name]["rate"], STEPS[-1], g][0]
+    guidance = {g: fmean(of(name, g) for name in settings) for g in GUIDANCES}
+    tried = [[*keys, *value] for keys, value in sorted(scores.items())]
     best_of_all = max(guidance, key=lambda g: guidance[g])
     chosen = {"settings": settings, "guidance": best_of_all, "guidances": guidance}
     text = json.dumps(chosen | {"tried": tried}, indent=1)

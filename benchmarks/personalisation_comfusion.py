@@ -20,7 +20,15 @@ from benchmarks.personalisation_adapt import PER_ROLE, PRIORS
 from benchmarks.personalisation_bench import Base, Groups, cells_of, judged, scene_of
 from benchmarks.personalisation_beside import Beside, Given, Learned, in_turn
 from benchmarks.personalisation_tables import change
-from benchmarks.personalisation_world import SIZE, Cell, Subject, own_scene, shown
+from benchmarks.personalisation_world import (
+  SIZE,
+  Cell,
+  Subject,
+  Verdicts,
+  balance,
+  own_scene,
+  shown,
+)
 from benchmarks.quickstart import t2i
 from t2i_jax.adapt.objectives import TEXTUAL, VISUAL
 from t2i_jax.data.scenes.planted import UNSEEN_MARK, Look, draw, subject_scene
@@ -185,12 +193,12 @@ class Fusion:
           self.base.cell(path, params, prompts(subject), about)
       self.base.read()
       of = {s.name: s for s in DEVELOPMENT}
-      scores = dict[tuple[float, int], list[float]]()
+      found = dict[tuple[float, int], list[Verdicts]]()
       for cell in cells_of(self.folder / "dev", "*"):
         verdicts = judged(cell, prompts(of[cell.about["subject"]]))
-        right = fmean(fmean(v.correct for v in group) for group in verdicts.values())
-        scores.setdefault((cell.about["rate"], cell.about["step"]), []).append(right)
-      tried = [[*key, fmean(values)] for key, values in sorted(scores.items())]
+        found.setdefault((cell.about["rate"], cell.about["step"]), []).append(verdicts)
+      groups = ("trained", "heldout", "alone")
+      tried = [[*key, balance(cells, groups)] for key, cells in sorted(found.items())]
       rate, step, _ = max(tried, key=lambda one: one[-1])
       text = json.dumps({"rate": rate, "step": step, "tried": tried}, indent=1)
       chosen.write_text(f"{text}\n")
@@ -374,7 +382,8 @@ def section(folder: Path, to: Path) -> list[str]:
     found = json.loads(chosen.read_text())
     lines += [
       f"The learning rate, {found['rate']:g}, and the number of steps, {found['step']}, were",
-      "chosen for the row with the class prior on two other subjects; all rows have them.",
+      "chosen for the row with the class prior on two other subjects, by the harmonic mean of what is",
+      "right with the subject and without it in the prompt; all rows have them.",
       "",
     ]
   return lines
