@@ -382,8 +382,8 @@ def section(folder: Path, to: Path) -> list[str]:
     found = json.loads(chosen.read_text())
     lines += [
       f"The learning rate, {found['rate']:g}, and the number of steps, {found['step']}, were",
-      "chosen for the row with the class prior on two other subjects, by the harmonic mean of what is",
-      "right with the subject and without it in the prompt; all rows have them.",
+      "chosen for the row with the class prior on two other subjects, by the harmonic mean of what",
+      "is right with the subject and without it in the prompt; all rows have them.",
       "",
     ]
   return lines

@@ -1,4 +1,4 @@
-"""Imagic, ComFusion and DomainGallery on the planted world: docs/personalisation_more.md.
+"""Words, Imagic, ComFusion, DomainGallery on the planted world: docs/personalisation_more.md.
 
 python -m benchmarks.personalisation_more --jobs=2
 
@@ -15,28 +15,30 @@ from benchmarks import personalisation_comfusion as comfusion
 from benchmarks import personalisation_domain as domain
 from benchmarks import personalisation_domain_page as domain_page
 from benchmarks import personalisation_imagic as imagic
+from benchmarks import personalisation_words as words
 from benchmarks.pages import run_of, write
 from benchmarks.personalisation_bench import Base
 from benchmarks.personalisation_jobs import each_by_itself
 
-PARTS = ("imagic", "comfusion", "domain", "page")
+PARTS = ("words", "imagic", "comfusion", "domain", "page")
 PAGE = "personalisation_more.md"
 
 
 def page(runs: Path, to: Path, command: str) -> str:
   return "\n".join([
-    "# Editing, scenes and domains",
+    "# Words, edits, scenes and domains",
     "",
     "Made by",
     "",
     f"    {command}",
     "",
-    "Three methods of `t2i personalise` ([adapt](adapt.md)) on the base of",
+    "Four methods of `t2i personalise` ([adapt](adapt.md)) on the base of",
     "[personalisation](personalisation.md), `configs/scenes_planted.py`, whose averaged weights",
     "they begin at; drawings by the weights that are trained, euler, 10 steps, the base's guidance",
     "scale. Percentages have 95% Wilson intervals over drawings; runs differ by more. What has not",
     "been run yet says so.",
     "",
+    *words.section(runs / "words"),
     *imagic.section(runs / "imagic", to),
     *comfusion.section(runs / "comfusion", to),
     *domain_page.section(runs / "domain", to),
@@ -67,7 +69,9 @@ def main() -> None:
       folder = runs / part
       folder.mkdir(parents=True, exist_ok=True)
       base = Base(args.base, folder)
-      if part == "imagic":
+      if part == "words":
+        words.make(base, folder)
+      elif part == "imagic":
         imagic.make(base, folder)
       elif part == "comfusion":
         comfusion.Fusion(base, folder, args.data, args.classifier_steps).make()

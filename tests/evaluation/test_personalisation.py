@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 from benchmarks import personalisation_tables as tables
+from benchmarks import personalisation_words as words
 from benchmarks import recorded
 from benchmarks.personalisation_adapt import METHOD_OF, STEPS
 from benchmarks.personalisation_beside import Scaled
@@ -21,6 +23,7 @@ from benchmarks.personalisation_world import (
   Cell,
   WithSubjects,
   all_scenes,
+  balance,
   class_scene,
   load_cell,
   read_groups,
@@ -32,7 +35,7 @@ from benchmarks.personalisation_world import (
 from t2i_jax.data.scenes import planted
 from t2i_jax.data.scenes.heldout import heldout_pair
 from t2i_jax.data.scenes.planted import INDIVIDUALS, Thing
-from t2i_jax.evaluation.planted_judge import judge_planted, rates
+from t2i_jax.evaluation.planted_judge import ATTRIBUTES, judge_planted, rates
 from t2i_jax.training.optimizer import Optimizers, adamw
 
 FEW = {"alone": 3, "related": 4, "class": 3, "own": 3}
@@ -178,6 +181,37 @@ def test_a_cell_comes_back_with_its_drawings(tmp_path):
   assert rates(again.judged(subject)["related"]) == rates(verdicts)
   np.testing.assert_array_equal(shown(tmp_path / "one.png")[3], images[FEW["alone"]])
   assert set(COUNTS) == set(FEW)
+
+
+def verdicts_of(subject, others, attributes):
+  """Of a drawing in each group that is right or not, and the subject's attributes alone."""
+  one = lambda right: SimpleNamespace(
+    correct=right, attributes=dict(zip(ATTRIBUTES, attributes, strict=True))
+  )
+  groups = {"alone": subject, "related": subject, "class": others, "own": others}
+  return {group: [one(right) for right in found] for group, found in groups.items()}
+
+
+def test_the_balance_of_a_subject_and_all_else():
+  untouched = [verdicts_of([False, False], [True, True], [True, False, False, False])]
+  everywhere = [verdicts_of([True, True], [False, False], [True] * 4)]
+  half = [verdicts_of([True, False], [True, True], [True] * 4)]
+  assert balance(untouched) == (0.0, 0.25) and balance(everywhere) == (0.0, 1.0)
+  assert balance(half)[0] == pytest.approx(2 * 0.5 / 1.5)
+  assert balance(untouched + everywhere)[0] == 0.5
+
+
+def test_what_one_word_holds(tmp_path):
+  subject, other = words.KNOWN[0], SUBJECTS[0]
+  image = planted.draw(training_scenes(subject)[0].objects, SIZE)
+  reading = read_groups(image[None], {"x": 1})["x"]
+  cell = lambda *phrases: Cell({}, dict.fromkeys(phrases, reading * words.COUNT))
+  save_cell(words.path_of(tmp_path, subject, 0), cell(f"{subject.name} {subject.shape}", "grum"))
+  save_cell(words.path_of(tmp_path, subject, 400, 1), cell(subject.word))
+  save_cell(words.path_of(tmp_path, other, 400), cell(other.word))
+  rows = next(line for line in words.section(tmp_path) if line.startswith("| what"))
+  found = [line.split(" | ")[2].split()[0] for line in rows.splitlines()[2:]]
+  assert found == ["100.0%", "100.0%", "100.0%", "0.0%"]
 
 
 def test_what_is_recorded_comes_back_and_stays(tmp_path):
