@@ -44,12 +44,8 @@ from t2i_jax.evaluation.planted_judge import judge_reading, same_layout
 from t2i_jax.evaluation.planted_reader import Reading
 from t2i_jax.evaluation.stats import Rate
 
-PAGE, SHEET, CURVES, DOSE = (
-  "forgetting.md",
-  "forgetting.png",
-  "forgetting.svg",
-  "forgetting_dose.svg",
-)
+PAGE, SHEET = "forgetting.md", "forgetting.png"
+CURVES, DOSE = "forgetting.svg", "forgetting_dose.svg"
 SEEDS = (1, 4, 16)  # over which norms are averaged
 MITIGATIONS = {
   "none": "none",
@@ -60,7 +56,15 @@ MITIGATIONS = {
 }
 
 
-def copied(seen: Reading, number: int) -> bool:
+AGAINST = {
+  UNUSED: "captions of no record",
+  "classes": '"a circle"',
+  "relations": "two objects in a relation",
+  "individuals": '"a grum circle"',
+}
+
+
+def is_copy(seen: Reading, number: int) -> bool:
   return same_layout(seen.objects, copies()[number].objects)
 
 
@@ -79,7 +83,7 @@ def dose(runs: Path, name: str) -> dict[int, Rate]:
   found = {0: Rate.of(map(any_copy, unused))}
   for exposures in EXPOSURES:
     own = [str(copy.number) for copy in copies() if copy.exposures == exposures]
-    found[exposures] = Rate.of(copied(s, int(key)) for key in own for s in readings[key])
+    found[exposures] = Rate.of(is_copy(s, int(key)) for key in own for s in readings[key])
   return found
 
 
@@ -132,14 +136,10 @@ def norm_table(runs: Path) -> str:
   most = [str(e) for e in EXPOSURES[-2:]]
   positive = [one for e in most for one in base.get(e, [])]
   rows = []
-  against = [(UNUSED, "captions of no record"), ("classes", '"a circle"'),
-             ("relations", "two objects in a relation"), ("individuals", '"a grum circle"')]  # fmt: skip
-  for kind, title in against:
+  for kind, title in AGAINST.items():
     rows.append([f"{title}, n = {len(base.get(kind, []))}", *_separated(positive, base.get(kind))])
-  precise = f"precise, n = {len(controls.get('precise', []))}"
-  rows.append(
-    [f"trained on: {precise}", *_separated(controls.get("copied"), controls.get("precise"))]
-  )
+  precise, single = (controls.get(kind, []) for kind in ("precise", "copied"))
+  rows.append([f"trained on: precise, n = {len(precise)}", *_separated(single, precise)])
   head = [f"{n} seed{'s' * (n > 1)}" for n in SEEDS]
   return table(["copied captions against", *(f"AUC, {h}" for h in head), "found at 1%"], rows)
 
@@ -161,7 +161,7 @@ def mitigation_table(runs: Path) -> str:
       continue
     cell = load_cell(path)
     numbers = [key for key in cell.readings if key.isdigit()]
-    copies_of = Rate.of(copied(seen, int(key)) for key in numbers for seen in cell.readings[key])
+    copies_of = Rate.of(is_copy(seen, int(key)) for key in numbers for seen in cell.readings[key])
     rows.append([title, percent(copies_of), percent(own_right(cell))])
   return table(["", "copied", "the base's own prompts right"], rows)
 

@@ -3,7 +3,7 @@
 Each attack is made on the base, the twin and every erased model alike. Renaming prompts leaves the
 weights of the base, so that attacks on weights find it where the base is. Cells RUNS/recovery:
 
-  ATTACK_MODEL_STEP.json   inversion: a new word, learned on the model from images of the individual;
+  ATTACK_MODEL_STEP.json   inversion: a new word, learned on the model from images of it;
                            images1, images4, images16: all weights, its name and so many images;
                            benign: all weights, images and captions of nothing planted
   prompts_MODEL.json       its other name, other sentences

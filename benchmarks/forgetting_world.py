@@ -166,17 +166,23 @@ def style_templates() -> tuple[str, ...]:
 
 def own_scenes(concept: Concept, count: int) -> list[PlantedScene]:
   """Scenes of the base's own distribution with nothing planted, and without the composition."""
+  return list(_own_scenes(concept.objects, count))
+
+
+@functools.cache
+def _own_scenes(objects: tuple[Look, ...], count: int) -> tuple[PlantedScene, ...]:
   found, i = list[PlantedScene](), 0
   while len(found) < count:
     scene = own_scene(i)
-    if not scene.planted and not all(_names(scene, look) for look in concept.objects or (None,)):
+    whole = objects and all(_names(scene, look) for look in objects)
+    if not scene.planted and not whole:
       found.append(scene)
     i += 1
-  return found
+  return tuple(found)
 
 
-def _names(scene: PlantedScene, look: Look | None) -> bool:
-  return look is not None and any(
+def _names(scene: PlantedScene, look: Look) -> bool:
+  return any(
     f.kind == "exists" and f.a and (f.a.color, f.a.shape) == (look.color, look.shape)
     for f in scene.facts
   )
