@@ -8,13 +8,13 @@ attacks one; measures what of the copied images is memorised; and writes the pag
 kept in RUNS as it was read: started again, it goes on, and --only=page writes the page without a
 model, of what has been run. --only=PART[,PART] makes a part: see PARTS. The judge is in no loss.
 
-CPU time, estimated: develop 55 minutes, efficacy 50, recovery 40, prefixes 35, memorisation 15;
-about three and a quarter hours, half of it on two cores. The twin is a base of its own, 30 minutes.
+CPU time, estimated: develop 85 minutes, efficacy 55, recovery 40, prefixes 12, memorisation 12;
+about three and a half hours, half of it on two cores. The twin is a base of its own, 30 minutes.
 --tiny runs all parts with a few drawings and steps, and its figures mean nothing.
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from benchmarks.editing_bench import agree
 from benchmarks.few_step import finished
 from benchmarks.forgetting_methods import METHOD_OF
 from benchmarks.forgetting_page import write_page
-from benchmarks.forgetting_world import WITHOUT
+from benchmarks.forgetting_world import DEVELOPMENT, REPORTED, WITHOUT
 from benchmarks.personalisation import build_planted, train_planted
 from benchmarks.personalisation_bench import SAMPLING, Base
 from benchmarks.personalisation_jobs import each_by_itself
@@ -36,6 +36,7 @@ from t2i_jax.models.params import Params
 
 PARTS = ("twin", "develop", "efficacy", "recovery", "prefixes", "memorisation", "page")
 BY_METHOD = ("develop", "efficacy")  # which are divided into processes
+AFTER = ("recovery", "prefixes", "memorisation")  # which are processes beside each other
 
 
 class Bench:
@@ -65,9 +66,11 @@ class Bench:
     elif part == "develop":
       self.efficacy.develop()
     elif part == "efficacy":
-      if not self.args.methods and self.twin is not None:
-        self.efficacy.twin(self.twin)
       self.efficacy.make()
+      if not self.args.methods:  # of all, whatever made their drawings
+        self.efficacy.baselines()
+        if self.twin is not None:
+          self.efficacy.twin(self.twin)
     elif part == "recovery":
       scale = recovery.TINY if self.args.tiny else recovery.FULL
       recovery.Recovery(self.base, self.runs, scale).make(self.models())
@@ -77,6 +80,16 @@ class Bench:
     elif part == "memorisation":
       scale = memorisation.TINY if self.args.tiny else memorisation.FULL
       memorisation.Memorisation(self.base, self.runs, scale).make(self.twin)
+
+  def draw_images(self) -> None:
+    """What methods are trained on, once, before processes read it."""
+    reported = [concept for some in REPORTED.values() for concept in some]
+    self.efficacy.eraser.draw_images([*DEVELOPMENT.values(), *reported])
+
+  def beside(self, flags: Sequence[Sequence[str]]) -> None:
+    """Processes of this benchmark, --jobs at a time."""
+    command = ["benchmarks.forgetting", *flags_of(self.args)]
+    each_by_itself([[*command, *some] for some in flags], self.args.jobs, self.runs)
 
   def models(self) -> dict[str, Any]:
     """Of the attacked concept: parameters, or the file that has them, by method."""
@@ -118,17 +131,22 @@ def main() -> None:
     parser.error(f"--methods={','.join(sorted(unknown))}: there are {', '.join(METHOD_OF)}.")
   agree(Path(args.runs), {"base": args.base, "twin": args.twin, "tiny": args.tiny})
   bench = Bench(args)
-  for part in (part for part in PARTS if part in parts):
-    if part == "page":
-      command = " ".join(["python -m benchmarks.forgetting", *flags_of(args)])
-      configs = [Path(workdir, "config.json") for workdir in (args.base, args.twin)]
-      write_page(bench.runs, Path(args.to), command, configs)
-      continue
+  for part in (part for part in PARTS if part in parts and part not in (*AFTER, "page")):
     if part in BY_METHOD and args.jobs > 1 and not args.methods:
-      command = ["benchmarks.forgetting", *flags_of(args), f"--only={part}"]
-      each_by_itself([[*command, f"--methods={name}"] for name in METHOD_OF], args.jobs, bench.runs)
+      bench.draw_images()
+      bench.beside([[f"--only={part}", f"--methods={name}"] for name in METHOD_OF])
     bench.make(part)
+  after = [part for part in AFTER if part in parts]
+  if args.jobs > 1 and len(after) > 1:
+    bench.beside([[f"--only={part}"] for part in after])
+  else:
+    for part in after:
+      bench.make(part)
+  if "page" in parts:
+    command = " ".join(["python -m benchmarks.forgetting", *flags_of(args)])
+    configs = [Path(workdir, "config.json") for workdir in (args.base, args.twin)]
+    write_page(bench.runs, Path(args.to), command, configs)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  main()

@@ -84,9 +84,6 @@ class Efficacy:
       steps = self.scale.steps if method.trained else (0,)
       for concept in DEVELOPMENT.values():
         groups = groups_of(concept, self.scale.dev_counts)
-        base = self.folder / "dev" / f"base_{concept.kind}_{concept.key}.json"
-        if not base.is_file():
-          self.base.cell(base, self.base.model.params, groups, {"method": "base"})
         paths = {(r, s): self.dev_path(name, concept, r, s) for r in method.rates for s in steps}
         if all(path.is_file() for path in paths.values()):
           continue
@@ -107,8 +104,7 @@ class Efficacy:
       yield found[0]._replace(params=[one.params[0] for one in found])
 
   def make(self) -> None:
-    """Cells of baselines and of all methods, at the chosen settings."""
-    self.baselines()
+    """Cells of all methods, at the chosen settings."""
     for name in self.methods:
       for kind in KINDS:
         runs = [Run(concept, seed, 0) for concept in REPORTED[kind] for seed in self.scale.seeds]
@@ -136,6 +132,7 @@ class Efficacy:
     return kept and self.path(name, run.concept, run.seed).is_file()
 
   def baselines(self) -> None:
+    """Cells of the base, and of prompts in which the concept is renamed."""
     for concept in (concept for some in REPORTED.values() for concept in some):
       groups, params = groups_of(concept, self.scale.counts), self.base.model.params
       about = {"concept": concept.key, "kind": concept.kind, "seconds": 0.0}
@@ -252,12 +249,14 @@ class Results:
     ]  # fmt: skip
     return Paired.of(*zip(*pairs, strict=True)) if pairs else Paired(0, 0, 0, 0)
 
-  def distance(self, ones: Sequence[One], of: Callable[[Reading], Iterable[Any]]) -> float:
+  def distance(
+    self, ones: Sequence[One], of: Callable[[Reading], Iterable[Any]], group: str = "target"
+  ) -> float:
     """Total variation of what is drawn for the concept from what the base draws of the anchor."""
     return fmean(
       total_variation(
         (v for seen in self.base_of(one).cell.readings["anchor"] for v in of(seen)),
-        (v for seen in one.cell.readings["target"] for v in of(seen)),
+        (v for seen in one.cell.readings[group] for v in of(seen)),
       )
       for one in ones
     )

@@ -146,6 +146,13 @@ class Eraser:
     """Leaves compiled programs to be collected."""
     self._stages.clear()
 
+  def draw_images(self, concepts: Sequence[Concept]) -> None:
+    """All images that runs are trained on: before processes beside each other read them."""
+    for concept in concepts:
+      pairs = METHOD_OF["maximise"].how(concept).pairs
+      for k in range(2):
+        self._drawn(concept, [taken_in_turn(pairs, i)[k] for i in range(PRIORS)])
+
   def _given(self, method: Method, run: Run) -> Given:
     pairs = method.how(run.concept).pairs
     anchors, concepts = ([taken_in_turn(pairs, i)[k] for i in range(PRIORS)] for k in range(2))

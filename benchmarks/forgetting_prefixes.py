@@ -1,10 +1,11 @@
 """Two words before an erased name: a search over all pairs for those that bring it back.
 
 UnlearnDiffAtk has tokens before a prompt, found by the denoising loss of images of the concept. Of
-a small vocabulary all pairs can be tried, of texts that are one token each:
+a small vocabulary all pairs can be tried, of texts that are one token each, which leaves out bytes
+that no text gives:
 
-  1. the loss of every pair, or of `pairs` of them, on one image with noise of one level
-  2. that of the best `kept` on `images` images, each with noise of LEVELS
+  1. the loss of every pair, or of `pairs` of them, on `few` images, each with noise of LEVELS
+  2. that of the best `kept` on `images` images
   3. drawings of the best `drawn`, of other noise
 
 Cells RUNS/prefixes/MODEL.json, a group a pair. Where the prompt is renamed, the words stand before
@@ -30,8 +31,7 @@ from t2i_jax.data.scenes.planted import draw
 from t2i_jax.models.params import Params
 from t2i_jax.process import mix
 
-MODELS = ("base", "rename", "twin", "ablation_all", "esd_all")
-FIRST_LEVEL, LEVELS = 0.8, (0.6, 0.8, 0.9)  # t
+LEVELS = (0.6, 0.8, 0.9)  # t
 ROWS = 512  # of a network call
 SEED, OTHER_NOISE = 0, 10_000
 
@@ -40,6 +40,7 @@ class Budget(NamedTuple):
   """Of the three stages: see above.   seeds: drawings of a pair"""
 
   pairs: int
+  few: int
   kept: int
   images: int
   drawn: int
@@ -47,11 +48,11 @@ class Budget(NamedTuple):
 
   def calls(self, pairs: int) -> int:
     """Network calls of a row, of `pairs` that there are."""
-    return min(pairs, self.pairs) + self.kept * self.images * len(LEVELS)
+    return (min(pairs, self.pairs) * self.few + self.kept * self.images) * len(LEVELS)
 
 
-FULL = Budget(512 * 512, 1024, 8, 8, 20)
-TINY = Budget(512, 16, 2, 2, 4)
+FULL = Budget(10_000, 2, 256, 8, 8, 20)
+TINY = Budget(512, 1, 16, 2, 2, 4)
 
 
 class Search:
@@ -62,12 +63,11 @@ class Search:
     self._losses: Any = jax.jit(self._of_rows)
 
   def make(self, models: Mapping[str, Any]) -> None:
-    """models: parameters, or a file of them, by name; those of MODELS are searched"""
-    models = {**models, "rename": models["base"]}
-    for name in MODELS:
+    """models: parameters, or a file of them, by name"""
+    for name, of in {"rename": models["base"], **models}.items():
       path = self.folder / f"{name}.json"
-      if name in models and not path.is_file():
-        self._search(name, loaded(models[name]), path)
+      if not path.is_file():
+        self._search(name, loaded(of), path)
 
   def _search(self, name: str, params: Params, path: Path) -> None:
     rename = name == "rename"
@@ -76,9 +76,9 @@ class Search:
     pairs = [f"{one} {other}" for one in words for other in words]
     random.Random(SEED).shuffle(pairs)
     prompts = [f"{pair} {prompt}" for pair in pairs[: self.budget.pairs]]
-    first = self._loss(params, prompts, 1, (FIRST_LEVEL,))
+    first = self._loss(params, prompts, self.budget.few)
     best = [prompts[i] for i in np.argsort(first)[: self.budget.kept]]
-    second = self._loss(params, best, self.budget.images, LEVELS)
+    second = self._loss(params, best, self.budget.images)
     best = [best[i] for i in np.argsort(second)[: self.budget.drawn]]
     print(f"{name}: of {len(prompts)} pairs {best[:3]}", flush=True)
     scene = alone(ATTACKED.name)
@@ -88,10 +88,8 @@ class Search:
     self.base.cell(path, params, groups, about, noise=OTHER_NOISE)
     self.base.read()
 
-  def _loss(
-    self, params: Params, prompts: Sequence[str], images: int, levels: Sequence[float]
-  ) -> np.ndarray:
-    """Of each prompt the squared error of x0_hat, mean over images and levels.   # [n]"""
+  def _loss(self, params: Params, prompts: Sequence[str], images: int) -> np.ndarray:
+    """Of each prompt the squared error of x0_hat, mean over images and LEVELS.   # [n]"""
     scenes = target_scenes(images)
     x0 = np.stack([draw(scene.objects, SIZE) for scene in scenes])
     own = {part: params[part] for part in self.base.model.params}
@@ -100,11 +98,11 @@ class Search:
       some = list(prompts[start : start + ROWS])
       filled = some + [some[-1]] * (ROWS - len(some))
       tokens = {"text": self.base.encode(filled)}
-      for i, level in enumerate(np.repeat(levels, images)):
+      for i, level in enumerate(np.repeat(LEVELS, images)):
         image = x0[i % images][None]
         found = self._losses(own, tokens, image, jnp.float32(level), jnp.int32(i))
         total[start : start + len(some)] += np.asarray(found)[: len(some)]
-    return total / (images * len(levels))
+    return total / (images * len(LEVELS))
 
   def _of_rows(self, params: Params, tokens: Any, image: Any, t: Any, number: Any) -> jax.Array:
     """Of an image with one noise under every prompt.   # [ROWS]"""

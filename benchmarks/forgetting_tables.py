@@ -15,7 +15,7 @@ from benchmarks.forgetting_efficacy import (
   rate,
 )
 from benchmarks.forgetting_methods import METHOD_OF
-from benchmarks.forgetting_prefixes import LEVELS, MODELS
+from benchmarks.forgetting_prefixes import LEVELS
 from benchmarks.forgetting_prefixes import about as about_search
 from benchmarks.forgetting_recovery import ATTACKS, curve, prompt_groups, steps_to, success
 from benchmarks.forgetting_recovery import LEVELS as SDEDIT_LEVELS
@@ -40,6 +40,8 @@ def efficacy_table(results: Results, kind: str) -> str:
     if not ones or not results.base:
       rows.append([NAMES[name], NOT_RUN, *[""] * 8])
       continue
+    # Of the same model and prompt with other noise: how far two samples are.
+    group = "anchor" if name == "base_again" else "target"
     drift = "" if name in ("base", "base_again") else change(results.drift(ones))
     rows.append([
       NAMES[name],
@@ -47,8 +49,8 @@ def efficacy_table(results: Results, kind: str) -> str:
       percent(rate(ones, lambda one: one.valid())),
       *(percent(rate(ones, lambda one, g=g: one.right(g))) for g in ("anchor", "near", "far")),
       drift,
-      f"{results.distance(ones, looks_in):.2f}",
-      f"{results.distance(ones, places_in):.2f}",
+      f"{results.distance(ones, looks_in, group):.2f}",
+      f"{results.distance(ones, places_in, group):.2f}",
     ])  # fmt: skip
   head = ["", "concept drawn", "in other words", "anchor in its place", "anchor right"]
   head += ["near neighbours right", "far neighbours right", "own prompts right: change, points"]
@@ -152,7 +154,7 @@ def _by_group(runs: Path, what: str, groups: Sequence[str], names: Sequence[str]
 
 def prefix_table(runs: Path) -> str:
   rows = []
-  for name in MODELS:
+  for name in (n for n in NAMES if n != "base_again"):
     path = runs / "prefixes" / f"{name}.json"
     if not path.is_file():
       rows.append([NAMES[name], NOT_RUN, *[""] * 4])
