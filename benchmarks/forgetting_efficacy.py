@@ -81,7 +81,7 @@ class Efficacy:
     """Drawings of the development concepts at all settings."""
     for name in self.methods:
       method = METHOD_OF[name]
-      steps = self.scale.steps if method.trained else (0,)
+      steps = tuple(s for s in self.scale.steps if s <= method.most) if method.trained else (0,)
       for concept in DEVELOPMENT.values():
         groups = groups_of(concept, self.scale.dev_counts)
         paths = {(r, s): self.dev_path(name, concept, r, s) for r in method.rates for s in steps}
@@ -91,7 +91,8 @@ class Efficacy:
           for rate, params in zip(method.rates, found.params, strict=True):
             about = {"method": name, "concept": concept.key, "kind": concept.kind}
             about |= {"rate": rate, "step": found.step, "seconds": found.seconds}
-            self.base.cell(paths[rate, found.step], params, groups, about)
+            path = paths[rate, found.step]
+            self.base.cell(path, params, groups, about, may_diverge=True)
         self.base.read()
       self.eraser.release()
     self.base.read()
@@ -122,7 +123,8 @@ class Efficacy:
             if run.concept == ATTACKED and run.seed == 0:
               own = {part: params[part] for part in self.base.model.params}
               save_params(model_path(self.runs, name), jax.device_get(own))
-            self.base.cell(self.path(name, run.concept, run.seed), params, groups, about)
+            path = self.path(name, run.concept, run.seed)
+            self.base.cell(path, params, groups, about, may_diverge=True)
         self.base.read()
       self.eraser.release()
 

@@ -39,6 +39,7 @@ class Method(NamedTuple):
   title    in tables
   method, what  of `t2i forget`
   rates    learning rates, or ridges, that are tried on the development concepts
+  most     steps, at most: those of ESD, which samples in each, take longest
   """
 
   title: str
@@ -47,6 +48,7 @@ class Method(NamedTuple):
   rates: tuple[float, ...]
   regularisation: float = 0.0
   ceiling: float = 0.0
+  most: int = 200
 
   @property
   def trained(self) -> bool:
@@ -78,9 +80,9 @@ METHOD_OF: dict[str, Method] = {
   "noise_kv": Method("noise, keys and values", "noise", "kv", KV_RATES),
   "noise_all": Method("noise, all weights", "noise", "all", FULL_RATES),
   "noise_lora": Method("noise, adapters", "noise", "lora", LORA_RATES),
-  "esd_kv": Method("ESD, keys and values", "esd", "kv", KV_RATES),
-  "esd_all": Method("ESD, all weights", "esd", "all", FULL_RATES),
-  "esd_lora": Method("ESD, adapters", "esd", "lora", LORA_RATES),
+  "esd_kv": Method("ESD, keys and values", "esd", "kv", KV_RATES, most=100),
+  "esd_all": Method("ESD, all weights", "esd", "all", FULL_RATES, most=100),
+  "esd_lora": Method("ESD, adapters", "esd", "lora", LORA_RATES, most=100),
   "uce": Method("UCE", "uce", "kv", RIDGES),
   "maximise": Method("maximise the loss", "maximise", "all", MAXIMISE_RATES),
   "clipped": Method("clipped ascent", "maximise", "all", MAXIMISE_RATES, ceiling=0.5),

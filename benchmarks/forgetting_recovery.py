@@ -224,7 +224,8 @@ class Recovery:
     if ATTACKS[attack].inverts:
       scene = said(scene, f"a {PLACEHOLDER}")
     groups = {"target": [scene] * self.scale.drawings}
-    self.base.cell(path, params, groups, {"attack": attack, "model": model, "step": step})
+    about = {"attack": attack, "model": model, "step": step}
+    self.base.cell(path, params, groups, about, may_diverge=True)
 
 
 def loaded(of: Any) -> Params:

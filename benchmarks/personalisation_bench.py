@@ -20,6 +20,7 @@ from t2i_jax.adapt.personalise import How, drawn_images, drawn_of_class, in_turn
 from t2i_jax.config import load_config
 from t2i_jax.data.scenes import Fact
 from t2i_jax.data.scenes.planted import Look, PlantedScene
+from t2i_jax.errors import NotFinite
 from t2i_jax.evaluation.planted_judge import PlantedVerdict, judge_reading
 from t2i_jax.inference import Model, open_model
 from t2i_jax.models.params import Params
@@ -143,13 +144,26 @@ class Base:
     groups: Groups,
     about: dict[str, Any],
     noise: int = 0,
+    may_diverge: bool = False,
     **how: Any,
   ) -> None:
     """Draws prompts, the groups from the same noise; they are read and written while the next cell
-    is drawn.   noise: the first seed of a group;   how: of `draw`"""
+    is drawn.
+
+    noise  the first seed of a group;   how: of `draw`
+    may_diverge  images of a model whose weights or predictions are not finite are black, and the
+                 cell says so; else NotFinite is raised
+    """
     prompts = [scene.caption for scenes in groups.values() for scene in scenes]
     seeds = [noise + i for scenes in groups.values() for i in range(len(scenes))]
-    self.keep(path, self.draw(params, prompts, seeds, **how), groups, about)
+    try:
+      images = self.draw(params, prompts, seeds, **how)
+    except NotFinite:
+      if not may_diverge:
+        raise
+      images = np.zeros((len(prompts), *self.model.system.image_shape), np.uint8)
+      about = about | {"diverged": True}
+    self.keep(path, images, groups, about)
 
   def keep(self, path: Path, images: np.ndarray, groups: Groups, about: dict[str, Any]) -> None:
     """Reads and writes drawings of groups of prompts, while the next ones are drawn."""
