@@ -34,6 +34,7 @@ from t2i_jax.data.scenes.planted import (
   draw,
   unused_codes,
 )
+from t2i_jax.data.scenes.planted.generate import copies_at
 from t2i_jax.evaluation.memorisation import largest_clique, tile_distances
 from t2i_jax.inference.memorisation import TrainImages, compare, text_differences
 from t2i_jax.models.params import Params
@@ -167,7 +168,7 @@ class Memorisation:
     model, n = self.base.model, self.scale.drawings
     groups = doses(n)
     texts = [scene.caption for some in groups.values() for scene in some]
-    drawn = self.base.draw(model.params, texts, list(range(n)) * len(groups))
+    drawn = self.base.draw(model.params, texts, list(range(n)) * len(groups))  # as dose_base
     train = TrainImages(model)
     compared = compare(drawn, train)
     copied = compared.copied
@@ -175,8 +176,13 @@ class Memorisation:
     for i, key in enumerate(groups):
       own = slice(i * n, (i + 1) * n)
       clique = largest_clique(tile_distances(drawn[own]) <= TILE)
-      saved[key] = {"copied": copied[own].tolist(), "clique": len(clique),
-                    "similarity": compared.nearest.similarity[own].round(4).tolist()}  # fmt: skip
+      of = [copies_at(int(at)) for at in compared.nearest.at[own]]
+      saved[key] = {
+        "copied": copied[own].tolist(),
+        "nearest": [None if copy is None else copy.number for copy in of],
+        "similarity": compared.nearest.similarity[own].round(5).tolist(),
+        "clique": len(clique),
+      }
     found = {"threshold": compared.threshold, "images": len(train), "prompts": saved}
     _write(path, found)
 

@@ -56,6 +56,11 @@ MITIGATIONS = {
 }
 
 
+DETECTED = (
+  "nearest training image: its own",
+  "nearer than the threshold",
+  "largest set of near equals",
+)
 AGAINST = {
   UNUSED: "captions of no record",
   "classes": '"a circle"',
@@ -96,16 +101,39 @@ def dose_table(runs: Path) -> str:
     keys = keys or [key for key in near if key.startswith(UNUSED)]
     found = [near[key] for key in keys if key in near]
     flagged = Rate.of(one for each in found for one in each["copied"])
+    hits = [
+      (near[key]["nearest"], int(key) if key.isdigit() else None) for key in keys if key in near
+    ]
+    same = Rate.of(
+      one is not None and own in (None, one) for nearest, own in hits for one in nearest
+    )
     cliques = fmean(each["clique"] / len(each["copied"]) for each in found) if found else None
     rows.append([
       exposures or "in no record",
       percent(base[exposures]) if base else NOT_RUN,
       percent(twin[exposures]) if twin else NOT_RUN,
+      percent(same) if found else NOT_RUN,
       percent(flagged) if found else NOT_RUN,
       NOT_RUN if cliques is None else f"{100 * cliques:.0f}%",
     ])  # fmt: skip
   head = ["records of the image", "drawn by the base", "by the twin"]
-  return table([*head, "found as near a training image", "largest set of near equals"], rows)
+  return table([*head, *DETECTED], rows)
+
+
+def similarity_auc(runs: Path) -> str:
+  """How well the similarity to the nearest training image tells drawings that are copies."""
+  path, drawn = runs / "memorisation" / "nearest.json", runs / "memorisation" / "dose_base.json"
+  if not path.is_file() or not drawn.is_file():
+    return NOT_RUN
+  near, scores = json.loads(path.read_text())["prompts"], dict[bool, list[float]]()
+  for key, readings in load_cell(drawn).readings.items():
+    for seen, similarity in zip(readings, near[key]["similarity"], strict=True):
+      scores.setdefault(any_copy(seen), []).append(similarity)
+  copies_of, others = scores.get(True, []), scores.get(False, [])
+  if not copies_of or not others:
+    return f"not known: {len(copies_of)} copies, {len(others)} others"
+  found = f"AUC {auc(copies_of, others):.2f}, {100 * found_at(copies_of, others):.0f}% found"
+  return f"{found} at 1% of false alarms"
 
 
 def dose_chart(runs: Path) -> str:
@@ -320,6 +348,9 @@ def memorisation(runs: Path) -> list[str]:
     "the same.",
     "",
     dose_table(runs),
+    "",
+    "The similarity to the nearest training image, of drawings that are copies against others, has",
+    f"{similarity_auc(runs)}.",
     "",
     *([f"![The copied image over its records]({DOSE})", ""] if chart else []),
     "Before sampling: the norm of what the caption changes in the first prediction, mean over",

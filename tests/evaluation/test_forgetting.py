@@ -203,12 +203,14 @@ def test_the_page_of_all_cells_has_all_rows(cells, tmp_path):
     save(runs / "recovery" / f"sdedit_{name}.json", Cell({}, levels))
     save(runs / "prefixes" / f"{name}.json", Cell(about, {"b c a grum circle": target}))
   folder = runs / "memorisation"
-  doses = dict.fromkeys(memorisation.doses(1), target)
+  copied = cells[REPORTED["caption"][0], False].readings["target"]
+  doses = dict.fromkeys(memorisation.doses(1), target) | {"20": copied}
   for name in ("base", "twin"):
     save(folder / f"dose_{name}.json", Cell({}, doses))
   for name in pages.MITIGATIONS:
     save(folder / f"mitigation_{name}.json", Cell({}, {"20": target, "own": target}))
-  near = {key: {"copied": [True, False], "clique": 2, "similarity": [0.9, 0.1]} for key in doses}
+  one = {"copied": [True, False], "clique": 2, "similarity": [0.9, 0.1], "nearest": [20, None]}
+  near = dict.fromkeys(doses, one)
   (folder / "nearest.json").write_text(json.dumps({"threshold": 0.9, "prompts": near}))
   kinds = {kind: {text: [1.0] * 16 for text in some}
            for kind, some in memorisation.prompts_of_norms().items()}  # fmt: skip
@@ -222,6 +224,8 @@ def test_the_page_of_all_cells_has_all_rows(cells, tmp_path):
   assert chosen(runs / "efficacy", "uce", "style").score == 1
   assert all(f"| {method.title} |" in text for method in METHOD_OF.values())
   assert len({p.suffix for p in to.iterdir()}) == 3 and text.count("](forgetting") == 3
+  assert pages.dose(runs, "base")[1024].successes == len(copied)
+  assert "AUC" in pages.similarity_auc(runs)
   results = Results(runs / "efficacy")
   ones = results.of("ablation_kv", "instance")
   assert rate(ones, lambda one: one.valid()).rate == 1 and results.drift(ones).lost == 0
