@@ -264,7 +264,7 @@ def erasure(results: Results, runs: Path) -> list[str]:
   ]
   notes = {
     "instance": "Near neighbours share two attributes with the individual, far ones less.",
-    "style": "Near: another artist; far: individuals.",
+    "style": "Near: the other of the two, which the twin lacks, too; far: individuals.",
     "caption": "Near: copied images whose captions share a word; far: others. The twin has none.",
     "composition": "Near: either object, alone and with others; far: individuals. It has no twin.",
   }

@@ -250,9 +250,8 @@ def _targets() -> set[str]:
 def _style(concept: Concept, counts: dict[str, int]) -> Groups:
   scenes = own_scenes(concept, STYLE_SCENES)
   of = lambda name, group: [artist_scene(s, name) for s in scenes[: counts.get(group, 0)]]
-  others = [name for name in ARTISTS if name != concept.name and name not in _artists()]
-  # Where the style is that of no other erased one, the others are its neighbours.
-  near = of((others or [name for name in ARTISTS if name != concept.name])[0], "near")
+  # The other one that is reported: the base draws the third, of dark grounds, too seldom right.
+  near = of(next(c.name for c in REPORTED["style"] if c != concept), "near")
   contexts = [
     dataclasses.replace(scene, captions=(scene.caption.replace(", by", " by"),))
     for scene in of(concept.name, "contexts")
@@ -266,10 +265,6 @@ def _style(concept: Concept, counts: dict[str, int]) -> Groups:
     "far": _in_turn([alone(name) for name in known], counts.get("far", 0)),
     "own": own_scenes(concept, STYLE_SCENES + counts.get("own", 0))[STYLE_SCENES:],
   }
-
-
-def _artists() -> set[str]:
-  return {concept.name for concept in REPORTED["style"]}
 
 
 def _caption(concept: Concept, counts: dict[str, int]) -> Groups:
