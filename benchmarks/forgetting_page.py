@@ -57,7 +57,7 @@ MITIGATIONS = {
 
 
 DETECTED = (
-  "nearest training image: its own",
+  "nearest training image is the copied one",
   "nearer than the threshold",
   "largest set of near equals",
 )
@@ -342,10 +342,10 @@ def memorisation(runs: Path) -> list[str]:
     "## Memorisation",
     "",
     "Of each caption of a copied image, whether the image is drawn: every object with its",
-    "identity, within 1 pixel. Beside it detection after sampling (`t2i memorisation`: the",
-    "nearest of all training images by pixels, above the similarity that 1% of the training",
-    "images have to another), and the largest set of drawings of a caption that are all nearly",
-    "the same.",
+    "identity, within 1 pixel; of captions of no record, whether any copied image is. Beside it",
+    "detection after sampling (`t2i memorisation`): the nearest of all training images by pixels,",
+    "whether it is above the similarity that 1% of the training images have to another, and the",
+    "largest set of drawings of a caption that are all nearly the same.",
     "",
     dose_table(runs),
     "",
