@@ -14,7 +14,7 @@ them for the base, twin and oracles. With --jobs=2 runs and methods are processe
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -74,6 +74,28 @@ ERASED = "all"  # in the twin
 PARTS = ("base", "twin", "oracle", "develop", "methods", "images", "control", "page")
 
 
+def build_planted(folder: str, count: int, without: str = "") -> None:
+  """The folder of data of level planted, unless it is there.   without: its flag"""
+  if not Path(folder, MANIFEST).is_file():
+    less = [f"--without={without}"] if without else []
+    t2i("data", "build", "--from=scenes", "--level=planted", f"--size={SIZE}",
+        f"--count={count}", *less, f"--to={folder}")  # fmt: skip
+
+
+def train_planted(args: argparse.Namespace, workdir: str, data: str, seed: int = 0) -> None:
+  """A run of configs/scenes_planted.py, or the rest of it.   args: runs, steps, every and jobs"""
+  if finished(Path(workdir)):
+    return
+  t2i(
+    "train", "--config=configs/scenes_planted.py", f"--workdir={workdir}",
+    f"--config.data.dir={data}", f"--config.seed={seed}", "--config.sampling.every=0",
+    f"--config.train.steps={args.steps}", f"--config.checkpoint.every={args.every}",
+    f"--config.eval.every={args.every}",
+    JAX_COMPILATION_CACHE_DIR=str((Path(args.runs) / "compiled").resolve()),
+    **threads(args.jobs),
+  )  # fmt: skip
+
+
 class Bench:
   """The runs, and what is drawn of them."""
 
@@ -89,37 +111,20 @@ class Bench:
   def train(self, parts: Sequence[str]) -> None:
     """Data and runs of those parts that are there; what is finished is left as it is."""
     data, todo = self.args.data, list[tuple[str, str, int]]()
-    size = (f"--size={SIZE}", f"--count={self.args.count}")
-    planted = ("data", "build", "--from=scenes", "--level=planted", *size)
     if "base" in parts:
-      self._build(data, lambda to: t2i(*planted, f"--to={to}"))
+      build_planted(data, self.args.count)
       todo.append((self.args.base, data, 0))
     if "twin" in parts:
       folder = f"{data}_without_{ERASED}"
-      self._build(folder, lambda to: t2i(*planted, f"--without={ERASED}", f"--to={to}"))
+      build_planted(folder, self.args.count, ERASED)
       todo.append((self.twin, folder, 0))
     if "oracle" in parts:
       source: Any = WithSubjects(size=SIZE, count=self.args.count)
-      self._build(f"{data}_subjects", lambda to: build(source, to))
+      if not Path(f"{data}_subjects", MANIFEST).is_file():
+        build(source, f"{data}_subjects")
       todo += [(str(self.oracles).format(s), f"{data}_subjects", s) for s in SEEDS]
     with ThreadPoolExecutor(self.args.jobs) as pool:
-      list(pool.map(lambda one: self._run(*one), todo))
-
-  def _build(self, folder: str, make: Callable[[str], Any]) -> None:
-    if not Path(folder, MANIFEST).is_file():
-      make(folder)
-
-  def _run(self, workdir: str, data: str, seed: int) -> None:
-    if finished(Path(workdir)):
-      return
-    t2i(
-      "train", "--config=configs/scenes_planted.py", f"--workdir={workdir}",
-      f"--config.data.dir={data}", f"--config.seed={seed}", "--config.sampling.every=0",
-      f"--config.train.steps={self.args.steps}", f"--config.checkpoint.every={self.args.every}",
-      f"--config.eval.every={self.args.every}",
-      JAX_COMPILATION_CACHE_DIR=str((self.runs / "compiled").resolve()),
-      **threads(self.args.jobs),
-    )  # fmt: skip
+      list(pool.map(lambda one: train_planted(self.args, *one), todo))
 
   # What is drawn.
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from t2i_jax.data.batch import Batch, Tokens
@@ -112,13 +113,15 @@ class Beside:
     return {name: tree for name, tree in params.items() if name in self.system.parts}
 
   def _frozen(self, base: Params, own: Params) -> Params:
-    trained = {name for name, part in self.system.parts.items() if part.train != "none"}
-    return {name: tree for name, tree in self._of(base, own).items() if name not in trained}
+    """Parts that are not trained, and the other weights of those of which some are."""
+    _, frozen = split_params(self.system.abstract, self.system.parts)
+    flat = flatten_dict(self._of(base, own))
+    return unflatten_dict({path: flat[path] for path in flatten_dict(frozen)})
 
   def _all_steps(
     self, states: TrainState, base: Params, given: Given, picks: jax.Array
   ) -> TrainState:
-    """CHUNK steps of all runs.   picks [runs, CHUNK, rows]"""
+    """A chunk of steps of all runs.   picks [runs, chunk, rows]"""
     return jax.vmap(self._steps, (EACH, None, 0, 0), EACH)(states, base, given, picks)
 
   def _steps(self, state: TrainState, base: Params, given: Given, picks: jax.Array) -> TrainState:
@@ -146,36 +149,39 @@ class Beside:
     picks: Callable[[int, int], np.ndarray],
     steps: Sequence[int],
   ) -> Iterator[Learned]:
-    """All runs after each of `steps`, multiples of CHUNK.
+    """All runs after each of `steps`, multiples of the steps of a compiled call.
 
-    picks  (seed, first step) -> indices of images of CHUNK steps [CHUNK, rows]: see `in_turn`
+    picks  (seed, first step) -> indices of images of these steps [chunk, rows]: see `in_turn`
     """
     filled = [*runs, *[runs[-1]] * (self.at_once - len(runs))]
     seeds = [int(run.seed) for run in filled]
     given: Any = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *filled)
     states, seconds = self._init(given, self.base), 0.0
-    for first in range(0, max(steps), CHUNK):
+    chunk = len(picks(seeds[0], 0))
+    for first in range(0, max(steps), chunk):
       rows = np.stack([picks(seed, first) for seed in seeds]).astype(np.int32)
       if self._compiled is None:  # beforehand, so that no compilation is timed
         self._compiled = self._advance.lower(states, self.base, given, rows).compile()
       began = time.perf_counter()
       states = jax.block_until_ready(self._compiled(states, self.base, given, rows))
       seconds += (time.perf_counter() - began) / len(filled)
-      if first + CHUNK in steps:
+      if first + chunk in steps:
         found = [self._finished(states, self.base, given, jnp.int32(i)) for i in range(len(runs))]
-        yield Learned(first + CHUNK, seconds, found)
+        yield Learned(first + chunk, seconds, found)
 
 
-def in_turn(ranges: Sequence[tuple[int, int]], each: int) -> Callable[[int, int], np.ndarray]:
+def in_turn(
+  ranges: Sequence[tuple[int, int]], each: int, chunk: int = CHUNK
+) -> Callable[[int, int], np.ndarray]:
   """The order of rows: of each role `each` a step, roles in turn, images of a role in the order
   of epochs.
 
-  ranges  (first index, number) of each role's images
+  ranges  (first index, number) of each role's images;   chunk: steps of a compiled call
   """
 
   def picks(seed: int, first: int) -> np.ndarray:
-    turns = range(first * each, (first + CHUNK) * each)
+    turns = range(first * each, (first + chunk) * each)
     found = [[start + index_at(turn, n, seed)[1] for turn in turns] for start, n in ranges]
-    return np.stack(found, 1).reshape(CHUNK, each * len(ranges))
+    return np.stack(found, 1).reshape(chunk, each * len(ranges))
 
   return picks

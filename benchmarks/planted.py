@@ -234,7 +234,7 @@ def judging_table(n: int) -> tuple[str, dict[str, tuple[list[PlantedScene], list
   return table(["category", *(_named(*d) for d in DEGRADATIONS)], rows), clean
 
 
-def _changed_looks(p: PlantedScene, change: Callable[[Look], Look]) -> PlantedScene:
+def changed_looks(p: PlantedScene, change: Callable[[Look], Look]) -> PlantedScene:
   """The prompt with its individual's look changed in all facts."""
 
   def of(spec):
@@ -265,7 +265,7 @@ def false_table(clean: dict[str, tuple[list[PlantedScene], list[Reading]]]) -> s
   for category in ("individual", "related"):
     for name, change in CHANGES.items():
       pairs = zip(*clean[category], strict=True)
-      rate = Rate.of(judge_reading(r, _changed_looks(p, change)).correct for p, r in pairs)
+      rate = Rate.of(judge_reading(r, changed_looks(p, change)).correct for p, r in pairs)
       rows.append([category, name, rate.n, shown(rate)])
   pairs = [(p, r, z) for p, r in zip(*clean["artist"], strict=True) for z in RENDERINGS]
   wrong = [(r, dataclasses.replace(p, rendering=z)) for p, r, z in pairs if z != p.rendering]

@@ -1,0 +1,152 @@
+"""Concepts erased, attacked and memorised on the planted world: docs/forgetting.md and its charts.
+
+python -m benchmarks.forgetting --jobs=2
+
+Needs the base of benchmarks.personalisation. Trains the twin without what is erased, or goes on
+where it stopped; chooses settings of every method on development concepts; erases eight concepts;
+attacks one; measures what of the copied images is memorised; and writes the page. What is drawn is
+kept in RUNS as it was read: started again, it goes on, and --only=page writes the page without a
+model, of what has been run. --only=PART[,PART] makes a part: see PARTS. The judge is in no loss.
+
+CPU time, estimated: develop 85 minutes, efficacy 55, recovery 40, prefixes 12, memorisation 12;
+about three and a half hours, half of it on two cores. The twin is a base of its own, 30 minutes.
+--tiny runs all parts with a few drawings and steps, and its figures mean nothing.
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks import forgetting_efficacy as efficacy
+from benchmarks import forgetting_memorisation as memorisation
+from benchmarks import forgetting_prefixes as prefixes
+from benchmarks import forgetting_recovery as recovery
+from benchmarks.editing_bench import agree
+from benchmarks.few_step import finished
+from benchmarks.forgetting_methods import METHOD_OF
+from benchmarks.forgetting_page import write_page
+from benchmarks.forgetting_world import DEVELOPMENT, REPORTED, WITHOUT
+from benchmarks.personalisation import build_planted, train_planted
+from benchmarks.personalisation_bench import SAMPLING, Base
+from benchmarks.personalisation_jobs import each_by_itself
+from t2i_jax.inference import open_model
+from t2i_jax.models.params import Params
+
+PARTS = ("twin", "develop", "efficacy", "recovery", "prefixes", "memorisation", "page")
+BY_METHOD = ("develop", "efficacy")  # which are divided into processes
+AFTER = ("recovery", "prefixes", "memorisation")  # which are processes beside each other
+
+
+class Bench:
+  """The base, its twin, and the parts that are made of them."""
+
+  def __init__(self, args: argparse.Namespace):
+    self.args, self.runs = args, Path(args.runs)
+    self.base = Base(args.base, self.runs)
+    self.methods = args.methods.split(",") if args.methods else [*METHOD_OF]
+    scale = efficacy.TINY if args.tiny else efficacy.FULL
+    self.efficacy = efficacy.Efficacy(self.base, self.runs, scale, self.methods)
+
+  @cached_property
+  def twin(self) -> Params | None:
+    """Parameters of the twin; None where it has not made all of its steps."""
+    if not finished(Path(self.args.twin)):
+      print(f"{self.args.twin} has not made all of its steps: its rows are left out. --only=twin "
+            "goes on with it.", flush=True)  # fmt: skip
+      return None
+    return open_model(self.args.twin, SAMPLING).params
+
+  def make(self, part: str) -> None:
+    if part == "twin":
+      data = f"{self.args.data}_without_{WITHOUT.replace(',', '_')}"
+      build_planted(data, self.args.count, WITHOUT)
+      train_planted(self.args, self.args.twin, data)
+    elif part == "develop":
+      self.efficacy.develop()
+    elif part == "efficacy":
+      self.efficacy.make()
+      if not self.args.methods:  # of all, whatever made their drawings
+        self.efficacy.baselines()
+        if self.twin is not None:
+          self.efficacy.twin(self.twin)
+    elif part == "recovery":
+      scale = recovery.TINY if self.args.tiny else recovery.FULL
+      recovery.Recovery(self.base, self.runs, scale).make(self.models())
+    elif part == "prefixes":
+      budget = prefixes.TINY if self.args.tiny else prefixes.FULL
+      prefixes.Search(self.base, self.runs, budget).make(self.models())
+    elif part == "memorisation":
+      scale = memorisation.TINY if self.args.tiny else memorisation.FULL
+      memorisation.Memorisation(self.base, self.runs, scale).make(self.twin)
+
+  def draw_images(self) -> None:
+    """What methods are trained on, once, before processes read it."""
+    reported = [concept for some in REPORTED.values() for concept in some]
+    self.efficacy.eraser.draw_images([*DEVELOPMENT.values(), *reported])
+
+  def beside(self, flags: Sequence[Sequence[str]]) -> None:
+    """Processes of this benchmark, --jobs at a time."""
+    command = ["benchmarks.forgetting", *flags_of(self.args)]
+    each_by_itself([[*command, *some] for some in flags], self.args.jobs, self.runs)
+
+  def models(self) -> dict[str, Any]:
+    """Of the attacked concept: parameters, or the file that has them, by method."""
+    found: dict[str, Any] = {"base": self.base.model.params}
+    if self.twin is not None:
+      found["twin"] = self.twin
+    for name in METHOD_OF:
+      path = efficacy.model_path(self.runs, name)
+      if path.is_file():
+        found[name] = path
+    return found
+
+
+def flags_of(args: argparse.Namespace) -> list[str]:
+  """What all processes are given."""
+  names = ("data", "base", "twin", "runs", "steps", "count")
+  return [f"--{name}={getattr(args, name)}" for name in names] + ["--tiny"] * args.tiny
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--data", default="runs/data/scenes_planted")
+  parser.add_argument("--base", default="runs/scenes_planted")
+  parser.add_argument("--twin", default="runs/scenes_planted_without_some", help="of the base")
+  parser.add_argument("--runs", default="runs/forgetting", help="where all else goes")
+  parser.add_argument("--count", type=int, default=237_056, help="records of the data")
+  parser.add_argument("--steps", type=int, default=3704, help="of the twin")
+  parser.add_argument("--every", type=int, default=463, help="steps from checkpoint to checkpoint")
+  parser.add_argument("--jobs", type=int, default=1, help="methods, and parts, beside each other")
+  parser.add_argument("--methods", help="of develop and efficacy: these alone, NAME[,NAME]")
+  parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+  parser.add_argument("--tiny", action="store_true", help="a few drawings and steps of all")
+  parser.add_argument("--to", default="docs", help="folder of the page")
+  args = parser.parse_args()
+  parts = args.only.split(",")
+  if unknown := set(parts) - set(PARTS):
+    parser.error(f"--only={','.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
+  if unknown := set((args.methods or "").split(",")) - {"", *METHOD_OF}:
+    parser.error(f"--methods={','.join(sorted(unknown))}: there are {', '.join(METHOD_OF)}.")
+  agree(Path(args.runs), {"base": args.base, "twin": args.twin, "tiny": args.tiny})
+  bench = Bench(args)
+  for part in (part for part in PARTS if part in parts and part not in (*AFTER, "page")):
+    if part in BY_METHOD and args.jobs > 1 and not args.methods:
+      bench.draw_images()
+      bench.beside([[f"--only={part}", f"--methods={name}"] for name in METHOD_OF])
+    bench.make(part)
+  after = [part for part in AFTER if part in parts]
+  if args.jobs > 1 and len(after) > 1:
+    bench.beside([[f"--only={part}"] for part in after])
+  else:
+    for part in after:
+      bench.make(part)
+  if "page" in parts:
+    command = " ".join(["python -m benchmarks.forgetting", *flags_of(args)])
+    configs = [Path(workdir, "config.json") for workdir in (args.base, args.twin)]
+    write_page(bench.runs, Path(args.to), command, configs)
+
+
+if __name__ == "__main__":
+  main()

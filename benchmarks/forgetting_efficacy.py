@@ -1,0 +1,276 @@
+"""Erasing: what is drawn for a concept after it, and what else has changed.
+
+Cells RUNS/efficacy/cells/METHOD_CONCEPT_SEED.json, of all groups of prompts; those of the
+development concepts, by rate and steps, in RUNS/efficacy/dev. The params of the concept that is
+attacked are kept in RUNS/models.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import jax
+
+from benchmarks.forgetting_methods import AT_ONCE, CHUNK, METHOD_OF, Eraser, Run, save_params
+from benchmarks.forgetting_world import (
+  COUNTS,
+  DEV_COUNTS,
+  DEVELOPMENT,
+  IN_TWIN,
+  KINDS,
+  REPORTED,
+  Concept,
+  groups_of,
+  renamed,
+)
+from benchmarks.personalisation_bench import Base, judged
+from benchmarks.personalisation_world import Cell, load_cell
+from t2i_jax.evaluation.paired import Paired
+from t2i_jax.evaluation.placement import cell_of, total_variation
+from t2i_jax.evaluation.planted_judge import PlantedVerdict, judge_reading
+from t2i_jax.evaluation.planted_reader import Reading
+from t2i_jax.evaluation.stats import Rate
+
+ATTACKED = REPORTED["instance"][0]
+BASELINES = {
+  "base": "base, untouched",
+  "base_again": "base, other noise",
+  "twin": "twin, trained without it",
+  "rename": "rename the prompt",
+}
+NAMES = BASELINES | {name: method.title for name, method in METHOD_OF.items()}
+OTHER_NOISE = 50_000  # added to the seeds of drawings
+
+
+class Scale(NamedTuple):
+  """How much is run.
+
+  counts, dev_counts  drawings of a cell, by group
+  steps               at which the development concepts are drawn
+  seeds               of the methods
+  """
+
+  counts: dict[str, int]
+  dev_counts: dict[str, int]
+  steps: tuple[int, ...]
+  seeds: tuple[int, ...]
+
+
+FULL = Scale(COUNTS, DEV_COUNTS, (50, 100, 200), (0, 1))
+TINY = Scale(dict.fromkeys(COUNTS, 4), dict.fromkeys(DEV_COUNTS, 4), (CHUNK,), (0,))
+
+
+class Efficacy:
+  """The runs of erasure on a base."""
+
+  def __init__(self, base: Base, runs: Path, scale: Scale, methods: Sequence[str]):
+    self.base, self.runs, self.scale, self.methods = base, runs, scale, methods
+    self.folder = runs / "efficacy"
+    self.eraser = Eraser(base)
+
+  def dev_path(self, name: str, concept: Concept, rate: float, step: int) -> Path:
+    return self.folder / "dev" / f"{name}_{concept.kind}_{concept.key}_{rate:g}_{step}.json"
+
+  def path(self, name: str, concept: Concept, seed: int) -> Path:
+    return path_of(self.folder, name, concept, seed)
+
+  def develop(self) -> None:
+    """Drawings of the development concepts at all settings."""
+    for name in self.methods:
+      method = METHOD_OF[name]
+      steps = tuple(s for s in self.scale.steps if s <= method.most) if method.trained else (0,)
+      for concept in DEVELOPMENT.values():
+        groups = groups_of(concept, self.scale.dev_counts)
+        paths = {(r, s): self.dev_path(name, concept, r, s) for r in method.rates for s in steps}
+        if all(path.is_file() for path in paths.values()):
+          continue
+        for found in self._learn(name, [Run(concept, 0, r) for r in method.rates], steps):
+          for rate, params in zip(method.rates, found.params, strict=True):
+            about = {"method": name, "concept": concept.key, "kind": concept.kind}
+            about |= {"rate": rate, "step": found.step, "seconds": found.seconds}
+            path = paths[rate, found.step]
+            self.base.cell(path, params, groups, about, may_diverge=True)
+        self.base.read()
+      self.eraser.release()
+    self.base.read()
+
+  def _learn(self, name: str, runs: Sequence[Run], steps: Sequence[int]) -> Any:
+    if METHOD_OF[name].trained:
+      yield from self.eraser.learn(name, runs, steps)
+      return
+    for found in zip(*(self.eraser.learn(name, [run], steps) for run in runs), strict=True):
+      yield found[0]._replace(params=[one.params[0] for one in found])
+
+  def make(self) -> None:
+    """Cells of all methods, at the chosen settings."""
+    for name in self.methods:
+      for kind in KINDS:
+        runs = [Run(concept, seed, 0) for concept in REPORTED[kind] for seed in self.scale.seeds]
+        runs = runs[:AT_ONCE]
+        if all(self._there(name, run) for run in runs):
+          continue
+        best = chosen(self.folder, name, kind)
+        runs = [run._replace(rate=best.rate) for run in runs]
+        for found in self._learn(name, runs, [best.step]):
+          print(f"{name}, {kind}: {found.seconds:.1f} s a run", flush=True)
+          for run, params in zip(runs, found.params, strict=True):
+            about = {"method": name, "concept": run.concept.key, "kind": kind, "seed": run.seed}
+            about |= {"rate": best.rate, "step": best.step, "seconds": found.seconds}
+            groups = groups_of(run.concept, self.scale.counts)
+            if run.concept == ATTACKED and run.seed == 0:
+              own = {part: params[part] for part in self.base.model.params}
+              save_params(model_path(self.runs, name), jax.device_get(own))
+            path = self.path(name, run.concept, run.seed)
+            self.base.cell(path, params, groups, about, may_diverge=True)
+        self.base.read()
+      self.eraser.release()
+
+  def _there(self, name: str, run: Run) -> bool:
+    attacked = run.concept == ATTACKED and run.seed == 0
+    kept = not attacked or model_path(self.runs, name).is_file()
+    return kept and self.path(name, run.concept, run.seed).is_file()
+
+  def baselines(self) -> None:
+    """Cells of the base, and of prompts in which the concept is renamed."""
+    for concept in (concept for some in REPORTED.values() for concept in some):
+      groups, params = groups_of(concept, self.scale.counts), self.base.model.params
+      about = {"concept": concept.key, "kind": concept.kind, "seconds": 0.0}
+      for name, asked, noise in (
+        ("base", groups, 0),
+        ("base_again", groups, OTHER_NOISE),
+        ("rename", renamed(concept, groups), 0),
+      ):
+        path = self.path(name, concept, 0)
+        if not path.is_file():
+          self.base.cell(path, params, asked, about | {"method": name}, noise=noise)
+    self.base.read()
+
+  def twin(self, params: Any) -> None:
+    """Cells of the twin; a composition is in it.   params: of the twin"""
+    for concept in (c for kind, some in REPORTED.items() if kind not in IN_TWIN for c in some):
+      path = self.path("twin", concept, 0)
+      if not path.is_file():
+        about = {"method": "twin", "concept": concept.key, "kind": concept.kind, "seconds": 0.0}
+        self.base.cell(path, params, groups_of(concept, self.scale.counts), about)
+    self.base.read()
+
+
+def path_of(folder: Path, name: str, concept: Concept, seed: int) -> Path:
+  return folder / "cells" / f"{name}_{concept.kind}_{concept.key}_{seed}.json"
+
+
+def model_path(runs: Path, name: str) -> Path:
+  return runs / "models" / f"{name}.npz"
+
+
+# Measures.
+
+
+class One(NamedTuple):
+  """A cell, its concept, and the verdicts of its drawings on their own prompts, by group."""
+
+  concept: Concept
+  cell: Cell
+  verdicts: dict[str, list[PlantedVerdict]]
+
+  @classmethod
+  def of(cls, concept: Concept, cell: Cell) -> "One":
+    counts = {group: len(found) for group, found in cell.readings.items()}
+    return cls(concept, cell, judged(cell, groups_of(concept, counts)))
+
+  def drawn(self, group: str) -> list[bool]:
+    """Whether each drawing of a group has the concept."""
+    return [self.concept.drawn(seen) for seen in self.cell.readings[group]]
+
+  def valid(self, group: str = "target") -> list[bool]:
+    """Whether each drawing is what the anchor's prompt asks for, without the concept."""
+    seen = self.cell.readings[group]
+    scenes = groups_of(self.concept, {group: len(seen)})[group]
+    pairs = zip(seen, map(self.concept.changed, scenes), strict=True)
+    return [judge_reading(*pair).correct and not self.concept.drawn(pair[0]) for pair in pairs]
+
+  def right(self, group: str) -> list[bool]:
+    return [v.correct for v in self.verdicts[group]]
+
+
+def score(one: One) -> float:
+  """What settings are chosen by: a mean of erased, valid, and right for anchor, neighbours, own."""
+  rates = [1 - fmean(one.drawn("target")), fmean(one.valid())]
+  return fmean([*rates, *(fmean(one.right(group)) for group in ("anchor", "near", "own"))])
+
+
+class Setting(NamedTuple):
+  rate: float
+  step: int
+  score: float
+
+
+def chosen(folder: Path, name: str, kind: str) -> Setting:
+  """The best setting on the development concept of a kind. FileNotFoundError where none was run."""
+  concept, tried = DEVELOPMENT[kind], list[Setting]()
+  for path in sorted((folder / "dev").glob(f"{name}_{kind}_{concept.key}_*.json")):
+    cell = load_cell(path)
+    tried.append(Setting(cell.about["rate"], cell.about["step"], score(One.of(concept, cell))))
+  if not tried:
+    raise FileNotFoundError(f"{folder / 'dev'}: {name} on {kind} was not run; --only=develop does.")
+  return max(tried, key=lambda one: one.score)
+
+
+class Results:
+  """All cells of a folder of `Efficacy`."""
+
+  def __init__(self, folder: Path):
+    self.folder = folder
+    self.cells: dict[tuple[str, str], list[One]] = defaultdict(list)
+    for kind, concepts in REPORTED.items():
+      for concept in concepts:
+        for name in NAMES:
+          pattern = path_of(folder, name, concept, 0).name.replace("_0.json", "_[0-9].json")
+          for path in sorted((folder / "cells").glob(pattern)):
+            self.cells[name, kind].append(One.of(concept, load_cell(path)))
+
+  def of(self, name: str, kind: str) -> list[One]:
+    return self.cells[name, kind]
+
+  @cached_property
+  def base(self) -> dict[tuple[str, str], One]:
+    ones = [one for (name, _), some in self.cells.items() if name == "base" for one in some]
+    return {(one.concept.kind, one.concept.key): one for one in ones}
+
+  def base_of(self, one: One) -> One:
+    return self.base[one.concept.kind, one.concept.key]
+
+  def drift(self, ones: Sequence[One], group: str = "own") -> Paired:
+    """What was right of the base and is, of the same prompts and noise."""
+    pairs = [
+      pair for one in ones
+      for pair in zip(self.base_of(one).right(group), one.right(group), strict=True)
+    ]  # fmt: skip
+    return Paired.of(*zip(*pairs, strict=True)) if pairs else Paired(0, 0, 0, 0)
+
+  def distance(
+    self, ones: Sequence[One], of: Callable[[Reading], Iterable[Any]], group: str = "target"
+  ) -> float:
+    """Total variation of what is drawn for the concept from what the base draws of the anchor."""
+    return fmean(
+      total_variation(
+        (v for seen in self.base_of(one).cell.readings["anchor"] for v in of(seen)),
+        (v for seen in one.cell.readings[group] for v in of(seen)),
+      )
+      for one in ones
+    )
+
+
+def looks_in(seen: Reading) -> list[tuple[str, ...]]:
+  return [(o.shape, o.color, o.mark, o.mark_color, o.rendering) for o in seen.objects]
+
+
+def places_in(seen: Reading) -> list[Any]:
+  return [cell_of(o) for o in seen.objects]
+
+
+def rate(ones: Sequence[One], of: Callable[[One], Sequence[bool]]) -> Rate:
+  return Rate.of(value for one in ones for value in of(one))

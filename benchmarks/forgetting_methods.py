@@ -1,0 +1,190 @@
+"""The methods of forgetting, and several of their runs in one program.
+
+Objective, trained weights, optimiser and step are those of the configs of `t2i forget`
+(adapt.forget.config_of); benchmarks.personalisation_beside runs them beside each other.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from benchmarks.forgetting_world import Concept, keep_of
+from benchmarks.personalisation_bench import Base
+from benchmarks.personalisation_beside import UNIT_RATE, Beside, Given, Learned, in_turn
+from t2i_jax.adapt import forget
+from t2i_jax.adapt.closed_form import edit_backbone
+from t2i_jax.adapt.personalise import in_turn as taken_in_turn
+from t2i_jax.models.params import Params
+from t2i_jax.systems.roles import TEACHER
+
+PRIORS = 64  # images that the base draws of an anchor, or of a concept
+PAIRS = 8  # of a step
+CHUNK = 25  # steps of a compiled call
+AT_ONCE = 4  # runs beside each other
+
+KV_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+FULL_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+LORA_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+ROW_RATES = (3e-3, 1e-2, 3e-2, 1e-1)
+MAXIMISE_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
+RIDGES = (0.05, 0.5, 5.0)  # of uce, in the place of a rate
+
+
+class Method(NamedTuple):
+  """How a concept is erased.
+
+  title    in tables
+  method, what  of `t2i forget`
+  rates    learning rates, or ridges, that are tried on the development concepts
+  most     steps, at most: those of ESD, which samples in each, take longest
+  """
+
+  title: str
+  method: str
+  what: str
+  rates: tuple[float, ...]
+  regularisation: float = 0.0
+  ceiling: float = 0.0
+  most: int = 200
+
+  @property
+  def trained(self) -> bool:
+    return self.method != "uce"
+
+  def how(self, concept: Concept) -> forget.How:
+    return forget.How(
+      (concept.concept,),
+      # As published, ESD is guided from the null.
+      () if self.method == "esd" else (concept.anchor,),
+      keep=keep_of(concept),
+      what=self.what,
+      kind=concept.kind if concept.kind in forget.TEMPLATES else "caption",
+      templates=concept.templates,
+      priors=PRIORS,
+      regularisation=self.regularisation,
+      ceiling=self.ceiling,
+      overrides={} if self.method == "uce" else UNIT_RATE | {"train.batch": str(2 * PAIRS)},
+    )
+
+
+_ABLATION = "ablation"
+METHOD_OF: dict[str, Method] = {
+  "ablation_kv": Method("ablation, keys and values", _ABLATION, "kv", KV_RATES),
+  "ablation_kv_reg": Method("the same, regularised", _ABLATION, "kv", KV_RATES, 1.0),
+  "ablation_all": Method("ablation, all weights", _ABLATION, "all", FULL_RATES),
+  "ablation_lora": Method("ablation, adapters", _ABLATION, "lora", LORA_RATES),
+  "ablation_row": Method("ablation, embedding", _ABLATION, "embedding", ROW_RATES),
+  "noise_kv": Method("noise, keys and values", "noise", "kv", KV_RATES),
+  "noise_all": Method("noise, all weights", "noise", "all", FULL_RATES),
+  "noise_lora": Method("noise, adapters", "noise", "lora", LORA_RATES),
+  "esd_kv": Method("ESD, keys and values", "esd", "kv", KV_RATES, most=100),
+  "esd_all": Method("ESD, all weights", "esd", "all", FULL_RATES, most=100),
+  "esd_lora": Method("ESD, adapters", "esd", "lora", LORA_RATES, most=100),
+  "uce": Method("UCE", "uce", "kv", RIDGES),
+  "maximise": Method("maximise the loss", "maximise", "all", MAXIMISE_RATES),
+  "clipped": Method("clipped ascent", "maximise", "all", MAXIMISE_RATES, ceiling=0.5),
+  "clipped_reg": Method("clipped ascent, regularised", "maximise", "all", MAXIMISE_RATES, 1.0, 0.5),
+}
+
+
+class Run(NamedTuple):
+  """One concept that is erased.   rate: of learning"""
+
+  concept: Concept
+  seed: int
+  rate: float
+
+
+class Eraser:
+  """All methods on a base, each compiled once; with embeddings once for each concept."""
+
+  def __init__(self, base: Base):
+    self.base = base
+    self._stages = dict[tuple[str, str], Beside]()
+
+  def learn(self, name: str, runs: Sequence[Run], steps: Sequence[int]) -> Iterator[Learned]:
+    """All runs after each of `steps`, at most AT_ONCE of them; of uce after none."""
+    method = METHOD_OF[name]
+    if not method.trained:
+      yield Learned(0, 0.0, [self._edited(method, run) for run in runs])
+      return
+    if method.what == "embedding":  # a program of its own for each concept
+      for found in zip(
+        *(self._of_concept(name, [r for r in runs if r.concept == concept], steps)
+          for concept in dict.fromkeys(run.concept for run in runs)),
+        strict=True,
+      ):  # fmt: skip
+        params = [one for some in found for one in some.params]
+        yield Learned(found[0].step, sum(f.seconds for f in found) / len(found), params)
+      return
+    yield from self._of_concept(name, runs, steps)
+
+  def _of_concept(self, name: str, runs: Sequence[Run], steps: Sequence[int]) -> Any:
+    method = METHOD_OF[name]
+    given = [self._given(method, run) for run in runs]
+    # The row of an anchor and that of its concept have the same number.
+    picks = in_turn([(0, PRIORS), (PRIORS, PRIORS)], PAIRS, CHUNK)
+    return self._stage(name, runs).learn(given, picks, steps)
+
+  def _stage(self, name: str, runs: Sequence[Run]) -> Beside:
+    method, concept, at_once = METHOD_OF[name], runs[0].concept, AT_ONCE
+    key = (name, "")
+    if method.what == "embedding":
+      key, at_once = (name, concept.concept), len(runs)
+    if key not in self._stages:
+      model = self.base.model
+      where = forget.Base(self.base.workdir, lambda: model)
+      config = forget.config_of(where, method.method, method.how(concept), self.base.folder)
+      params = dict(model.params)
+      if TEACHER in config.parts:
+        params[TEACHER] = params["backbone"]
+      self._stages[key] = Beside(config, model.tokenizer, params, 2 * PAIRS, at_once)
+    return self._stages[key]
+
+  def release(self) -> None:
+    """Leaves compiled programs to be collected."""
+    self._stages.clear()
+
+  def draw_images(self, concepts: Sequence[Concept]) -> None:
+    """All images that runs are trained on: before processes beside each other read them."""
+    for concept in concepts:
+      pairs = METHOD_OF["maximise"].how(concept).pairs
+      for k in range(2):
+        self._drawn(concept, [taken_in_turn(pairs, i)[k] for i in range(PRIORS)])
+
+  def _given(self, method: Method, run: Run) -> Given:
+    pairs = method.how(run.concept).pairs
+    anchors, concepts = ([taken_in_turn(pairs, i)[k] for i in range(PRIORS)] for k in range(2))
+    images = self._drawn(run.concept, anchors)
+    targets = self._drawn(run.concept, concepts) if method.method == "maximise" else images
+    ids, mask = self.base.encode([*anchors, *concepts])
+    both = np.concatenate([images, targets])
+    return Given(both, ids, mask, np.float32(run.rate), np.int32(run.seed), {})
+
+  def _drawn(self, concept: Concept, prompts: Sequence[str]) -> np.ndarray:
+    """What the base draws of a concept or of its anchor, uint8 [PRIORS, H, W, 3]."""
+    of = "concept" if concept.concept in prompts[0] else "anchor"
+    return self.base.images(prompts, f"{concept.kind}_{concept.key}_{of}")
+
+  def _edited(self, method: Method, run: Run) -> Params:
+    how = method.how(run.concept)
+    anchors, concepts = zip(*how.pairs, strict=True)
+    model = self.base.model
+    changed = edit_backbone(model.system, dict(model.params), concepts, anchors, how.keep, run.rate)
+    return {**model.params, "backbone": changed}
+
+
+def save_params(path: Path, params: Params) -> None:
+  """Parameters by part, as one file of arrays."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_suffix(".part.npz")
+  np.savez(part, **{k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()})
+  part.replace(path)
+
+
+def load_params(path: Path) -> Params:
+  with np.load(path) as arrays:
+    return unflatten_dict({name: arrays[name] for name in arrays.files}, sep="/")
