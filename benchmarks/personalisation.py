@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ from benchmarks.personalisation_adapt import (
 )
 from benchmarks.personalisation_jobs import each_by_itself, threads
 from benchmarks.personalisation_page import RECORD, write_pages
+from benchmarks.personalisation_settings import choose
 from benchmarks.personalisation_world import (
   COUNTS,
   DEVELOPMENT,
@@ -48,10 +48,8 @@ from benchmarks.personalisation_world import (
   SUBJECTS,
   Cell,
   Subject,
-  Verdicts,
   WithSubjects,
   all_scenes,
-  balance,
   load_cell,
   read_groups,
   save_cell,
@@ -246,26 +244,9 @@ class Bench:
       self.read()
 
   def choose(self) -> None:
-    """Rate and steps of each family, and one guidance scale: chosen.json. See `balance`."""
-    cells = [load_cell(path) for path in sorted((self.runs / "develop").glob("*.json"))]
-    subjects, found = {s.name: s for s in DEVELOPMENT}, dict[tuple[Any, ...], list[Verdicts]]()
-    for cell in cells:
-      keys = tuple(cell.about[key] for key in ("method", "rate", "step", "guidance"))
-      found.setdefault(keys, []).append(cell.judged(subjects[cell.about["subject"]]))
-    scores = {keys: balance(each) for keys, each in found.items()}
-    settings = {}
-    for name in {method for method, *_ in scores}:
-      own = {k: value for k, value in scores.items() if k[0] == name and k[3] == GUIDANCES[1]}
-      best = max(own, key=lambda k: own[k])
-      settings[name] = {"rate": best[1], "step": best[2], "score": own[best][0]}
-    of = lambda name, g: scores[name, settings[name]["rate"], STEPS[-1], g][0]
-    guidance = {g: fmean(of(name, g) for name in settings) for g in GUIDANCES}
-    tried = [[*keys, *value] for keys, value in sorted(scores.items())]
-    best_of_all = max(guidance, key=lambda g: guidance[g])
-    chosen = {"settings": settings, "guidance": best_of_all, "guidances": guidance}
-    text = json.dumps(chosen | {"tried": tried}, indent=1)
-    (self.runs / "chosen.json").write_text(text + "\n")
-    print(json.dumps(chosen, indent=1), flush=True)
+    chosen = choose(self.runs / "develop", GUIDANCES)
+    (self.runs / "chosen.json").write_text(json.dumps(chosen, indent=1) + "\n")
+    print(json.dumps(chosen | {"tried": "..."}, indent=1), flush=True)
 
   @cached_property
   def chosen(self) -> dict[str, Any]:

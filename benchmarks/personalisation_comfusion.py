@@ -19,13 +19,13 @@ from benchmarks.pages import table
 from benchmarks.personalisation_adapt import PER_ROLE, PRIORS
 from benchmarks.personalisation_bench import Base, Groups, cells_of, judged, scene_of
 from benchmarks.personalisation_beside import Beside, Given, Learned, in_turn
+from benchmarks.personalisation_settings import balance
 from benchmarks.personalisation_tables import change
 from benchmarks.personalisation_world import (
   SIZE,
   Cell,
   Subject,
   Verdicts,
-  balance,
   own_scene,
   shown,
 )

@@ -9,7 +9,6 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ from t2i_jax.data.scenes.planted import (
   subject_scene,
 )
 from t2i_jax.data.scenes.planted.world import NONE
-from t2i_jax.evaluation.planted_judge import ATTRIBUTES, PlantedVerdict, judge_reading
+from t2i_jax.evaluation.planted_judge import PlantedVerdict, judge_reading
 from t2i_jax.evaluation.planted_reader import Reading, Seen, read_all
 
 SIZE = 32
@@ -128,6 +127,9 @@ def all_scenes(
   return {group: scenes_of(subject, group, n, phrase) for group, n in counts.items()}
 
 
+Verdicts = dict[str, list[PlantedVerdict]]  # by group of prompts
+
+
 class Cell(NamedTuple):
   """Drawings of one model: what was read of each, by group of prompts.
 
@@ -137,7 +139,7 @@ class Cell(NamedTuple):
   about: dict[str, Any]
   readings: dict[str, list[Reading]]
 
-  def judged(self, subject: Subject) -> "Verdicts":
+  def judged(self, subject: Subject) -> Verdicts:
     """A verdict of each drawing, by group."""
     counts = {group: len(found) for group, found in self.readings.items()}
     scenes = all_scenes(subject, f"{subject.word} {subject.shape}", counts)
@@ -145,29 +147,6 @@ class Cell(NamedTuple):
       group: [judge_reading(*pair) for pair in zip(found, scenes[group], strict=True)]
       for group, found in self.readings.items()
     }
-
-
-Verdicts = dict[str, list[PlantedVerdict]]  # by group of prompts
-
-
-def balance(
-  cells: Sequence[Verdicts], groups: Sequence[str] = ("alone", "related")
-) -> tuple[float, float]:
-  """How well a method's drawings, a cell a subject, balance the subject against all else.
-
-  The harmonic mean of the share of drawings with everything right where the prompt has the subject
-  (`groups`) and where it does not (class, own), each a mean over its groups: a model that has
-  learned nothing has 0, as one that draws the subject for every prompt has. Where these are equal,
-  as of a method that never gets all of a subject right, the share of its attributes decides.
-  """
-  share = lambda group: fmean(fmean(v.correct for v in cell[group]) for cell in cells)
-  subject, other = (
-    fmean(map(share, groups)) for groups in (("alone", "related"), ("class", "own"))
-  )
-  alone = [v for cell in cells for v in cell["alone"]]
-  attributes = fmean(bool(v.attributes[a]) for v in alone for a in ATTRIBUTES)
-  total = subject + other
-  return 2 * subject * other / total if total else 0.0, attributes
 
 
 def read_groups(images: np.ndarray, counts: dict[str, int]) -> dict[str, list[Reading]]:

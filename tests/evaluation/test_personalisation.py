@@ -15,6 +15,7 @@ from benchmarks import personalisation_words as words
 from benchmarks import recorded
 from benchmarks.personalisation_adapt import METHOD_OF, STEPS
 from benchmarks.personalisation_beside import Scaled
+from benchmarks.personalisation_settings import balance
 from benchmarks.personalisation_world import (
   COUNTS,
   DEVELOPMENT,
@@ -23,7 +24,6 @@ from benchmarks.personalisation_world import (
   Cell,
   WithSubjects,
   all_scenes,
-  balance,
   class_scene,
   load_cell,
   read_groups,
