@@ -24,7 +24,7 @@ from t2i_jax.ranges import Range, Seed, Share, Whole
 # Flags of settings, and the fields of a method that they set.
 SETTINGS = {
   "kind": "kind", "cross": "cross", "self": "inside", "reweight": "reweight", "blend": "blend",
-  "threshold": "threshold", "largest": "largest", "inverter": "inverter", "maps": "maps",
+  "threshold": "threshold", "largest": "largest", "joint": "joint", "inverter": "inverter", "maps": "maps",
 }  # fmt: skip
 Strength = Annotated[float, Range("[-1e3, 1e3]")]  # each method has its own range
 
@@ -71,7 +71,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--largest", type=number("--largest", Whole),
     help="image tokens up to which self-attention is edited; default everywhere",
   )  # fmt: skip
-  group.add_argument("--inverter", help="of --image: ddim_inverse(iterations=10) or midpoint")
+  group.add_argument(
+    "--joint",
+    help="of joint attention: image, rows of the image at their own totals (default), or whole",
+  )  # fmt: skip
+  group.add_argument(
+    "--inverter",
+    help="of --image: ddim_inverse (default), midpoint, negative_prompt, null_text(steps=10), "
+    "edict or direct",
+  )
   group.add_argument(
     "--maps", action="store_true", default=None,
     help="write sheets of the attention to each word, by step and by layer",

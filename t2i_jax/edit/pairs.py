@@ -12,7 +12,8 @@ from t2i_jax.edit.pair_inversions import PAIR_INVERSIONS, Begin, Images, PairInv
 from t2i_jax.edit.word_maps import Recorded, maps_of, reads, starts
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.conditioning import Conditioning
-from t2i_jax.models.control import Role, with_role
+from t2i_jax.models.attention import Visible
+from t2i_jax.models.control import Control, Here, Role, with_role
 from t2i_jax.models.edit_control import EDIT, EditRows, prompt_to_prompt
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding, compiler_options
@@ -130,11 +131,37 @@ class Pairs:
       )
     if kind_of(system) or system.controlnets:
       raise ConfigError("this model reads an image besides the prompt: t2i sample edits with it.")
+    if self.how.whole and "joint" not in self._sites():
+      raise ConfigError(
+        "--joint=whole: this model has no joint attention of text and image, but cross-attention, "
+        "whose map --cross takes whole. Leave it out."
+      )
     if self.record and system.output.learned_variance:
       raise ConfigError(
         "--blend and --maps: this model predicts a variance, which takes the place of what is "
         "recorded. Leave them out."
       )
+
+  def _sites(self) -> set[str]:
+    """The kinds of attention in the model."""
+    system, found = self.system, set[str]()
+
+    def attention(here: Here, site: str, q, k, v, mask: Visible | None) -> jax.Array:
+      found.add(site)
+      return here.attend(q, k, v, mask)
+
+    def call(params: Params, x: jax.Array, tokens: Any) -> Any:
+      cond = with_role(system.encode_text(params, tokens), Role.COND)
+      control = Control(jnp.zeros(system.layers, bool), attention=attention)
+      time = jax.tree.map(lambda field: jnp.float32(field[0]), self.times)
+      if system.two_times:
+        cond = until(cond, time.model_time)
+      return system.denoise(params, x, time, cond, control).value
+
+    tokens = {name: encoder.encode([""]) for name, encoder in system.text.items()}
+    x = jax.ShapeDtypeStruct((1, *system.x_shape), jnp.float32)
+    jax.eval_shape(call, system.abstract, x, tokens)
+    return found
 
   def _inversion(self, inverter: str) -> PairInversion:
     """Raises ConfigError for one that this model or its settings do not lead back by."""
