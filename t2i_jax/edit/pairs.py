@@ -11,8 +11,8 @@ from t2i_jax.edit.inversions import with_tokens
 from t2i_jax.edit.pair_inversions import PAIR_INVERSIONS, Begin, Images, PairInversion
 from t2i_jax.edit.word_maps import Recorded, maps_of, reads, starts
 from t2i_jax.errors import ConfigError
-from t2i_jax.models.conditioning import Conditioning
 from t2i_jax.models.attention import Visible
+from t2i_jax.models.conditioning import Conditioning
 from t2i_jax.models.control import Control, Here, Role, with_role
 from t2i_jax.models.edit_control import EDIT, EditRows, prompt_to_prompt
 from t2i_jax.models.params import Params

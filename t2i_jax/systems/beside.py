@@ -76,9 +76,8 @@ def check_drawn(kind: str, references: Sequence[Any]) -> None:
   if kind == MASK:
     raise ConfigError("this model fills in a part of an image. Give it with --image and --mask.")
   if kind == IMAGE and len(references) != 1:
-    raise ConfigError(
-      f"this model edits one image, and has {len(references)}. Give it with --reference=FILE."
-    )
+    way = "Leave the others out" if references else "Give it with --reference=FILE"
+    raise ConfigError(f"this model edits one image, and has {len(references)}. {way}.")
 
 
 def check_redrawn(kind: str, mask: Any) -> None:

@@ -104,6 +104,12 @@ class Drawing:
     self._decode: Any = jit(self._finished, out_shardings=whole)
     self._whole: Any = jax.jit(lambda x: x, out_shardings=whole)
 
+  @property
+  def reads_images(self) -> bool:
+    """Whether the model is shown images besides the prompt."""
+    takes = getattr(self.system.parts["backbone"].config, "references", False)
+    return bool(takes or self.shown is not None or self.beside)
+
   def draw(
     self,
     params: Params,
@@ -126,9 +132,8 @@ class Drawing:
     controls    condition images of its ControlNets
     shift       by which the encoded prompts are moved, n rows: systems.imagic.shifted
     """
-    takes = getattr(self.system.parts["backbone"].config, "references", False)
     check_drawn(self.beside, references)
-    if references and not takes and self.shown is None and not self.beside:
+    if references and not self.reads_images:
       raise ConfigError(
         "this model takes no reference images: FLUX.2 and Qwen-Image-Edit do. With --image a "
         "drawing starts from one."
@@ -141,10 +146,15 @@ class Drawing:
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
   def edit(
-    self, params: Params, images: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]
+    self,
+    params: Params,
+    images: np.ndarray,
+    instructions: Sequence[str],
+    seeds: Sequence[int],
+    others: Sequence[np.ndarray] = (),
   ) -> np.ndarray:
-    """tasks.Edit: `draw` with each image as the one that is read beside x_t."""
-    return self.draw(params, instructions, seeds, references=(np.asarray(images),))
+    """tasks.Edit: `draw` with each image, and then the others, as the ones that are read."""
+    return self.draw(params, instructions, seeds, references=(np.asarray(images), *others))
 
   def lower(self, params: Params) -> dict[str, Any]:
     """The programs of `draw`, lowered for parameters that may be abstract: "encoders", "sampler",

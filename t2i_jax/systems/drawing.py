@@ -298,6 +298,7 @@ class DrawingSystem(System):
     return Tasks(
       draw=drawing.draw,
       redraw=drawing.redraw,
+      edit=drawing.edit if drawing.reads_images else None,
       likelihood=make_likelihood(self, c, mesh),
       denoise=self.denoise,
     )

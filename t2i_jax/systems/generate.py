@@ -212,26 +212,48 @@ class Generator:
     return found[: len(images)]
 
   def edit(
-    self, params: Params, images: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]
+    self,
+    params: Params,
+    images: np.ndarray,
+    instructions: Sequence[str],
+    seeds: Sequence[int],
+    others: Sequence[np.ndarray] = (),
   ) -> np.ndarray:
-    """Each image changed as its instruction says, uint8 [n, H, W, 3]. Raises PromptError,
-    NotFinite.
+    """Each image changed as its instruction says, uint8 [n, H, W, 3]. Raises ConfigError for more
+    images than a row has space for, PromptError, NotFinite.
 
-    The null of guidance is the image without the instruction.
+    others  further images [n, H, W, 3] of each document, between the image and the instruction
+    The null of guidance is the images without the instruction.
     """
     boi = self.system.layout.ids.boi
+    self._check_space(1 + len(others))
     ids, count = self.tokenize(instructions, boi)
     ids, count = np.roll(ids, -1, axis=1), count - 1  # without BOS: the document has begun
     found = []
-    for part, *text, keys in self.batches((images, ids, count, np.asarray(seeds, np.uint32))):
+    given = (tuple(others), images, ids, count, np.asarray(seeds, np.uint32))
+    for further, part, *text, keys in self.batches(given):
       with jax.set_mesh(self.mesh):
-        _, before = self.start_with_image(params, part)
-        _, cache = self.prefill(params, before, *text)
         nothing = [np.full_like(text[0], boi), np.ones_like(text[1])]
+        _, before = self.start_with_image(params, part)
+        for image in further:
+          _, before = self.prefill(params, before, *nothing)
+          _, before = self.prefill_image(params, before, image)
+        _, cache = self.prefill(params, before, *text)
         null = None if self.c.cfg == 1 else self.prefill(params, before, *nothing)[1]
         drawn = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
         found.append(pixels(drawn))
     return np.concatenate(found)[: len(images)]
+
+  def _check_space(self, images: int) -> None:
+    """Raises ConfigError where so many images, an instruction and what is drawn are too long."""
+    layout = self.system.layout
+    text, image = self.system.text_length, layout.patches + 2  # with BOS; with BOI and EOI
+    most = (layout.length - text) // image - 1
+    if images > most:
+      raise ConfigError(
+        f"this model reads {'one image' if most == 1 else f'at most {most} images'} and was given "
+        f"{images}: its rows have {layout.length} positions. Leave the others out."
+      )
 
   def prompts(self, params: Params, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     """An image of each caption, uint8 [n, H, W, 3]. Raises PromptError."""
