@@ -34,6 +34,12 @@ def kind_of(system: Any) -> str:
   return kinds[count]
 
 
+def reads_images(system: Any) -> bool:
+  """Whether a model is shown images besides the prompt: beside x_t, in the sequence or the text."""
+  takes = getattr(system.parts["backbone"].config, "references", False)
+  return bool(takes or kind_of(system) or any(e.shown is not None for e in system.text.values()))
+
+
 def check_trained(system: Any, instructs: bool) -> None:
   """Raises ConfigError for a training that does not know what its backbone reads beside x_t.
 

@@ -16,27 +16,22 @@ from t2i_jax.models.control import CONTROLS
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding, compiler_options
 from t2i_jax.process import Time, mix
-from t2i_jax.sampling import (
-  GUIDANCE_OF_PROMPTS,
-  Step,
-  make_plan,
-  row_noise,
-  sample,
-)
+from t2i_jax.sampling import GUIDANCE_OF_PROMPTS, Step, make_plan, row_noise, sample
 from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, noise_of
-from t2i_jax.systems.beside import IMAGE, Encoded, check_drawn, check_redrawn, kind_of
+from t2i_jax.systems.beside import (
+  IMAGE,
+  Encoded,
+  check_drawn,
+  check_redrawn,
+  kind_of,
+  reads_images,
+)
 from t2i_jax.systems.controlnet import rows_of, with_latents
 from t2i_jax.systems.guided import GuidedSampler
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.imagic import shifted
-from t2i_jax.systems.inputs import (
-  Inputs,
-  Origin,
-  cells_of,
-  remembers,
-  with_images,
-)
+from t2i_jax.systems.inputs import Inputs, Origin, cells_of, remembers, with_images
 from t2i_jax.systems.not_finite import checked_with_cause
 from t2i_jax.systems.parts import InTurn, only
 from t2i_jax.systems.sampler import Batches, checked_plan, first_step, make_sampler
@@ -104,12 +99,6 @@ class Drawing:
     self._decode: Any = jit(self._finished, out_shardings=whole)
     self._whole: Any = jax.jit(lambda x: x, out_shardings=whole)
 
-  @property
-  def reads_images(self) -> bool:
-    """Whether the model is shown images besides the prompt."""
-    takes = getattr(self.system.parts["backbone"].config, "references", False)
-    return bool(takes or self.shown is not None or self.beside)
-
   def draw(
     self,
     params: Params,
@@ -133,7 +122,7 @@ class Drawing:
     shift       by which the encoded prompts are moved, n rows: systems.imagic.shifted
     """
     check_drawn(self.beside, references)
-    if references and not self.reads_images:
+    if references and not reads_images(self.system):
       raise ConfigError(
         "this model takes no reference images: FLUX.2 and Qwen-Image-Edit do. With --image a "
         "drawing starts from one."
