@@ -31,6 +31,7 @@ from t2i_jax.data.scenes.heldout import heldout_in_objects
 from t2i_jax.data.scenes.vocabulary import find_level
 from t2i_jax.data.source import MANIFEST
 from t2i_jax.evaluation.edit_judge import EditRates, judge_edit
+from t2i_jax.systems.generate import AND
 
 CONFIG = "configs/transfusion_scenes.py"
 LEVEL, SIZE, SEED = "easy", 32, 30_000
@@ -99,12 +100,12 @@ def transfers(heldout: bool, count: int, seed: int = SEED) -> list[Transfer]:
 
 @dataclasses.dataclass(frozen=True)
 class Transfers(Scenes):
-  """Records of three images: the scene, the other one after an empty text, and the edited scene."""
+  """Records of three images: the scene, the other one after "and", and the edited scene."""
 
   def _record(self, split: str, index: int) -> Record:
     one = transfer_at(index, split, self.seed)
     turn = one.turn
-    then = (("", self._image(one.other)), (turn.edit.instruction, self._image(turn.after)))
+    then = ((AND, self._image(one.other)), (turn.edit.instruction, self._image(turn.after)))
     meta = {"kind": turn.edit.kind, "heldout": turn.edit.heldout}
     return Record(
       self._image(turn.before), turn.before.captions, self._key(split, index), meta, then

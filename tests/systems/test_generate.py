@@ -157,7 +157,7 @@ def test_an_instruction_about_two_images():
   for i, text in enumerate(["ab", "abcdef"]):
     chat = Chat(generator, params, seed=4 + i)
     chat.open(first[i])
-    chat._prefill([boi], [boi])
+    chat._prefill([*chat._tokens("and"), boi], [boi])
     chat._prefill_image(jnp.asarray(second[i][None]))
     assert np.abs(chat.draw(text).astype(int) - edited[i]).max() <= 1
   swapped = generator.edit(params, second, ["ab", "abcdef"], [4, 5], [first])
