@@ -19,7 +19,7 @@ from t2i_jax.data.scenes.edit_captions import edit_text
 from t2i_jax.data.scenes.edit_plans import looks
 from t2i_jax.data.scenes.planted import draw
 from t2i_jax.edit.pairs import Drawn, Given, How, Pairs
-from t2i_jax.edit.prompt_to_prompt import LATER, PromptToPrompt
+from t2i_jax.edit.prompt_to_prompt import INVERTER, LATER, PromptToPrompt
 from t2i_jax.edit.session import Session
 from t2i_jax.edit.towers import places_of, read
 from t2i_jax.evaluation.done_kept import DoneKept
@@ -138,13 +138,16 @@ class Bench:
   def pairs(
     self, methods: Sequence[PromptToPrompt], rows: Rows, words: Sequence[Any] = ()
   ) -> Drawn:
-    """Prompt-to-Prompt of each row with its own settings, all of which blend or none.
+    """Prompt-to-Prompt of each row with its own settings, all of which blend or none, and invert
+    images by the same inverter.
 
     words  of each row [2, T, K], of source and target, whose maps are kept; (): none are
     """
     model, system = self.model, self.model.system
     blends = bool(methods[0].blend)
-    how = How(blends=blends, first=int(LATER * self.steps) if blends else 0, keeps=bool(words))
+    inverter = "" if rows.images is None else methods[0].inverter or INVERTER
+    first = int(LATER * self.steps) if blends else 0
+    how = How(inverter=inverter, blends=blends, first=first, keeps=bool(words))
     place = places_of(system)
     with overridden(model.config.mesh.rules):
       if how not in self._pairs:

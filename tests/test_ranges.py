@@ -12,6 +12,7 @@ from t2i_jax.config import leaves, load_config
 from t2i_jax.data.documents import Packed
 from t2i_jax.data.scenes.vocabulary import LEVELS
 from t2i_jax.edit import METHODS
+from t2i_jax.edit.pair_inversions import PAIR_INVERSIONS
 from t2i_jax.errors import ConfigError
 from t2i_jax.keys import DEFAULTS, VALUES, value_of
 from t2i_jax.models import BACKBONES
@@ -22,6 +23,7 @@ from tests.config_files import ALONE
 
 # Every dict of choices, and how many arguments `build` gives before those of the text.
 REGISTRIES = CHOICES | {"--inverter": (INVERTERS, 0), "--method": (METHODS, 0)}
+REGISTRIES |= {"--inverter of p2p": (PAIR_INVERSIONS, 0)}
 MODEL_CONFIGS = {name: config for name, (_, config) in (BACKBONES | MODELS).items()}
 
 

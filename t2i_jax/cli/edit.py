@@ -3,12 +3,15 @@
 With --from=FOLDER of a published model in place of --workdir. --method=p2p, the default, draws both
 prompts from one noise and edits the second one's attention by the first one's; with --image it
 edits that, of which --prompt says what it shows. --method=sdedit draws an --image again under
---to-prompt, or --prompt, from each of --strengths, and --frames of a folder. The others invert an
---image or follow it: null_text, negative_prompt, edict, rf_inversion, flow_edit, ilvr, pnp,
-pix2pix_zero. DIR has the images before and after, a grid, and report.html.
+--to-prompt, or --prompt, from each of --strengths, and --frames of a folder. --method=instruct is
+for models that read images: --prompt is an instruction, each --reference a further image that it
+speaks of. The others invert an --image or follow it: null_text, negative_prompt, edict,
+rf_inversion, flow_edit, ilvr, pnp, pix2pix_zero. DIR has the images before and after, a grid, and
+report.html.
 """
 
 import argparse
+import copy
 import dataclasses
 import shlex
 import sys
@@ -24,7 +27,8 @@ from t2i_jax.ranges import Range, Seed, Share, Whole
 # Flags of settings, and the fields of a method that they set.
 SETTINGS = {
   "kind": "kind", "cross": "cross", "self": "inside", "reweight": "reweight", "blend": "blend",
-  "threshold": "threshold", "largest": "largest", "inverter": "inverter", "maps": "maps",
+  "threshold": "threshold", "largest": "largest", "joint": "joint", "inverter": "inverter",
+  "maps": "maps",
 }  # fmt: skip
 Strength = Annotated[float, Range("[-1e3, 1e3]")]  # each method has its own range
 
@@ -39,6 +43,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--prompt", help="what is drawn first, or what the image shows")
   parser.add_argument("--to-prompt", help="what it is to show; default --prompt")
   parser.add_argument("--image", help="a file, scaled and cropped to the model's size")
+  parser.add_argument(
+    "--reference", action="append", default=[],
+    help="of instruct: a file that the model is shown after --image; may be given several times",
+  )  # fmt: skip
   parser.add_argument("--mask", help="of sdedit: a file of its size, white where it changes")
   parser.add_argument("--seeds", help="an image is drawn of each, as 0,1,2; default 0")
   parser.add_argument(
@@ -71,7 +79,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--largest", type=number("--largest", Whole),
     help="image tokens up to which self-attention is edited; default everywhere",
   )  # fmt: skip
-  group.add_argument("--inverter", help="of --image: ddim_inverse(iterations=10) or midpoint")
+  group.add_argument(
+    "--joint",
+    help="of joint attention: image, rows of the image at their own totals (default), or whole",
+  )  # fmt: skip
+  group.add_argument(
+    "--inverter",
+    help="of --image: ddim_inverse (default), midpoint, negative_prompt, null_text(steps=10), "
+    "edict or direct",
+  )
   group.add_argument(
     "--maps", action="store_true", default=None,
     help="write sheets of the attention to each word, by step and by layer",
@@ -80,7 +96,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   sample.add_sampling_flags(parser)
   sample.add_folder_flags(parser)
   # Flags of t2i sample that opening a model reads, and editing has not.
-  parser.set_defaults(refiner=None, classifier=None, weight=1.0, reference=[])
+  parser.set_defaults(refiner=None, classifier=None, weight=1.0)
 
 
 def method_of(args: argparse.Namespace) -> Any:
@@ -103,12 +119,15 @@ def run(args: argparse.Namespace) -> None:
   import numpy as np
 
   from t2i_jax.edit import Request
+  from t2i_jax.edit.instructed import Instruct
   from t2i_jax.edit.page import write
   from t2i_jax.inference.save import check_out
-  from t2i_jax.inference.start import Mask, SourceImage
+  from t2i_jax.inference.start import Mask, SourceImage, fitted_reference
 
   method = method_of(args)
   edit_frames.check(args)
+  instructs = isinstance(method, Instruct)
+  check_references(args, instructs)
   prompt = args.prompt or args.to_prompt
   if not prompt:
     raise PromptError("--prompt: say what is drawn, or what the image shows.")
@@ -124,13 +143,16 @@ def run(args: argparse.Namespace) -> None:
   image = None if args.image is None else SourceImage(args.image)
   mask = None if image is None or args.mask is None else Mask(args.mask, image)
   target = args.to_prompt or prompt
-  model = sample.opened(args, [prompt, target])
-  model.need("redraw")
+  read = copy.copy(args)
+  read.reference = [*args.reference, args.image] if instructs else []  # the last decides the size
+  model = sample.opened(read, [prompt, target])
+  model.need("edit" if instructs else "redraw")
   if args.frames is not None:
     for path in edit_frames.run(args, model, target, out):
       print(path)
     return
   size = model.config.data.image_size
+  paths = (args.image, *args.reference) if instructs else ()
   request = Request(
     prompt,
     target,
@@ -138,6 +160,7 @@ def run(args: argparse.Namespace) -> None:
     None if image is None else image.fitted(size),
     None if mask is None else mask.fitted(size),
     strengths,
+    tuple(fitted_reference(path, model.system) for path in paths),
   )
   latent = request.image is not None and request.image.dtype != np.uint8
   if latent or model.system.image_shape[2] != 3:
@@ -145,6 +168,14 @@ def run(args: argparse.Namespace) -> None:
   edited = method(model, request)
   for path in write(out, request, edited, model.config, str(method), [command()]):
     print(path)
+
+
+def check_references(args: argparse.Namespace, instructs: bool) -> None:
+  """Raises ConfigError for --reference of another method, or instruct without an image."""
+  if args.reference and not instructs:
+    raise ConfigError(f"--reference: not of --method={args.method}. Use --method=instruct.")
+  if instructs and args.image is None:
+    raise ConfigError("--method=instruct edits an image: give it with --image=FILE.")
 
 
 def command(argv: Sequence[str] | None = None) -> str:

@@ -26,12 +26,13 @@ from t2i_jax.models import Conditioning
 from t2i_jax.models.params import Params
 from t2i_jax.process import Time
 from t2i_jax.ranges import Range, Share
-from t2i_jax.sampling import SOLVERS, Denoiser, Guided, Solver, make_plan, sample
+from t2i_jax.sampling import SOLVERS, Denoiser, Guided, Solver, Step, make_plan, sample
 from t2i_jax.sampling.coupled import MIX, Mix, invert_coupled, sample_coupled
 from t2i_jax.sampling.flow_editing import Draws, flow_edit, towards_image, towards_noise
+from t2i_jax.sampling.guidance import Scale
 from t2i_jax.sampling.ilvr import ilvr, low_pass
 from t2i_jax.sampling.inversion import ddim_inverse, states_of
-from t2i_jax.sampling.null_text import Inner, Search, null_at, null_text
+from t2i_jax.sampling.null_text import Found, Inner, Search, WithNull, null_at, null_text
 
 Level = Annotated[float, Range("(0, 1]")]  # of noise: t
 DDIM = SOLVERS["ddim"]()
@@ -76,16 +77,29 @@ class NullText:
 
     def run(params: Params, given: Given) -> jax.Array:
       states = inverted(session, params, times, given)
-      tokens = {name: tower.tokens for name, tower in given.null.towers.items()}
-      whole = lambda tokens: with_tokens(given.null, tokens)
-      found = null_text(
-        session.plain(params), plan, states, given.source, tokens, session.scale, search, whole
+      found, whole = learned_nulls(
+        session.plain(params), plan, states, given.source, given.null, session.scale, search
       )
       cond = Guided(given.target, given.null)
       at = null_at(found.nulls, whole)
       return sample(session.guided(params), DDIM, plan, states[0], cond, cond_at=at)[0]
 
     return run
+
+
+def learned_nulls(
+  denoise: Denoiser,
+  plan: Step,
+  states: jax.Array,
+  source: Conditioning,
+  null: Conditioning,
+  scale: Scale,
+  search: Search,
+) -> tuple[Found, WithNull]:
+  """sampling.null_text of a null condition's tokens, and the null condition of other tokens."""
+  tokens = {name: tower.tokens for name, tower in null.towers.items()}
+  whole = lambda tokens: with_tokens(null, tokens)
+  return null_text(denoise, plan, states, source, tokens, scale, search, whole), whole
 
 
 def with_tokens(cond: Conditioning, tokens: dict[str, jax.Array]) -> Conditioning:

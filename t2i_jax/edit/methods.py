@@ -3,6 +3,7 @@ its settings, whose fields flags of the verb set."""
 
 from collections.abc import Callable
 
+from t2i_jax.edit.instructed import Instruct
 from t2i_jax.edit.inversions import (
   Edict,
   FlowEdit,
@@ -20,6 +21,7 @@ from t2i_jax.edit.structure import Pix2PixZero, PlugAndPlay
 METHODS: dict[str, Callable[..., Method]] = {
   "p2p": PromptToPrompt,
   "sdedit": SDEdit,
+  "instruct": Instruct,
   "null_text": NullText,
   "negative_prompt": NegativePrompt,
   "edict": Edict,

@@ -7,17 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from t2i_jax.config import build
+from t2i_jax.edit.inversions import with_tokens
+from t2i_jax.edit.pair_inversions import PAIR_INVERSIONS, Begin, Images, PairInversion
 from t2i_jax.edit.word_maps import Recorded, maps_of, reads, starts
 from t2i_jax.errors import ConfigError
+from t2i_jax.models.attention import Visible
 from t2i_jax.models.conditioning import Conditioning
-from t2i_jax.models.control import Role, with_role
+from t2i_jax.models.control import Control, Here, Role, with_role
 from t2i_jax.models.edit_control import EDIT, EditRows, prompt_to_prompt
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding, compiler_options
 from t2i_jax.process import Prediction
-from t2i_jax.sampling import GUIDANCE_OF_PROMPTS, Guided, guide, remember, row_noise, sample
+from t2i_jax.sampling import (
+  GUIDANCE_OF_PROMPTS,
+  Guided,
+  guide,
+  make_plan,
+  remember,
+  row_noise,
+  sample,
+)
 from t2i_jax.sampling.guidance import interleave
-from t2i_jax.sampling.inversion import INVERTERS, noise_of
+from t2i_jax.sampling.loop import OnStep
 from t2i_jax.systems.beside import kind_of
 from t2i_jax.systems.few_step import until
 from t2i_jax.systems.inputs import each_condition
@@ -32,18 +43,19 @@ VAE = ("vae",)
 class How(NamedTuple):
   """What is compiled of an edit.
 
-  largest   of models.edit_control.prompt_to_prompt
-  inverter  of images
+  largest   of models.edit_control.prompt_to_prompt;   whole: the same
+  inverter  of images, one of pair_inversions; "": none are given
   blends    whether the target is the source outside the region of word 0
   first     step from which it is
   keeps     whether maps of the words are kept
   """
 
   largest: int = 0
-  inverter: str = "ddim_inverse"
+  inverter: str = ""
   blends: bool = False
   first: int = 0
   keeps: bool = False
+  whole: bool = False
 
 
 class Given(NamedTuple):
@@ -89,8 +101,15 @@ class Pairs:
     self.record = how.blends or how.keeps
     self._check()
     self.plan, self.steps = checked_plan(self.c, sampler, system), len(self.times.t) - 1
+    self.inversion: PairInversion | None = None
+    if how.inverter:
+      self.inversion = self._inversion(how.inverter)
+      self.solver = self.inversion.solver or self.solver
+      self.plan = make_plan(self.solver, system.process, self.times)
     self.guided = self.c.cfg != 1
-    self.control = prompt_to_prompt(system.layers, 1 + self.guided, how.largest, self.record)
+    self.control = prompt_to_prompt(
+      system.layers, 1 + self.guided, how.largest, self.record, how.whole
+    )
     self.batches = Batches(self.mesh, self.c.batch)
     rows = batch_sharding(self.mesh)
     jit: Any = lambda run, out: jax.jit(
@@ -112,11 +131,52 @@ class Pairs:
       )
     if kind_of(system) or system.controlnets:
       raise ConfigError("this model reads an image besides the prompt: t2i sample edits with it.")
+    if self.how.whole and "joint" not in self._sites():
+      raise ConfigError(
+        "--joint=whole: this model has no joint attention of text and image, but cross-attention, "
+        "whose map --cross takes whole. Leave it out."
+      )
     if self.record and system.output.learned_variance:
       raise ConfigError(
         "--blend and --maps: this model predicts a variance, which takes the place of what is "
         "recorded. Leave them out."
       )
+
+  def _sites(self) -> set[str]:
+    """The kinds of attention in the model."""
+    system, found = self.system, set[str]()
+
+    def attention(here: Here, site: str, q, k, v, mask: Visible | None) -> jax.Array:
+      found.add(site)
+      return here.attend(q, k, v, mask)
+
+    def call(params: Params, x: jax.Array, tokens: Any) -> Any:
+      cond = with_role(system.encode_text(params, tokens), Role.COND)
+      control = Control(jnp.zeros(system.layers, bool), attention=attention)
+      time = jax.tree.map(lambda field: jnp.float32(field[0]), self.times)
+      if system.two_times:
+        cond = until(cond, time.model_time)
+      return system.denoise(params, x, time, cond, control).value
+
+    tokens = {name: encoder.encode([""]) for name, encoder in system.text.items()}
+    x = jax.ShapeDtypeStruct((1, *system.x_shape), jnp.float32)
+    jax.eval_shape(call, system.abstract, x, tokens)
+    return found
+
+  def _inversion(self, inverter: str) -> PairInversion:
+    """Raises ConfigError for one that this model or its settings do not lead back by."""
+    inversion: PairInversion = build(PAIR_INVERSIONS, inverter, "--inverter")
+    inversion.check(self.c, self.method)
+    if inversion.solver is None and self.solver.noisy:
+      raise ConfigError(
+        f"--solver={self.c.solver} adds noise in each step: it does not lead back to an image. Use "
+        "--solver=ddim, or --inverter=direct."
+      )
+    if self.system.two_times:
+      raise ConfigError(
+        "--image: this model steps from one time to another, and is not inverted. Leave it out."
+      )
+    return inversion
 
   def draw(self, given: Given, threshold: float = 0.3) -> Drawn:
     """threshold: of blending. Raises NotFinite."""
@@ -153,12 +213,8 @@ class Pairs:
     """x0_hat [2 n, h, w, C], a source and its target in turn, and their maps."""
     system, how = self.system, self.how
     keys = jax.vmap(jax.random.key)(given.seeds)
-    x = system.process.prior(keys, system.x_shape)
-    if given.images is not None:
-      plain = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
-      upwards = build(INVERTERS, how.inverter, "inverter")
-      x = noise_of(plain, upwards, system.process, self.times, given.images, given.source)
-    x = interleave(x, x)
+    begin = self._begin(params, plan, given, keys)
+    x: Any = jax.tree.map(lambda leaf: interleave(leaf, leaf), begin.x)
     edit = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), given.edit)
     cond: Any = _edited(given.source, given.target, (Role.SOURCE, Role.TARGET), edit)
 
@@ -170,6 +226,9 @@ class Pairs:
       return found._replace(aux=maps if how.keeps else maps._replace(layers=None))
 
     def cond_at(i: jax.Array, cond: Any, state: Any) -> Any:
+      if begin.tokens is not None:
+        tokens = jax.tree.map(lambda leaf: interleave(leaf[i], leaf[i]), begin.tokens)
+        cond = cond._replace(null=with_tokens(cond.null, tokens))
       now = lambda one: _at_step(one, i)
       if system.two_times:
         now = lambda one: until(_at_step(one, i), plan.to.model_time[i])
@@ -177,27 +236,51 @@ class Pairs:
 
     hooks: dict[str, Any] = {"cond_at": cond_at}
     if self.record:
-      time = jax.tree.map(lambda field: field[0], plan.now)
+      x_t, time = jax.tree.leaves(x)[0], jax.tree.map(lambda field: field[0], plan.now)
       # Of as many rows as guidance makes of them.
-      more = jax.tree.map(lambda leaf: jnp.repeat(leaf, 1 + self.guided, 0), (x, cond))
+      more = jax.tree.map(lambda leaf: jnp.repeat(leaf, 1 + self.guided, 0), (x_t, cond))
       first = jax.eval_shape(lambda: denoise(more[0], time, _at_step(more[1], jnp.int32(0)))).aux
       threshold = given.threshold if how.blends else None
-      hooks["state"] = starts(first, len(x), self.steps, how.keeps)
+      hooks["state"] = starts(first, len(x_t), self.steps, how.keeps)
       hooks["on_step"] = reads(self.steps, threshold, how.first)
+    if begin.states is not None:
+      hooks["on_step"] = _following(begin.states, hooks.get("on_step"))
     sampled: Any = denoise
     if given.null is not None:
-      # Of an image that was inverted, the source's null is its own condition: no guidance.
-      of_source = given.null if given.images is None else given.source
-      null = _edited(of_source, given.null, (Role.NULL, Role.NULL), edit)
+      null = _edited(*begin.nulls, (Role.NULL, Role.NULL), edit)
       cond, sampled = Guided(cond, null), guide(denoise, self.method, given.scale)
       hooks = remember(self.method, x, **hooks)
     noise = row_noise(keys, system.x_shape)
     x, state = sample(
       sampled, self.solver, plan, x, cond, lambda i: interleave(noise(i), noise(i)), **hooks
     )
+    x0 = jax.tree.leaves(x)[0]  # of coupled states the first
     if not how.keeps:
-      return x, None
-    return x, (state if given.null is None else state[1]).recorded
+      return x0, None
+    return x0, (state if given.null is None else state[1]).recorded
+
+  def _begin(self, params: Params, plan: Any, given: Given, keys: jax.Array) -> Begin:
+    """Where the pairs begin: at noise of the seeds, or where their images lead."""
+    system = self.system
+    if self.inversion is None or given.images is None:
+      return Begin(system.process.prior(keys, system.x_shape), (given.null, given.null))
+    plain = lambda x_t, time, cond: system.denoise(params, x_t, time, cond)
+    guided = guide(plain, self.method, given.scale)
+    images = Images(
+      plain, guided, system.process, plan, self.times, given.images, given.source, given.null,
+      given.scale,
+    )  # fmt: skip
+    return self.inversion.begin(images)
+
+
+def _following(states: jax.Array, hook: OnStep | None) -> OnStep:
+  """A hook of `sample` that puts the source back on its states [S + 1, n, ...], before another."""
+
+  def on_step(i: jax.Array, x: jax.Array, prediction: Prediction, state: Any):
+    x = interleave(states[i + 1], x.reshape(-1, 2, *x.shape[1:])[:, 1])
+    return (x, state) if hook is None else hook(i, x, prediction, state)
+
+  return on_step
 
 
 def _edited(

@@ -1,8 +1,8 @@
 """Prompt-to-Prompt [2208.01626]: two prompts are drawn side by side from one noise, and the second
 one's attention is edited by the first one's.
 
-With an image, both start from the noise of which the sampler would have made it: of that row the
-null is the prompt itself, so that guidance leaves it on its way back to the image.
+With an image, both start from its inversion, one of edit.pair_inversions, which leads the source
+back to the image.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from t2i_jax.config import build
+from t2i_jax.edit.pair_inversions import PAIR_INVERSIONS
 from t2i_jax.edit.pairs import Given, How, Pairs
 from t2i_jax.edit.request import Edited, Request
 from t2i_jax.edit.towers import Texts, aligned, places_of, read
@@ -23,9 +24,10 @@ from t2i_jax.inference.start import repeated
 from t2i_jax.models.edit_control import EditRows
 from t2i_jax.parallel import overridden
 from t2i_jax.ranges import Range, Share, checked
-from t2i_jax.sampling.inversion import INVERTERS
 
 Factor = Annotated[float, Range("[-100, 100]")]
+INVERTER = "ddim_inverse"  # of an image
+JOINT = ("image", "whole")
 LATER = 0.2  # share of the steps before blending begins, as in later versions of the code
 
 
@@ -40,7 +42,9 @@ class PromptToPrompt:
   blend      "word", or "source's word,target's word": only their region changes
   threshold  of the region: attention over its maximum
   largest    image tokens up to which self-attention is edited; 0: everywhere
-  inverter   of an image
+  joint      of a joint map of text and image "image": rows of the image, at their own totals on
+             text and image; "whole": at the source's, and rows of the text besides
+  inverter   of an image: one of pair_inversions, ddim_inverse where it is ""
   maps       whether the attention to each word is shown
   A request's strengths are values of `cross`; maps are those of the last.
   """
@@ -52,13 +56,16 @@ class PromptToPrompt:
   blend: str = ""
   threshold: Annotated[float, Range("[0, 1)")] = 0.3
   largest: Annotated[int, Range("[0, 2^20]")] = 0
-  inverter: str = "ddim_inverse"
+  joint: str = "image"
+  inverter: str = ""
   maps: bool = False
 
   def __post_init__(self) -> None:
     if self.kind and self.kind not in KINDS:
       raise ConfigError(f"--kind={self.kind} is not one of {', '.join(KINDS)}.")
-    build(INVERTERS, self.inverter, "--inverter")
+    if self.joint not in JOINT:
+      raise ConfigError(f"--joint={self.joint} is not one of {', '.join(JOINT)}.")
+    build(PAIR_INVERSIONS, self.inverter or INVERTER, "--inverter")
     self.scales()
 
   def scales(self) -> dict[str, float]:
@@ -75,19 +82,18 @@ class PromptToPrompt:
   def __call__(self, model: Any, request: Request) -> Edited:
     if request.mask is not None:
       raise ConfigError("--mask: p2p finds its region by words. Use --blend=WORD.")
+    if self.inverter and request.image is None:
+      raise ConfigError("--inverter belongs to --image: give that, too, or leave it out.")
     strengths = request.strengths or (self.cross,)
     for strength in strengths:
       checked(strength, Share, "--strengths")
     with overridden(model.config.mesh.rules):
       steps = model.config.sampling.steps
       first = int(LATER * steps)
-      how = How(self.largest, self.inverter, bool(self.blend), first, self.maps)
+      inverter = "" if request.image is None else self.inverter or INVERTER
+      whole = self.joint == "whole"
+      how = How(self.largest, inverter, bool(self.blend), first, self.maps, whole)
       pairs = Pairs(model, how)
-      if request.image is not None and pairs.solver.noisy:
-        raise ConfigError(
-          f"--solver={model.config.sampling.solver} adds noise in each step: it does not lead back "
-          "to an image. Use --solver=ddim."
-        )
       texts = self._texts(model.system, request)
       given = [self._given(model, request, texts, pairs.steps, cross) for cross in strengths]
       drawn = [pairs.draw(one, self.threshold) for one in given]

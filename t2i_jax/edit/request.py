@@ -19,6 +19,8 @@ class Request(NamedTuple):
   image      uint8 [H, W, 3], fitted to the model; None: it is drawn
   mask       bool [H, W], True where the image may change; None: everywhere
   strengths  how strongly it is edited, in the method's own unit; (): the method's default
+  shown      of a model that reads images uint8 [h, w, 3]: the image at its own size, and the others
+             that the prompt speaks of, in order; (): the image alone
   """
 
   prompt: str
@@ -27,6 +29,7 @@ class Request(NamedTuple):
   image: np.ndarray | None = None
   mask: np.ndarray | None = None
   strengths: tuple[float, ...] = ()
+  shown: tuple[np.ndarray, ...] = ()
 
 
 class Edited(NamedTuple):

@@ -92,13 +92,15 @@ def reads(steps: int, threshold: jax.Array | None, first: int) -> OnStep:
   """The hook of `sample` over `Seen`, for predictions whose aux is Maps.
 
   threshold  of `blended`, by word 0, from step `first` on; None: nothing is blended
+  x may be a pytree of states, as sampling.coupled has them.
   """
 
   def hook(i, x, prediction, state):
     maps, (total, recorded) = prediction.aux, state
     total = total + maps.mean[..., 0]
     if threshold is not None:
-      x = jnp.where(i >= first, blended(x, total, threshold), x)
+      blend = lambda leaf: jnp.where(i >= first, blended(leaf, total, threshold), leaf)
+      x = jax.tree.map(blend, x)
     if recorded is not None:
       by_step = jax.lax.dynamic_update_index_in_dim(recorded.by_step, maps.mean, i, 1)
       recorded = Recorded(by_step, recorded.by_layer + maps.layers / steps)

@@ -69,9 +69,18 @@ class Model:
     """A caption of each image, uint8 [n, H, W, 3]. Raises ConfigError."""
     return self.need("caption")(self.params, images, seeds)
 
-  def edit(self, images: np.ndarray, texts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-    """Each image changed as its instruction says. Raises ConfigError, PromptError."""
-    return self.need("edit")(self.params, images, texts, seeds)
+  def edit(
+    self,
+    images: np.ndarray,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    others: Sequence[np.ndarray] = (),
+  ) -> np.ndarray:
+    """Each image changed as its instruction says. Raises ConfigError, PromptError.
+
+    others  [n, h, w, 3] each: further images that the model is shown, after those
+    """
+    return self.need("edit")(self.params, images, texts, seeds, others)
 
   def chat(self, seed: int = 0) -> Any:
     """A conversation: systems.chat.Chat. Raises ConfigError."""

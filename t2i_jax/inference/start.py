@@ -79,7 +79,7 @@ def fitted_reference(path: str, system: Any) -> np.ndarray:
   height, width = image.size
   if any(encoder.shown is not None for encoder in system.text.values()):
     return image.fitted(image.size)
-  if getattr(system.parts["backbone"].config, "beside", 0):  # it edits an image of its own size
+  if not getattr(system.parts["backbone"].config, "references", False):  # of the size it draws
     return image.fitted(system.image_shape[:2])
   autoencoder = system.autoencoder
   scale = min(1.0, (REFERENCE_PIXELS / (height * width)) ** 0.5)

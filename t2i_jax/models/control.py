@@ -5,7 +5,7 @@ it is two pure functions of them, and the role of each row is in cond.extras["ro
 control the compiled program is the same as if there were no such argument.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -76,14 +76,16 @@ class Control(NamedTuple):
   record: Callable[..., Any] | None = None
 
 
-def chosen_layers(layers: tuple[int, ...], depth: int) -> jax.Array:
-  """True at these layers.   # [depth] bool     Raises ConfigError where one does not exist."""
-  wrong = [layer for layer in layers if not 0 <= layer < depth]
-  if wrong or not layers:
+def chosen_layers(layers: Sequence[int], depth: int, where: str = "sampling.guidance") -> jax.Array:
+  """True at these layers.   # [depth] bool     Raises ConfigError where one does not exist.
+
+  where  they are given, for the message
+  """
+  if any(not 0 <= layer < depth for layer in layers):
     raise ConfigError(
-      f"sampling.guidance: layers = {layers} of a model that has layers 0 to {depth - 1}."
+      f"{where}: layers = {tuple(layers)} of a model that has layers 0 to {depth - 1}."
     )
-  return jnp.zeros(depth, bool).at[jnp.array(layers)].set(True)
+  return jnp.zeros(depth, bool).at[jnp.array(layers, int)].set(True)
 
 
 class Alone(NamedTuple):

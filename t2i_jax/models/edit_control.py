@@ -8,6 +8,8 @@ each image side by side, and a target's rows follow those of its source.
     self   queries and keys of the source with the target's values: the source's map
     joint  of image rows, text columns as "cross", brought to the row's own total on text, so that
            the mass on the image does not change; image columns as "self", to the own total on them
+    whole  of a joint map: both totals are the source's, and in the steps of "cross" rows of the
+           text are the source's, too, moved to the target's tokens
 """
 
 from typing import Any, NamedTuple
@@ -56,15 +58,14 @@ def edited_text(
   source: jax.Array,
   e: EditRows,
   allowed: jax.Array | None,
-  *,
-  keep_total: bool = False,
+  total: jax.Array | None = None,
 ) -> jax.Array:
   """A map over text tokens, edited by that of the source.   # [R, ..., L, T], over T tokens
 
       (own A + (1 - own) sum_i mapper[j, i] A_source_i) scale     [2208.01626 sec. 3.2]
 
-  allowed     [R, L, T] bool, or what broadcasts to it: where there is attention
-  keep_total  each row's sum is brought to what it was before it is scaled
+  allowed  [R, L, T] bool, or what broadcasts to it: where there is attention
+  total    [R, ..., L, 1], to which each row's sum is brought before it is scaled
   """
   by_row = lambda a: a.reshape(len(a), *[1] * (own.ndim - 2), a.shape[-1])
   moved = jnp.einsum("r...li,rji->r...lj", source, e.mapper)
@@ -72,13 +73,18 @@ def edited_text(
   mixed = jnp.where(now, share * own + (1 - share) * moved, own)
   if allowed is not None:
     mixed = jnp.where(allowed[:, None, None], mixed, 0)
-  if keep_total:
-    mixed = mixed * (_total(own) / jnp.maximum(_total(mixed), LEAST))
+  if total is not None:
+    mixed = with_total(mixed, total)
   return jnp.where(now, mixed * by_row(e.scale), mixed)
 
 
 def _total(weights: jax.Array) -> jax.Array:
   return jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def with_total(weights: jax.Array, total: jax.Array) -> jax.Array:
+  """Weights [..., L] scaled to a sum [..., 1]."""
+  return weights * (total / jnp.maximum(_total(weights), LEAST))
 
 
 class Maps(NamedTuple):
@@ -88,7 +94,9 @@ class Maps(NamedTuple):
   over_text: jax.Array
 
 
-def prompt_to_prompt(depth: int, stride: int, largest: int = 0, record: bool = False) -> Control:
+def prompt_to_prompt(
+  depth: int, stride: int, largest: int = 0, record: bool = False, whole: bool = False
+) -> Control:
   """The control. Rows of Role.TARGET are edited, all others are as without it.
 
   depth    layers of the model
@@ -96,6 +104,7 @@ def prompt_to_prompt(depth: int, stride: int, largest: int = 0, record: bool = F
   largest  image tokens up to which self-attention is edited; 0: everywhere
   record   image queries' attention over chosen words is recorded, after the edit and averaged over
            heads, [R, L, K] float32 of each layer
+  whole    joint maps are held whole
   """
 
   def inside(here: Here, tokens: int) -> jax.Array:
@@ -113,18 +122,22 @@ def prompt_to_prompt(depth: int, stride: int, largest: int = 0, record: bool = F
   def joint(here: Here, q: jax.Array, k: jax.Array, mask: Visible | None) -> Maps:
     text = here.text
     allowed = None if mask is None else mask.allowed()
-    whole = attention_weights(q, k, allowed)
-    own = whole[..., text:, :]  # rows of the image
-    source = source_of(own, stride)
-    e = padded(here.extras[EDIT], text)
+    weights = attention_weights(q, k, allowed)
+    own, e = weights[..., text:, :], padded(here.extras[EDIT], text)
+    source, pixels_too = source_of(own, stride), inside(here, own.shape[-2])
+    held = whole & (pixels_too | jnp.any(e.step[:, None] < e.cross, axis=-1))
+    totals = jnp.where(_rows(held, own), source, own)  # rows whose totals are kept
     seen = None if allowed is None else allowed[..., text:, :text]
-    words = edited_text(own[..., :text], source[..., :text], e, seen, keep_total=True)
-    pixels, theirs = own[..., text:], source[..., text:]
-    same_mass = theirs * (_total(pixels) / jnp.maximum(_total(theirs), LEAST))
-    pixels = jnp.where(_rows(inside(here, pixels.shape[-1]), own), same_mass, pixels)
-    edited = jnp.concatenate([words, pixels], axis=-1)
-    image = jnp.where(_rows(here.role == Role.TARGET, own), edited, own)
-    return Maps(jnp.concatenate([whole[..., :text, :], image], axis=-2), image[..., :text])
+    words = edited_text(own[..., :text], source[..., :text], e, seen, _total(totals[..., :text]))
+    pixels = jnp.where(_rows(pixels_too, own), source[..., text:], own[..., text:])
+    pixels = with_total(pixels, _total(totals[..., text:]))
+    rows = [weights[..., :text, :], jnp.concatenate([words, pixels], axis=-1)]
+    if whole:
+      seen = None if allowed is None else allowed[..., :text, :text]
+      rows[0] = text_rows(rows[0], source_of(rows[0], stride), e, seen)
+    edited = jnp.concatenate(rows, axis=-2)
+    edited = jnp.where(_rows(here.role == Role.TARGET, weights), edited, weights)
+    return Maps(edited, edited[..., text:, :text])
 
   maps = {"cross": cross, "joint": joint}
 
@@ -146,6 +159,26 @@ def prompt_to_prompt(depth: int, stride: int, largest: int = 0, record: bool = F
     return jnp.einsum("rlt,rtk->rlk", mean, words)
 
   return Control(jnp.zeros(depth, bool), attention=attention, record=recorded if record else None)
+
+
+def text_rows(
+  own: jax.Array, source: jax.Array, e: EditRows, allowed: jax.Array | None
+) -> jax.Array:
+  """A joint map's rows of T text tokens, each that of its counterparts in the source, on average;
+  a token without one keeps its own.   # [R, ..., T, T + image tokens]
+
+  allowed  [R, T, T] bool, or what broadcasts to it: where text attends to text
+  """
+  text = own.shape[-2]
+  by_row = lambda a: a.reshape(len(a), *[1] * (own.ndim - 3), text, 1)
+  share = e.mapper / jnp.maximum(_total(e.mapper), LEAST)
+  moved = jnp.einsum("r...ic,rji->r...jc", source, share)
+  unscaled = e._replace(scale=jnp.ones_like(e.scale))
+  total = _total(moved[..., :text])
+  words = edited_text(own[..., :text], moved[..., :text], unscaled, allowed, total)
+  edited = jnp.concatenate([words, moved[..., text:]], axis=-1)
+  now = by_row((e.step[:, None] < e.cross) & (e.own == 0))
+  return jnp.where(now, edited, own)
 
 
 def of_text(here: Here) -> bool:

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Visible
-from t2i_jax.models.control import Control, Here
+from t2i_jax.models.control import Control, Here, chosen_layers
 from t2i_jax.models.edit_control import of_text, source_of
 from t2i_jax.models.streams import Both
 
@@ -41,10 +40,7 @@ def plug_and_play(
   stride  conditions of guidance: rows from an image of one condition to the next image
   Raises ConfigError for a layer that does not exist.
   """
-  wrong = sorted({i for i in (*features, *attention) if not 0 <= i < depth})
-  if wrong:
-    raise ConfigError(f"plug-and-play: layer {wrong[0]} of a model with layers 0 to {depth - 1}.")
-  chosen = lambda layers: jnp.zeros(depth, bool).at[jnp.array(layers, int)].set(True)
+  chosen = lambda layers: chosen_layers(layers, depth, "plug-and-play")
 
   def rows(here: Here, layer: jax.Array, steps: jax.Array) -> jax.Array:
     plugged: PluggedRows = here.extras[PLUGGED]

@@ -48,8 +48,8 @@ def _slope(call: Call, y: jax.Array, time: Time, scale: Any, frame: str):
   return slope, prediction._replace(value=x0_hat, kind="x0")
 
 
-def _down(mix: float, frame: str) -> Solver:
-  """From noise to data, with a Pair for x."""
+def coupled(mix: Mix = MIX, frame: str = "flow") -> Solver:
+  """The solver of `sample_coupled`, from noise to data, with a Pair for x."""
 
   def step(call: Call, x: Pair, step: Step, memory, noise):
     f: Frame = step.numbers
@@ -65,7 +65,7 @@ def _down(mix: float, frame: str) -> Solver:
 
 
 def _up(mix: float, frame: str) -> Solver:
-  """The inverse of `_down`, over the same times upwards."""
+  """The inverse of `coupled`, over the same times upwards."""
 
   def step(call: Call, x: Pair, step: Step, memory, noise):
     f: Frame = step.numbers
@@ -114,7 +114,7 @@ def sample_coupled(
   Two network calls a step. Raises ConfigError.
   """
   _checked(times, frame)
-  solver = _down(mix, frame)
+  solver = coupled(mix, frame)
   plan = make_plan(solver, process, times)
   return cast(Pair, sample(denoise, solver, plan, cast(Any, pair), cond)[0])
 

@@ -34,6 +34,12 @@ def kind_of(system: Any) -> str:
   return kinds[count]
 
 
+def reads_images(system: Any) -> bool:
+  """Whether a model is shown images besides the prompt: beside x_t, in the sequence or the text."""
+  takes = getattr(system.parts["backbone"].config, "references", False)
+  return bool(takes or kind_of(system) or any(e.shown is not None for e in system.text.values()))
+
+
 def check_trained(system: Any, instructs: bool) -> None:
   """Raises ConfigError for a training that does not know what its backbone reads beside x_t.
 
@@ -76,9 +82,8 @@ def check_drawn(kind: str, references: Sequence[Any]) -> None:
   if kind == MASK:
     raise ConfigError("this model fills in a part of an image. Give it with --image and --mask.")
   if kind == IMAGE and len(references) != 1:
-    raise ConfigError(
-      f"this model edits one image, and has {len(references)}. Give it with --reference=FILE."
-    )
+    way = "Leave the others out" if references else "Give it with --reference=FILE"
+    raise ConfigError(f"this model edits one image, and has {len(references)}. {way}.")
 
 
 def check_redrawn(kind: str, mask: Any) -> None:

@@ -16,27 +16,22 @@ from t2i_jax.models.control import CONTROLS
 from t2i_jax.models.params import Params
 from t2i_jax.parallel import batch_sharding, compiler_options
 from t2i_jax.process import Time, mix
-from t2i_jax.sampling import (
-  GUIDANCE_OF_PROMPTS,
-  Step,
-  make_plan,
-  row_noise,
-  sample,
-)
+from t2i_jax.sampling import GUIDANCE_OF_PROMPTS, Step, make_plan, row_noise, sample
 from t2i_jax.sampling.inpainting import inpaint, repeated
 from t2i_jax.sampling.inversion import INVERTERS, noise_of
-from t2i_jax.systems.beside import IMAGE, Encoded, check_drawn, check_redrawn, kind_of
+from t2i_jax.systems.beside import (
+  IMAGE,
+  Encoded,
+  check_drawn,
+  check_redrawn,
+  kind_of,
+  reads_images,
+)
 from t2i_jax.systems.controlnet import rows_of, with_latents
 from t2i_jax.systems.guided import GuidedSampler
 from t2i_jax.systems.guides import NO_GUIDES, Guides
 from t2i_jax.systems.imagic import shifted
-from t2i_jax.systems.inputs import (
-  Inputs,
-  Origin,
-  cells_of,
-  remembers,
-  with_images,
-)
+from t2i_jax.systems.inputs import Inputs, Origin, cells_of, remembers, with_images
 from t2i_jax.systems.not_finite import checked_with_cause
 from t2i_jax.systems.parts import InTurn, only
 from t2i_jax.systems.sampler import Batches, checked_plan, first_step, make_sampler
@@ -126,9 +121,8 @@ class Drawing:
     controls    condition images of its ControlNets
     shift       by which the encoded prompts are moved, n rows: systems.imagic.shifted
     """
-    takes = getattr(self.system.parts["backbone"].config, "references", False)
     check_drawn(self.beside, references)
-    if references and not takes and self.shown is None and not self.beside:
+    if references and not reads_images(self.system):
       raise ConfigError(
         "this model takes no reference images: FLUX.2 and Qwen-Image-Edit do. With --image a "
         "drawing starts from one."
@@ -141,10 +135,15 @@ class Drawing:
     return self._in_stages(params, len(prompts), given, sampler, decode)
 
   def edit(
-    self, params: Params, images: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]
+    self,
+    params: Params,
+    images: np.ndarray,
+    instructions: Sequence[str],
+    seeds: Sequence[int],
+    others: Sequence[np.ndarray] = (),
   ) -> np.ndarray:
-    """tasks.Edit: `draw` with each image as the one that is read beside x_t."""
-    return self.draw(params, instructions, seeds, references=(np.asarray(images),))
+    """tasks.Edit: `draw` with each image, and then the others, as the ones that are read."""
+    return self.draw(params, instructions, seeds, references=(np.asarray(images), *others))
 
   def lower(self, params: Params) -> dict[str, Any]:
     """The programs of `draw`, lowered for parameters that may be abstract: "encoders", "sampler",

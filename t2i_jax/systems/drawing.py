@@ -28,7 +28,7 @@ from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.ranges import Weight
 from t2i_jax.systems.ablation import Ablation, Esd, Maximise
-from t2i_jax.systems.beside import IMAGE, check_trained, kind_of, with_image
+from t2i_jax.systems.beside import IMAGE, check_trained, kind_of, reads_images, with_image
 from t2i_jax.systems.comfusion import ComFusion
 from t2i_jax.systems.conditions import CONDITIONS, Condition
 from t2i_jax.systems.controlnet import residuals, with_conditions
@@ -298,6 +298,7 @@ class DrawingSystem(System):
     return Tasks(
       draw=drawing.draw,
       redraw=drawing.redraw,
+      edit=drawing.edit if reads_images(self) else None,
       likelihood=make_likelihood(self, c, mesh),
       denoise=self.denoise,
       condition=self.condition_images if any(self.controlnets.values()) else None,

@@ -31,6 +31,7 @@ from t2i_jax.systems.system import clipped, pixels, predicted
 if TYPE_CHECKING:
   from t2i_jax.systems.joint import JointSystem
 
+AND = "and"  # between two images that an instruction is about
 NOT_STOPPED = -1  # what ended a text that was cut off
 
 
@@ -212,26 +213,56 @@ class Generator:
     return found[: len(images)]
 
   def edit(
-    self, params: Params, images: np.ndarray, instructions: Sequence[str], seeds: Sequence[int]
+    self,
+    params: Params,
+    images: np.ndarray,
+    instructions: Sequence[str],
+    seeds: Sequence[int],
+    others: Sequence[np.ndarray] = (),
   ) -> np.ndarray:
-    """Each image changed as its instruction says, uint8 [n, H, W, 3]. Raises PromptError,
-    NotFinite.
+    """Each image changed as its instruction says, uint8 [n, H, W, 3]. Raises ConfigError for more
+    images than a row has space for, PromptError, NotFinite.
 
-    The null of guidance is the image without the instruction.
+    others  further images [n, H, W, 3] of each document, each after the word "and"
+    The null of guidance is the images without texts.
     """
     boi = self.system.layout.ids.boi
+    joined = self.tokenize([AND] * self.batches.rows, boi)
+    self._check_space(1 + len(others), int(joined[1][0]) - 2)
+    joined = np.roll(joined[0], -1, axis=1), joined[1] - 1
     ids, count = self.tokenize(instructions, boi)
     ids, count = np.roll(ids, -1, axis=1), count - 1  # without BOS: the document has begun
     found = []
-    for part, *text, keys in self.batches((images, ids, count, np.asarray(seeds, np.uint32))):
+    given = (tuple(others), images, ids, count, np.asarray(seeds, np.uint32))
+    for further, part, *text, keys in self.batches(given):
       with jax.set_mesh(self.mesh):
-        _, before = self.start_with_image(params, part)
-        _, cache = self.prefill(params, before, *text)
         nothing = [np.full_like(text[0], boi), np.ones_like(text[1])]
-        null = None if self.c.cfg == 1 else self.prefill(params, before, *nothing)[1]
+        _, before = self.start_with_image(params, part)
+        without = before
+        for image in further:
+          _, before = self.prefill(params, before, *joined)
+          _, before = self.prefill_image(params, before, image)
+          _, without = self.prefill(params, without, *nothing)
+          _, without = self.prefill_image(params, without, image)
+        _, cache = self.prefill(params, before, *text)
+        null = None if self.c.cfg == 1 else self.prefill(params, without, *nothing)[1]
         drawn = self.draw(params, cache, null, keys, jnp.float32(self.c.cfg))
         found.append(pixels(drawn))
     return np.concatenate(found)[: len(images)]
+
+  def _check_space(self, images: int, between: int) -> None:
+    """Raises ConfigError where so many images, an instruction and what is drawn are too long.
+
+    between  tokens of text between two images
+    """
+    layout = self.system.layout
+    text, image = self.system.text_length, layout.patches + 2  # with BOS; with BOI and EOI
+    most = (layout.length - text - image + between) // (image + between)
+    if images > most:
+      raise ConfigError(
+        f"this model reads {'one image' if most == 1 else f'at most {most} images'} and was given "
+        f"{images}: its rows have {layout.length} positions. Leave the others out."
+      )
 
   def prompts(self, params: Params, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     """An image of each caption, uint8 [n, H, W, 3]. Raises PromptError."""

@@ -76,8 +76,8 @@ Redraw = Callable[..., np.ndarray]
 Likelihood = Callable[[Params, np.ndarray, Sequence[str], Sequence[int], Ode], np.ndarray]
 # (params, images uint8 [n, H, W, 3], one seed an image) -> captions
 Caption = Callable[[Params, np.ndarray, Sequence[int]], list[str]]
-# (params, images, one instruction an image, one seed an image) -> images
-Edit = Callable[[Params, np.ndarray, Sequence[str], Sequence[int]], np.ndarray]
+# (params, images, one instruction an image, one seed an image, further images of each) -> images
+Edit = Callable[..., np.ndarray]
 # (params, images uint8 [n, H, W, 3]) -> the same through latents and back
 Reconstruct = Callable[[Params, np.ndarray], np.ndarray]
 # (params, x_t [B, H, W, C], time, condition) -> what the network predicts
@@ -136,8 +136,8 @@ ABLE = {
   "denoise": "only a model from captions to images denoises, as configs/scenes_dit_flow.py trains"
   " it",
   "caption": "it has no image input. Train configs/transfusion_scenes.py",
-  "edit": "it has no image input. Train configs/scenes_instruct.py, or "
-  "configs/transfusion_scenes.py",
+  "edit": "it has no image input. Train configs/scenes_instruct.py or "
+  "configs/transfusion_scenes.py, or use --from of FLUX.2 or Qwen-Image-Edit",
   "chat": "it has no image input. Train configs/transfusion_scenes.py, or use t2i sample",
   "embed": "it is no encoder of images. Train one with configs/emoji_contrastive.py",
   "views": "it is no encoder of images. Train one with configs/emoji_contrastive.py",

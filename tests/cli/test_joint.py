@@ -39,6 +39,17 @@ def test_it_draws_and_says_what_it_sees(trained, image, tmp_path, capsys):
   assert first == second and first.startswith(f"{image}\t")
 
 
+def test_it_edits_by_an_instruction_about_two_images(trained, image, tmp_path, capsys):
+  edit = ["edit", f"--workdir={trained}", "--method=instruct", f"--image={image}"]
+  edit += ["--prompt=make it blue", "--steps=2"]
+  assert main([*edit, f"--reference={image}", f"--out={tmp_path / 'two'}"]) == 0
+  assert main([*edit, f"--out={tmp_path / 'one'}"]) == 0
+  one, two = (np.asarray(Image.open(tmp_path / n / "after_seed0.png")) for n in ("one", "two"))
+  assert one.shape == two.shape == (32, 32, 3)
+  assert main([*edit, *[f"--reference={image}"] * 9, f"--out={tmp_path}"]) == 2
+  assert "and was given 10: its rows have" in capsys.readouterr().err
+
+
 def test_eval_scores_what_it_draws_says_and_changes(trained, capsys):
   assert main(["eval", f"--workdir={trained}", "--per-cell=2"]) == 0
   out = capsys.readouterr().out

@@ -109,6 +109,8 @@ def test_what_is_refused_before_anything_is_compiled(model):
   for how, more, words in (
     ({"kind": "mix"}, {}, "not one of replace, refine"),
     ({"reweight": "red"}, {}, "write WORD=NUMBER"),
+    ({"joint": "all"}, {}, "--joint=all is not one of image, whole"),
+    ({"joint": "whole"}, {}, "no joint attention of text and image"),
     ({}, {"strengths": (1.5,)}, "--strengths=1.5 is not in"),
     ({}, {"mask": np.ones((16, 16), bool)}, "Use --blend=WORD"),
   ):
@@ -171,11 +173,13 @@ proof = lambda name: pytest.param(name, marks=pytest.mark.proof)
 
 @pytest.mark.parametrize("name", ["sd1", "flux", proof("sdxl"), proof("sd3"), proof("z_image")])
 def test_published_models(name, one_device, tmp_path):
-  """Levels of a U-Net, joint sequences, text that is filled up: of one prompt both are the same."""
+  """Levels of a U-Net, joint sequences, with maps that are held whole or not, text that is filled
+  up: of one prompt both are the same."""
   write_golden(tmp_path, name)
   few = {"sampling.steps": "2", "sampling.batch": "1"}
   model = open_pipeline(tmp_path / name, few, (32, 32))
-  how = PromptToPrompt(cross=1.0, inside=1.0, blend="cat", maps=True)
+  joint = "whole" if name in ("flux", "sd3") else "image"
+  how = PromptToPrompt(cross=1.0, inside=1.0, blend="cat", maps=True, joint=joint)
   found = how(model, Request("a cat", "a cat", (0,)))
   assert near(found.after[1.0], found.before) and len(found.sheets) == 2
   place = places_of(model.system)

@@ -119,6 +119,26 @@ def test_joint_attention_keeps_the_mass_on_text_and_image():
   np.testing.assert_allclose(words, p.mean(1)[:, T:, [1, 2]], atol=1e-6)
 
 
+def test_a_joint_map_that_is_held_whole():
+  """Two prompts with the same tokens in another order: with all of the source's map the target's
+  outputs are the source's, those of the text in that order, whatever queries and keys are."""
+  q, k, v = qkv(T + L, T + L)
+  order = np.array([2, 0, 1, 4, 3])  # of the target's tokens, in the source
+  both = np.concatenate([order, T + np.arange(L)])
+  v = v.at[2].set(v[0][both])
+  e = edit_rows(mapper=np.eye(T)[order], own=np.zeros(T), scale=np.ones(T), cross=9)
+  run = lambda e, **how: np.asarray(
+    prompt_to_prompt(1, 2, **how).attention(block(e, T), "joint", q, k, v, None)
+  )
+  plain, found = np.asarray(attend(q, k, v)), run(e, whole=True)
+  np.testing.assert_allclose(found[2], plain[0][both], atol=2e-6)
+  np.testing.assert_allclose(found[[0, 1, 3]], plain[[0, 1, 3]], atol=2e-6)
+  for other in (run(e), run(e._replace(inside=e.step), whole=True)):
+    assert np.abs(other[2] - plain[0][both]).max() > 1e-2
+  ended = e._replace(cross=0 * e.cross, inside=e.step)
+  np.testing.assert_allclose(run(ended, whole=True), plain, atol=2e-6)
+
+
 CONFIG = DiTConfig(
   width=32, depth=2, heads=2, patch=2, channels=3, out=3, text="cross", text_width=16
 )
@@ -126,10 +146,10 @@ X = jnp.tile(jax.random.normal(jax.random.key(5), (1, 8, 8, 3)), (4, 1, 1, 1))
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("mode", ["cross", "joint"])
+@pytest.mark.parametrize("mode", ["cross", "joint", "whole"])
 def test_in_a_model(mode):
   """Same prompt: the same image. No step left: as without it. Else the target alone changes."""
-  config = dataclasses.replace(CONFIG, text=mode)
+  config = dataclasses.replace(CONFIG, text="cross" if mode == "cross" else "joint")
   bind = with_params(lambda rngs: DiT(config, rngs))
   params = random_weights(abstract_of(lambda rngs: DiT(config, rngs)), seed=9)
   rng = np.random.default_rng(3)
@@ -141,7 +161,7 @@ def test_in_a_model(mode):
     tower = Tower(tokens, jnp.array([TEXT_MASK[0], TEXT_MASK[1]] * 2), tokens[:, 0])
     return Conditioning({"text": tower}, {"role": ROLES, EDIT: e})
 
-  control = prompt_to_prompt(2, 2)
+  control = prompt_to_prompt(2, 2, whole=mode == "whole")
   edited = jax.jit(lambda cond: bind(params)(X, jnp.full(4, 300.0), cond, control).value)
   same = np.asarray(edited(cond(source, edit_rows(**identity))))
   np.testing.assert_allclose(same[2], same[0], atol=1e-5)

@@ -106,5 +106,7 @@ def test_recorded_maps_are_those_of_torch():
 
 
 def test_a_layer_that_does_not_exist():
-  with pytest.raises(ConfigError, match="layer 3 of a model with layers 0 to 2"):
+  with pytest.raises(
+    ConfigError, match=r"plug-and-play: layers = \(1, 3\) of a model that has layers 0 to 2"
+  ):
     plug_and_play(3, 2, (1, 3), ())

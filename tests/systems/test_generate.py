@@ -11,6 +11,7 @@ from weights import random_weights
 from t2i_jax.config import load_config
 from t2i_jax.data.documents import Image, Text
 from t2i_jax.data.tokenize import BOS, EOS, PAD, Tokenizer
+from t2i_jax.errors import ConfigError
 from t2i_jax.models.transfusion import Rows
 from t2i_jax.parallel import make_mesh
 from t2i_jax.systems import make_system
@@ -145,3 +146,21 @@ def test_edits_in_batches_are_those_of_a_conversation_that_begins_with_the_pictu
     chat.open(images[i])
     said = chat.draw(instructions[i]).astype(int)
     assert np.abs(said - edited[i]).max() <= 1
+
+
+def test_an_instruction_about_two_images():
+  """As in a document that has both, in their order, before the instruction."""
+  _, generator, params = make(**{"sampling.batch": "2", "sampling.steps": "3"})
+  first, second = np.random.default_rng(0).integers(0, 256, (2, 2, 16, 8, 3), dtype=np.uint8)
+  edited = generator.edit(params, first, ["ab", "abcdef"], [4, 5], [second])
+  boi = generator.system.layout.ids.boi
+  for i, text in enumerate(["ab", "abcdef"]):
+    chat = Chat(generator, params, seed=4 + i)
+    chat.open(first[i])
+    chat._prefill([*chat._tokens("and"), boi], [boi])
+    chat._prefill_image(jnp.asarray(second[i][None]))
+    assert np.abs(chat.draw(text).astype(int) - edited[i]).max() <= 1
+  swapped = generator.edit(params, second, ["ab", "abcdef"], [4, 5], [first])
+  assert np.abs(swapped.astype(int) - edited).max() > 1
+  with pytest.raises(ConfigError, match="reads at most 3 images and was given 4"):
+    generator.edit(params, first, ["a", "b"], [0, 1], [second] * 3)
