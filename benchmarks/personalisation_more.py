@@ -3,9 +3,9 @@
 python -m benchmarks.personalisation_more --jobs=2
 
 Needs the base of benchmarks.personalisation. What is drawn is kept in RUNS as it was read: started
-again, it goes on, and --only=page writes the page without a model, of what has been run. Each
-experiment chooses its settings on other images or subjects than it reports. The judge is in no
-loss. About 40 minutes on two cores.
+again, it goes on, and --only=page writes the page without a model, of what has been run, with
+--restore of what is recorded beside it. Each experiment chooses its settings on other images or
+subjects than it reports. The judge is in no loss. About 40 minutes on two cores.
 """
 
 import argparse
@@ -19,9 +19,10 @@ from benchmarks import personalisation_words as words
 from benchmarks.pages import run_of, write
 from benchmarks.personalisation_bench import Base
 from benchmarks.personalisation_jobs import each_by_itself
+from benchmarks.recorded import record, restore
 
 PARTS = ("words", "imagic", "comfusion", "domain", "page")
-PAGE = "personalisation_more.md"
+PAGE, RECORD = "personalisation_more.md", "personalisation_more.tar.xz"
 
 
 def page(runs: Path, to: Path, command: str) -> str:
@@ -45,6 +46,14 @@ def page(runs: Path, to: Path, command: str) -> str:
   ])  # fmt: skip
 
 
+def drawn(runs: Path) -> list[Path]:
+  """What the page is made of."""
+  of_page = [
+    path for path in runs.rglob("*.json") if path.parent.name in ("words", "cells", "artist")
+  ]
+  return [*of_page, *runs.glob("*/chosen.json"), *runs.glob("*/cells/*.png")]
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--data", default="runs/data/scenes_planted")
@@ -54,10 +63,13 @@ def main() -> None:
   parser.add_argument("--jobs", type=int, default=1, help="experiments beside each other")
   parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
   parser.add_argument("--to", default="docs", help="folder of the page")
+  parser.add_argument("--restore", action="store_true", help="what the page's record holds, first")
   args = parser.parse_args()
   parts, runs = args.only.split(","), Path(args.runs)
   if unknown := set(parts) - set(PARTS):
     parser.error(f"--only={','.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
+  if args.restore:
+    restore(runs, Path(args.to, RECORD))
   given = [f"--data={args.data}", f"--base={args.base}", f"--runs={args.runs}"]
   given.append(f"--classifier-steps={args.classifier_steps}")
   experiments = [part for part in parts if part != "page"]
@@ -82,6 +94,7 @@ def main() -> None:
     configs = [Path(args.base, "config.json"), runs / "comfusion" / "classifier" / "config.json"]
     line = run_of(command, *(path for path in configs if path.is_file()))
     write(Path(args.to, PAGE), page(runs, Path(args.to), command), line)
+    record(runs, drawn(runs), Path(args.to, RECORD))
     print(Path(args.to, PAGE))
 
 
