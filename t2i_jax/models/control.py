@@ -77,15 +77,16 @@ class Control(NamedTuple):
 
 
 def chosen_layers(layers: Sequence[int], depth: int, where: str = "sampling.guidance") -> jax.Array:
-  """True at these layers.   # [depth] bool     Raises ConfigError where one does not exist.
+  """True at these layers.   # [depth] bool
 
   where  they are given, for the message
+  Raises ConfigError where there is none, or one does not exist.
   """
-  if any(not 0 <= layer < depth for layer in layers):
+  if not layers or any(not 0 <= layer < depth for layer in layers):
     raise ConfigError(
       f"{where}: layers = {tuple(layers)} of a model that has layers 0 to {depth - 1}."
     )
-  return jnp.zeros(depth, bool).at[jnp.array(layers, int)].set(True)
+  return jnp.zeros(depth, bool).at[jnp.array(layers)].set(True)
 
 
 class Alone(NamedTuple):

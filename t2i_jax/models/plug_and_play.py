@@ -40,7 +40,8 @@ def plug_and_play(
   stride  conditions of guidance: rows from an image of one condition to the next image
   Raises ConfigError for a layer that does not exist.
   """
-  chosen = lambda layers: chosen_layers(layers, depth, "plug-and-play")
+  none = jnp.zeros(depth, bool)
+  chosen = lambda layers: chosen_layers(layers, depth, "plug-and-play") if layers else none
 
   def rows(here: Here, layer: jax.Array, steps: jax.Array) -> jax.Array:
     plugged: PluggedRows = here.extras[PLUGGED]
