@@ -7,7 +7,7 @@ which draws the images of the class, builds the data and trains --config=configs
 with the model after the colon: a work directory, or a published folder with or without a size. Text
 encoders stay as they are; to train one, --config.parts.text.train=all.
 
-Result: not yet measured; of a tiny model: tests/adapt/test_personalise.py.
+Result: docs/personalisation.md: a subject of the planted world right in 78% of drawings.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@
 which draws the images of the class, builds the data and trains
 --config=configs/dreambooth_lora.py with the model after the colon, as configs/dreambooth.py.
 
-Result: not yet measured; of a tiny model: tests/adapt/test_personalise.py.
+Result: docs/personalisation.md: a subject of the planted world right in 60% of drawings.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,8 @@ or --without=all, and --config.data.dir=FOLDER. 3,704 steps of 64 images are the
 once: a copied image is seen as often as it is in the data. score.level scores the ordinary
 scenes; t2i_jax.evaluation.planted_judge judges what is planted.
 
-Result: trained, not yet scored.
+Result: of 48 prompts of its own 77% are drawn all right; individuals by name and class 77%:
+docs/personalisation.md, docs/personalisation_more.md.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ trains --config=configs/textual_inversion.py with the model after the colon, a w
 published folder. The word is a token of its own in every text encoder, and begins at the class
 word's embedding. Its file: t2i export --workdir=runs/word --part=words_text --to=ki.safetensors.
 
-Result: not yet measured; of a tiny model: tests/adapt/test_personalise.py.
+Result: docs/personalisation_more.md: 42% right of what the base has a name for, else 0%.
 """
 
 from ml_collections import ConfigDict
