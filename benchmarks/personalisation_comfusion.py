@@ -18,7 +18,7 @@ from benchmarks.few_step import finished
 from benchmarks.pages import table
 from benchmarks.personalisation_adapt import PER_ROLE, PRIORS
 from benchmarks.personalisation_bench import Base, Groups, cells_of, judged, scene_of
-from benchmarks.personalisation_beside import Beside, Given, Learned, in_turn
+from benchmarks.personalisation_beside import Beside, Given, in_turn
 from benchmarks.personalisation_settings import balance
 from benchmarks.personalisation_tables import change
 from benchmarks.personalisation_world import (
@@ -184,17 +184,18 @@ class Fusion:
     """One rate and number of steps of all rows, by the class prior on two other subjects."""
     chosen = self.folder / "chosen.json"
     if not chosen.is_file():
+      dev = self.folder / "dev"
       runs = [(s, 0, rate) for rate in RATES for s in DEVELOPMENT]
-      found: Learned
-      for found in self.learn(ROWS["class"], runs, STEPS):
-        for (subject, _, rate), params in zip(runs, found.params, strict=True):
-          about = {"rate": rate, "step": found.step, "subject": subject.name}
-          path = self.folder / "dev" / f"{subject.name}_{rate:g}_{found.step}.json"
-          self.base.cell(path, params, prompts(subject), about)
-      self.base.read()
+      path = lambda subject, rate, step: dev / f"{subject.name}_{rate:g}_{step}.json"
+      if not all(path(s, rate, step).is_file() for s, _, rate in runs for step in STEPS):
+        for learned in self.learn(ROWS["class"], runs, STEPS):
+          for (subject, _, rate), params in zip(runs, learned.params, strict=True):
+            about = {"rate": rate, "step": learned.step, "subject": subject.name}
+            self.base.cell(path(subject, rate, learned.step), params, prompts(subject), about)
+        self.base.read()
       of = {s.name: s for s in DEVELOPMENT}
       found = dict[tuple[float, int], list[Verdicts]]()
-      for cell in cells_of(self.folder / "dev", "*"):
+      for cell in cells_of(dev, "*"):
         verdicts = judged(cell, prompts(of[cell.about["subject"]]))
         found.setdefault((cell.about["rate"], cell.about["step"]), []).append(verdicts)
       groups = ("trained", "heldout", "alone")

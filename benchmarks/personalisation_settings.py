@@ -21,9 +21,7 @@ def balance(
   as of a method that never gets all of a subject right, the share of its attributes decides.
   """
   share = lambda group: fmean(fmean(v.correct for v in cell[group]) for cell in cells)
-  subject, other = (
-    fmean(map(share, groups)) for groups in (("alone", "related"), ("class", "own"))
-  )
+  subject, other = (fmean(map(share, some)) for some in (groups, ("class", "own")))
   alone = [v for cell in cells for v in cell["alone"]]
   attributes = fmean(bool(v.attributes[a]) for v in alone for a in ATTRIBUTES)
   total = subject + other

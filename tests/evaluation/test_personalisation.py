@@ -199,6 +199,8 @@ def test_the_balance_of_a_subject_and_all_else():
   assert balance(untouched) == (0.0, 0.25) and balance(everywhere) == (0.0, 1.0)
   assert balance(half)[0] == pytest.approx(2 * 0.5 / 1.5)
   assert balance(untouched + everywhere)[0] == 0.5
+  del half[0]["related"]
+  assert balance(half, ("alone",))[0] == pytest.approx(2 * 0.5 / 1.5)
 
 
 def test_what_one_word_holds(tmp_path):
