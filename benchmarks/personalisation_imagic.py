@@ -202,6 +202,11 @@ def chosen_of(folder: Path) -> dict[str, Any]:
   return found
 
 
+def few_jobs() -> list[Job]:
+  """Those whose drawings the page shows."""
+  return [job for kind in KINDS for job in jobs(False) if job.name.startswith(kind)][:: TURNS // 2]
+
+
 class Point(NamedTuple):
   """An editor at one setting: drawings by turn, to be put beside other editors'."""
 
@@ -314,7 +319,7 @@ def section(folder: Path, to: Path) -> list[str]:
       folder / "cells", job, way, chosen["embedding_rate"],
       chosen["weight_rate"] if way == "both" else 0, chosen["step"] if way == "both" else 0,
     )  # fmt: skip
-    few = [job for kind in KINDS for job in jobs(False) if job.name.startswith(kind)][:: TURNS // 2]
+    few = few_jobs()
     strip = lambda way, job: shown(path(way, job).with_suffix(".png"))
     rows = [strip(way, job) for job in few for way in ("embedding", "both")]
     grid(rows, 2).save(to / "personalisation_imagic.png")

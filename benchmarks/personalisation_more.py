@@ -48,10 +48,12 @@ def page(runs: Path, to: Path, command: str) -> str:
 
 def drawn(runs: Path) -> list[Path]:
   """What the page is made of."""
-  of_page = [
+  every = [
     path for path in runs.rglob("*.json") if path.parent.name in ("words", "cells", "artist")
   ]
-  return [*of_page, *runs.glob("*/chosen.json"), *runs.glob("*/cells/*.png")]
+  few = [f"imagic/cells/*_{job.name}.png" for job in imagic.few_jobs()]
+  few += [f"comfusion/cells/*_{comfusion.SUBJECTS[0].name}_0.png", "domain/cells/*_0.png"]
+  return [*every, *runs.glob("*/chosen.json"), *(path for one in few for path in runs.glob(one))]
 
 
 def main() -> None:

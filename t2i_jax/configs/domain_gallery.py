@@ -8,7 +8,7 @@ The command draws images of the class, builds the data and trains --config=confi
 with the model after the colon, as configs/dreambooth.py. The first 40 steps erase what the word
 means (--erase-steps); --weight=similarity=0 leaves a term out.
 
-Result: not yet measured; of a tiny model: tests/adapt/test_domain_gallery.py.
+Result: docs/personalisation_more.md: 11% of circles in the rendering, 42% without its terms.
 """
 
 from ml_collections import ConfigDict
