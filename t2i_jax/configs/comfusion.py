@@ -7,7 +7,7 @@ scenes.txt has a scene a line, "left of a blue square". The command draws images
 each of them, builds the data and trains --config=configs/comfusion.py with the model after the
 colon, as configs/dreambooth.py. Without --matching there is the composite stream alone.
 
-Result: not yet measured; of a tiny model: tests/adapt/test_comfusion.py.
+Result: docs/personalisation_more.md: weak; of held-out scenes 17% right, 15% by DreamBooth.
 """
 
 from ml_collections import ConfigDict
