@@ -25,7 +25,7 @@ from benchmarks import (
 from benchmarks.editing_bench import BATCH, Bench, agree
 from benchmarks.editing_images import EDITORS
 from benchmarks.pages import run_of, write
-from benchmarks.personalisation_jobs import each_by_itself
+from benchmarks.personalisation_jobs import each_by_itself, names_of
 
 PAGE = "editing.md"
 STEPS = 20  # of config.sampling
@@ -110,10 +110,8 @@ def main() -> None:
   parser.add_argument("--editors", default=",".join(EDITORS), help="of images")
   parser.add_argument("--to", default="docs", help="folder of the page")
   args = parser.parse_args()
-  parts, editors, runs = args.only.split(","), args.editors.split(","), Path(args.runs)
-  for flag, given, known in (("only", parts, PARTS), ("editors", editors, EDITORS)):
-    if unknown := set(given) - set(known):
-      parser.error(f"--{flag}={','.join(sorted(unknown))}: there are {', '.join(known)}.")
+  parts, runs = names_of(parser, "only", args.only, PARTS), Path(args.runs)
+  editors = names_of(parser, "editors", args.editors, EDITORS)
   agree(runs, {"base": args.base, "steps": args.steps, "counts": counts_of(args.count)})
   settings = [f"--base={args.base}", f"--runs={args.runs}", f"--steps={args.steps}",
               f"--count={args.count}"]  # fmt: skip

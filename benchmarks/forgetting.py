@@ -30,7 +30,7 @@ from benchmarks.forgetting_page import write_page
 from benchmarks.forgetting_world import DEVELOPMENT, REPORTED, WITHOUT
 from benchmarks.personalisation import build_planted, train_planted
 from benchmarks.personalisation_bench import SAMPLING, Base
-from benchmarks.personalisation_jobs import each_by_itself
+from benchmarks.personalisation_jobs import add_run_flags, each_by_itself, names_of
 from t2i_jax.inference import open_model
 from t2i_jax.models.params import Params
 
@@ -42,12 +42,11 @@ AFTER = ("recovery", "prefixes", "memorisation")  # which are processes beside e
 class Bench:
   """The base, its twin, and the parts that are made of them."""
 
-  def __init__(self, args: argparse.Namespace):
+  def __init__(self, args: argparse.Namespace, methods: Sequence[str]):
     self.args, self.runs = args, Path(args.runs)
     self.base = Base(args.base, self.runs)
-    self.methods = args.methods.split(",") if args.methods else [*METHOD_OF]
     scale = efficacy.TINY if args.tiny else efficacy.FULL
-    self.efficacy = efficacy.Efficacy(self.base, self.runs, scale, self.methods)
+    self.efficacy = efficacy.Efficacy(self.base, self.runs, scale, methods)
 
   @cached_property
   def twin(self) -> Params | None:
@@ -111,26 +110,20 @@ def flags_of(args: argparse.Namespace) -> list[str]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--data", default="runs/data/scenes_planted")
+  add_run_flags(parser)
   parser.add_argument("--base", default="runs/scenes_planted")
   parser.add_argument("--twin", default="runs/scenes_planted_without_some", help="of the base")
   parser.add_argument("--runs", default="runs/forgetting", help="where all else goes")
-  parser.add_argument("--count", type=int, default=237_056, help="records of the data")
-  parser.add_argument("--steps", type=int, default=3704, help="of the twin")
-  parser.add_argument("--every", type=int, default=463, help="steps from checkpoint to checkpoint")
   parser.add_argument("--jobs", type=int, default=1, help="methods, and parts, beside each other")
   parser.add_argument("--methods", help="of develop and efficacy: these alone, NAME[,NAME]")
   parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
   parser.add_argument("--tiny", action="store_true", help="a few drawings and steps of all")
   parser.add_argument("--to", default="docs", help="folder of the page")
   args = parser.parse_args()
-  parts = args.only.split(",")
-  if unknown := set(parts) - set(PARTS):
-    parser.error(f"--only={','.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
-  if unknown := set((args.methods or "").split(",")) - {"", *METHOD_OF}:
-    parser.error(f"--methods={','.join(sorted(unknown))}: there are {', '.join(METHOD_OF)}.")
+  parts = names_of(parser, "only", args.only, PARTS)
+  some = names_of(parser, "methods", args.methods or None, METHOD_OF)
   agree(Path(args.runs), {"base": args.base, "twin": args.twin, "tiny": args.tiny})
-  bench = Bench(args)
+  bench = Bench(args, some)
   for part in (part for part in PARTS if part in parts and part not in (*AFTER, "page")):
     if part in BY_METHOD and args.jobs > 1 and not args.methods:
       bench.draw_images()

@@ -37,7 +37,7 @@ from benchmarks.personalisation_adapt import (
   Run,
   chains,
 )
-from benchmarks.personalisation_jobs import each_by_itself, threads
+from benchmarks.personalisation_jobs import add_run_flags, each_by_itself, names_of, threads
 from benchmarks.personalisation_page import RECORD, write_pages
 from benchmarks.personalisation_settings import choose
 from benchmarks.personalisation_world import (
@@ -335,28 +335,21 @@ def flags_of(args: argparse.Namespace) -> list[str]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--data", default="runs/data/scenes_planted")
+  add_run_flags(parser)
   parser.add_argument("--base", default="runs/scenes_planted", help="of the base; of its twin, too")
   parser.add_argument("--runs", default="runs/personalisation", help="where all else goes")
-  parser.add_argument("--count", type=int, default=237_056, help="records of the data")
-  parser.add_argument("--steps", type=int, default=3704, help="of the base, twin and oracles")
-  parser.add_argument("--every", type=int, default=463, help="steps from checkpoint to checkpoint")
   parser.add_argument("--jobs", type=int, default=1, help="runs of t2i train beside each other")
   parser.add_argument("--methods", help="of develop and methods: these alone, NAME[,NAME]")
   parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
   parser.add_argument("--to", default="docs", help="folder of the page and its record")
   parser.add_argument("--restore", action="store_true", help="what the page's record holds, first")
   args = parser.parse_args()
-  parts = args.only.split(",")
-  if unknown := set(parts) - set(PARTS):
-    parser.error(f"--only={','.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
-  if unknown := set((args.methods or "").split(",")) - {"", *METHOD_OF}:
-    parser.error(f"--methods={','.join(sorted(unknown))}: there are {', '.join(METHOD_OF)}.")
+  parts = names_of(parser, "only", args.only, PARTS)
+  some = names_of(parser, "methods", args.methods or None, METHOD_OF)
   if args.restore:
     restore(Path(args.runs), Path(args.to, RECORD))
   bench = Bench(args)
   bench.train(parts)
-  some = args.methods.split(",") if args.methods else [*METHOD_OF]
   named = {name: METHOD_OF[name] for name in some}
   for part in ("develop", "methods"):
     if part not in parts:

@@ -1,13 +1,34 @@
 """Parts of a benchmark as processes beside each other."""
 
+import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.quickstart import KEEP_MEMORY
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+  """Of the data, and of what is trained on them from scratch."""
+  parser.add_argument("--data", default="runs/data/scenes_planted")
+  parser.add_argument("--count", type=int, default=237_056, help="records of the data")
+  parser.add_argument(
+    "--steps", type=int, default=3704, help="of a run that is trained from scratch"
+  )
+  parser.add_argument("--every", type=int, default=463, help="steps from checkpoint to checkpoint")
+
+
+def names_of(
+  parser: argparse.ArgumentParser, flag: str, text: str | None, known: Collection[str]
+) -> list[str]:
+  """The names of a flag NAME[,NAME], all where it is not given; exits where one is unknown."""
+  given = [*known] if text is None else text.split(",")
+  if unknown := set(given) - set(known):
+    parser.error(f"--{flag}={','.join(sorted(unknown))}: there are {', '.join(known)}.")
+  return given
 
 
 def threads(jobs: int) -> dict[str, str]:

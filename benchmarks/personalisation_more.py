@@ -18,7 +18,7 @@ from benchmarks import personalisation_imagic as imagic
 from benchmarks import personalisation_words as words
 from benchmarks.pages import run_of, write
 from benchmarks.personalisation_bench import Base
-from benchmarks.personalisation_jobs import each_by_itself
+from benchmarks.personalisation_jobs import each_by_itself, names_of
 from benchmarks.recorded import record, restore
 
 PARTS = ("words", "imagic", "comfusion", "domain", "page")
@@ -67,9 +67,7 @@ def main() -> None:
   parser.add_argument("--to", default="docs", help="folder of the page")
   parser.add_argument("--restore", action="store_true", help="what the page's record holds, first")
   args = parser.parse_args()
-  parts, runs = args.only.split(","), Path(args.runs)
-  if unknown := set(parts) - set(PARTS):
-    parser.error(f"--only={','.join(sorted(unknown))}: there are {', '.join(PARTS)}.")
+  parts, runs = names_of(parser, "only", args.only, PARTS), Path(args.runs)
   if args.restore:
     restore(runs, Path(args.to, RECORD))
   given = [f"--data={args.data}", f"--base={args.base}", f"--runs={args.runs}"]

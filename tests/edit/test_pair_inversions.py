@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from golden_folders import write_golden
-from toys import saved
+from toys import TINY_DIT, saved
 
 from t2i_jax.config import load_config
 from t2i_jax.edit import Request
@@ -17,12 +17,8 @@ from t2i_jax.edit.session import Session
 from t2i_jax.errors import ConfigError
 from t2i_jax.inference import open_model, open_pipeline
 
-TINY = {
-  "data.image_size": "(16, 16)", "text.tokenizer": "bytes", "text.vocab": "264",
-  "text.length": "40", "text.towers.text": "bag_of_words(width=16)", "model.width": "16",
-  "model.heads": "2", "model.depth": "2", "model.patch": "4", "process.prediction": "velocity",
+TINY = TINY_DIT | {
   "sampling.solver": "heun", "sampling.steps": "4", "sampling.batch": "1", "sampling.cfg": "2.0",
-  "train.optimizer": "adamw",
 }  # fmt: skip
 IMAGE = np.random.default_rng(1).integers(30, 225, (16, 16, 3)).astype(np.uint8)
 REQUEST = Request("a red circle", "a blue circle", (0,), IMAGE)

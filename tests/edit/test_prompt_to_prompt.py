@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from golden_folders import write_golden
 from PIL import Image
-from toys import saved
+from toys import TINY_DIT, saved
 
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
@@ -18,12 +18,8 @@ from t2i_jax.errors import ConfigError, PromptError
 from t2i_jax.inference import open_model, open_pipeline
 from t2i_jax.systems.tasks import Start
 
-TINY = {
-  "data.image_size": "(16, 16)", "text.tokenizer": "bytes", "text.vocab": "264",
-  "text.length": "40", "text.towers.text": "bag_of_words(width=16)", "model.width": "16",
-  "model.heads": "2", "model.depth": "2", "model.patch": "4", "process.prediction": "velocity",
+TINY = TINY_DIT | {
   "sampling.solver": "euler", "sampling.steps": "5", "sampling.batch": "2", "sampling.cfg": "3.0",
-  "train.optimizer": "adamw",
 }  # fmt: skip
 SOURCE, TARGET, SEEDS = "a red circle", "a blue circle", (3, 4)
 REQUEST = Request(SOURCE, TARGET, SEEDS)

@@ -24,6 +24,13 @@ from t2i_jax.training.save import Saver
 from t2i_jax.training.state import abstract_params, abstract_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+# Of configs/scenes_dit_flow.py: a DiT of two blocks under a bag of words.
+TINY_DIT = {
+  "data.image_size": "(16, 16)", "text.tokenizer": "bytes", "text.vocab": "264",
+  "text.length": "40", "text.towers.text": "bag_of_words(width=16)", "model.width": "16",
+  "model.heads": "2", "model.depth": "2", "model.patch": "4", "process.prediction": "velocity",
+  "train.optimizer": "adamw",
+}  # fmt: skip
 TINY = {
   "data.image_size": "(8, 8)", "text.tokenizer": "bytes", "text.vocab": "264",
   "text.length": "16", "text.towers.text": "bag_of_words(width=16)",
