@@ -4,7 +4,8 @@ python -m benchmarks.editing --jobs=2
 
 Needs the base of benchmarks.personalisation; Imagic's points are those of
 benchmarks.personalisation_more, where it has run. What is drawn is kept in RUNS as it was read:
-started again, it goes on, and --only=page writes the page without a model, of what has been run.
+started again, it goes on, and --only=page writes the page without a model, of what has been run,
+with --restore of what is recorded beside it.
 The reader of the planted world is the one judge; it is in no loss. About an hour on two cores.
 """
 
@@ -26,8 +27,9 @@ from benchmarks.editing_bench import BATCH, Bench, agree
 from benchmarks.editing_images import EDITORS
 from benchmarks.pages import run_of, write
 from benchmarks.personalisation_jobs import each_by_itself, names_of
+from benchmarks.recorded import record, restore
 
-PAGE = "editing.md"
+PAGE, RECORD = "editing.md", "editing.tar.xz"
 STEPS = 20  # of config.sampling
 # Images of a kind, and so of each part.
 COUNTS = {
@@ -108,9 +110,12 @@ def main() -> None:
   parser.add_argument("--jobs", type=int, default=1, help="processes beside each other")
   parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
   parser.add_argument("--editors", default=",".join(EDITORS), help="of images")
-  parser.add_argument("--to", default="docs", help="folder of the page")
+  parser.add_argument("--to", default="docs", help="folder of the page and its record")
+  parser.add_argument("--restore", action="store_true", help="what the page's record holds, first")
   args = parser.parse_args()
   parts, runs = names_of(parser, "only", args.only, PARTS), Path(args.runs)
+  if args.restore:
+    restore(runs, Path(args.to, RECORD))
   editors = names_of(parser, "editors", args.editors, EDITORS)
   agree(runs, {"base": args.base, "steps": args.steps, "counts": counts_of(args.count)})
   settings = [f"--base={args.base}", f"--runs={args.runs}", f"--steps={args.steps}",
@@ -128,7 +133,13 @@ def main() -> None:
     command = " ".join(["python -m benchmarks.editing", *settings])
     line = run_of(command, Path(args.base, "config.json"))
     write(to / PAGE, page(runs, to, args, command), line)
+    record(runs, drawn_in(runs), to / RECORD)
     print(to / PAGE)
+
+
+def drawn_in(runs: Path) -> list[Path]:
+  """What the page is made of."""
+  return [path for part in COUNTS for path in (runs / part).rglob("*.*")]
 
 
 def shares(parts: list[str], editors: list[str], args: Any) -> list[list[str]]:
