@@ -6,7 +6,8 @@ Needs the base of benchmarks.personalisation. Trains the twin without what is er
 where it stopped; chooses settings of every method on development concepts; erases eight concepts;
 attacks one; measures what of the copied images is memorised; and writes the page. What is drawn is
 kept in RUNS as it was read: started again, it goes on, and --only=page writes the page without a
-model, of what has been run. --only=PART[,PART] makes a part: see PARTS. The judge is in no loss.
+model, of what has been run, with --restore of what is recorded beside it. --only=PART[,PART] makes
+a part: see PARTS. The judge is in no loss.
 
 CPU time, estimated: develop 85 minutes, efficacy 55, recovery 40, prefixes 12, memorisation 12;
 about three and a half hours, half of it on two cores. The twin is a base of its own, 30 minutes.
@@ -26,11 +27,12 @@ from benchmarks import forgetting_recovery as recovery
 from benchmarks.editing_bench import agree
 from benchmarks.few_step import finished
 from benchmarks.forgetting_methods import METHOD_OF
-from benchmarks.forgetting_page import write_page
+from benchmarks.forgetting_page import RECORD, write_page
 from benchmarks.forgetting_world import DEVELOPMENT, REPORTED, WITHOUT
 from benchmarks.personalisation import build_planted, train_planted
 from benchmarks.personalisation_bench import SAMPLING, Base
 from benchmarks.personalisation_jobs import add_run_flags, each_by_itself, names_of
+from benchmarks.recorded import restore
 from t2i_jax.inference import open_model
 from t2i_jax.models.params import Params
 
@@ -118,10 +120,13 @@ def main() -> None:
   parser.add_argument("--methods", help="of develop and efficacy: these alone, NAME[,NAME]")
   parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
   parser.add_argument("--tiny", action="store_true", help="a few drawings and steps of all")
-  parser.add_argument("--to", default="docs", help="folder of the page")
+  parser.add_argument("--to", default="docs", help="folder of the page and its record")
+  parser.add_argument("--restore", action="store_true", help="what the page's record holds, first")
   args = parser.parse_args()
   parts = names_of(parser, "only", args.only, PARTS)
   some = names_of(parser, "methods", args.methods or None, METHOD_OF)
+  if args.restore:
+    restore(Path(args.runs), Path(args.to, RECORD))
   agree(Path(args.runs), {"base": args.base, "twin": args.twin, "tiny": args.tiny})
   bench = Bench(args, some)
   for part in (part for part in PARTS if part in parts and part not in (*AFTER, "page")):

@@ -36,6 +36,7 @@ from benchmarks.forgetting_tables import (
 from benchmarks.forgetting_world import DEVELOPMENT, KINDS, REPORTED
 from benchmarks.pages import run_of, table, write
 from benchmarks.personalisation_world import Cell, load_cell, shown
+from benchmarks.recorded import record
 from t2i_jax.data.scenes.planted import EXPOSURES, copies
 from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.chart import Series, line_chart
@@ -44,8 +45,9 @@ from t2i_jax.evaluation.planted_judge import judge_reading, same_layout
 from t2i_jax.evaluation.planted_reader import Reading
 from t2i_jax.evaluation.stats import Rate
 
-PAGE, SHEET = "forgetting.md", "forgetting.png"
+PAGE, SHEET, RECORD = "forgetting.md", "forgetting.png", "forgetting.tar.xz"
 CURVES, DOSE = "forgetting.svg", "forgetting_dose.svg"
+DRAWN = ("efficacy", "recovery", "prefixes", "memorisation")  # folders of what was drawn
 SEEDS = (1, 4, 16)  # over which norms are averaged
 MITIGATIONS = {
   "none": "none",
@@ -199,15 +201,20 @@ def own_right(cell: Cell) -> Rate:
   return Rate.of(judge_reading(*pair).correct for pair in zip(seen, own_of(len(seen)), strict=True))
 
 
-def sheet(runs: Path) -> list[list[np.ndarray]]:
-  """A row a method: drawings of the first concept of each kind."""
+def files_of_sheet(runs: Path) -> list[list[Path]]:
+  """A row a method, of which all was drawn: files of the first concept of each kind."""
   rows = []
   for name in NAMES:
     files = [path_of(runs / "efficacy", name, REPORTED[k][0], 0).with_suffix(".png") for k in KINDS]
     if all(file.is_file() for file in files):
-      # The first drawings of a cell are of its target; four of each group are kept.
-      rows.append([image for file in files for image in shown(file)[:3]])
+      rows.append(files)
   return rows
+
+
+def sheet(runs: Path) -> list[list[np.ndarray]]:
+  """A row a method: drawings of the first concept of each kind."""
+  # The first drawings of a cell are of its target; four of each group are kept.
+  return [[image for file in files for image in shown(file)[:3]] for files in files_of_sheet(runs)]
 
 
 def write_page(runs: Path, to: Path, command: str, configs: Sequence[Path]) -> None:
@@ -220,6 +227,8 @@ def write_page(runs: Path, to: Path, command: str, configs: Sequence[Path]) -> N
       (to / name).write_text(text, encoding="utf-8")
   line = run_of(command, *(path for path in configs if path.is_file()))
   write(to / PAGE, page(runs, command), line)
+  cells = [path for part in DRAWN for path in (runs / part).rglob("*.json")]
+  record(runs, cells + [file for files in files_of_sheet(runs) for file in files], to / RECORD)
   print(to / PAGE)
 
 
