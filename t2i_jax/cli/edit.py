@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
   out = Path(args.out or Path(args.workdir or "") / "edited")
   check_out(out)
   image = None if args.image is None else SourceImage(args.image)
-  mask = None if image is None or args.mask is None else Mask(args.mask, image)
+  mask = None if image is None or args.mask is None else Mask.read(args.mask, image)
   target = args.to_prompt or prompt
   read = copy.copy(args)
   read.reference = [*args.reference, args.image] if instructs else []  # the last decides the size

@@ -12,9 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from t2i_jax.cli import guard, lora, refiner
+from t2i_jax.cli import guard, lora, refiner, start
 from t2i_jax.cli.control import (
   add_control_flags,
   check_control,
@@ -23,7 +23,7 @@ from t2i_jax.cli.control import (
 )
 from t2i_jax.cli.flags import Images, number, parse_size
 from t2i_jax.errors import ConfigError, MeshError, PromptError
-from t2i_jax.ranges import Count, Range, Seed, Weight, Whole
+from t2i_jax.ranges import Count, Seed, Weight, Whole
 
 SAMPLING_FLAGS = {
   "solver": "as in config.sampling: euler, heun, ddim(eta=1.0), dpmpp(order=3), ...",
@@ -69,7 +69,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="of the classifier, 0 = off",
   )
   guard.add_flag(parser)
-  add_start_flags(parser)
+  start.add_flags(parser)
   add_control_flags(parser)
   add_sampling_flags(parser)
   add_folder_flags(parser)
@@ -133,38 +133,6 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def add_start_flags(parser: argparse.ArgumentParser) -> None:
-  """What --image needs; argparse leaves those out that were not given."""
-  parser.add_argument(
-    "--reference",
-    action="append",
-    default=[],
-    help="a file that the model is shown besides the prompt (FLUX.2), or edits as the prompt says "
-    "(Qwen-Image-Edit); may be given several times",
-  )
-  parser.add_argument(
-    "--image", help="a file to start from, scaled and cropped to the model's size"
-  )
-  parser.add_argument("--mask", help="a file of the image's size, white where it is filled")
-  parser.add_argument(
-    "--strength",
-    type=number("--strength", Annotated[float, Range("(0, 1]")]),
-    help="noise level in (0, 1] from which the image is drawn again; default 0.6, of a published "
-    "model its pipeline's, with --mask or --invert 1",
-  )
-  parser.add_argument(
-    "--repeats",
-    type=number("--repeats", Annotated[int, Range("[1, 1000]")]),
-    help="of each step with --mask, as RePaint does; default 5, of a published model 1 = off",
-  )
-  parser.add_argument(
-    "--invert", metavar="PROMPT", help="what the image shows: start from its own noise"
-  )
-  parser.add_argument(
-    "--inverter", help="with --invert: ddim_inverse(iterations=10), the default, or midpoint"
-  )
-
-
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
   """The step, the keys of config.sampling that can be changed after training, and the mesh."""
   step = number("--step", Whole)
@@ -213,17 +181,6 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
   if not prompts:
     raise PromptError('nothing to draw: give --prompt="..." or --prompts=FILE.')
   return prompts
-
-
-def check_start(args: argparse.Namespace) -> None:
-  """Raises ConfigError for a flag of --image that cannot be used as it is."""
-  if args.reference and args.image is not None:
-    raise ConfigError("--reference and --image: an image is shown, or started from; give one.")
-  needs = {"mask": "image", "strength": "image", "invert": "image"}
-  needs |= {"repeats": "mask", "inverter": "invert"}
-  for flag, other in needs.items():
-    if getattr(args, flag) is not None and getattr(args, other) is None:
-      raise ConfigError(f"--{flag} belongs to --{other}: give that, too, or leave it out.")
 
 
 SIZE_FLAGS = (
@@ -337,14 +294,13 @@ def run(args: argparse.Namespace) -> None:
   from t2i_jax.systems.controlnet import check_count
 
   policy, prompts = guard.opened(args, read_prompts(args))
-  check_start(args)
+  start.check_flags(args)
   refiner.check_flags(args)
   check_control(args)
   check_folder(args, FOLDER_FLAGS)
   out = Path(args.out or Path(args.workdir or "") / "drawn")
   check_out(out)
-  image = None if args.image is None else files.SourceImage(args.image)
-  mask = None if image is None or args.mask is None else files.Mask(args.mask, image)
+  image, mask = start.opened(args)
   conditions = [files.ConditionImage(path) for path in args.control]
   model = opened(args, prompts, conditions=conditions)
   guard.check_texts(policy, model, prompts)
@@ -370,29 +326,8 @@ def run(args: argparse.Namespace) -> None:
       config = refiner.described(config, args)
   else:
     model.need("redraw")
-    start = start_of(args, image, mask, model, len(texts))
-    images = model.redraw(texts, seeds, start, **how)
+    begun = start.start_of(args, image, mask, model, len(texts))
+    images = model.redraw(texts, seeds, begun, **how)
   guard.check_drawn(policy, images, texts, seeds)
   for path in save_images(images, texts, seeds, out, config, args.num):
     print(path)
-
-
-def start_of(args: argparse.Namespace, image: Any, mask: Any, model: Any, n: int) -> Any:
-  """systems.tasks.Start of n copies of an image, as the flags say."""
-  from t2i_jax.inference.start import repeated
-  from t2i_jax.pretrained.pipelines import read_index
-  from t2i_jax.systems.tasks import Start
-
-  size = model.config.data.image_size
-  again = 5 if args.folder is None else 1
-  strength = args.strength
-  if strength is None and mask is None and args.invert is None:
-    strength = 0.6 if args.folder is None else read_index(args.folder).published.strength
-  return Start(
-    repeated(image.fitted(size), n),
-    None if mask is None else repeated(mask.fitted(size), n),
-    strength or 1.0,
-    None if args.invert is None else [args.invert] * n,
-    args.inverter or "ddim_inverse",
-    (args.repeats or again) if mask is not None else 1,
-  )

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from t2i_jax.data.images import decode, is_latent, read_latent
+from t2i_jax.data.images import decode, encode, is_latent, read_latent
 from t2i_jax.data.transforms import fit, fit_image
 from t2i_jax.errors import ConfigError, DataError
 from t2i_jax.pretrained.pipelines import read_index
@@ -19,11 +20,11 @@ HALF = 128  # grey from which a mask is white
 class SourceImage:
   """An image file, read and decoded. Raises DataError naming the file.
 
-  size  height, width
+  data  its bytes; those of the file by default;   size  height, width
   """
 
-  def __init__(self, path: str):
-    self.path, self.data = path, _read(path)
+  def __init__(self, path: str, data: bytes | None = None):
+    self.path, self.data = path, _read(path) if data is None else data
     try:
       if is_latent(self.data):
         self.size = read_latent(self.data).shape[:2]
@@ -110,26 +111,56 @@ def repeated(image: np.ndarray, n: int) -> np.ndarray:
 
 
 class Mask:
-  """A black and white image file of the size of an image: white = to be filled.
+  """What of an image is to be filled.   image: of its size, white where it is
 
-  Raises DataError naming the file.
+  whole  whether nothing of it may be cropped
   """
 
-  def __init__(self, path: str, image: SourceImage):
+  def __init__(self, image: Image.Image, whole: bool = False):
+    self.image, self.whole = image, whole
+
+  @classmethod
+  def read(cls, path: str, image: SourceImage) -> "Mask":
+    """A black and white file of the size of an image. Raises DataError naming the file."""
     try:
-      self.image = decode(_read(path)).convert("L")
+      found = decode(_read(path)).convert("L")
     except DataError as error:
       raise DataError(f"{path}: {error}") from error
-    size = self.image.size[::-1]
+    size = found.size[::-1]
     if size != image.size:
       raise DataError(
         f"--mask={path} is {size[0]} x {size[1]}, --image={image.path} is {image.size[0]} x "
         f"{image.size[1]} (height x width): a mask has the size of its image."
       )
+    return cls(found)
 
   def fitted(self, image_size: tuple[int, int]) -> np.ndarray:
-    """bool [H, W], scaled and cropped as the image is."""
+    """bool [H, W], scaled and cropped as the image is. Raises ConfigError where it may not be."""
+    height, width = image_size
+    w, h = self.image.size
+    # A pixel more or less of what is drawn is a matter of rounding.
+    if self.whole and abs(height * w - width * h) > max(w, h):
+      raise ConfigError(
+        f"--outpaint makes an image of {h} x {w}, and {height} x {width} is drawn (height x "
+        "width), which would crop it: choose margins of that shape, or of a published model --size."
+      )
     return np.asarray(fit(self.image, image_size)) >= HALF
+
+
+def outpainted(image: SourceImage, margins: tuple[int, int, int, int]) -> tuple[SourceImage, Mask]:
+  """The image with its edge pixels repeated outwards, and the mask of what was added.
+
+  margins  left, top, right, bottom in pixels
+  Raises DataError for latents.
+  """
+  if is_latent(image.data):
+    raise DataError(f"--outpaint: {image.path} has latents. Give an image.")
+  left, top, right, bottom = margins
+  around = ((top, bottom), (left, right))
+  pixels = np.pad(np.asarray(decode(image.data)), (*around, (0, 0)), mode="edge")
+  mask = np.pad(np.zeros(image.size, np.uint8), around, constant_values=255)
+  grown = SourceImage(image.path, encode(Image.fromarray(pixels), format="PNG"))
+  return grown, Mask(Image.fromarray(mask), whole=True)
 
 
 def _read(path: str) -> bytes:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from t2i_jax.cli.main import main
 from t2i_jax.errors import ConfigError
-from t2i_jax.inference.start import Mask, SourceImage, edited_size
+from t2i_jax.inference.start import Mask, SourceImage, edited_size, outpainted
 from t2i_jax.systems import Tasks
 
 
@@ -38,6 +38,14 @@ SAMPLE = {
   ),
   "no file": (["--image=/nowhere.png"], "/nowhere.png cannot be read"),
   "no image": (["--image={text}"], "text.png: cannot be decoded"),
+  "two masks": (
+    ["--image={image}", "--mask={mask}", "--outpaint=0,0,8,0"],
+    "--mask and --outpaint: what is filled is said twice",
+  ),
+  "no margins": (["--image={image}", "--outpaint=0,0,0,0"], "give LEFT,TOP,RIGHT,BOTTOM"),
+  "three margins": (["--image={image}", "--outpaint=8,8,8"], "give LEFT,TOP,RIGHT,BOTTOM"),
+  "smaller": (["--image={image}", "--outpaint=0,-8,0,0"], "--outpaint=-8 is not in"),
+  "outpaint alone": (["--outpaint=0,0,8,0"], "--outpaint belongs to --image"),
   "another size": (["--image={image}", "--mask={turned}"], "is 48 x 24, --image="),
 }
 SCORE = {
@@ -63,11 +71,26 @@ def test_score_refuses(flags, words, capsys):
 
 def test_a_mask_is_cropped_as_its_image_is(files):
   image = SourceImage(files("image.png"))
-  mask = Mask(files("mask.png"), image)
+  mask = Mask.read(files("mask.png"), image)
   assert image.size == (24, 48) and image.fitted((12, 12)).shape == (12, 12, 3)
   assert np.array_equal(mask.fitted((24, 48)), np.arange(48) >= np.full((24, 1), 24))
   square = mask.fitted((12, 12))  # the middle of the image, at half its size
   assert not square[:, :5].any() and square[:, 7:].all()
+
+
+def test_an_image_grows_by_margins_that_are_filled(files):
+  image = SourceImage(files("image.png"))
+  grown, mask = outpainted(image, (0, 16, 8, 40))  # left, top, right, bottom
+  assert grown.size == (80, 56)
+  whole, filled = grown.fitted((80, 56)), mask.fitted((80, 56))
+  kept = np.zeros((80, 56), bool)
+  kept[16:40, :48] = True
+  assert np.array_equal(filled, ~kept)
+  assert np.array_equal(whole[16:40, :48], image.fitted((24, 48)))
+  assert np.array_equal(whole[:16, :48], np.broadcast_to(whole[16, :48], (16, 48, 3)))
+  assert mask.fitted((40, 28)).mean() == pytest.approx(1 - 24 * 48 / (80 * 56), abs=0.02)
+  with pytest.raises(ConfigError, match=r"makes an image of 80 x 56, and 32 x 32 is drawn"):
+    mask.fitted((32, 32))
 
 
 @pytest.mark.parametrize("task", ["redraw", "likelihood", "denoise"])
