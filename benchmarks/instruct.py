@@ -1,8 +1,9 @@
 """How right an editor's training pairs must be, by five sets of equal size: docs/instruct_data.md.
 
-python -m benchmarks.instruct --base=runs/scenes_dit_flow [--runs=runs/instruct] [--to=docs]
+python -m benchmarks.instruct [--base=runs/scenes_planted] [--runs=runs/instruct] [--to=docs]
 
-One model of scenes draws pairs of the same edits, and an instruction model is trained on each set:
+One model of scenes, by default the base of benchmarks.personalisation, draws pairs of the same
+edits, and an instruction model is trained on each set:
 
   seed      both captions with the same noise        p2p         by Prompt-to-Prompt
   filtered  those of p2p that a noisy classifier, which is blind to order, finds alike
@@ -12,7 +13,7 @@ One model of scenes draws pairs of the same edits, and an instruction model is t
 All sets but the last are cut to the size of the smallest. The judge says how many pairs of a set
 are right; then how many edits of exact renders the editor does, keeps all else in, and has right,
 by kind, seen and held out; and of two editors for a grid of both scales of guidance. Started again,
-it goes on from where it stopped; with its defaults it takes about an hour of CPU time on two cores.
+it goes on from where it stopped; with its defaults it takes about 45 minutes of CPU time.
 """
 
 import argparse
@@ -99,13 +100,13 @@ def draw(args: argparse.Namespace) -> None:
   """The edits as text, the classifier, and the folders of pairs that are drawn."""
   root = Path(args.runs)
   root.mkdir(parents=True, exist_ok=True)
-  data = json.loads((Path(args.base) / "config.json").read_text())["data"]["dir"]
+  base = json.loads((Path(args.base) / "config.json").read_text())
   classifier = root / "classifier"
   if not finished(classifier):
     t2i(
       "train", "--config=configs/scenes_classifier.py", f"--workdir={classifier}",
-      f"--config.data.dir={data}", f"--config.train.steps={args.classifier_steps}",
-      "--config.eval.every=0",
+      f"--config.data.dir={base['data']['dir']}", f"--config.text.length={base['text']['length']}",
+      f"--config.train.steps={args.classifier_steps}", "--config.eval.every=0",
     )  # fmt: skip
   edits = root / "edits.jsonl"
   if not edits.exists():
@@ -316,7 +317,11 @@ def page(found: Mapping[str, Any], args: argparse.Namespace) -> str:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--base", required=True, help="a trained configs/scenes_dit_flow.py")
+  parser.add_argument(
+    "--base",
+    default="runs/scenes_planted",
+    help="a trained configs/scenes_planted.py or scenes_dit_flow.py",
+  )
   parser.add_argument("--runs", default="runs/instruct")
   parser.add_argument("--to", default="docs")
   parser.add_argument("--pairs", type=int, default=2000, help="of a set, at most")
