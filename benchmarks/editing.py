@@ -5,12 +5,14 @@ python -m benchmarks.editing --jobs=2
 Needs the base of benchmarks.personalisation; Imagic's points are those of
 benchmarks.personalisation_more, where it has run. What is drawn is kept in RUNS as it was read:
 started again, it goes on, and --only=page writes the page without a model, of what has been run,
-with --restore of what is recorded beside it.
-The reader of the planted world is the one judge; it is in no loss. About an hour on two cores.
+with --restore of what is recorded beside it. Parts NAME_fine are of a second base with four times
+as many image tokens, which --only=fine trains as far as --fine-steps. The reader of the planted
+world is the one judge; it is in no loss. About an hour on two cores, and half of one for that base.
 """
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,10 @@ from benchmarks import (
 )
 from benchmarks.editing_bench import BATCH, Bench, agree
 from benchmarks.editing_images import EDITORS
+from benchmarks.few_step import finished
 from benchmarks.pages import run_of, write
 from benchmarks.personalisation_jobs import each_by_itself, names_of
+from benchmarks.quickstart import t2i
 from benchmarks.recorded import record, restore
 
 PAGE, RECORD = "editing.md", "editing.tar.xz"
@@ -39,6 +43,8 @@ COUNTS = {
   "inversion": 32,
   "strokes": 48,
   "frames": 8,
+  "prompts_fine": 64,
+  "attention_fine": 48,
 }
 MAKE: dict[str, Callable[[Bench, Path, int], None]] = {
   "prompts": editing_prompts.make,
@@ -46,8 +52,13 @@ MAKE: dict[str, Callable[[Bench, Path, int], None]] = {
   "inversion": editing_inversion.make,
   "strokes": editing_strokes.make,
   "frames": editing_frames.make,
+  "prompts_fine": editing_prompts.make,
+  "attention_fine": editing_attention.make,
 }
-PARTS = (*COUNTS, "page")
+PARTS = ("fine", *COUNTS, "page")
+FINE_PATCH = 4  # of the second base, in pixels
+FINE = {"prompts_fine", "attention_fine"}  # parts of it
+CONFIGS = ("base.json", "fine.json")  # of both bases, as they were drawn of
 
 
 def counts_of(count: int) -> dict[str, int]:
@@ -57,7 +68,7 @@ def counts_of(count: int) -> dict[str, int]:
 
 def page(runs: Path, to: Path, args: argparse.Namespace, command: str) -> str:
   counts = counts_of(args.count)
-  cfg = json.loads(Path(args.base, "config.json").read_text())["sampling"]["cfg"]
+  cfg = json.loads((runs / CONFIGS[0]).read_text())["sampling"]["cfg"]
   return "\n".join([
     "# Editors beside each other",
     "",
@@ -80,29 +91,78 @@ def page(runs: Path, to: Path, args: argparse.Namespace, command: str) -> str:
     "instruction, no caption, and is judged by the reader of scenes.",
     "",
     *editing_images.section(runs / "images", to, counts["images"], Path(args.imagic)),
-    *editing_prompts.section(runs / "prompts", to, counts["prompts"]),
-    *editing_attention.section(runs / "attention", to, counts["attention"]),
+    *of_drawings(runs, to, counts, ""),
+    *of_fine(runs, to, counts),
     *editing_inversion.section(runs / "inversion", to, counts["inversion"], cfg),
     *editing_strokes.section(runs / "strokes", to, counts["strokes"]),
     *editing_frames.section(runs / "frames", to, counts["frames"]),
   ])  # fmt: skip
 
 
+def of_drawings(runs: Path, to: Path, counts: dict[str, int], fine: str) -> list[str]:
+  """Prompt-to-Prompt and word maps on drawings of a base.   fine: "_fine" of the second one"""
+  words, attention = f"prompts{fine}", f"attention{fine}"
+  again = ", with finer tokens" if fine else ""
+  return [
+    *editing_prompts.section(
+      runs / words,
+      to,
+      counts[words],
+      f"Prompt-to-Prompt on own drawings{again}",
+      f"editing_{words}",
+    ),
+    *editing_attention.section(
+      runs / attention, to, counts[attention], f"Attention to words{again}", f"editing_{attention}"
+    ),
+  ]
+
+
+def of_fine(runs: Path, to: Path, counts: dict[str, int]) -> list[str]:
+  """The same of the second base; nothing where it has not been trained."""
+  if not (runs / CONFIGS[1]).is_file():
+    return []
+  trained = json.loads((runs / CONFIGS[1]).read_text())
+  patch, steps = trained["model"]["patch"], trained["train"]["steps"]
+  return [
+    "## A base with finer tokens",
+    "",
+    "The same two experiments on a second base, `configs/scenes_planted.py` with patches of",
+    f"{patch} pixels, trained for {steps} steps: four times as many image tokens, and as much more",
+    "time a step.",
+    "",
+    *of_drawings(runs, to, counts, "_fine"),
+  ]
+
+
+def train_fine(args: argparse.Namespace) -> None:
+  """The second base, or the rest of it."""
+  if finished(Path(args.fine)):
+    return
+  data = json.loads(Path(args.base, "config.json").read_text())["data"]["dir"]
+  t2i(
+    "train", "--config=configs/scenes_planted.py", f"--workdir={args.fine}",
+    f"--config.data.dir={data}", f"--config.model.patch={FINE_PATCH}", "--config.sampling.every=0",
+    f"--config.train.steps={args.fine_steps}", "--config.checkpoint.every=100",
+    "--config.eval.every=100",
+  )  # fmt: skip
+
+
 def make(part: str, args: argparse.Namespace, runs: Path, editors: list[str]) -> None:
-  count = counts_of(args.count)[part]
+  count, workdir = counts_of(args.count)[part], args.fine if part in FINE else args.base
+  shutil.copy(Path(workdir, "config.json"), runs / CONFIGS[part in FINE])
   if part == "images":
     bench = Bench(args.base, args.steps, min(BATCH, len(editing_images.KINDS) * count))
     editing_images.make(bench, runs / part, count, editors)
     return
   rows = {"frames": editing_frames.FRAMES, "strokes": count}
-  MAKE[part](
-    Bench(args.base, args.steps, min(BATCH, rows.get(part, 2 * count))), runs / part, count
-  )
+  MAKE[part](Bench(workdir, args.steps, min(BATCH, rows.get(part, 2 * count))), runs / part, count)
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--base", default="runs/scenes_planted")
+  parser.add_argument("--fine", default="runs/scenes_planted_fine", help="of the second base")
+  parser.add_argument("--fine-steps", type=int, default=926, help="that it is trained for")
   parser.add_argument("--imagic", default="runs/personalisation_more/imagic")
   parser.add_argument("--runs", default="runs/editing", help="where drawings go")
   parser.add_argument("--count", type=int, default=0, help="images of a kind; 0: as reported")
@@ -119,8 +179,10 @@ def main() -> None:
   editors = names_of(parser, "editors", args.editors, EDITORS)
   agree(runs, {"base": args.base, "steps": args.steps, "counts": counts_of(args.count)})
   settings = [f"--base={args.base}", f"--runs={args.runs}", f"--steps={args.steps}",
-              f"--count={args.count}"]  # fmt: skip
-  drawn = [part for part in parts if part != "page"]
+              f"--count={args.count}", f"--fine={args.fine}"]  # fmt: skip
+  if "fine" in parts:
+    train_fine(args)
+  drawn = [part for part in parts if part in COUNTS]
   if args.jobs > 1 and drawn:
     commands = [("benchmarks.editing", *settings, *more) for more in shares(drawn, editors, args)]
     each_by_itself(commands, args.jobs, runs)
@@ -131,7 +193,7 @@ def main() -> None:
     to = Path(args.to)
     to.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m benchmarks.editing", *settings])
-    line = run_of(command, Path(args.base, "config.json"))
+    line = run_of(command, *(runs / name for name in CONFIGS if (runs / name).is_file()))
     write(to / PAGE, page(runs, to, args, command), line)
     record(runs, drawn_in(runs), to / RECORD)
     print(to / PAGE)
@@ -139,7 +201,8 @@ def main() -> None:
 
 def drawn_in(runs: Path) -> list[Path]:
   """What the page is made of."""
-  return [path for part in COUNTS for path in (runs / part).rglob("*.*")]
+  every = [path for part in COUNTS for path in (runs / part).rglob("*.*")]
+  return [*runs.glob("*.json"), *every]
 
 
 def shares(parts: list[str], editors: list[str], args: Any) -> list[list[str]]:

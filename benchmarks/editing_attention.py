@@ -257,9 +257,9 @@ def chart(drawn: Sequence[Drawn]) -> str:
                     y_limits=(0.0, 1.0), width=760)  # fmt: skip
 
 
-def section(folder: Path, to: Path, count: int) -> list[str]:
-  """Of the page, with its images in `to`."""
-  lines = ["## Attention to words", ""]
+def section(folder: Path, to: Path, count: int, title: str, name: str) -> list[str]:
+  """Of the page, with its images in `to`.   name: of their files"""
+  lines = [f"## {title}", ""]
   got = drawn_in(folder, count)
   if got is None:
     return [*lines, "Not run.", ""]
@@ -267,6 +267,7 @@ def section(folder: Path, to: Path, count: int) -> list[str]:
   if not drawn:
     return [*lines, f"None of {number} drawings has the two objects of its caption.", ""]
   rows, cols = drawn[0].by_step.shape[1:3]
+  width = np.mean([box.right - box.left for one in drawn for box in one.boxes])
   head = ["word", "maps of", "in its object", "in the other", "IoU", "IoU, the other", "words"]
   lines += [
     f"Maps of {len(drawn)} drawings that have the two objects of their caption, of {number}; the",
@@ -275,22 +276,22 @@ def section(folder: Path, to: Path, count: int) -> list[str]:
     f"the box and the cells above {THRESHOLD:g} of the maximum. Where both objects have one shape,",
     "only colours tell them apart.",
     "",
-    f"The model has {rows} x {cols} image tokens, each about as wide as two thirds of an object:",
-    f"a cell at random is in the box in {100 * chance(drawn):.0f}% of cases, and a map that has",
-    "the box's share of each cell reaches what the last row says.",
+    f"The model has {rows} x {cols} image tokens of {SIZE // cols} pixels, and a box is",
+    f"{width * SIZE:.1f} pixels wide: a cell at random is in it in {100 * chance(drawn):.0f}% of",
+    "cases, and a map that has the box's share of each cell reaches what the last row says.",
     "",
     table(head, rows_of(drawn)),
     "",
   ]
-  (to / "editing_attention.svg").write_text(chart(drawn), encoding="utf-8")
+  (to / f"{name}.svg").write_text(chart(drawn), encoding="utf-8")
   few = [one for group in GROUPS for one in drawn if one.group == group][:: max(
     1, len(drawn) // SHEET)][:SHEET]  # fmt: skip
-  grid([tiles(one) for one in few], 3).save(to / "editing_attention.png")
+  grid([tiles(one) for one in few], 3).save(to / f"{name}.png")
   return [
     *lines,
-    "![The pointing game by step](editing_attention.svg)",
+    f"![The pointing game by step]({name}.svg)",
     "",
-    "![Word maps](editing_attention.png)",
+    f"![Word maps]({name}.png)",
     "",
     "The image, then where it attends to the colour and the shape of the first object and of the",
     "second, over all layers and steps; bright is the map's maximum. The captions:",

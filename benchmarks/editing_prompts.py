@@ -156,18 +156,18 @@ def chart(found: Found) -> str:
   return panels(charts, 1)
 
 
-def section(folder: Path, to: Path, count: int) -> list[str]:
-  """Of the page, with its images in `to`."""
-  lines = ["## Prompt-to-Prompt on own drawings", ""]
+def section(folder: Path, to: Path, count: int, title: str, name: str) -> list[str]:
+  """Of the page, with its images in `to`.   name: of their files"""
+  lines = [f"## {title}", ""]
   found = found_in(folder, count)
   if found is None:
     return [*lines, "Not run.", ""]
   rows = []
-  for name, tau in found.verdicts:
-    of_kind = found.verdicts[name, tau]
+  for way, tau in found.verdicts:
+    of_kind = found.verdicts[way, tau]
     each = [Rate.of(v.correct for v in of_kind[kind]).percent() for kind in KINDS]
-    title = WAYS[name].title if name in WAYS else "nothing: the same noise"
-    rows.append([title, f"{tau:g}", *rates(every(of_kind)), f"{found.off[name, tau]:.1f}", *each])
+    copied = WAYS[way].title if way in WAYS else "nothing: the same noise"
+    rows.append([copied, f"{tau:g}", *rates(every(of_kind)), f"{found.off[way, tau]:.1f}", *each])
   head = ["the source's is", "tau", *MEASURES, "difference", *(f"{kind}: both" for kind in KINDS)]
   n = found.drawn - found.rejected
   lines += [
@@ -180,22 +180,22 @@ def section(folder: Path, to: Path, count: int) -> list[str]:
     "",
   ]
   if len(found.verdicts) > 2:
-    (to / "editing_prompts.svg").write_text(chart(found), encoding="utf-8")
-    lines += ["![Done and kept over tau](editing_prompts.svg)", ""]
-  return [*lines, *sheet(folder, to, found, count)]
+    (to / f"{name}.svg").write_text(chart(found), encoding="utf-8")
+    lines += [f"![Done and kept over tau]({name}.svg)", ""]
+  return [*lines, *sheet(folder, to / f"{name}.png", found, count)]
 
 
 def sheet(folder: Path, to: Path, found: Found, count: int) -> list[str]:
-  """The first drawings by every way at one tau: editing_prompts.png."""
+  """The first drawings by every way at one tau."""
   tau = 0.6
   chosen = [(NOTHING, 0.0), *((name, tau) for name in WAYS)]
   chosen = [setting for setting in chosen if setting in found.verdicts]
   strip = lambda path: shown(path.with_suffix(".png"))
   rows = [strip(folder / f"{BEFORE}.json"), *(strip(path_of(folder, *one)) for one in chosen)]
-  grid(rows, 3, block=min(SHOWN, count)).save(to / "editing_prompts.png")
+  grid(rows, 3, block=min(SHOWN, count)).save(to)
   names: Sequence[str] = [WAYS[name].title if name in WAYS else NOTHING for name, _ in chosen]
   return [
-    "![Drawings of both captions](editing_prompts.png)",
+    f"![Drawings of both captions]({to.name})",
     "",
     f"The first {min(SHOWN, count)} of each kind, {' and '.join(KINDS)}, not chosen. First the",
     f"drawings of the caption before; then, at tau {tau:g}: {'; '.join(names)}.",
