@@ -151,11 +151,13 @@ def make(part: str, args: argparse.Namespace, runs: Path, editors: list[str]) ->
   count, workdir = counts_of(args.count)[part], args.fine if part in FINE else args.base
   shutil.copy(Path(workdir, "config.json"), runs / CONFIGS[part in FINE])
   if part == "images":
-    bench = Bench(args.base, args.steps, min(BATCH, len(editing_images.KINDS) * count))
+    batch = min(BATCH, len(editing_images.KINDS) * count)
+    bench = Bench(args.base, args.steps, batch, runs / part)
     editing_images.make(bench, runs / part, count, editors)
     return
   rows = {"frames": editing_frames.FRAMES, "strokes": count}
-  MAKE[part](Bench(workdir, args.steps, min(BATCH, rows.get(part, 2 * count))), runs / part, count)
+  batch = min(BATCH, rows.get(part, 2 * count))
+  MAKE[part](Bench(workdir, args.steps, batch, runs / part), runs / part, count)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks.few_step import cell, finished
 from benchmarks.personalisation_world import SIZE, Cell, load_cell, read_groups, save_cell
+from benchmarks.recorded import check_base
 from t2i_jax.data.scenes import Object, Turn, edit_prompts
 from t2i_jax.data.scenes import captions as say
 from t2i_jax.data.scenes.edit_captions import edit_text
@@ -105,10 +106,11 @@ class Bench:
   """A base with its editors, each compiled once.
 
   batch  rows of a network call, at most
+  runs   where drawings of this base go
   """
 
-  def __init__(self, workdir: str, steps: int, batch: int = BATCH):
-    self.workdir, self.steps, self.batch = workdir, steps, batch
+  def __init__(self, workdir: str, steps: int, batch: int, runs: Path):
+    self.workdir, self.steps, self.batch, self.runs = workdir, steps, batch, runs
     self._samplers = dict[Any, Any]()
     self._pairs = dict[How, Pairs]()
 
@@ -118,7 +120,9 @@ class Bench:
       sys.exit(f"{self.workdir} has not made all of its steps: python -m benchmarks.personalisation"
                " --only=base goes on with it.")  # fmt: skip
     given = {"sampling.steps": str(self.steps), "sampling.batch": str(self.batch)}
-    return open_model(self.workdir, given)
+    model = open_model(self.workdir, given)
+    check_base(self.runs, dict(model.params))
+    return model
 
   @cached_property
   def session(self) -> Session:

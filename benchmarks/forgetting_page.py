@@ -228,7 +228,8 @@ def write_page(runs: Path, to: Path, command: str, configs: Sequence[Path]) -> N
   line = run_of(command, *(path for path in configs if path.is_file()))
   write(to / PAGE, page(runs, command), line)
   cells = [path for part in DRAWN for path in (runs / part).rglob("*.json")]
-  record(runs, cells + [file for files in files_of_sheet(runs) for file in files], to / RECORD)
+  cells += [*runs.glob("*.json"), *(file for files in files_of_sheet(runs) for file in files)]
+  record(runs, cells, to / RECORD)
   print(to / PAGE)
 
 

@@ -55,7 +55,7 @@ from benchmarks.personalisation_world import (
   save_cell,
 )
 from benchmarks.quickstart import t2i
-from benchmarks.recorded import restore
+from benchmarks.recorded import check_base, restore
 from t2i_jax.adapt.personalise import How, drawn_of_class
 from t2i_jax.data.build import build
 from t2i_jax.data.source import MANIFEST
@@ -128,7 +128,9 @@ class Bench:
 
   @cached_property
   def base(self) -> Model:
-    return self.opened(self.args.base, "base")
+    model = self.opened(self.args.base, "base")
+    check_base(self.runs, dict(model.params))
+    return model
 
   def opened(self, workdir: str, part: str) -> Model:
     """A run of --only=`part`, as all are sampled."""
@@ -313,7 +315,10 @@ class Bench:
     """Cells of a run that nothing is taught to; an oracle knows the subjects by name."""
     where = lambda s: self.runs / f"cells/{name}_{s.name}_{seed}_0.json"
     missing = [s for s in SUBJECTS if not self.is_drawn(where(s))]
-    params = self.opened(workdir, "base").params if missing else None
+    params: Any = None
+    if missing:
+      own = workdir == self.args.base
+      params = (self.base if own else self.opened(workdir, name)).params
     for s in missing:
       phrase = f"{s.name if name == 'oracle' else s.word} {s.shape}"
       about = {"method": name, "seed": seed, "step": 0, "seconds": 0.0}

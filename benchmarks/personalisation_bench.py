@@ -16,6 +16,7 @@ from benchmarks.few_step import finished
 from benchmarks.personalisation_adapt import PRIORS
 from benchmarks.personalisation_beside import UNIT_RATE
 from benchmarks.personalisation_world import Cell, load_cell, read_groups, save_cell
+from benchmarks.recorded import check_base
 from t2i_jax.adapt.personalise import How, drawn_images, drawn_of_class, in_turn
 from t2i_jax.config import load_config
 from t2i_jax.data.scenes import Fact
@@ -66,7 +67,9 @@ class Base:
     if not finished(Path(self.workdir)):
       sys.exit(f"{self.workdir} has not made all of its steps: python -m benchmarks.personalisation"
                " --only=base goes on with it.")  # fmt: skip
-    return open_model(self.workdir, SAMPLING)
+    model = open_model(self.workdir, SAMPLING)
+    check_base(self.folder, dict(model.params))
+    return model
 
   def config(self, name: str, given: dict[str, str]) -> ConfigDict:
     """configs/NAME.py of the base, at rate 1."""

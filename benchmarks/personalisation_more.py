@@ -19,7 +19,7 @@ from benchmarks import personalisation_words as words
 from benchmarks.pages import run_of, write
 from benchmarks.personalisation_bench import Base
 from benchmarks.personalisation_jobs import each_by_itself, names_of
-from benchmarks.recorded import record, restore
+from benchmarks.recorded import BASE, record, restore
 
 PARTS = ("words", "imagic", "comfusion", "domain", "page")
 PAGE, RECORD = "personalisation_more.md", "personalisation_more.tar.xz"
@@ -53,7 +53,8 @@ def drawn(runs: Path) -> list[Path]:
   ]
   few = [f"imagic/cells/*_{job.name}.png" for job in imagic.few_jobs()]
   few += [f"comfusion/cells/*_{comfusion.SUBJECTS[0].name}_0.png", "domain/cells/*_0.png"]
-  return [*every, *runs.glob("*/chosen.json"), *(path for one in few for path in runs.glob(one))]
+  every += [*runs.glob("*/chosen.json"), *runs.glob(f"*/{BASE}")]
+  return [*every, *(path for one in few for path in runs.glob(one))]
 
 
 def main() -> None:

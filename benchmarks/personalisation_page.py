@@ -26,7 +26,7 @@ from benchmarks.personalisation_tables import (
   subject_table,
 )
 from benchmarks.personalisation_world import COUNTS, SUBJECTS, TIERS, shown, training_images
-from benchmarks.recorded import record
+from benchmarks.recorded import BASE, record
 from t2i_jax.data.sheet import grid
 from t2i_jax.evaluation.chart import Series, line_chart, panels
 from t2i_jax.evaluation.stats import Rate
@@ -83,7 +83,7 @@ def write_pages(runs: Path, to: Path, command: str, configs: Sequence[Path]) -> 
   (to / LINKS[1]).write_text(chart(results), encoding="utf-8")
   line = run_of(command, *(path for path in configs if path.is_file()))
   write(to / "personalisation.md", page(results, command), line)
-  cells = [runs / "chosen.json", *results.folder.glob("*.json")]
+  cells = [runs / "chosen.json", *runs.glob(BASE), *results.folder.glob("*.json")]
   record(runs, cells + [file for files in drawn(results) for file in files], to / RECORD)
   print(to / "personalisation.md")
 

@@ -5,10 +5,17 @@ parts that were not run be added, where RUNS is no more; the same cells give the
 """
 
 import io
+import json
 import lzma
+import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from t2i_jax.training.checksum import fingerprint
+
+BASE = "base_params.json"  # hashes of the base's weights, by part
 
 
 def record(runs: Path, files: Iterable[Path], archive: Path) -> None:
@@ -30,6 +37,18 @@ def restore(runs: Path, archive: Path) -> None:
     if not file.exists():
       file.parent.mkdir(parents=True, exist_ok=True)
       file.write_bytes(content)
+
+
+def check_base(runs: Path, params: dict[str, Any]) -> None:
+  """Exits where RUNS has drawings of a base with other weights, as a base has that was trained on
+  another kind of processor; where it has none, it is that of `params` from then on."""
+  runs.mkdir(parents=True, exist_ok=True)
+  path, own = runs / BASE, fingerprint(params)
+  if not path.is_file():
+    path.write_text(json.dumps(own, indent=1) + "\n")
+  elif json.loads(path.read_text()) != own:
+    sys.exit(f"{path}: what was drawn here is of a base with other weights. Use another --runs, "
+             "without --restore.")  # fmt: skip
 
 
 def _read(archive: Path) -> dict[str, bytes]:
