@@ -109,9 +109,9 @@ def test_strokes_have_no_shape_and_renders_are_faithful():
 
 
 def test_the_page_says_what_has_not_been_run(tmp_path):
-  (tmp_path / "config.json").write_text(json.dumps({"sampling": {"cfg": 2.5}}))
-  args = argparse.Namespace(base=str(tmp_path), imagic=str(tmp_path), count=1, steps=20)
-  text = editing.page(tmp_path / "none", tmp_path, args, "COMMAND")
+  (tmp_path / editing.CONFIGS[0]).write_text(json.dumps({"sampling": {"cfg": 2.5}}))
+  args = argparse.Namespace(imagic=str(tmp_path), count=1, steps=20)
+  text = editing.page(tmp_path, tmp_path, args, "COMMAND")
   assert text.count("Not run") == 6 and "Imagic" in text.split("Not run: ")[1].splitlines()[0]
 
 

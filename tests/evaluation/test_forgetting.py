@@ -223,7 +223,8 @@ def test_the_page_of_all_cells_has_all_rows(cells, tmp_path):
   assert tables.NOT_RUN not in text and "nan" not in text
   assert chosen(runs / "efficacy", "uce", "style").score == 1
   assert all(f"| {method.title} |" in text for method in METHOD_OF.values())
-  assert len({p.suffix for p in to.iterdir()}) == 3 and text.count("](forgetting") == 3
+  assert {p.suffix for p in to.iterdir()} == {".md", ".png", ".svg", ".xz"}
+  assert text.count("](forgetting") == 3
   assert pages.dose(runs, "base")[1024].successes == len(copied)
   assert "AUC" in pages.similarity_auc(runs)
   results = Results(runs / "efficacy")

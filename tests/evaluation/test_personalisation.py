@@ -216,6 +216,14 @@ def test_what_one_word_holds(tmp_path):
   assert found == ["100.0%", "100.0%", "100.0%", "0.0%"]
 
 
+def test_drawings_of_another_base_are_not_mixed(tmp_path):
+  base = {"backbone": {"kernel": jnp.ones((2, 3))}}
+  recorded.check_base(tmp_path / "runs", base)
+  recorded.check_base(tmp_path / "runs", base)
+  with pytest.raises(SystemExit, match="of a base with other weights"):
+    recorded.check_base(tmp_path / "runs", jax.tree.map(lambda x: x + 1e-7, base))
+
+
 def test_what_is_recorded_comes_back_and_stays(tmp_path):
   runs, again, archive = tmp_path / "runs", tmp_path / "again", tmp_path / "x.tar.xz"
   recorded.restore(again, archive)
