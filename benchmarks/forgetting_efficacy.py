@@ -197,9 +197,15 @@ class One(NamedTuple):
 
 
 def score(one: One) -> float:
-  """What settings are chosen by: a mean of erased, valid, and right for anchor, neighbours, own."""
-  rates = [1 - fmean(one.drawn("target")), fmean(one.valid())]
-  return fmean([*rates, *(fmean(one.right(group)) for group in ("anchor", "near", "own"))])
+  """What settings are chosen by: the harmonic mean of what is erased and of what stays.
+
+  Erased: the mean of the rates of drawings without the concept, and of those with its anchor in its
+  place; stays: that of what is right for the anchor, neighbours and own prompts. A model in which
+  nothing has changed has 0 where the concept was always drawn, as has one that draws nothing right.
+  """
+  erased = fmean([1 - fmean(one.drawn("target")), fmean(one.valid())])
+  stays = fmean(fmean(one.right(group)) for group in ("anchor", "near", "own"))
+  return 2 * erased * stays / (erased + stays) if erased + stays else 0.0
 
 
 class Setting(NamedTuple):
@@ -208,15 +214,29 @@ class Setting(NamedTuple):
   score: float
 
 
+class Tried(NamedTuple):
+  """A setting on the development concept of a kind."""
+
+  setting: Setting
+  one: One
+
+
+def tried(folder: Path, name: str, kind: str) -> list[Tried]:
+  """All that were run, by rate and steps."""
+  concept, found = DEVELOPMENT[kind], list[Tried]()
+  for path in (folder / "dev").glob(f"{name}_{kind}_{concept.key}_*.json"):
+    one = One.of(concept, load_cell(path))
+    about = one.cell.about
+    found.append(Tried(Setting(about["rate"], about["step"], score(one)), one))
+  return sorted(found, key=lambda each: each.setting[:2])
+
+
 def chosen(folder: Path, name: str, kind: str) -> Setting:
   """The best setting on the development concept of a kind. FileNotFoundError where none was run."""
-  concept, tried = DEVELOPMENT[kind], list[Setting]()
-  for path in sorted((folder / "dev").glob(f"{name}_{kind}_{concept.key}_*.json")):
-    cell = load_cell(path)
-    tried.append(Setting(cell.about["rate"], cell.about["step"], score(One.of(concept, cell))))
-  if not tried:
+  every = [each.setting for each in tried(folder, name, kind)]
+  if not every:
     raise FileNotFoundError(f"{folder / 'dev'}: {name} on {kind} was not run; --only=develop does.")
-  return max(tried, key=lambda one: one.score)
+  return max(every, key=lambda one: one.score)
 
 
 class Results:

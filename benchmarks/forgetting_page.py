@@ -22,6 +22,7 @@ from benchmarks.forgetting_methods import PAIRS, PRIORS
 from benchmarks.forgetting_recovery import ENOUGH, INVERSION_RATE, TUNING_RATE
 from benchmarks.forgetting_tables import (
   NOT_RUN,
+  ascent_table,
   concept_list,
   counts_text,
   efficacy_table,
@@ -47,6 +48,7 @@ from t2i_jax.evaluation.stats import Rate
 
 PAGE, SHEET, RECORD = "forgetting.md", "forgetting.png", "forgetting.tar.xz"
 CURVES, DOSE = "forgetting.svg", "forgetting_dose.svg"
+ASCENT = "instance"  # the kind whose development concept shows what maximising the loss does
 DRAWN = ("efficacy", "recovery", "prefixes", "memorisation")  # folders of what was drawn
 SEEDS = (1, 4, 16)  # over which norms are averaged
 MITIGATIONS = {
@@ -302,12 +304,17 @@ def erasure(results: Results, runs: Path) -> list[str]:
     *lines,
     "### Settings",
     "",
-    "Rate and steps (AdamW, constant), or UCE's ridge, of each method and kind, by the mean on",
-    "the development concept of: concept not drawn, anchor in its place, and anchor, near",
-    "neighbours and own prompts right, which is given. UCE preserves the prompts of neighbours",
-    "that are drawn.",
+    "Rate and steps (AdamW, constant), or UCE's ridge, of each method and kind, by the harmonic",
+    "mean on the development concept, which is given, of what is erased (concept not drawn, anchor",
+    "in its place) and of what stays (anchor, near neighbours and own prompts right). UCE",
+    "preserves the prompts of neighbours that are drawn.",
     "",
     settings_table(results),
+    "",
+    f'Maximising the loss of "{DEVELOPMENT[ASCENT].concept}", with every rate after each number of',
+    "steps:",
+    "",
+    ascent_table(results, ASCENT),
     "",
   ]
 

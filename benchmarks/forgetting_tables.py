@@ -13,6 +13,7 @@ from benchmarks.forgetting_efficacy import (
   looks_in,
   places_in,
   rate,
+  tried,
 )
 from benchmarks.forgetting_methods import METHOD_OF
 from benchmarks.forgetting_prefixes import LEVELS
@@ -24,6 +25,7 @@ from benchmarks.pages import table
 from benchmarks.personalisation_tables import change
 from benchmarks.personalisation_world import load_cell
 from t2i_jax.evaluation.chart import Series, line_chart, panels
+from t2i_jax.evaluation.stats import Rate
 
 NOT_RUN = "not run yet"
 CHARTED = ("base", "twin", "ablation_kv", "ablation_all", "ablation_row", "noise_kv", "esd_all",
@@ -73,6 +75,19 @@ def settings_table(results: Results) -> str:
     seconds = f"{fmean(one.cell.about['seconds'] for one in ones):.0f}" if ones else ""
     rows.append([method.title, *cells, seconds])
   return table(["method", *KINDS, "seconds a run"], rows)
+
+
+def ascent_table(results: Results, kind: str) -> str:
+  """Loss maximisation at every rate and number of steps, on a development concept."""
+  rows = []
+  for setting, one in tried(results.folder, "maximise", kind):
+    share = lambda values: percent(Rate.of(values))
+    rights = [share(one.right(group)) for group in ("anchor", "near", "own")]
+    finite = "no" if one.cell.about.get("diverged") else "yes"
+    rows.append([f"{setting.rate:g}", setting.step, share(one.drawn("target")),
+                 share(one.valid()), *rights, finite])  # fmt: skip
+  head = ["rate", "steps", "concept drawn", "anchor in its place", "anchor right"]
+  return table([*head, "near neighbours right", "own prompts right", "finite"], rows)
 
 
 def concept_list(concepts: Sequence[Concept]) -> str:
