@@ -51,7 +51,7 @@ GUARANTEED = {
   "other images. Nothing is guaranteed: measured is what these captions give now. Other prompts, "
   "images to start from and further training may bring the records back.",
   UNREAD: "No step of the run has read a listed record, nor had a model that drew its data, where "
-  "the account has it.",
+  "the account has it. Nothing is said of parts that start from weights elsewhere.",
 }
 
 
