@@ -30,6 +30,7 @@ from benchmarks.few_step import finished
 from benchmarks.pages import run_of, table, write
 from benchmarks.quickstart import t2i
 from t2i_jax.data.build import build
+from t2i_jax.data.drawn import drawn_of
 from t2i_jax.data.images import decode
 from t2i_jax.data.items import CHUNK, Result, made
 from t2i_jax.data.record import Record
@@ -143,7 +144,8 @@ def choose(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     keys = tuple(record.key for record in own[name])
     if not (root / "sets" / name / MANIFEST).exists():
       source: Any = Chosen(str(root / "drawn" / drawn), keys)
-      build(source, root / "sets" / name, workers=1, progress=False, tokenizer=bpe)
+      given = {"tokenizer": bpe, "drawn": drawn_of(source.folder)}
+      build(source, root / "sets" / name, workers=1, progress=False, **given)
     about[name] = {"pairs": len(keys)} | shares(own[name])
   return about
 

@@ -32,7 +32,7 @@ from t2i_jax.inference.memorisation import Measured, TrainImages, measure
 from t2i_jax.training import train
 from t2i_jax.training.checkpoint import open_checkpoints
 from t2i_jax.training.checksum import fingerprint
-from t2i_jax.training.consent import Account, account_of, lines_of, to_json
+from t2i_jax.training.consent import Account, account_of, check_above, lines_of, to_json
 
 REWIND, ABLATE, UNREAD = "rewind", "ablate", "never read"
 TOMBSTONES, CERTIFICATE, PAGE = "tombstones.json", "certificate.json", "certificate.html"
@@ -44,12 +44,14 @@ GUARANTEED = {
   REWIND: "The run was trained from the checkpoint of the step named below, or from step 0, with "
   "other records in the places of those listed. On the same machine, mesh and version its weights "
   "are, to the bit, those of a run that never read them. Nothing is said of parts that start from "
-  "weights elsewhere, of copies that the list does not match, and of the work directory before, "
-  "whose checkpoints have read them and are still there.",
+  "weights elsewhere, of models that drew its data where the account does not have them, of copies "
+  "that the list does not match, and of the work directory before, whose checkpoints have read "
+  "them and are still there.",
   ABLATE: "The weights were trained on the listed records, and then so that their captions give "
   "other images. Nothing is guaranteed: measured is what these captions give now. Other prompts, "
   "images to start from and further training may bring the records back.",
-  UNREAD: "No step of the run has read a listed record.",
+  UNREAD: "No step of the run has read a listed record, nor had a model that drew its data, where "
+  "the account has it. Nothing is said of parts that start from weights elsewhere.",
 }
 
 
@@ -85,6 +87,7 @@ def erase(workdir: str | Path, optout: OptOut, to: str | Path, how: How) -> Path
   account = account_of(workdir, optout, None, how.radius)
   for line in lines_of(account):
     print(line)
+  check_above(account)
   if account.first is None:
     return _certify(to, optout, account, UNREAD, {}, {})
   notes = check_rewind(account) if how.method == REWIND else []

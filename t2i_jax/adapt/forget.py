@@ -26,6 +26,7 @@ from t2i_jax.adapt.personalise import (
 )
 from t2i_jax.adapt.subject import AnchorImages, build_subject
 from t2i_jax.config import load_config
+from t2i_jax.data.drawn import Drawn
 from t2i_jax.data.sheet import grid
 from t2i_jax.errors import ConfigError, WorkdirError
 from t2i_jax.evaluation.report import write_gallery_report
@@ -272,7 +273,8 @@ def build_data(model: Model, method: str, how: How, to: Path) -> None:
     *(("target", path, prompt) for path, prompt in zip(targets, concepts, strict=True)),
     *(("val", path, prompt) for path, prompt in zip(drawn[count:], held_out, strict=True)),
   ))  # fmt: skip
-  build_subject(source, model.tokenizer, to / DATA)
+  by = Drawn(source.splits, model.where, model.step, model.data)
+  build_subject(source, model.tokenizer, to / DATA, by)
 
 
 def edit(config: ConfigDict, to: Path, change: Callable[[Any, Any], Any]) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from t2i_jax.adapt.objectives import check_choices, objective_of
 from t2i_jax.adapt.subject import SubjectImages, build_subject, image_files
 from t2i_jax.config import build, load_config
+from t2i_jax.data.drawn import Drawn
 from t2i_jax.data.sheet import grid
 from t2i_jax.errors import ConfigError, WorkdirError
 from t2i_jax.evaluation.report import write_gallery_report
@@ -215,7 +216,8 @@ def build_data(
     *(("instance", path, how.prompt) for path in files),
     *((split(i), path, in_turn(how.class_prompts, i)) for i, path in enumerate(drawn)),
   ))  # fmt: skip
-  build_subject(source, model.tokenizer, to)
+  by = Drawn(("prior", "val"), model.where, model.step, model.data)
+  build_subject(source, model.tokenizer, to, by)
 
 
 def _drawings(model: Model, how: How) -> dict[str, np.ndarray]:

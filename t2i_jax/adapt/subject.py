@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from t2i_jax.data.account import Account
 from t2i_jax.data.build import build
+from t2i_jax.data.drawn import Drawn
 from t2i_jax.data.images import is_image_name
 from t2i_jax.data.items import Made, Result, in_chunks, made
 from t2i_jax.data.record import Record
@@ -54,12 +55,13 @@ class SubjectImages:
 
   def _made(self, split: str, path: str, caption: str, account: Account) -> Made:
     try:
-      image = stored_image(Path(path).read_bytes(), None, account)
+      original = Path(path).read_bytes()
+      image = stored_image(original, None, account)
     except Exception as error:  # of any kind, of a file that is no image
       raise DataError(f"{path} cannot be used: {error}") from error
     account.find("captions", 1)
     account.use("captions", 1)
-    return made(split, Record(image, (caption,), path, {"role": split}))
+    return made(split, Record(image, (caption,), path, {"role": split}), original)
 
 
 class AnchorImages(SubjectImages):
@@ -68,9 +70,12 @@ class AnchorImages(SubjectImages):
   splits: ClassVar = ("anchor", "target", "val")
 
 
-def build_subject(source: SubjectImages, tokenizer: Tokenizer, to: Path) -> None:
+def build_subject(
+  source: SubjectImages, tokenizer: Tokenizer, to: Path, drawn: Drawn | None = None
+) -> None:
   """The folder of data, with the tokenizer of a model; one that is there is kept.
 
+  drawn  what drew images of it
   Raises WorkdirError where it is of other images.
   """
   if (to / MANIFEST).exists():
@@ -81,4 +86,4 @@ def build_subject(source: SubjectImages, tokenizer: Tokenizer, to: Path) -> None
   own = json.loads(tokenizer.to_json())
   bpe = own["model"] if own["kind"] == "bpe" else None
   given: Any = source
-  build(given, to, workers=1, progress=False, max_bad=0.0, tokenizer=bpe)
+  build(given, to, workers=1, progress=False, max_bad=0.0, tokenizer=bpe, drawn=drawn)

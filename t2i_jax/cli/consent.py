@@ -2,8 +2,9 @@
 
 --optout=FILE is a list of them, and --phash of an image finds its copies, too. Printed for each
 record: never, or the first step at which it was read, how often, and the last checkpoint before
-it. Computed from the order of the data, which the checkpoint determines. --tombstones=FILE writes
-the records for data.tombstones, with which a run does not read them.
+it. Computed from the order of the data, which the checkpoint determines; where a model drew the
+data, what that had read, too. --tombstones=FILE writes the records for data.tombstones, with which
+a run does not read them.
 """
 
 import argparse
@@ -61,12 +62,13 @@ def optout_of(args: argparse.Namespace):
 def run(args: argparse.Namespace) -> None:
   from t2i_jax.cli.data import print_lines
   from t2i_jax.data.tombstones import joined, write_tombstones
-  from t2i_jax.training.consent import account_of, lines_of
+  from t2i_jax.training.consent import account_of, check_own, lines_of
 
   optout = optout_of(args)
   account = account_of(args.workdir, optout, args.step, args.radius)
   lines = lines_of(account)
   if args.tombstones:
+    check_own(account)
     left_out = joined(account.meta.without, account.matches.by_split())
     write_tombstones(args.tombstones, account.meta.config.data.dir, left_out, optout.digest)
     count = sum(map(len, left_out.values()))

@@ -12,6 +12,7 @@ from typing import Any
 from t2i_jax import __version__
 from t2i_jax.data.account import Account
 from t2i_jax.data.claim import ATTRIBUTION, SKIPPED, TOKENIZER, check_target, claimed, put_in_place
+from t2i_jax.data.drawn import Drawn
 from t2i_jax.data.items import BuildSource, Made, Result, Skipped
 from t2i_jax.data.lengths import BATCH, Lengths
 from t2i_jax.data.parallel_map import ordered_map
@@ -19,7 +20,7 @@ from t2i_jax.data.progress import Meter
 from t2i_jax.data.provenance import END
 from t2i_jax.data.record import SCHEMA
 from t2i_jax.data.shards import SplitWriter, sha256_of
-from t2i_jax.data.source import FORMAT, MANIFEST, PROVENANCE
+from t2i_jax.data.source import DRAWN, FORMAT, MANIFEST, PROVENANCE
 from t2i_jax.data.tokenize import Tokenizer, check_captions, placeholder_words, train_bpe
 from t2i_jax.errors import DataError
 
@@ -39,6 +40,7 @@ def build(
   overwrite: bool = False,
   progress: bool = True,
   tokenizer: str | None = None,
+  drawn: Drawn | None = None,
 ) -> dict[str, Any]:
   """Writes a source into the folder `out`, completely or not at all.
 
@@ -54,6 +56,7 @@ def build(
   max_bad        share of the items in [0, 1] that may be skipped
   overwrite      replaces `out` if this function built it
   tokenizer      a BPE as JSON, in place of one that is trained
+  drawn          the model that drew images of it, for the manifest
   progress       shows a bar, or lines where stdout is not a terminal
   Returns the manifest. Raises DataError and leaves `out` unchanged.
   """
@@ -75,7 +78,7 @@ def build(
         made = metered(ordered_map(source.make, source.tasks(), workers, lost), meter)
         checked = within_share(made, max_bad, total)
         items = keep_one_for_val(checked) if source.holds_out else checked
-        how = (shard_records, vocab, placeholders, tokenizer)
+        how = (shard_records, vocab, placeholders, tokenizer, drawn)
         manifest = write_folder(source, items, partial, *how)
       put_in_place(partial, out, overwrite)
   except OSError as error:
@@ -146,6 +149,7 @@ def write_folder(
   vocab: int | None,
   placeholders: int | None = None,
   tokenizer: str | None = None,
+  drawn: Drawn | None = None,
 ) -> dict[str, Any]:
   """Writes all files of a built folder into `folder`. Returns the manifest."""
   writers = {split: SplitWriter(folder, split, shard_records) for split in source.splits}
@@ -222,6 +226,7 @@ def write_folder(
     "account": account.to_json(),
     "lengths": {split: found for split, found in lengths.items() if found},
   }
+  manifest |= {} if drawn is None else {DRAWN: dataclasses.asdict(drawn)}
   (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
   return manifest
 

@@ -20,10 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from t2i_jax.data.images import decode
-from t2i_jax.data.latents import latents_of
 from t2i_jax.data.perceptual import RADIUS, distances, false_matches, perceptual_hash
 from t2i_jax.data.provenance import Provenance, read_provenance
-from t2i_jax.data.source import ShardSource
+from t2i_jax.data.source import ShardSource, images_folder
 from t2i_jax.errors import DataError
 
 SHAPES = {
@@ -51,10 +50,6 @@ class OptOut(NamedTuple):
   def phashes(self) -> tuple[int, ...]:
     return tuple(int(value, 16) for value in self.entries.get("phash", {}))
 
-  @property
-  def size(self) -> int:
-    return sum(map(len, self.entries.values()))
-
   def of(self, found: Provenance) -> list[tuple[str, str]]:
     """The entries, kind and normal form, that a record matches; perceptual hashes left out."""
     values = [("sha256", one) for one in found.hashes]
@@ -74,11 +69,14 @@ class Match(NamedTuple):
 class Matches(NamedTuple):
   """Records of a folder that a list names.
 
+  where, total  the folder and its splits, and how many records they have
   unmatched  entries, as they were written, that no record matches
   false      of pairs of different images of the folder, how many are within the radius of the
              perceptual hash, and of how many; (0, 0) where the list has no perceptual hash
   """
 
+  where: str
+  total: int
   records: list[Match]
   unmatched: list[str]
   false: tuple[int, int]
@@ -134,17 +132,17 @@ def match(
   """The records of some splits of a built folder that a list names.
 
   radius  bits in which perceptual hashes may differ
-  A folder of latents is compared by the images that these are of. Raises DataError where no record
-  is matched, or all are.
+  A folder of latents is compared by the images that these are of. Raises DataError where these are
+  needed and are not there, or have changed.
   """
-  latents = latents_of(str(folder))
   found: list[Match] = []
   hashes: list[int] = []
   same: list[str] = []
   total, hit = 0, set[tuple[str, str]]()
   listed = optout.phashes
+  pixels = images_folder(folder) if listed else folder
   for split in dict.fromkeys(splits):
-    images = ShardSource(latents.images if latents else folder, split) if listed else None
+    images = ShardSource(pixels, split) if listed else None
     for index, one in enumerate(read_provenance(folder, split)):
       total += 1
       of = optout.of(one)
@@ -163,18 +161,28 @@ def match(
     for value, text in entries.items()
     if (kind, value) not in hit
   ]
-  if not found:
+  false = false_matches(hashes, same, radius) if hashes else (0, 0)
+  return Matches(f"{', '.join(splits)} in {folder}", total, found, unmatched, false)
+
+
+def check_matches(matches: Matches, *others: Matches) -> None:
+  """Raises DataError where neither these nor others have a record, or these are all there are.
+
+  others  of the data of which models drew these
+  """
+  each = (matches, *others)
+  if not any(one.records for one in each):
+    compared = ", and ".join(f"none of the {one.total:,} records of {one.where}" for one in each)
     raise DataError(
-      f"none of the {total:,} records of {', '.join(splits)} in {folder} matches one of the "
-      f"{optout.size} entries, as {unmatched[0]!r}. A hash is of the image's file as it was built; "
-      "authors are those of its .provenance.jsonl files."
+      f"{compared} matches one of the {len(matches.unmatched)} entries, as "
+      f"{matches.unmatched[0]!r}. A hash is of the image's file as it was built; authors are those "
+      "of its .provenance.jsonl files."
     )
-  if len(found) == total:
+  if len(matches.records) == matches.total:
     raise DataError(
-      f"all {total:,} records of {', '.join(splits)} in {folder} match the list, the first by "
-      f"{found[0].why[0]!r}: nothing would be left. Make the list narrower."
+      f"all {matches.total:,} records of {matches.where} match the list, the first by "
+      f"{matches.records[0].why[0]!r}: nothing would be left. Make the list narrower."
     )
-  return Matches(found, unmatched, false_matches(hashes, same, radius) if hashes else (0, 0))
 
 
 def near(hashes: Sequence[int], listed: Sequence[int], radius: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Where each record comes from: content hashes, author, licence and consent, a line a record.
 
 `t2i data build` writes them beside the shards, as SPLIT.provenance.jsonl, whose hash is in the
-manifest; a folder that was built before has none, and the same is read from its records.
+manifest; a folder that was built before has none, and the same is read from its records. Latents
+have those of their images.
 """
 
 import hashlib
@@ -11,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t2i_jax.data.images import is_latent
 from t2i_jax.data.record import Record
-from t2i_jax.data.source import PROVENANCE, ShardSource, read_manifest
+from t2i_jax.data.shards import sha256_of
+from t2i_jax.data.source import PROVENANCE, ShardSource, images_folder, read_manifest
 from t2i_jax.errors import DataError
 
 END = ".provenance.jsonl"  # of the name of a split's file
@@ -80,19 +81,18 @@ def provenance_of(record: Record, original: bytes | None = None) -> Provenance:
 def read_provenance(folder: str | Path, split: str) -> Iterator[Provenance]:
   """Of each record of a split, in the order of their indices.
 
-  Raises DataError where the file of a folder that has one is not what was built, and for latents
-  that were encoded without.
+  Of latents that have no such file, those of their images. Raises DataError where the file of a
+  folder is not what was built, and where those images are needed and are not there.
   """
   folder = Path(folder)
   manifest = read_manifest(folder)
   entry = manifest.get(PROVENANCE, {}).get(split)
   if entry is None:
+    images = images_folder(folder)
+    if images != folder:
+      yield from read_provenance(images, split)
+      return
     source = ShardSource(folder, split)
-    if is_latent(source[0].image) and "latents" in manifest:
-      raise DataError(
-        f"{folder} holds latents that were encoded without the hashes of their images. Encode them "
-        f"again: t2i data encode --data={manifest['latents']['images']} --to={folder}"
-      )
     yield from (provenance_of(source[i]) for i in range(len(source)))
     return
   digest, count, path = hashlib.sha256(), 0, folder / entry["file"]
@@ -109,3 +109,32 @@ def read_provenance(folder: str | Path, split: str) -> Iterator[Provenance]:
     raise DataError(
       f"{path} is not what was built: {count} lines, another sha256 than the manifest says."
     )
+
+
+def copy_provenance(folder: str | Path, split: str, to: Path) -> dict[str, str] | None:
+  """Gives the same split of another folder, `to`, the file of this one. Returns the manifest's
+  entry; None, and nothing is written, for latents that have none of their own.
+
+  Raises DataError as read_provenance does.
+  """
+  manifest = read_manifest(folder)
+  if split not in manifest.get(PROVENANCE, {}) and "latents" in manifest:
+    return None
+  path = to / f"{split}{END}"
+  with path.open("w", encoding="utf-8") as lines:
+    lines.writelines(f"{one.line()}\n" for one in read_provenance(folder, split))
+  return {"file": path.name, "sha256": sha256_of(path)}
+
+
+def without_files(folder: str | Path) -> str:
+  """What holds for a folder that was built without these files, as a sentence; else ""."""
+  manifest = read_manifest(folder)
+  if manifest["splits"].keys() <= manifest.get(PROVENANCE, {}).keys():
+    return ""
+  images = images_folder(folder)
+  if images != Path(folder):
+    return without_files(images)
+  return (
+    f"{folder} was built without provenance: hashes are of the image files that it stores, not of "
+    "those that were given, and authors those in the metadata of its records"
+  )

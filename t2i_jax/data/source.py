@@ -31,6 +31,7 @@ LATENTS = dict.fromkeys(TEXTS, str) | {"image_size": [int], "shape": [int], "bat
 ENCODER: dict[str, Any] = dict.fromkeys(("start", "weights", "config", "ids", "dtype"), str)
 ENCODER |= dict.fromkeys(("limit", "length", "width", "pooled"), int)
 PROVENANCE = "provenance"  # by split: data.provenance
+DRAWN = "drawn"  # data.drawn.Drawn says what it is
 FEATURES = {"data": str, "data_hash": str, "batch": int, "encoders": {"*": ENCODER}}
 SHAPE: dict[str, Any] = {
   "splits": {"*": SPLIT},
@@ -39,6 +40,7 @@ SHAPE: dict[str, Any] = {
   "?latents": LATENTS,
   "?text": FEATURES,
   "?provenance": {"*": {"file": str, "sha256": str}},
+  "?drawn": {"splits": [str], "model": str, "step": int, "data": str},
   "?lengths": {"*": {"*": {"bpe": HISTOGRAM, "bytes": HISTOGRAM}}},
 }
 KINDS = {str: "text", int: "a count", dict: "a map", list: "a list"}
@@ -119,6 +121,27 @@ def changed_hash(folder: str | Path, before: str) -> str | None:
   except DataError:
     return None
   return None if now == before else now
+
+
+def images_folder(folder: str | Path) -> Path:
+  """The folder that has the images of a built folder's records, each of the same index.
+
+  It is the folder itself, or that of whose images it holds the latents. Raises DataError where the
+  latter is not on this machine, or has changed since.
+  """
+  entry = read_manifest(folder).get("latents")
+  if entry is None:
+    return Path(folder)
+  images = Path(entry["images"])
+  state = "not on this machine" if not (images / MANIFEST).is_file() else ""
+  if changed_hash(images, entry["images_hash"]):
+    state = "another one than was encoded"
+  if state:
+    raise DataError(
+      f"{folder} holds latents, and {images}, the folder of their images, which are needed here, "
+      f"is {state}. Put the original there."
+    )
+  return images
 
 
 class ShardSource:

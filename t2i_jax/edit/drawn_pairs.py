@@ -18,6 +18,7 @@ from PIL import Image
 
 from t2i_jax.data.build import build
 from t2i_jax.data.claim import check_target
+from t2i_jax.data.drawn import Drawn
 from t2i_jax.data.edit_texts import EditTriple, read_edit_texts
 from t2i_jax.data.images import encode
 from t2i_jax.data.items import Made, Result, Skipped, made
@@ -112,7 +113,8 @@ def pairs(
   own = json.loads(model.tokenizer.to_json())
   given: Any = Pairs(str(folder), about)
   bpe = own["model"] if own["kind"] == "bpe" else None
-  manifest = build(given, to, workers=1, progress=False, tokenizer=bpe)
+  by = None if how.kind == EXACT else Drawn(Pairs.splits, model.where, model.step, model.data)
+  manifest = build(given, to, workers=1, progress=False, tokenizer=bpe, drawn=by)
   for path in (*map(Path, given.tasks()), folder / ABOUT):
     path.unlink()
   folder.rmdir()

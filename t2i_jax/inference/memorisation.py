@@ -10,7 +10,7 @@ import numpy as np
 from t2i_jax.data.latents import latents_of
 from t2i_jax.data.provenance import read_provenance
 from t2i_jax.data.roles import BETWEEN
-from t2i_jax.data.source import ShardSource
+from t2i_jax.data.source import ShardSource, images_folder
 from t2i_jax.data.transforms import fit_image
 from t2i_jax.errors import ConfigError
 from t2i_jax.evaluation import memorisation as m
@@ -80,8 +80,8 @@ class TrainImages:
   def __init__(self, model: Model):
     data = model.config.data
     latents = latents_of(data.dir)
-    folder, size = (latents.images, latents.image_size) if latents else (data.dir, data.image_size)
-    self.size = tuple(size)
+    folder = images_folder(data.dir)
+    self.size = tuple(latents.image_size if latents else data.image_size)
     splits = dict.fromkeys(data.train_split.split(BETWEEN))
     self._sources = [ShardSource(folder, split) for split in splits]
     self._ends = np.cumsum([len(source) for source in self._sources])

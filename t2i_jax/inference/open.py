@@ -30,6 +30,7 @@ class Model:
 
   step   optimiser steps done
   where  what it was opened from, for messages
+  data   hash of the manifest of what it was trained on; "" where that is not known
   """
 
   config: ConfigDict
@@ -40,6 +41,7 @@ class Model:
   mesh: Mesh
   tasks: Tasks
   where: str
+  data: str = ""
 
   def draw(self, prompts: Sequence[str], seeds: Sequence[int], **how: Any) -> np.ndarray:
     """uint8 [n, H, W, 3], or float32 latents [n, h, w, C]. Raises ConfigError, PromptError.
@@ -129,7 +131,7 @@ def open_model(
       params = merged(system, restore_params(checkpoints, step, meta, system, mesh))
       params = jax.block_until_ready(params)
     where = f"--workdir={workdir}"
-    return Model(config, plain, meta.tokenizer, params, step, mesh, tasks, where)
+    return Model(config, plain, meta.tokenizer, params, step, mesh, tasks, where, meta.data)
 
   with closing(open_checkpoints(workdir)) as checkpoints:
     return checkpoints.newest(read, step)[1]

@@ -12,6 +12,7 @@ from t2i_jax import __version__
 from t2i_jax.data import pieces as stored
 from t2i_jax.data.claim import ATTRIBUTION, TOKENIZER, put_in_place
 from t2i_jax.data.pieces import KINDS, Before, packed_keys
+from t2i_jax.data.provenance import copy_provenance
 from t2i_jax.data.record import Record
 from t2i_jax.data.shards import write_shard
 from t2i_jax.data.source import MANIFEST, PROVENANCE, ShardSource
@@ -143,9 +144,8 @@ def finish(
     if (data / name).is_file():
       shutil.copyfile(data / name, partial / name)
   lengths = {split: v for split, v in manifest.get("lengths", {}).items() if split in splits}
-  provenance = {s: one for s, one in manifest.get(PROVENANCE, {}).items() if s in splits}
-  for entry in provenance.values():
-    shutil.copyfile(data / entry["file"], partial / entry["file"])
+  copied = {split: copy_provenance(data, split, partial) for split in splits}
+  provenance = {split: entry for split, entry in copied.items() if entry is not None}
   given = {key: value for key, value in manifest.items() if key != PROVENANCE}
   source_of = {"source": ", ".join(made), "arguments": manifest.get("made_by", {})}
   made_by = {"version": __version__} | source_of

@@ -1,4 +1,7 @@
-"""What a checkpoint has read of some records: computed from its config, its data and the order."""
+"""What a checkpoint has read of some records: computed from its config, its data and the order.
+
+Where a model drew its data, what that model had read by then is computed, too.
+"""
 
 from contextlib import closing
 from pathlib import Path
@@ -7,14 +10,16 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from t2i_jax.config import leaves
+from t2i_jax.data.drawn import Drawn, drawn_of
 from t2i_jax.data.exposures import Order, exposures
-from t2i_jax.data.optout import Match, Matches, OptOut, match
+from t2i_jax.data.optout import Match, Matches, OptOut, check_matches, match
 from t2i_jax.data.perceptual import RADIUS
+from t2i_jax.data.provenance import without_files
 from t2i_jax.data.roles import BETWEEN
 from t2i_jax.data.source import manifest_hash, read_manifest
-from t2i_jax.errors import ConfigError, DataError
+from t2i_jax.errors import ConfigError, DataError, T2IError
 from t2i_jax.training.begin import order_of
-from t2i_jax.training.checkpoint import Meta, open_checkpoints
+from t2i_jax.training.checkpoint import Meta, is_workdir, open_checkpoints
 
 
 class Read(NamedTuple):
@@ -28,11 +33,23 @@ class Read(NamedTuple):
   trained: bool
 
 
+class Upstream(NamedTuple):
+  """The model that drew images on which a run was trained.
+
+  account  what it had read by then;   why: or why that is not known, "" where it is
+  """
+
+  drawn: Drawn
+  account: "Account | None"
+  why: str = ""
+
+
 class Account(NamedTuple):
   """What a run has read of some records.
 
   step   the last one that is counted;   meta: of its newest checkpoint
   steps  of the checkpoints that are kept
+  upstream  where a model drew some of the data
   """
 
   workdir: Path
@@ -42,6 +59,18 @@ class Account(NamedTuple):
   order: Order
   matches: Matches
   records: tuple[Read, ...]
+  upstream: Upstream | None = None
+
+  @property
+  def above(self) -> "tuple[Account, ...]":
+    """Of the models that drew its data, then the data of these, as far as they are known."""
+    found = self.upstream.account if self.upstream else None
+    return () if found is None else (found, *found.above)
+
+  @property
+  def unknown(self) -> bool:
+    """Whether a model, of which it is not known what it had read, drew its data or those above."""
+    return (self, *self.above)[-1].upstream is not None
 
   @property
   def first(self) -> int | None:
@@ -84,8 +113,17 @@ def account_of(
 ) -> Account:
   """What a run has read, up to a step, of the records of a list; by default all that it has done.
 
-  Raises RestoreError, DataError where no record is matched or all are.
+  Raises RestoreError, DataError where no record is matched, of its data or of what is known of
+  those that models had read which drew them; or where all of its data are.
   """
+  account = _account(workdir, optout, step, radius)
+  if account.records or not account.unknown:
+    check_matches(account.matches, *(one.matches for one in account.above))
+  return account
+
+
+def _account(workdir: str | Path, optout: OptOut, step: int | None, radius: int) -> Account:
+  """`account_of`, also where no record is matched."""
   with closing(open_checkpoints(workdir)) as checkpoints:
     newest, meta = checkpoints.newest(checkpoints.meta)
     steps = tuple(checkpoints.steps())
@@ -100,7 +138,30 @@ def account_of(
     Read(one, tuple(read.get((one.split, one.number), ())), one.split in trained)
     for one in matches.records
   )
-  return Account(Path(workdir), step, meta, steps, order, matches, records)
+  upstream = _upstream(folder, trained, optout, radius)
+  return Account(Path(workdir), step, meta, steps, order, matches, records, upstream)
+
+
+def _upstream(folder: str, trained: set[str], optout: OptOut, radius: int) -> Upstream | None:
+  """What drew images of some of the splits that are trained on; None where nothing did."""
+  drawn = drawn_of(folder)
+  if drawn is None or not trained & set(drawn.splits):
+    return None
+  run = drawn.workdir
+  if not run:
+    return Upstream(drawn, None, "what a published model was trained on is not known here.")
+  again = f"Where the run is: t2i consent {drawn.model} --step={drawn.step}."
+  if not is_workdir(run):
+    return Upstream(drawn, None, f"{run} has no checkpoints on this machine. {again}")
+  try:
+    found = _account(run, optout, drawn.step, radius)
+  except T2IError as error:
+    return Upstream(drawn, None, f"{error} {again}")
+  if drawn.data != found.meta.data:
+    then, now = (data[:12] or "unknown" for data in (drawn.data, found.meta.data))
+    why = f"it was of the data {then} when it drew, and its checkpoints are of {now}."
+    return Upstream(drawn, None, f"{why} {again}")
+  return Upstream(drawn, found)
 
 
 def started_from(config: ConfigDict) -> dict[str, str]:
@@ -124,13 +185,49 @@ def lines_of(account: Account) -> list[str]:
   said += [f"{part} starts from {start}: that has its own account" for part, start in
            started_from(meta.config).items()]  # fmt: skip
   said += [f"no record matches {text!r}" for text in account.matches.unmatched]
+  said += filter(None, [without_files(folder)])
   hits, pairs = account.matches.false
   if pairs:
     said.append(
       f"perceptual hash: of {pairs:,} pairs of different images of these data {hits:,} match, too "
       f"({hits / pairs:.2g})"
     )
-  return said
+  return said + ([] if account.upstream is None else _lines_above(account.upstream))
+
+
+def _lines_above(upstream: Upstream) -> list[str]:
+  drawn, account = upstream.drawn, upstream.account
+  said = f"images of {', '.join(drawn.splits)} were drawn by {drawn.model} at step {drawn.step}"
+  if account is None:
+    return [f"{said}: what that had read of the list cannot be computed: {upstream.why}"]
+  each = "each may depend on every record that it had read, so that none is of one record alone"
+  return [f"{said}; {each}. It had read:", *(f"  {line}" for line in lines_of(account))]
+
+
+def check_own(account: Account) -> None:
+  """Raises DataError where a list names no record of a run's own data: a model drew these."""
+  if not account.records:
+    by = account.upstream.drawn.model if account.upstream else "another model"
+    raise DataError(
+      f"no record of {account.matches.where} is listed, and what {by}, which drew images of it, "
+      "had read is in no single one. Take the list out of that model first (t2i erase), draw the "
+      "data again with what it gives, and train on these."
+    )
+
+
+def check_above(account: Account) -> None:
+  """Raises DataError where a model that drew a run's data had read of the list, or may have and
+  nothing else is listed: the run has no step without it."""
+  for one in account.above:
+    if one.first is not None:
+      raise DataError(
+        f"{account.workdir} was trained on images that {one.workdir} drew, and that had read a "
+        f"listed record at step {one.first}: no step of the former is without it. Write "
+        f"t2i erase --workdir={one.workdir} --optout=LIST --to=RUN, draw the data again with RUN, "
+        "and train on these."
+      )
+  if account.unknown:
+    check_own(account)
 
 
 def _line(account: Account, read: Read) -> str:
@@ -151,6 +248,11 @@ def _line(account: Account, read: Read) -> str:
 
 def to_json(account: Account) -> dict[str, Any]:
   """The account as JSON, for a certificate."""
+  upstream = account.upstream
+  above: dict[str, Any] = {}
+  if upstream is not None:
+    known = None if upstream.account is None else to_json(upstream.account)
+    above = {"drawn by": upstream.drawn.__dict__ | {"why not": upstream.why, "account": known}}
   records = [
     {
       "split": read.match.split,
@@ -173,4 +275,5 @@ def to_json(account: Account) -> dict[str, Any]:
     "last clean checkpoint": account.clean,
     "entries without a record": account.matches.unmatched,
     "false matches of the perceptual hash": list(account.matches.false),
+    **above,
   }

@@ -9,7 +9,9 @@ from flax import traverse_util
 
 from t2i_jax.adapt.forget import How, filled
 from t2i_jax.cli.main import main
+from t2i_jax.data.drawn import Drawn, drawn_of
 from t2i_jax.data.roles import open_split
+from t2i_jax.data.source import manifest_hash
 from t2i_jax.inference import open_model
 from t2i_jax.training.setup import set_up
 from tests.adapt.personalised import config_of
@@ -67,6 +69,38 @@ def test_adapters_by_esd_and_then_another_concept(base, tmp_path, one_device):
   given = {"data.train_split": "anchor"}
   third = set_up(config_of(tmp_path / "two", "lora", tmp_path / "two/data", **given))
   assert set(third.system.adapters) == {"lora"}
+
+
+@pytest.mark.parametrize(
+  "more, anchor, drawn",
+  [
+    (["--method=maximise", "--ceiling=0.5"], None, "'a red circle': 0 images are there, 14 drawn"),
+    (
+      ["--method=maximise", "--what=all", "--regularisation=0.5", "--keep=a blue square"],
+      "circle",
+      "'a red circle': 0 images are there, 6 drawn",
+    ),
+  ],
+)
+def test_loss_maximisation_from_the_command_to_the_page(
+  base, easy_data, tmp_path, one_device, more, anchor, drawn, capsys
+):
+  assert run(base, tmp_path / "run", *more, anchor=anchor, steps=1) == 0
+  said = capsys.readouterr().out
+  assert drawn in said
+  found = moved(open_model(base / "base"), open_model(tmp_path / "run"))
+  if "--what=all" in more:
+    assert len(found) > 1 and all(path.startswith("backbone/") for path in found)
+  else:
+    assert found == {"backbone/blocks/cross/kv/kernel"}
+  page = Path(said.strip().splitlines()[-1]).read_text()
+  prompts = len({"red circle", anchor or "red circle"}) + ("--keep=a blue square" in more)
+  assert page.count("<figure>") == 2 * prompts * 4
+  for text in ("maximise", f"red circle -&gt; {anchor or 'nothing'}"):
+    assert text in page
+  assert (tmp_path / "run/forgotten.png").is_file()
+  by = ("anchor", "target", "val"), f"--workdir={base / 'base'}", 4, manifest_hash(easy_data)
+  assert drawn_of(tmp_path / "run/data") == Drawn(*by)
 
 
 def test_templates():

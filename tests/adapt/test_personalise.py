@@ -13,6 +13,8 @@ from safetensors.numpy import load_file
 
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
+from t2i_jax.data.drawn import Drawn, drawn_of
+from t2i_jax.data.source import manifest_hash
 from t2i_jax.inference import open_model
 from t2i_jax.systems.denoising import denoising
 from t2i_jax.systems.drawing import DreamBooth
@@ -30,7 +32,7 @@ def run(base, to, *more):
 
 
 @pytest.mark.parametrize("method", ["lora", "dreambooth"])
-def test_a_subject_is_taught_and_shown(base, tmp_path, one_device, method, capsys):
+def test_a_subject_is_taught_and_shown(base, easy_data, tmp_path, one_device, method, capsys):
   to = tmp_path / "subject"
   assert run(base, to, f"--method={method}", "--prompt=a red circle") == 0
   said = capsys.readouterr().out
@@ -41,6 +43,8 @@ def test_a_subject_is_taught_and_shown(base, tmp_path, one_device, method, capsy
   assert {n: s["records"] for n, s in manifest["splits"].items()} == {
     "instance": 3, "prior": 4, "val": 8,
   }  # fmt: skip
+  by = Drawn(("prior", "val"), f"--workdir={base / 'base'}", 4, manifest_hash(easy_data))
+  assert drawn_of(to / "data") == by
   before, after = open_model(base / "base"), open_model(to)
   assert before.tokenizer == after.tokenizer
   same = jax.tree.map(np.array_equal, before.params["text"], after.params["text"])

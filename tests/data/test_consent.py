@@ -15,7 +15,7 @@ from t2i_jax.data.exposures import Order, changed, exposures
 from t2i_jax.data.from_folder import Folder
 from t2i_jax.data.images import decode
 from t2i_jax.data.loader import Loader
-from t2i_jax.data.optout import entries_of, match, read_optout
+from t2i_jax.data.optout import check_matches, entries_of, match, read_optout
 from t2i_jax.data.perceptual import chance, distances, false_matches, perceptual_hash
 from t2i_jax.data.provenance import provenance_of, read_provenance
 from t2i_jax.data.roles import open_split
@@ -154,7 +154,7 @@ def test_what_a_list_matches(folder, tmp_path):
 )
 def test_lists_that_are_refused(folder, lines, words):
   with pytest.raises(DataError, match=words):
-    match(entries_of(lines, "x"), folder, list(every(folder)))
+    check_matches(match(entries_of(lines, "x"), folder, list(every(folder))))
 
 
 def test_substitutes():

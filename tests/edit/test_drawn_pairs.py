@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from toys import saved
 
 from t2i_jax.config import load_config
+from t2i_jax.data.drawn import Drawn, drawn_of
 from t2i_jax.data.edit_texts import EditTriple, scene_texts, write_edit_texts
 from t2i_jax.data.images import decode
 from t2i_jax.data.scenes import render
@@ -43,7 +44,8 @@ class Model(SimpleNamespace):
     super().__init__(
       config=ConfigDict({"sampling": SAMPLING, "data": {"image_size": (size, size)}}),
       system=SimpleNamespace(check_captions=lambda texts: None),
-      tokenizer=Tokenizer.bytes(), params={}, where="stand-in", step=3, left=left,
+      tokenizer=Tokenizer.bytes(), params={}, left=left,
+      where="--workdir=stand-in", step=3, data="01",
     )  # fmt: skip
 
   def need(self, task):
@@ -111,6 +113,8 @@ def test_what_is_kept_are_the_most_alike_in_direction_with_where_they_came_from(
   manifest = pairs(Model(), edits, tmp_path / "a", HOW, encoder(), count=10)
   about = manifest["made_by"]["arguments"]["about"]
   assert about["edits"] == 10 and about["thresholds"]["directional"] == 0.3
+  by = Drawn(("train", "val"), "--workdir=stand-in", 3, "01")
+  assert drawn_of(tmp_path / "a") == by and by.workdir == "stand-in"
   records = [
     source[i]
     for split in manifest["splits"]
@@ -213,6 +217,7 @@ def test_renders_are_judged_right_and_other_images_wrong(tmp_path):
   how = How(EXACT, judge=True, val_fraction=0.1)
   manifest = pairs(Model(size=32), tmp_path / "edits.jsonl", tmp_path / "exact", how)
   assert sum(split["records"] for split in manifest["splits"].values()) == 12
+  assert drawn_of(tmp_path / "exact") is None  # renders, which no model drew
   record = ShardSource(tmp_path / "exact", "train")[0]
   assert record.meta["correct"] and record.meta["kind"] and "seed" not in record.meta
   before, after = (render(scene, 32) for scene in (triples[0].turn.before, triples[0].turn.after))

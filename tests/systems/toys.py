@@ -158,8 +158,11 @@ def random_like(abstract, seed=0):
   return jax.tree.map(fill, abstract)
 
 
-def saved(workdir, config, step=1, seed=0):
-  """A work directory with a checkpoint of random weights, nothing compiled: (system, state)."""
+def saved(workdir, config, step=1, seed=0, data=""):
+  """A work directory with a checkpoint of random weights, nothing compiled: (system, state).
+
+  data  hash of the manifest of what it says that it was trained on
+  """
   system = system_of(config)
   mesh = make_mesh()
   abstract = abstract_state(system, make_optimizers(config.train, system), mesh)
@@ -168,7 +171,7 @@ def saved(workdir, config, step=1, seed=0):
   frozen = {name: starts.get(name, tree) for name, tree in state.frozen.items()}
   state = state._replace(frozen=frozen)
   copied = copied_parts(system, config.checkpoint.frozen, frozen, starts)
-  meta = Meta(config, Tokenizer.bytes(), step * 8, fingerprint(frozen), copied)
+  meta = Meta(config, Tokenizer.bytes(), step * 8, fingerprint(frozen), copied, data)
   saver = Saver(workdir, keep=3)
   saver.save(state, meta)
   saver.close()
