@@ -19,6 +19,7 @@ it goes on from where it stopped; with its defaults it takes about 45 minutes of
 import argparse
 import dataclasses
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,6 +135,10 @@ def choose(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
   own = {kind: sorted(found, key=lambda record: record.key) for kind, found in own.items()}
   own["filtered"] = [record for record in own["p2p"] if alike(record)]
   own["judged"] = [record for record in own["p2p"] if record.meta["correct"]]
+  for kind, found in own.items():
+    if not found:
+      sys.exit(f"{root}: of {len(own['p2p'])} pairs of p2p none is in the set {kind}: draw more, "
+               "or train the classifier for longer.")  # fmt: skip
   size = min(args.pairs, *map(len, own.values()))
   own = {kind: found[:size] for kind, found in own.items()}
   own["quarter"] = own["exact"][: size // 4]
