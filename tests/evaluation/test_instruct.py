@@ -25,7 +25,7 @@ def model():
   return SimpleNamespace(
     config=ConfigDict({"sampling": SAMPLING, "data": {"image_size": (32, 32)}}),
     system=SimpleNamespace(check_captions=lambda texts: None), need=lambda task: None,
-    tokenizer=Tokenizer.bytes(), params={}, where="stand-in", step=3,
+    tokenizer=Tokenizer.bytes(), params={}, where="--workdir=stand-in", step=3, data="01",
   )  # fmt: skip
 
 
