@@ -197,14 +197,18 @@ def main() -> None:
     command = " ".join(["python -m benchmarks.editing", *settings])
     line = run_of(command, *(runs / name for name in CONFIGS if (runs / name).is_file()))
     write(to / PAGE, page(runs, to, args, command), line)
-    record(runs, drawn_in(runs), to / RECORD)
+    record(runs, drawn_in(runs, counts_of(args.count)), to / RECORD)
     print(to / PAGE)
 
 
-def drawn_in(runs: Path) -> list[Path]:
+def drawn_in(runs: Path, counts: dict[str, int]) -> list[Path]:
   """What the page is made of."""
-  every = [path for part in COUNTS for path in (runs / part).rglob("*.*")]
-  return [*runs.glob("*.json"), *every]
+  others = [path for part in COUNTS if part != "images" for path in (runs / part).rglob("*.*")]
+  return [
+    *runs.glob("*.json"),
+    *editing_images.drawn_in(runs / "images", counts["images"]),
+    *others,
+  ]
 
 
 def shares(parts: list[str], editors: list[str], args: Any) -> list[list[str]]:

@@ -124,7 +124,7 @@ def make(bench: Bench, folder: Path, count: int) -> None:
   drawn = bench.pairs([method] * half, rows, each)
   assert drawn.recorded is not None
   images = np.concatenate([drawn.before, drawn.after])
-  both = lambda leaf: np.concatenate([leaf[:, 0], leaf[:, 1]]).astype(np.float32)
+  both = lambda leaf: np.concatenate([leaf[:, 0], leaf[:, 1]]).astype(np.float16)  # a record's size
   folder.mkdir(parents=True, exist_ok=True)
   np.savez_compressed(
     folder / "maps.npz", images=images,
@@ -154,7 +154,7 @@ def drawn_in(folder: Path, count: int) -> tuple[list[Drawn], int] | None:
   if cell is None:
     return None
   with np.load(folder / "maps.npz") as file:
-    maps = dict(file)
+    maps = {name: file[name] if name == "images" else file[name].astype(float) for name in file}
   found = []
   scenes = scenes_of(count)
   readings = [(group, reading) for group in GROUPS for reading in cell.readings[group]]

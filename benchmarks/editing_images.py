@@ -310,13 +310,27 @@ def section(folder: Path, to: Path, count: int, imagic_runs: Path) -> list[str]:
   return lines
 
 
+def of_sheet(folder: Path, every: dict[str, list[Point]], count: int) -> list[tuple[Point, Path]]:
+  """Every editor at the strength that was chosen for it, and the file of its first drawings."""
+  found = []
+  for name, some in every.items():
+    point = chosen(some) if count > CHOOSE else some[0]
+    found.append((point, path_of(folder, name, float(point.setting)).with_suffix(".png")))
+  return found
+
+
+def drawn_in(folder: Path, count: int) -> list[Path]:
+  """Files that the page is made of."""
+  shown_of = of_sheet(folder, points(folder, count), count)
+  return [*folder.glob("*.json"), *(path for _, path in shown_of)]
+
+
 def sheet(folder: Path, to: Path, every: dict[str, list[Point]], count: int) -> list[str]:
   """A few edits by every method at the strength that was chosen for it: editing.png."""
   few = [t for kind in KINDS for t in tasks_of((kind,), count)[: min(SHOWN, count)]]
   rows, names = [[t.image for t in few], [t.truth for t in few]], ["given", "exact render"]
-  for name, some in every.items():
-    point = chosen(some) if count > CHOOSE else some[0]
-    rows.append(shown(path_of(folder, name, float(point.setting)).with_suffix(".png")))
+  for point, path in of_sheet(folder, every, count):
+    rows.append(shown(path))
     names.append(f"{point.title} ({point.setting})")
   grid(rows, 2, block=min(SHOWN, count), band=0).save(to / "editing.png")
   return [
