@@ -147,11 +147,11 @@ def changes_table(
 
 def cost_table(paths: Paths) -> str:
   kept = paths.kept_seconds()
-  labels = {name: METHODS[name].label for name in METHODS if name in kept}
-  names = {"data": "building the data", "base": "training the base"} | {
+  names = {name: method.label for name, method in METHODS.items()} | {
+    "data": "building the data", "base": "training the base",
     "classifier": "the classifier", "drawing": "drawing what is judged",
   }  # fmt: skip
-  rows = [[(names | labels)[name], f"{seconds / 60:.1f}"] for name, seconds in kept.items()]
+  rows = [[names[name], f"{seconds / 60:.1f}"] for name, seconds in kept.items()]
   return table(["minutes of processors", ""], [*rows, ["in all", f"{sum(kept.values()) / 60:.1f}"]])
 
 
@@ -220,8 +220,7 @@ def forgotten_section(world: World, answers: Answers) -> str:
     f"`t2i forget --kind=style --concept=\"{FORGOTTEN} style\" --anchor= --regularisation=1`:",
     f"concept ablation on 64 images that the base draws for {TEMPLATES} further concepts without a",
     f"style. So \"{FORGOTTEN} style\" is to be drawn as no style, for which the base draws either",
-    "artist: the aim of the first column is the base's last one, not 0. What is trained is the",
-    "row's name.",
+    "artist: the aim of the first column is the base's last one, not 0.",
     "",
     rates_table(world, answers, ["base", *ERASED], one),
     "",

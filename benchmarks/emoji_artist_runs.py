@@ -27,7 +27,7 @@ TAUGHT = (
   "house", "automobile", "sunflower", "crown", "teddy bear",
 )  # fmt: skip
 FORGOTTEN, NEIGHBOUR = "Twemoji", "OpenMoji"
-BASE_STEPS = 600
+BASE_STEPS = 500
 DRAWN = 64  # concepts a kind of prompt
 OWN = 4  # drawings of each of the ten
 TEMPLATES = 32  # concepts whose prompts forget the style
@@ -63,8 +63,8 @@ PERSONALISED = {
   "dreambooth": Method("DreamBooth, all weights", taught("dreambooth")),
 }
 ERASED = {
-  "forgot_kv": Method("keys and values of the text", forgets("kv")),
-  "forgot_all": Method("all weights of the backbone", forgets("all")),
+  "forgot_kv": Method("forgotten by keys and values of the text", forgets("kv")),
+  "forgot_all": Method("forgotten by all weights", forgets("all")),
 }
 METHODS = {"base": Method("base, untouched"), **PERSONALISED, **ERASED}
 
