@@ -51,8 +51,8 @@ def taught(name: str) -> tuple[str, ...]:
   return ("personalise", f"--method={name}")
 
 
-def forgets(what: str) -> tuple[str, ...]:
-  return ("forget", f"--what={what}", "--regularisation=1")
+def forgets(what: str, anchor: str = "") -> tuple[str, ...]:
+  return ("forget", f"--what={what}", f"--anchor={anchor}", "--regularisation=1")
 
 
 ENHANCED = 0.5  # strength of the word in DomainGallery's guidance
@@ -63,8 +63,11 @@ PERSONALISED = {
   "dreambooth": Method("DreamBooth, all weights", taught("dreambooth")),
 }
 ERASED = {
-  "forgot_kv": Method("forgotten by keys and values of the text", forgets("kv")),
-  "forgot_all": Method("forgotten by all weights", forgets("all")),
+  "forgot_kv": Method("forgotten by keys and values of the text; anchor no style", forgets("kv")),
+  "forgot_all": Method("forgotten by all weights; anchor no style", forgets("all")),
+  "forgot_for": Method(
+    f"forgotten by keys and values; anchor {NEIGHBOUR} style", forgets("kv", f"{NEIGHBOUR} style")
+  ),
 }
 METHODS = {"base": Method("base, untouched"), **PERSONALISED, **ERASED}
 
@@ -163,7 +166,7 @@ def flags_of(paths: Paths, world: World, method: Method) -> list[str]:
     flags += [f"--images={paths.ten}", *(f"--class-word={name}" for name in TAUGHT)]
     flags += [f"--word={world.word}", "--template={class}, {word}"]
     return [*flags, *(f"--prompt={name}, {world.word}" for name in shown)]
-  flags += ["--kind=style", f"--concept={FORGOTTEN} style", "--anchor="]
+  flags += ["--kind=style", f"--concept={FORGOTTEN} style"]
   flags += [f"--templates={paths.templates}"]
   return [*flags, *(f"--keep={name}, {NEIGHBOUR} style" for name in shown)]
 

@@ -105,6 +105,7 @@ def test_the_flags_of_the_verbs(folder, tmp_path):
   assert flags.count("--class-word=fox") == 1 and "--word=Kolt style" in flags
   flags = flags_of(paths, world, METHODS["forgot_kv"])
   assert flags[0] == "forget" and "--concept=Twemoji style" in flags and "--anchor=" in flags
+  assert "--anchor=OpenMoji style" in flags_of(paths, world, METHODS["forgot_for"])
   assert paths.run("enhanced") == paths.run("domain_gallery")
 
 
