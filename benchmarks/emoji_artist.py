@@ -61,7 +61,25 @@ Answers = dict[str, dict[str, np.ndarray]]  # artists by row and kind of prompt
 
 # What the tables and the sheet say, written when they were made.
 FOUND = """\
-TODO"""
+DomainGallery as the verb runs it teaches nothing here: its rates are the base's, with enhancement
+too, and so are its images to the eye. LoRA, which is the same without the further terms, comes to
+about a fifth; all weights of DreamBooth to seven in ten, and then more than half of the drawings in
+the OpenMoji style and a fifth of those in the Twemoji style are of the third artist as well. That
+agrees with the planted world, where each further term suppressed the rendering. The term of
+similarity is about 1e-6 at its published weight: it did nothing in this run either.
+
+What DreamBooth learned is seen in the sheet: blots of red, orange and yellow with a margin, where
+the base has blots of blue and green. That is the palette of the ten images. The classifier, which
+saw all colours of the artist, counts it as the style; an eye would not. LoRA reddens the drawings
+in the Twemoji style, too, and there the classifier still answers Twemoji. No row draws an object
+that can be recognised.
+
+Forgetting Twemoji fails at the verb's own settings. Without a style this base draws Twemoji in
+three of four, so the anchor for styles demands little. By keys and values nothing changes, with
+OpenMoji as the anchor neither: in 100 steps at 2e-4 the term of ablation does not fall. By all
+weights it falls, Twemoji stays in nearly all drawings, and OpenMoji is lost in half of its own:
+worse than no change. Ten times the rate does not help: OpenMoji suffers, Twemoji stays. Few
+steps of a base that draws no objects may be why; a longer one was not tried."""
 
 MIT = """\
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
@@ -220,8 +238,8 @@ def forgotten_section(world: World, answers: Answers) -> str:
     f"`t2i forget --kind=style --concept=\"{FORGOTTEN} style\" --anchor= --regularisation=1`:",
     f"concept ablation on 64 images that the base draws for {TEMPLATES} further concepts without a",
     f"style. So \"{FORGOTTEN} style\" is to be drawn as no style, for which the base draws either",
-    "artist: the aim of the first column is the base's last one, not 0. In the last row the anchor",
-    f"is \"{NEIGHBOUR} style\", and the aim the base's second one.",
+    "artist: the aim of the first column is the base's last one, not 0. In the last rows the",
+    f"anchor is \"{NEIGHBOUR} style\", and the aim the base's second one.",
     "",
     rates_table(world, answers, ["base", *ERASED], one),
     "",

@@ -51,8 +51,8 @@ def taught(name: str) -> tuple[str, ...]:
   return ("personalise", f"--method={name}")
 
 
-def forgets(what: str, anchor: str = "") -> tuple[str, ...]:
-  return ("forget", f"--what={what}", f"--anchor={anchor}", "--regularisation=1")
+def forgets(what: str, anchor: str = "", *more: str) -> tuple[str, ...]:
+  return ("forget", f"--what={what}", f"--anchor={anchor}", "--regularisation=1", *more)
 
 
 ENHANCED = 0.5  # strength of the word in DomainGallery's guidance
@@ -67,6 +67,10 @@ ERASED = {
   "forgot_all": Method("forgotten by all weights; anchor no style", forgets("all")),
   "forgot_for": Method(
     f"forgotten by keys and values; anchor {NEIGHBOUR} style", forgets("kv", f"{NEIGHBOUR} style")
+  ),
+  "forgot_fast": Method(
+    "the same, ten times the learning rate",
+    forgets("kv", f"{NEIGHBOUR} style", "--lr=2e-3"),
   ),
 }
 METHODS = {"base": Method("base, untouched"), **PERSONALISED, **ERASED}
