@@ -21,6 +21,7 @@ from t2i_jax.adapt.personalise import (
   PROMPT_SEED,
   SHOWN,
   Base,
+  closed_up,
   drawn_images,
   in_turn,
 )
@@ -107,7 +108,7 @@ class How(NamedTuple):
 
 def filled(template: str, text: str) -> str:
   """A template with a text in its place, or without one: spaces and commas close up."""
-  return " ".join(template.replace(BLANK, text).split()).strip(" ,")
+  return closed_up(template.replace(BLANK, text))
 
 
 def forget(base: Base, method: str, how: How, to: str | Path) -> Path:

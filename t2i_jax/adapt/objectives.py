@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from t2i_jax.errors import ConfigError
+from t2i_jax.systems.domain_gallery import BLANK
 
 # Of a method: the terms of its objective that have weights.
 TERMS = {
   "comfusion": ("visual", "textual"),
   "domain_gallery": ("erasure", "disentanglement", "similarity"),
 }
+SEVERAL = ("dreambooth", "lora", "domain_gallery")  # methods whose images may be of several classes
 # Of comfusion, where there is a network that compares, and one that reads.
 VISUAL, TEXTUAL = 0.1, 0.01
 ERASE_STEPS = 40  # of 240, as 200 of 1200 in the code of DomainGallery
@@ -28,6 +30,10 @@ def check_choices(method: str, how: Any) -> None:
       raise ConfigError(f"{flag} is of --method=comfusion: give that, or leave it out.")
   if how.erase_steps is not None and method != "domain_gallery":
     raise ConfigError("--erase-steps is of --method=domain_gallery: give that, or leave it out.")
+  if method not in SEVERAL and len(how.class_words) > 1:
+    raise ConfigError(
+      f"--class-word: --method={method} has one. Several are of {', '.join(SEVERAL)}."
+    )
   if method == "comfusion" and not how.scenes:
     raise ConfigError("--method=comfusion: give --scenes=FILE with a scene a line.")
   if known and not how.priors:
@@ -40,10 +46,14 @@ def objective_of(method: str, how: Any) -> dict[str, str]:
     return {"train.objective": "denoising", "data.train_split": "instance"}
   if method not in TERMS:
     return {"train.objective": f"dreambooth(prior={how.prior})"}
-  fields = {"prompt": how.prompt, "class_prompt": how.class_prompt, "prior": how.prior}
+  fields: dict[str, Any] = {"prompt": how.prompt, "class_prompt": how.class_prompt}
+  fields["prior"] = how.prior
   if method == "comfusion":
     fields |= {"scenes": how.scenes} | _matching(how)
   else:
+    if len(how.class_words) > 1:
+      fields |= {"prompt": how.prompt_of(BLANK), "class_prompt": how.class_prompt_of(BLANK)}
+      fields["class_words"] = how.class_words
     fields["erase_steps"] = ERASE_STEPS if how.erase_steps is None else how.erase_steps
   fields |= how.weights
   given = ", ".join(f"{name}={value!r}" for name, value in fields.items())

@@ -32,11 +32,17 @@ SHOWN = 4  # drawings of a prompt, before and after; and scenes
 PROMPT_SEED = 2**20  # of the drawings that are shown; those of the class begin at 0
 
 
+WORD, CLASS = "{word}", "{class}"  # in a template
+TEMPLATE = f"a {WORD} {CLASS}"
+
+
 class How(NamedTuple):
   """What is taught.
 
   images      folder of images of the subject
-  class_word  what it is one of, "circle";   word: the name that it gets
+  class_word  what it is one of, "circle"; or of each image, in the order of their names, what it is
+  word        the name that it gets
+  template    of prompts with both; of the prompts of the class without the word
   priors      images of the class that the model draws and is trained on, too; 0: none
   prior       weight of their loss
   scenes  what follows the class in the prompts of its images, of comfusion
@@ -48,7 +54,7 @@ class How(NamedTuple):
   """
 
   images: str
-  class_word: str
+  class_word: str | tuple[str, ...]
   word: str = "sks"
   priors: Whole = 64
   prior: Weight = 1.0
@@ -59,25 +65,51 @@ class How(NamedTuple):
   erase_steps: Whole | None = None
   stands_alone: bool = False
   overrides: Mapping[str, str] = {}
+  template: str = TEMPLATE
+
+  @property
+  def of_images(self) -> tuple[str, ...]:
+    """The class word of each image, or the one of all."""
+    return (self.class_word,) if isinstance(self.class_word, str) else self.class_word
+
+  @property
+  def class_words(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(self.of_images))
+
+  def prompt_of(self, class_word: str) -> str:
+    return self._filled("" if self.stands_alone else class_word, self.word)
+
+  def class_prompt_of(self, class_word: str) -> str:
+    return self._filled(class_word, "")
+
+  def _filled(self, class_word: str, word: str) -> str:
+    return closed_up(self.template.replace(CLASS, class_word).replace(WORD, word))
 
   @property
   def prompt(self) -> str:
-    return f"a {self.word}" if self.stands_alone else f"a {self.word} {self.class_word}"
+    return self.prompt_of(self.of_images[0])
 
   @property
   def class_prompt(self) -> str:
-    return f"a {self.class_word}"
+    return self.class_prompt_of(self.of_images[0])
 
   @property
   def class_prompts(self) -> tuple[str, ...]:
     """Of the images that are drawn of the class, in turn."""
-    return tuple(f"{self.class_prompt} {scene}" for scene in self.scenes) or (self.class_prompt,)
+    scenes = tuple(f"{self.class_prompt} {scene}" for scene in self.scenes)
+    return scenes or tuple(map(self.class_prompt_of, self.class_words))
+
+  def caption(self, i: int) -> str:
+    """Of image i."""
+    return self.prompt_of(in_turn(self.of_images, i))
 
   @property
   def shown(self) -> tuple[str, ...]:
     """Prompts of which there are drawings before and after."""
     scenes = (f"{self.prompt} {scene}" for scene in self.scenes[:SHOWN])
-    return tuple(dict.fromkeys((self.prompt, self.class_prompt, *scenes, *self.prompts)))
+    first = self.class_words[:SHOWN]
+    own = (prompt for w in first for prompt in (self.prompt_of(w), self.class_prompt_of(w)))
+    return tuple(dict.fromkeys((*own, *scenes, *self.prompts)))
 
 
 # Method -> its config.
@@ -119,8 +151,7 @@ def personalise(base: Base, method: str, how: How, to: str | Path) -> Path:
   to, files = Path(to), image_files(how.images)
   if how.prior and not how.priors and method != NEW_WORD:
     raise ConfigError("--priors=0: without images of the class give --prior=0, too.")
-  if not how.word.strip() or not how.class_word.strip():
-    raise ConfigError("--word and --class-word: give a word for each.")
+  check_words(how, len(files))
   check_choices(method, how)
   if method == NEW_WORD:
     how = how._replace(stands_alone=True, priors=0)
@@ -144,12 +175,31 @@ def personalise(base: Base, method: str, how: How, to: str | Path) -> Path:
   return write_page(to, method, how, files, before, after)
 
 
+def check_words(how: How, images: int) -> None:
+  """Raises ConfigError.   images: their number"""
+  if not how.word.strip() or not all(word.strip() for word in how.of_images):
+    raise ConfigError("--word and --class-word: give a word for each.")
+  if len(how.of_images) not in (1, images):
+    raise ConfigError(
+      f"--class-word: there are {images} images and {len(how.of_images)} class words. Give one for "
+      "all, or one for each image in the order of the names of their files."
+    )
+  for blank in (WORD, CLASS):
+    if blank not in how.template:
+      raise ConfigError(f"--template={how.template!r} has no {blank}: write it as {TEMPLATE!r}.")
+
+
+def closed_up(text: str) -> str:
+  """A text that something is left out of: spaces close up, those and commas at its ends go."""
+  return " ".join(text.split()).strip(" ,")
+
+
 def _new_words(model: Model, how: How) -> dict[str, str]:
   """Overrides with the word in every text encoder that has weights. Raises ConfigError."""
   found = {}
   for name in model.system.text:
     if name in model.system.parts:
-      choice = f"words(of={name!r}, tokens=({how.word!r},), start={how.class_word!r})"
+      choice = f"words(of={name!r}, tokens=({how.word!r},), start={how.of_images[0]!r})"
       build(ADAPTERS, choice, "--word", model.system.parts, model.system.text)
       found[f"adapters.words_{name}"] = choice
   return found
@@ -163,7 +213,8 @@ def _tokens(model: Model, prompt: str) -> list[Any]:
 
 def drawn_of_class(model: Model, how: How, folder: Path) -> tuple[str, ...]:
   """Images of the class by the model itself: see drawn_images."""
-  about: dict[str, Any] = {"prompt": how.class_prompt}
+  several = len(how.class_words) > 1
+  about: dict[str, Any] = {"prompt": [*how.class_prompts] if several else how.class_prompt}
   about |= {"scenes": list(how.scenes)} if how.scenes else {}
   prompts = [in_turn(how.class_prompts, i) for i in range(how.priors + HELD_OUT)]
   return drawn_images(model, prompts, folder, about)
@@ -213,7 +264,7 @@ def build_data(
   """The folder of data of both roles, with the tokenizer of the model."""
   split = lambda i: "val" if i >= how.priors else "prior"
   source = SubjectImages((
-    *(("instance", path, how.prompt) for path in files),
+    *(("instance", path, how.caption(i)) for i, path in enumerate(files)),
     *((split(i), path, in_turn(how.class_prompts, i)) for i, path in enumerate(drawn)),
   ))  # fmt: skip
   by = Drawn(("prior", "val"), model.where, model.step, model.data)
@@ -226,7 +277,7 @@ def _drawings(model: Model, how: How) -> dict[str, np.ndarray]:
   found = {}
   knows = not how.stands_alone or bool(model.config.get("adapters"))
   for prompt in how.shown:
-    given = prompt if knows else prompt.replace(how.word, how.class_word)
+    given = prompt if knows else prompt.replace(how.word, how.of_images[0])
     found[prompt] = model.draw([given] * SHOWN, range(PROMPT_SEED, PROMPT_SEED + SHOWN))
   return found
 

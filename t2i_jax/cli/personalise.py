@@ -1,12 +1,12 @@
 """Teach a model a subject: t2i personalise --workdir=D | --from=FOLDER --images=DIR --to=RUN ...
 
-From three to ten images under the prompt "a WORD CLASS". The class stays what it is by images
-of "a CLASS" that the model itself draws first. --method=lora trains adapters, --method=dreambooth
-all weights of the backbone; --method=textual_inversion learns the embedding of a new word, as
-"<ki>", which stands in place of the class word. --method=comfusion draws the class in --scenes;
---method=domain_gallery learns what the images have in common, beside their class. --method=imagic
-edits one --image as its --prompt says. RUN is a work directory as of t2i train: it goes on where it
-was ended, and t2i sample draws with it.
+From three to ten images under the prompt "a WORD CLASS", or another --template. The class stays
+what it is by images of "a CLASS" that the model itself draws first. --method=lora trains adapters,
+--method=dreambooth all weights of the backbone; --method=textual_inversion learns the embedding of
+a new word, as "<ki>", which stands in place of the class word. --method=comfusion draws the class
+in --scenes; --method=domain_gallery learns what the images have in common, beside their class.
+--method=imagic edits one --image as its --prompt says. RUN is a work directory as of t2i train: it
+goes on where it was ended, and t2i sample draws with it.
 """
 
 import argparse
@@ -29,8 +29,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="lora, the default, dreambooth, textual_inversion, comfusion, domain_gallery or imagic",
   )
   parser.add_argument("--images", help="folder of images of the subject")
-  parser.add_argument("--class-word", help="what it is one of: circle, dog, ...")
+  parser.add_argument(
+    "--class-word",
+    action="append",
+    default=[],
+    help="what it is one of: circle, dog, ...; or several times: of each image, sorted by name",
+  )
   parser.add_argument("--word", default="sks", help="its name in prompts; default sks")
+  parser.add_argument(
+    "--template", default="a {word} {class}", help="of prompts; those of the class leave out {word}"
+  )
   parser.add_argument("--to", required=True, help="work directory of the run")
   parser.add_argument(
     "--prompt", action="append", default=[], help="drawn before and after, too; several times"
@@ -112,11 +120,11 @@ def run(args: argparse.Namespace) -> None:
   if args.method == "imagic":
     imagic.run(args, base, given)
     return
-  if base is None or args.images is None or args.class_word is None:
+  if base is None or args.images is None or not args.class_word:
     raise ConfigError("give --workdir or --from, --images and --class-word.")
   how = How(
     args.images,
-    args.class_word,
+    tuple(args.class_word),
     args.word,
     args.priors,
     args.prior,
@@ -126,5 +134,6 @@ def run(args: argparse.Namespace) -> None:
     weights_of(args.weight),
     args.erase_steps,
     overrides=given,
+    template=args.template,
   )
   print(personalise(base, args.method, how, args.to))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from t2i_jax.data.batch import Batch
+from t2i_jax.data.batch import Batch, Tokens
 from t2i_jax.errors import ConfigError
 from t2i_jax.models.attention import Visible
 from t2i_jax.models.control import Control, Here, Role, with_role
@@ -39,6 +39,7 @@ from t2i_jax.systems.system import Draws, Mixture, Term
 if TYPE_CHECKING:
   from t2i_jax.systems.drawing import DrawingSystem
 
+BLANK = "{}"  # in prompts, where the class stands
 FEWEST = 3  # rows of which similarities are compared: of two there is one
 
 
@@ -47,6 +48,7 @@ class DomainGallery:
   """Half of a batch are images of a domain, half those that the model itself drew of their class.
 
   prompt        "a [V] N", the captions of the former;   class_prompt: "a N", those of the latter
+  class_words   where the images are of several classes: each N, which stands in both in place of {}
   erase_steps   of the first stage, without the domain's images; 0, as erasure = 0: there is none
   prior         weight of the loss of the class's images, in both stages
   erasure       of the prediction for those under `prompt`, which is held to that under
@@ -67,9 +69,17 @@ class DomainGallery:
   disentanglement: Weight = 10.0
   similarity: Weight = 1.0
   denoise_steps: Count = 5
+  class_words: tuple[str, ...] = ()
 
   roles = SUBJECT
   frozen_copy = True
+
+  @property
+  def prompts(self) -> tuple[list[str], list[str]]:
+    """Of each class that with the word, and that without it."""
+    words = self.class_words or (BLANK,)
+    own, source = ([p.replace(BLANK, w) for w in words] for p in (self.prompt, self.class_prompt))
+    return own, source
 
   @property
   def terms(self) -> dict[str, Term]:
@@ -83,7 +93,7 @@ class DomainGallery:
   def check(self, system: "DrawingSystem") -> None:
     """Raises ConfigError, PromptError."""
     check_prompts(system, "domain_gallery")
-    tokens_of(system, [self.prompt, self.class_prompt])
+    tokens_of(system, [prompt for side in self.prompts for prompt in side])
     if self.similarity and not system.layers:
       raise ConfigError(
         "train.objective: domain_gallery compares the queries of attention, and this backbone has "
@@ -117,11 +127,10 @@ class DomainGallery:
     if self.disentanglement:
       held = before(system, params)(source.seen, source.time, cond)
       values["disentanglement"] = matching(own, held, source.seen, source.time, system.weighting)
-    tokens = tokens_of(system, [self.prompt, self.class_prompt])
-    conds = [
-      prompted(system, params, jax.tree.map(lambda x, i=i: x[i : i + 1], tokens), cond)
-      for i in range(2)
-    ]
+    tokens = [tokens_of(system, side) for side in self.prompts]
+    which = chosen(of_role(batch.text, PRIOR), tokens[1])
+    of_rows = jax.tree.map(lambda x: jnp.asarray(x)[which], tokens)
+    conds = [prompted(system, params, one, cond) for one in of_rows]
     stages = {"erasure": self._erasure, "similarity": self._similarity}
     here = [name for name in stages if name in self.terms]
 
@@ -161,6 +170,22 @@ class DomainGallery:
     wanted, _ = similarities(jax.lax.stop_gradient(params), source)
     losses = jax.vmap(similarity_consistency)(found, wanted)  # [layers, B]
     return used @ losses / jnp.sum(used)
+
+
+def chosen(text: dict[str, Tokens], prompts: dict[str, Any]) -> jax.Array:
+  """Which of n prompts each row's caption is; 0 where it is none.
+
+  text     captions of R rows by encoder;   prompts: as of tokens_of
+  Returns [R] int32; of one prompt [1], which stands for all rows.
+  """
+  count = len(next(iter(prompts.values()))[0])
+  if count == 1:
+    return jnp.zeros(1, jnp.int32)
+  same = [
+    jnp.all(text[name].ids[:, None] == jnp.asarray(ids)[None], axis=-1)  # [R, n]
+    for name, (ids, _) in prompts.items()
+  ]
+  return jnp.argmax(jnp.all(jnp.stack(same), axis=0), axis=1)
 
 
 def recorded_similarities(depth: int) -> Control:

@@ -123,6 +123,26 @@ def test_it_is_taught_and_goes_on(base, tmp_path, one_device, capsys):
   assert drawn == same
 
 
+def test_of_several_classes_each_has_its_own_prompts(made):
+  """The terms of a row are those of its own caption, as if it were the only class."""
+  system, params, batch, draws = made
+  encode = system.text["text"].encode
+  ids, mask = (np.array(x) for x in batch.text["text"])
+  ids[3::4], mask[3::4] = (x[0] for x in encode(["a square"]))  # half of the class's rows
+  text = {"text": batch.text["text"]._replace(ids=jnp.asarray(ids), mask=jnp.asarray(mask))}
+
+  def found(**fields):
+    objective = DomainGallery(**fields, erase_steps=3, similarity=0.0)
+    return jax.jit(lambda p: objective(system, p, batch._replace(text=text), draws))(params)
+
+  several = found(prompt="a ki {}", class_prompt="a {}", class_words=("square", "circle"))
+  for rows, word in ((slice(1, None, 4), "circle"), (slice(3, None, 4), "square")):
+    alone = found(prompt=f"a ki {word}", class_prompt=f"a {word}")
+    np.testing.assert_allclose(several["erasure"][rows], alone["erasure"][rows], rtol=1e-5)
+    other = found(prompt="a ki triangle", class_prompt="a triangle")
+    assert np.all(np.abs(several["erasure"][rows] / other["erasure"][rows] - 1) > 1e-3)
+
+
 FULL = """
 from t2i_jax.configs import dreambooth as parent
 

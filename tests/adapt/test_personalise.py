@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from t2i_jax.cli.main import main
 from t2i_jax.config import load_config
 from t2i_jax.data.drawn import Drawn, drawn_of
-from t2i_jax.data.source import manifest_hash
+from t2i_jax.data.source import ShardSource, manifest_hash
 from t2i_jax.inference import open_model
 from t2i_jax.systems.denoising import denoising
 from t2i_jax.systems.drawing import DreamBooth
@@ -93,9 +93,32 @@ def test_half_of_a_batch_is_weighted_as_the_prior(base, tmp_path, one_device):
   np.testing.assert_allclose(found, plain * np.float32([1, 0.25, 1, 0.25]), rtol=1e-6)
 
 
+def test_images_of_several_classes_are_captioned_by_their_own(base, tmp_path, one_device, capsys):
+  to = tmp_path / "style"
+  args = [
+    "personalise", f"--workdir={base / 'base'}", f"--images={base / 'in'}", f"--to={to}",
+    "--class-word=circle", "--class-word=square", "--class-word=circle", "--word=by ki",
+    "--template=a red {class}, {word}", "--method=domain_gallery", "--priors=6", "--steps=2",
+  ]  # fmt: skip
+  assert main(args) == 0
+  assert "'a red circle': 0 images are there" in capsys.readouterr().out
+  captions = lambda split: [r.captions[0] for r in ShardSource(str(to / "data"), split).spread(6)]
+  assert captions("instance") == [f"a red {c}, by ki" for c in ("circle", "square", "circle")]
+  assert captions("prior") == ["a red circle", "a red square"] * 3
+  objective = json.loads((to / "config.json").read_text())["train"]["objective"]
+  assert "prompt='a red {}, by ki', class_prompt='a red {}'" in objective
+  assert "class_words=('circle', 'square')" in objective
+
+
 @pytest.mark.parametrize(
   "more, words",
   [
+    (["--class-word=square"], "there are 3 images and 2 class words"),
+    (
+      ["--class-word=square"] * 2 + ["--method=textual_inversion", "--word=<ki>"],
+      "has one. Several",
+    ),
+    (["--template=a {class}"], "has no {word}"),
     (["--method=hypernetwork"], "--method=hypernetwork is not one of dreambooth, lora"),
     (["--method=textual_inversion", "--word=circle"], "'circle' exists already"),
     (["--priors=0"], "give --prior=0, too"),
