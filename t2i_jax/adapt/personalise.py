@@ -190,7 +190,7 @@ def check_words(how: How, images: int) -> None:
 
 
 def closed_up(text: str) -> str:
-  """A text that something is left out of: spaces close up, those and commas at its ends go."""
+  """A text with something left out: without double spaces, and spaces or commas at its ends."""
   return " ".join(text.split()).strip(" ,")
 
 
