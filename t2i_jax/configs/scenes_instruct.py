@@ -11,7 +11,8 @@ What follows the colon is the work directory of the trained model, runs/scenes_d
 all of it is trained further, its first projection with zeros for the channels of the image. Pairs
 that the model itself drew (t2i data pairs) in place of exact ones: --config.data.dir.
 
-Result: not yet run at full size; docs/instruct.md.
+Result: from the planted base, 500 steps on 1,652 exact pairs do 60% of edits of unseen renders with
+all else kept, 47% after a fourth of the pairs: docs/instruct_data.md.
 """
 
 from ml_collections import ConfigDict
