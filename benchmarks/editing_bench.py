@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from benchmarks.few_step import cell, finished
+from benchmarks.few_step import cell
+from benchmarks.personalisation_bench import open_base
 from benchmarks.personalisation_world import SIZE, Cell, load_cell, read_groups, save_cell
-from benchmarks.recorded import check_base
 from t2i_jax.data.scenes import Object, Turn, edit_prompts
 from t2i_jax.data.scenes import captions as say
 from t2i_jax.data.scenes.edit_captions import edit_text
@@ -25,7 +25,7 @@ from t2i_jax.edit.session import Session
 from t2i_jax.edit.towers import places_of, read
 from t2i_jax.evaluation.done_kept import DoneKept
 from t2i_jax.evaluation.stats import Rate
-from t2i_jax.inference import Model, open_model
+from t2i_jax.inference import Model
 from t2i_jax.parallel import overridden
 
 LEVEL = "easy"  # of the scenes, which are most of the planted world
@@ -116,13 +116,8 @@ class Bench:
 
   @cached_property
   def model(self) -> Model:
-    if not finished(Path(self.workdir)):
-      sys.exit(f"{self.workdir} has not made all of its steps: python -m benchmarks.personalisation"
-               " --only=base goes on with it.")  # fmt: skip
     given = {"sampling.steps": str(self.steps), "sampling.batch": str(self.batch)}
-    model = open_model(self.workdir, given)
-    check_base(self.runs, dict(model.params))
-    return model
+    return open_base(self.workdir, given, self.runs)
 
   @cached_property
   def session(self) -> Session:

@@ -50,6 +50,16 @@ def judged(cell: Cell, groups: Groups) -> dict[str, list[PlantedVerdict]]:
   }
 
 
+def open_base(workdir: str, given: dict[str, str], runs: Path) -> Model:
+  """A base whose drawings go to RUNS. Exits where it is not trained, or is not the one of these."""
+  if not finished(Path(workdir)):
+    sys.exit(f"{workdir} has not made all of its steps: python -m benchmarks.personalisation"
+             " --only=base goes on with it.")  # fmt: skip
+  model = open_model(workdir, given)
+  check_base(runs, dict(model.params))
+  return model
+
+
 class Base:
   """A base, its samplers, and cells that are drawn by it and by what is made of it.
 
@@ -64,12 +74,7 @@ class Base:
 
   @cached_property
   def model(self) -> Model:
-    if not finished(Path(self.workdir)):
-      sys.exit(f"{self.workdir} has not made all of its steps: python -m benchmarks.personalisation"
-               " --only=base goes on with it.")  # fmt: skip
-    model = open_model(self.workdir, SAMPLING)
-    check_base(self.folder, dict(model.params))
-    return model
+    return open_base(self.workdir, SAMPLING, self.folder)
 
   def config(self, name: str, given: dict[str, str]) -> ConfigDict:
     """configs/NAME.py of the base, at rate 1."""
