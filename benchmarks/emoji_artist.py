@@ -11,6 +11,7 @@ Begun again, it goes on from where it stopped. Nothing is downloaded.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,6 @@ from t2i_jax.data.sheet import grid
 from t2i_jax.data.source import read_manifest
 from t2i_jax.evaluation.paired import Paired
 from t2i_jax.evaluation.stats import Rate
-from t2i_jax.inference import open_model
 
 SHOWN, SCALE = 4, 2  # concepts of the sheet; its scale
 THIRD = 2
@@ -254,7 +254,7 @@ def forgotten_section(world: World, answers: Answers) -> str:
 def page(
   paths: Paths, world: World, rates: list[list[Rate]], answers: Answers, command: str
 ) -> str:
-  base = open_model(paths.base)
+  trained = json.loads((paths.base / "config.json").read_text())["train"]
   names = [world.concepts.name(i) for i in world.judged[:SHOWN]]
   said = prompts_by_kind(world)
   kinds = ", ".join(f'"{said[kind]}"' for kind in KINDS)
@@ -266,7 +266,7 @@ def page(
     f"    {command}",
     "",
     "Real images in place of [the planted world](personalisation_more.md). The base is",
-    f"`configs/emoji_dit_flow.py`, {base.step} steps of {base.config.train.batch} images where the",
+    f"`configs/emoji_dit_flow.py`, {trained['steps']} steps of {trained['batch']} images where the",
     f"config has 1400: emoji of {SIDE} x {SIDE} pixels by name, by OpenMoji and Twemoji. It draws",
     "few objects ([emoji](emoji.md)), so styles alone are judged. The third artist,",
     f"{world.artist.info['name']}, is in none of its data.",
