@@ -9,8 +9,6 @@ kept in RUNS as it was read: started again, it goes on, and --only=page writes t
 model, of what has been run, with --restore of what is recorded beside it. --only=PART[,PART] makes
 a part: see PARTS. The judge is in no loss.
 
-CPU time, estimated: develop 85 minutes, efficacy 55, recovery 40, prefixes 12, memorisation 12;
-about three and a half hours, half of it on two cores. The twin is a base of its own, 30 minutes.
 --tiny runs all parts with a few drawings and steps, and its figures mean nothing.
 """
 
@@ -26,6 +24,7 @@ from benchmarks import forgetting_prefixes as prefixes
 from benchmarks import forgetting_recovery as recovery
 from benchmarks.editing_bench import agree
 from benchmarks.few_step import finished
+from benchmarks.forgetting_efficacy import ATTACKED
 from benchmarks.forgetting_methods import METHOD_OF
 from benchmarks.forgetting_page import RECORD, write_page
 from benchmarks.forgetting_world import DEVELOPMENT, REPORTED, WITHOUT
@@ -38,6 +37,7 @@ from t2i_jax.models.params import Params
 
 PARTS = ("twin", "develop", "efficacy", "recovery", "prefixes", "memorisation", "page")
 BY_METHOD = ("develop", "efficacy")  # which are divided into processes
+SEARCHED = ("ablation", "esd")  # methods whose best one prefixes are searched for
 AFTER = ("recovery", "prefixes", "memorisation")  # which are processes beside each other
 
 
@@ -77,7 +77,7 @@ class Bench:
       recovery.Recovery(self.base, self.runs, scale).make(self.models())
     elif part == "prefixes":
       budget = prefixes.TINY if self.args.tiny else prefixes.FULL
-      prefixes.Search(self.base, self.runs, budget).make(self.models())
+      prefixes.Search(self.base, self.runs, budget).make(self.searched())
     elif part == "memorisation":
       scale = memorisation.TINY if self.args.tiny else memorisation.FULL
       memorisation.Memorisation(self.base, self.runs, scale).make(self.twin)
@@ -102,6 +102,11 @@ class Bench:
       if path.is_file():
         found[name] = path
     return found
+
+  def searched(self) -> dict[str, Any]:
+    """Of `models` those that prefixes are searched for: with the best of two objectives."""
+    best = [efficacy.best_of(self.efficacy.folder, of, ATTACKED.kind) for of in SEARCHED]
+    return {name: of for name, of in self.models().items() if name in ("base", "twin", *best)}
 
 
 def flags_of(args: argparse.Namespace) -> list[str]:

@@ -1,7 +1,7 @@
 """Erasing: what is drawn for a concept after it, and what else has changed.
 
 Cells RUNS/efficacy/cells/METHOD_CONCEPT_SEED.json, of all groups of prompts; those of the
-development concepts, by rate and steps, in RUNS/efficacy/dev. The params of the concept that is
+development concepts, by rate, in RUNS/efficacy/dev. The params of the concept that is
 attacked are kept in RUNS/models.
 """
 
@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks.forgetting_methods import AT_ONCE, CHUNK, METHOD_OF, Eraser, Run, save_params
+from benchmarks.forgetting_methods import (
+  AT_ONCE,
+  CHUNK,
+  METHOD_OF,
+  STEPS,
+  Eraser,
+  Run,
+  save_params,
+)
 from benchmarks.forgetting_world import (
   COUNTS,
   DEV_COUNTS,
@@ -49,18 +57,17 @@ class Scale(NamedTuple):
   """How much is run.
 
   counts, dev_counts  drawings of a cell, by group
-  steps               at which the development concepts are drawn
-  seeds               of the methods
+  steps, seeds        of the methods
   """
 
   counts: dict[str, int]
   dev_counts: dict[str, int]
-  steps: tuple[int, ...]
+  steps: int
   seeds: tuple[int, ...]
 
 
-FULL = Scale(COUNTS, DEV_COUNTS, (50, 100, 200), (0, 1))
-TINY = Scale(dict.fromkeys(COUNTS, 4), dict.fromkeys(DEV_COUNTS, 4), (CHUNK,), (0,))
+FULL = Scale(COUNTS, DEV_COUNTS, STEPS, (0, 1))
+TINY = Scale(dict.fromkeys(COUNTS, 4), dict.fromkeys(DEV_COUNTS, 4), CHUNK, (0,))
 
 
 class Efficacy:
@@ -71,8 +78,8 @@ class Efficacy:
     self.folder = runs / "efficacy"
     self.eraser = Eraser(base)
 
-  def dev_path(self, name: str, concept: Concept, rate: float, step: int) -> Path:
-    return self.folder / "dev" / f"{name}_{concept.kind}_{concept.key}_{rate:g}_{step}.json"
+  def dev_path(self, name: str, concept: Concept, rate: float) -> Path:
+    return self.folder / "dev" / f"{name}_{concept.kind}_{concept.key}_{rate:g}.json"
 
   def path(self, name: str, concept: Concept, seed: int) -> Path:
     return path_of(self.folder, name, concept, seed)
@@ -81,28 +88,20 @@ class Efficacy:
     """Drawings of the development concepts at all settings."""
     for name in self.methods:
       method = METHOD_OF[name]
-      steps = tuple(s for s in self.scale.steps if s <= method.most) if method.trained else (0,)
       for concept in DEVELOPMENT.values():
         groups = groups_of(concept, self.scale.dev_counts)
-        paths = {(r, s): self.dev_path(name, concept, r, s) for r in method.rates for s in steps}
-        if all(path.is_file() for path in paths.values()):
+        paths = [self.dev_path(name, concept, rate) for rate in method.rates]
+        if all(path.is_file() for path in paths):
           continue
-        for found in self._learn(name, [Run(concept, 0, r) for r in method.rates], steps):
-          for rate, params in zip(method.rates, found.params, strict=True):
-            about = {"method": name, "concept": concept.key, "kind": concept.kind}
-            about |= {"rate": rate, "step": found.step, "seconds": found.seconds}
-            path = paths[rate, found.step]
-            self.base.cell(path, params, groups, about, may_diverge=True)
+        runs = [Run(concept, 0, rate) for rate in method.rates]
+        found = self.eraser.learn(name, runs, self.scale.steps)
+        for path, rate, params in zip(paths, method.rates, found.params, strict=True):
+          about = {"method": name, "concept": concept.key, "kind": concept.kind, "rate": rate}
+          about |= {"seconds": found.seconds}
+          self.base.cell(path, params, groups, about, may_diverge=True)
         self.base.read()
       self.eraser.release()
     self.base.read()
-
-  def _learn(self, name: str, runs: Sequence[Run], steps: Sequence[int]) -> Any:
-    if METHOD_OF[name].trained:
-      yield from self.eraser.learn(name, runs, steps)
-      return
-    for found in zip(*(self.eraser.learn(name, [run], steps) for run in runs), strict=True):
-      yield found[0]._replace(params=[one.params[0] for one in found])
 
   def make(self) -> None:
     """Cells of all methods, at the chosen settings."""
@@ -114,17 +113,17 @@ class Efficacy:
           continue
         best = chosen(self.folder, name, kind)
         runs = [run._replace(rate=best.rate) for run in runs]
-        for found in self._learn(name, runs, [best.step]):
-          print(f"{name}, {kind}: {found.seconds:.1f} s a run", flush=True)
-          for run, params in zip(runs, found.params, strict=True):
-            about = {"method": name, "concept": run.concept.key, "kind": kind, "seed": run.seed}
-            about |= {"rate": best.rate, "step": best.step, "seconds": found.seconds}
-            groups = groups_of(run.concept, self.scale.counts)
-            if run.concept == ATTACKED and run.seed == 0:
-              own = {part: params[part] for part in self.base.model.params}
-              save_params(model_path(self.runs, name), jax.device_get(own))
-            path = self.path(name, run.concept, run.seed)
-            self.base.cell(path, params, groups, about, may_diverge=True)
+        found = self.eraser.learn(name, runs, self.scale.steps)
+        print(f"{name}, {kind}: {found.seconds:.1f} s a run", flush=True)
+        for run, params in zip(runs, found.params, strict=True):
+          about = {"method": name, "concept": run.concept.key, "kind": kind, "seed": run.seed}
+          about |= {"rate": best.rate, "seconds": found.seconds}
+          groups = groups_of(run.concept, self.scale.counts)
+          if run.concept == ATTACKED and run.seed == 0:
+            own = {part: params[part] for part in self.base.model.params}
+            save_params(model_path(self.runs, name), jax.device_get(own))
+          path = self.path(name, run.concept, run.seed)
+          self.base.cell(path, params, groups, about, may_diverge=True)
         self.base.read()
       self.eraser.release()
 
@@ -209,34 +208,34 @@ def score(one: One) -> float:
 
 
 class Setting(NamedTuple):
+  """A learning rate, or a ridge, on the development concept of a kind."""
+
   rate: float
-  step: int
   score: float
-
-
-class Tried(NamedTuple):
-  """A setting on the development concept of a kind."""
-
-  setting: Setting
   one: One
 
 
-def tried(folder: Path, name: str, kind: str) -> list[Tried]:
-  """All that were run, by rate and steps."""
-  concept, found = DEVELOPMENT[kind], list[Tried]()
+def tried(folder: Path, name: str, kind: str) -> list[Setting]:
+  """All that were run, by rate."""
+  concept, found = DEVELOPMENT[kind], list[Setting]()
   for path in (folder / "dev").glob(f"{name}_{kind}_{concept.key}_*.json"):
     one = One.of(concept, load_cell(path))
-    about = one.cell.about
-    found.append(Tried(Setting(about["rate"], about["step"], score(one)), one))
-  return sorted(found, key=lambda each: each.setting[:2])
+    found.append(Setting(one.cell.about["rate"], score(one), one))
+  return sorted(found, key=lambda each: each.rate)
 
 
 def chosen(folder: Path, name: str, kind: str) -> Setting:
   """The best setting on the development concept of a kind. FileNotFoundError where none was run."""
-  every = [each.setting for each in tried(folder, name, kind)]
+  every = tried(folder, name, kind)
   if not every:
     raise FileNotFoundError(f"{folder / 'dev'}: {name} on {kind} was not run; --only=develop does.")
   return max(every, key=lambda one: one.score)
+
+
+def best_of(folder: Path, method: str, kind: str) -> str:
+  """The name, of those of a method of `t2i forget`, with the best score on a kind."""
+  names = [name for name, one in METHOD_OF.items() if one.method == method]
+  return max(names, key=lambda name: chosen(folder, name, kind).score)
 
 
 class Results:

@@ -4,9 +4,10 @@ Objective, trained weights, optimiser and step are those of the configs of `t2i 
 (adapt.forget.config_of); benchmarks.personalisation_beside runs them beside each other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -21,8 +22,8 @@ from t2i_jax.models.params import Params
 from t2i_jax.systems.roles import TEACHER
 
 PRIORS = 64  # images that the base draws of an anchor, or of a concept
-PAIRS = 8  # of a step
-CHUNK = 25  # steps of a compiled call
+PAIRS = 4  # of a step
+STEPS, CHUNK = 100, 25  # of a run; of a compiled call
 AT_ONCE = 4  # runs beside each other
 
 KV_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
@@ -39,7 +40,6 @@ class Method(NamedTuple):
   title    in tables
   method, what  of `t2i forget`
   rates    learning rates, or ridges, that are tried on the development concepts
-  most     steps, at most: those of ESD, which samples in each, take longest
   """
 
   title: str
@@ -48,7 +48,6 @@ class Method(NamedTuple):
   rates: tuple[float, ...]
   regularisation: float = 0.0
   ceiling: float = 0.0
-  most: int = 200
 
   @property
   def trained(self) -> bool:
@@ -79,10 +78,8 @@ METHOD_OF: dict[str, Method] = {
   "ablation_row": Method("ablation, embedding", _ABLATION, "embedding", ROW_RATES),
   "noise_kv": Method("noise, keys and values", "noise", "kv", KV_RATES),
   "noise_all": Method("noise, all weights", "noise", "all", FULL_RATES),
-  "noise_lora": Method("noise, adapters", "noise", "lora", LORA_RATES),
-  "esd_kv": Method("ESD, keys and values", "esd", "kv", KV_RATES, most=100),
-  "esd_all": Method("ESD, all weights", "esd", "all", FULL_RATES, most=100),
-  "esd_lora": Method("ESD, adapters", "esd", "lora", LORA_RATES, most=100),
+  "esd_kv": Method("ESD, keys and values", "esd", "kv", KV_RATES),
+  "esd_all": Method("ESD, all weights", "esd", "all", FULL_RATES),
   "uce": Method("UCE", "uce", "kv", RIDGES),
   "maximise": Method("maximise the loss", "maximise", "all", MAXIMISE_RATES),
   "clipped": Method("clipped ascent", "maximise", "all", MAXIMISE_RATES, ceiling=0.5),
@@ -105,29 +102,25 @@ class Eraser:
     self.base = base
     self._stages = dict[tuple[str, str], Beside]()
 
-  def learn(self, name: str, runs: Sequence[Run], steps: Sequence[int]) -> Iterator[Learned]:
-    """All runs after each of `steps`, at most AT_ONCE of them; of uce after none."""
+  def learn(self, name: str, runs: Sequence[Run], steps: int) -> Learned:
+    """All runs after `steps`, at most AT_ONCE of them; of uce after none."""
     method = METHOD_OF[name]
     if not method.trained:
-      yield Learned(0, 0.0, [self._edited(method, run) for run in runs])
-      return
-    if method.what == "embedding":  # a program of its own for each concept
-      for found in zip(
-        *(self._of_concept(name, [r for r in runs if r.concept == concept], steps)
-          for concept in dict.fromkeys(run.concept for run in runs)),
-        strict=True,
-      ):  # fmt: skip
-        params = [one for some in found for one in some.params]
-        yield Learned(found[0].step, sum(f.seconds for f in found) / len(found), params)
-      return
-    yield from self._of_concept(name, runs, steps)
+      return Learned(0, 0.0, [self._edited(method, run) for run in runs])
+    if method.what != "embedding":
+      return self._together(name, runs, steps)
+    # A program of its own for each concept.
+    concepts = dict.fromkeys(run.concept for run in runs)
+    found = [self._together(name, [r for r in runs if r.concept == c], steps) for c in concepts]
+    return Learned(steps, fmean(f.seconds for f in found), [p for f in found for p in f.params])
 
-  def _of_concept(self, name: str, runs: Sequence[Run], steps: Sequence[int]) -> Any:
+  def _together(self, name: str, runs: Sequence[Run], steps: int) -> Learned:
     method = METHOD_OF[name]
     given = [self._given(method, run) for run in runs]
     # The row of an anchor and that of its concept have the same number.
     picks = in_turn([(0, PRIORS), (PRIORS, PRIORS)], PAIRS, CHUNK)
-    return self._stage(name, runs).learn(given, picks, steps)
+    (found,) = self._stage(name, runs).learn(given, picks, [steps])
+    return found
 
   def _stage(self, name: str, runs: Sequence[Run]) -> Beside:
     method, concept, at_once = METHOD_OF[name], runs[0].concept, AT_ONCE

@@ -18,7 +18,7 @@ from benchmarks.forgetting_memorisation import (
   mean_norms,
   own_of,
 )
-from benchmarks.forgetting_methods import PAIRS, PRIORS
+from benchmarks.forgetting_methods import METHOD_OF, PAIRS, PRIORS, STEPS
 from benchmarks.forgetting_recovery import ENOUGH, INVERSION_RATE, TUNING_RATE
 from benchmarks.forgetting_tables import (
   NOT_RUN,
@@ -304,15 +304,19 @@ def erasure(results: Results, runs: Path) -> list[str]:
     *lines,
     "### Settings",
     "",
-    "Rate and steps (AdamW, constant), or UCE's ridge, of each method and kind, by the harmonic",
-    "mean on the development concept, which is given, of what is erased (concept not drawn, anchor",
-    "in its place) and of what stays (anchor, near neighbours and own prompts right). UCE",
-    "preserves the prompts of neighbours that are drawn.",
+    f"{STEPS} steps of AdamW at a constant rate: that rate, or UCE's ridge, by the harmonic mean",
+    "on the development concept, which is given, of what is erased (concept not drawn, anchor in",
+    "its place) and of what stays (anchor, near neighbours and own prompts right). UCE preserves",
+    "the prompts of neighbours that are drawn. Tried were:",
+    "",
+    *(
+      f"- {method.title}: {', '.join(f'{r:g}' for r in method.rates)}"
+      for method in METHOD_OF.values()
+    ),
     "",
     settings_table(results),
     "",
-    f'Maximising the loss of "{DEVELOPMENT[ASCENT].concept}", with every rate after each number of',
-    "steps:",
+    f'Maximising the loss of "{DEVELOPMENT[ASCENT].concept}", with every rate:',
     "",
     ascent_table(results, ASCENT),
     "",
@@ -345,7 +349,8 @@ def recovery(runs: Path) -> list[str]:
     "",
     "Two words before the prompt, of all texts that are one token: the pairs with the least",
     f"denoising loss of a few images at t = {levels_text()} are compared on more, and the best are",
-    "drawn. The budget is that of network calls of a row.",
+    "drawn. The budget is that of network calls of a row. Searched were the base, the twin,",
+    "renamed prompts, and of concept ablation and of ESD what was best on the development concept.",
     "",
     prefix_table(runs),
     "",

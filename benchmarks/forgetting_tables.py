@@ -69,8 +69,7 @@ def settings_table(results: Results) -> str:
       except FileNotFoundError:
         cells.append(NOT_RUN)
         continue
-      steps = f", {best.step} steps" if method.trained else " ridge"
-      cells.append(f"{best.rate:g}{steps}: {100 * best.score:.0f}%")
+      cells.append(f"{best.rate:g}: {100 * best.score:.0f}%")
     ones = [one for kind in KINDS for one in results.of(name, kind)]
     seconds = f"{fmean(one.cell.about['seconds'] for one in ones):.0f}" if ones else ""
     rows.append([method.title, *cells, seconds])
@@ -78,15 +77,17 @@ def settings_table(results: Results) -> str:
 
 
 def ascent_table(results: Results, kind: str) -> str:
-  """Loss maximisation at every rate and number of steps, on a development concept."""
+  """Loss maximisation at every rate, on a development concept."""
   rows = []
-  for setting, one in tried(results.folder, "maximise", kind):
+  for setting in tried(results.folder, "maximise", kind):
+    one = setting.one
     share = lambda values: percent(Rate.of(values))
     rights = [share(one.right(group)) for group in ("anchor", "near", "own")]
     finite = "no" if one.cell.about.get("diverged") else "yes"
-    rows.append([f"{setting.rate:g}", setting.step, share(one.drawn("target")),
-                 share(one.valid()), *rights, finite])  # fmt: skip
-  head = ["rate", "steps", "concept drawn", "anchor in its place", "anchor right"]
+    rows.append(
+      [f"{setting.rate:g}", share(one.drawn("target")), share(one.valid()), *rights, finite]
+    )
+  head = ["rate", "concept drawn", "anchor in its place", "anchor right"]
   return table([*head, "near neighbours right", "own prompts right", "finite"], rows)
 
 
@@ -169,10 +170,9 @@ def _by_group(runs: Path, what: str, groups: Sequence[str], names: Sequence[str]
 
 def prefix_table(runs: Path) -> str:
   rows = []
-  for name in (n for n in NAMES if n != "base_again"):
+  for name in NAMES:
     path = runs / "prefixes" / f"{name}.json"
     if not path.is_file():
-      rows.append([NAMES[name], NOT_RUN, *[""] * 4])
       continue
     found, texts = about_search(path), list(load_cell(path).readings)
     rates = {text: one for text in texts if (one := success(path, text)) is not None}
@@ -181,7 +181,7 @@ def prefix_table(runs: Path) -> str:
     rows.append([NAMES[name], f"{found['pairs']:,} of {found['all']:,}", f"{found['calls']:,}",
                  f"`{best}`", percent(rates[best]), f"{100 * several:.1f}%"])  # fmt: skip
   head = ["", "pairs", "network calls", "best prompt", "individual drawn", "mean of the best"]
-  return table(head, rows)
+  return table(head, rows) if rows else NOT_RUN
 
 
 def counts_text() -> str:

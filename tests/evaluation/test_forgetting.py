@@ -86,7 +86,7 @@ def cell_of(concept, erased=False, counts=FEW):
   for group, scenes in groups.items():
     found[group] = readings[start : start + len(scenes)]
     start += len(scenes)
-  about = {"concept": concept.key, "kind": concept.kind, "rate": 1.0, "step": 50, "seconds": 1.0}
+  about = {"concept": concept.key, "kind": concept.kind, "rate": 1.0, "seconds": 1.0}
   return Cell(about, found)
 
 
@@ -189,7 +189,7 @@ def test_the_page_of_all_cells_has_all_rows(cells, tmp_path):
       save(path_of(runs / "efficacy", name, concept, 0), cell)
   for kind, concept in DEVELOPMENT.items():
     for name in METHOD_OF:
-      file = f"{name}_{kind}_{concept.key}_1_50.json"
+      file = f"{name}_{kind}_{concept.key}_1.json"
       save(runs / "efficacy" / "dev" / file, cells[concept, True])
   target = cells[ATTACKED, False].readings["target"]
   about = {"pairs": 4, "all": 9, "calls": 5}
