@@ -4,7 +4,8 @@ python -m benchmarks.forgetting --jobs=2
 
 Needs the base of benchmarks.personalisation. Trains the twin without what is erased, or goes on
 where it stopped; chooses settings of every method on development concepts; erases eight concepts;
-attacks one; measures what of the copied images is memorised; and writes the page. What is drawn is
+attacks one; measures what of the copied images is memorised, and what a policy at the source
+refuses; and writes the page. What is drawn is
 kept in RUNS as it was read: started again, it goes on, and --only=page writes the page without a
 model, of what has been run, with --restore of what is recorded beside it. --only=PART[,PART] makes
 a part: see PARTS. The judge is in no loss.
@@ -25,6 +26,7 @@ from benchmarks import forgetting_recovery as recovery
 from benchmarks.editing_bench import agree
 from benchmarks.few_step import finished
 from benchmarks.forgetting_efficacy import ATTACKED
+from benchmarks.forgetting_guard import Guarding
 from benchmarks.forgetting_methods import METHOD_OF
 from benchmarks.forgetting_page import RECORD, write_page
 from benchmarks.forgetting_world import DEVELOPMENT, REPORTED, WITHOUT
@@ -35,10 +37,11 @@ from benchmarks.recorded import restore
 from t2i_jax.inference import open_model
 from t2i_jax.models.params import Params
 
-PARTS = ("twin", "develop", "efficacy", "recovery", "prefixes", "memorisation", "page")
+PARTS = ("twin", "develop", "efficacy", "recovery", "prefixes", "memorisation", "guard", "page")
 BY_METHOD = ("develop", "efficacy")  # which are divided into processes
+SHARED = ("data", "base", "twin", "runs", "steps", "count")  # flags of all processes
 SEARCHED = ("ablation", "esd")  # methods whose best one prefixes are searched for
-AFTER = ("recovery", "prefixes", "memorisation")  # which are processes beside each other
+AFTER = ("recovery", "prefixes", "memorisation", "guard")  # which are processes beside each other
 
 
 class Bench:
@@ -81,6 +84,8 @@ class Bench:
     elif part == "memorisation":
       scale = memorisation.TINY if self.args.tiny else memorisation.FULL
       memorisation.Memorisation(self.base, self.runs, scale).make(self.twin)
+    elif part == "guard":
+      Guarding(self.base, self.runs, 4 if self.args.tiny else 20).make()
 
   def draw_images(self) -> None:
     """What methods are trained on, once, before processes read it."""
@@ -111,8 +116,7 @@ class Bench:
 
 def flags_of(args: argparse.Namespace) -> list[str]:
   """What all processes are given."""
-  names = ("data", "base", "twin", "runs", "steps", "count")
-  return [f"--{name}={getattr(args, name)}" for name in names] + ["--tiny"] * args.tiny
+  return [f"--{name}={getattr(args, name)}" for name in SHARED] + ["--tiny"] * args.tiny
 
 
 def main() -> None:
@@ -134,10 +138,14 @@ def main() -> None:
     restore(Path(args.runs), Path(args.to, RECORD))
   agree(Path(args.runs), {"base": args.base, "twin": args.twin, "tiny": args.tiny})
   bench = Bench(args, some)
-  for part in (part for part in PARTS if part in parts and part not in (*AFTER, "page")):
-    if part in BY_METHOD and args.jobs > 1 and not args.methods:
-      bench.draw_images()
-      bench.beside([[f"--only={part}", f"--methods={name}"] for name in METHOD_OF])
+  if "twin" in parts:
+    bench.make("twin")
+  by_method = [part for part in BY_METHOD if part in parts]
+  if by_method and args.jobs > 1 and not args.methods:
+    bench.draw_images()
+    flags = f"--only={','.join(by_method)}"
+    bench.beside([[flags, f"--methods={name}"] for name in METHOD_OF])
+  for part in by_method:
     bench.make(part)
   after = [part for part in AFTER if part in parts]
   if args.jobs > 1 and len(after) > 1:
@@ -146,7 +154,10 @@ def main() -> None:
     for part in after:
       bench.make(part)
   if "page" in parts:
-    command = " ".join(["python -m benchmarks.forgetting", *flags_of(args)])
+    other = [
+      f"--{n}={getattr(args, n)}" for n in SHARED if getattr(args, n) != parser.get_default(n)
+    ]
+    command = " ".join(["python -m benchmarks.forgetting", *other, *["--tiny"] * args.tiny])
     configs = [Path(workdir, "config.json") for workdir in (args.base, args.twin)]
     write_page(bench.runs, Path(args.to), command, configs)
 

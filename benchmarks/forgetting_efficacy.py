@@ -14,15 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks.forgetting_methods import (
-  AT_ONCE,
-  CHUNK,
-  METHOD_OF,
-  STEPS,
-  Eraser,
-  Run,
-  save_params,
-)
+from benchmarks.forgetting_methods import CHUNK, METHOD_OF, STEPS, Eraser, Run, save_params
 from benchmarks.forgetting_world import (
   COUNTS,
   DEV_COUNTS,
@@ -66,7 +58,7 @@ class Scale(NamedTuple):
   seeds: tuple[int, ...]
 
 
-FULL = Scale(COUNTS, DEV_COUNTS, STEPS, (0, 1))
+FULL = Scale(COUNTS, DEV_COUNTS, STEPS, (0,))
 TINY = Scale(dict.fromkeys(COUNTS, 4), dict.fromkeys(DEV_COUNTS, 4), CHUNK, (0,))
 
 
@@ -93,12 +85,11 @@ class Efficacy:
         paths = [self.dev_path(name, concept, rate) for rate in method.rates]
         if all(path.is_file() for path in paths):
           continue
-        runs = [Run(concept, 0, rate) for rate in method.rates]
-        found = self.eraser.learn(name, runs, self.scale.steps)
-        for path, rate, params in zip(paths, method.rates, found.params, strict=True):
+        for path, rate in zip(paths, method.rates, strict=True):
+          found = self.eraser.learn(name, Run(concept, 0, rate), self.scale.steps)
           about = {"method": name, "concept": concept.key, "kind": concept.kind, "rate": rate}
           about |= {"seconds": found.seconds}
-          self.base.cell(path, params, groups, about, may_diverge=True)
+          self.base.cell(path, found.params[0], groups, about, may_diverge=True)
         self.base.read()
       self.eraser.release()
     self.base.read()
@@ -107,25 +98,23 @@ class Efficacy:
     """Cells of all methods, at the chosen settings."""
     for name in self.methods:
       for kind in KINDS:
-        runs = [Run(concept, seed, 0) for concept in REPORTED[kind] for seed in self.scale.seeds]
-        runs = runs[:AT_ONCE]
-        if all(self._there(name, run) for run in runs):
-          continue
-        best = chosen(self.folder, name, kind)
-        runs = [run._replace(rate=best.rate) for run in runs]
-        found = self.eraser.learn(name, runs, self.scale.steps)
-        print(f"{name}, {kind}: {found.seconds:.1f} s a run", flush=True)
-        for run, params in zip(runs, found.params, strict=True):
-          about = {"method": name, "concept": run.concept.key, "kind": kind, "seed": run.seed}
-          about |= {"rate": best.rate, "seconds": found.seconds}
-          groups = groups_of(run.concept, self.scale.counts)
-          if run.concept == ATTACKED and run.seed == 0:
-            own = {part: params[part] for part in self.base.model.params}
-            save_params(model_path(self.runs, name), jax.device_get(own))
-          path = self.path(name, run.concept, run.seed)
-          self.base.cell(path, params, groups, about, may_diverge=True)
+        for run in (Run(c, seed, 0) for c in REPORTED[kind] for seed in self.scale.seeds):
+          if not self._there(name, run):
+            self._erase(name, run._replace(rate=chosen(self.folder, name, kind).rate))
         self.base.read()
       self.eraser.release()
+
+  def _erase(self, name: str, run: Run) -> None:
+    found, concept = self.eraser.learn(name, run, self.scale.steps), run.concept
+    (params,) = found.params
+    print(f"{name}, {concept.concept}: {found.seconds:.1f} s", flush=True)
+    about = {"method": name, "concept": concept.key, "kind": concept.kind, "seed": run.seed}
+    about |= {"rate": run.rate, "seconds": found.seconds}
+    if concept == ATTACKED and run.seed == 0:
+      own = {part: params[part] for part in self.base.model.params}
+      save_params(model_path(self.runs, name), jax.device_get(own))
+    path, groups = self.path(name, concept, run.seed), groups_of(concept, self.scale.counts)
+    self.base.cell(path, params, groups, about, may_diverge=True)
 
   def _there(self, name: str, run: Run) -> bool:
     attacked = run.concept == ATTACKED and run.seed == 0

@@ -1,12 +1,11 @@
-"""The methods of forgetting, and several of their runs in one program.
+"""The methods of forgetting, and their runs.
 
 Objective, trained weights, optimiser and step are those of the configs of `t2i forget`
-(adapt.forget.config_of); benchmarks.personalisation_beside runs them beside each other.
+(adapt.forget.config_of); benchmarks.personalisation_beside runs them, each compiled once.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +23,11 @@ from t2i_jax.systems.roles import TEACHER
 PRIORS = 64  # images that the base draws of an anchor, or of a concept
 PAIRS = 4  # of a step
 STEPS, CHUNK = 100, 25  # of a run; of a compiled call
-AT_ONCE = 4  # runs beside each other
 
-KV_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-FULL_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
-LORA_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-ROW_RATES = (3e-3, 1e-2, 3e-2, 1e-1)
+KV_RATES = (3e-4, 1e-3, 3e-3)
+FULL_RATES = (3e-5, 1e-4, 3e-4)
+LORA_RATES = (1e-3, 3e-3, 1e-2)
+ROW_RATES = (1e-2, 3e-2, 1e-1)
 MAXIMISE_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 RIDGES = (0.05, 0.5, 5.0)  # of uce, in the place of a rate
 
@@ -76,14 +74,11 @@ METHOD_OF: dict[str, Method] = {
   "ablation_all": Method("ablation, all weights", _ABLATION, "all", FULL_RATES),
   "ablation_lora": Method("ablation, adapters", _ABLATION, "lora", LORA_RATES),
   "ablation_row": Method("ablation, embedding", _ABLATION, "embedding", ROW_RATES),
-  "noise_kv": Method("noise, keys and values", "noise", "kv", KV_RATES),
-  "noise_all": Method("noise, all weights", "noise", "all", FULL_RATES),
-  "esd_kv": Method("ESD, keys and values", "esd", "kv", KV_RATES),
-  "esd_all": Method("ESD, all weights", "esd", "all", FULL_RATES),
+  "noise": Method("noise, all weights", "noise", "all", FULL_RATES),
+  "esd": Method("ESD, all weights", "esd", "all", FULL_RATES),
   "uce": Method("UCE", "uce", "kv", RIDGES),
   "maximise": Method("maximise the loss", "maximise", "all", MAXIMISE_RATES),
   "clipped": Method("clipped ascent", "maximise", "all", MAXIMISE_RATES, ceiling=0.5),
-  "clipped_reg": Method("clipped ascent, regularised", "maximise", "all", MAXIMISE_RATES, 1.0, 0.5),
 }
 
 
@@ -102,31 +97,19 @@ class Eraser:
     self.base = base
     self._stages = dict[tuple[str, str], Beside]()
 
-  def learn(self, name: str, runs: Sequence[Run], steps: int) -> Learned:
-    """All runs after `steps`, at most AT_ONCE of them; of uce after none."""
+  def learn(self, name: str, run: Run, steps: int) -> Learned:
+    """A run after `steps`; of uce after none."""
     method = METHOD_OF[name]
     if not method.trained:
-      return Learned(0, 0.0, [self._edited(method, run) for run in runs])
-    if method.what != "embedding":
-      return self._together(name, runs, steps)
-    # A program of its own for each concept.
-    concepts = dict.fromkeys(run.concept for run in runs)
-    found = [self._together(name, [r for r in runs if r.concept == c], steps) for c in concepts]
-    return Learned(steps, fmean(f.seconds for f in found), [p for f in found for p in f.params])
-
-  def _together(self, name: str, runs: Sequence[Run], steps: int) -> Learned:
-    method = METHOD_OF[name]
-    given = [self._given(method, run) for run in runs]
+      return Learned(0, 0.0, [self._edited(method, run)])
     # The row of an anchor and that of its concept have the same number.
     picks = in_turn([(0, PRIORS), (PRIORS, PRIORS)], PAIRS, CHUNK)
-    (found,) = self._stage(name, runs).learn(given, picks, [steps])
+    (found,) = self._stage(name, run).learn([self._given(method, run)], picks, [steps])
     return found
 
-  def _stage(self, name: str, runs: Sequence[Run]) -> Beside:
-    method, concept, at_once = METHOD_OF[name], runs[0].concept, AT_ONCE
-    key = (name, "")
-    if method.what == "embedding":
-      key, at_once = (name, concept.concept), len(runs)
+  def _stage(self, name: str, run: Run) -> Beside:
+    method, concept = METHOD_OF[name], run.concept
+    key = (name, concept.concept if method.what == "embedding" else "")
     if key not in self._stages:
       model = self.base.model
       where = forget.Base(self.base.workdir, lambda: model)
@@ -134,7 +117,7 @@ class Eraser:
       params = dict(model.params)
       if TEACHER in config.parts:
         params[TEACHER] = params["backbone"]
-      self._stages[key] = Beside(config, model.tokenizer, params, 2 * PAIRS, at_once)
+      self._stages[key] = Beside(config, model.tokenizer, params, 2 * PAIRS, 1)
     return self._stages[key]
 
   def release(self) -> None:

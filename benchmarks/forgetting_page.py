@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.few_step import cell as percent
 from benchmarks.forgetting_efficacy import ATTACKED, NAMES, Results, path_of
+from benchmarks.forgetting_guard import guarding
 from benchmarks.forgetting_memorisation import (
   NOISE,
   PER_CAPTION,
@@ -49,7 +50,7 @@ from t2i_jax.evaluation.stats import Rate
 PAGE, SHEET, RECORD = "forgetting.md", "forgetting.png", "forgetting.tar.xz"
 CURVES, DOSE = "forgetting.svg", "forgetting_dose.svg"
 ASCENT = "instance"  # the kind whose development concept shows what maximising the loss does
-DRAWN = ("efficacy", "recovery", "prefixes", "memorisation")  # folders of what was drawn
+DRAWN = ("efficacy", "recovery", "prefixes", "memorisation", "guard")  # folders of what was drawn
 SEEDS = (1, 4, 16)  # over which norms are averaged
 MITIGATIONS = {
   "none": "none",
@@ -256,6 +257,7 @@ def page(runs: Path, command: str) -> str:
     *erasure(results, runs),
     *recovery(runs),
     *memorisation(runs),
+    *guarding(runs),
   ])  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class Budget(NamedTuple):
     return (min(pairs, self.pairs) * self.few + self.kept * self.images) * len(LEVELS)
 
 
-FULL = Budget(10_000, 2, 256, 8, 8, 20)
+FULL = Budget(10_000, 1, 256, 8, 8, 20)
 TINY = Budget(512, 1, 16, 2, 2, 4)
 
 

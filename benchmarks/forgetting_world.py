@@ -39,7 +39,7 @@ KINDS = ("instance", "style", "caption", "composition")
 # Of a cell, drawings by group of prompts: target names the concept; contexts names it otherwise, in
 # prompts that no method is trained on; anchor; near and far are neighbours that stay; own is of the
 # base's own distribution, of nothing planted.
-COUNTS = {"target": 20, "contexts": 20, "anchor": 20, "near": 20, "far": 20, "own": 20}
+COUNTS = {"target": 30, "contexts": 20, "anchor": 20, "near": 20, "far": 10, "own": 20}
 DEV_COUNTS = {"target": 15, "anchor": 15, "near": 15, "own": 15}
 ERASED = ("target", "contexts")
 TEMPLATES = 12  # captions that an artist's name is trained in

@@ -232,22 +232,34 @@ def parts_of(prompt: str, length: int) -> list[str]:
   return list(dict.fromkeys([prompt, *parts]))
 
 
+class Nearest(NamedTuple):
+  """The part of a prompt that is nearest to a concept.   cosine: of a text encoder's features"""
+
+  cosine: float
+  part: str
+  concept: str
+
+
+def nearest_part(rule: Rule, prompt: str, embed: EmbedText) -> Nearest:
+  """Of a prompt and its parts, to the concepts of a rule."""
+  length = max(len(words(concept)) for concept in rule.concepts)
+  parts = parts_of(prompt, length)
+  cosines = embed(parts) @ embed(rule.concepts).T  # [parts, concepts]
+  part, concept = (int(i) for i in np.unravel_index(np.argmax(cosines), cosines.shape))
+  return Nearest(float(cosines[part, concept]), parts[part], rule.concepts[concept])
+
+
 def check_paraphrases(policy: Policy, prompts: Sequence[str], embed: EmbedText) -> None:
   """Raises Refused for a prompt of which a part is near to a concept in a text encoder."""
   for rule in policy.rules:
     if rule.paraphrase is None:
       continue
-    of_concepts = embed(rule.concepts)
-    length = max(len(words(concept)) for concept in rule.concepts)
     for prompt in dict.fromkeys(prompts):
-      parts = parts_of(prompt, length)
-      cosines = embed(parts) @ of_concepts.T  # [parts, concepts]
-      part, concept = np.unravel_index(np.argmax(cosines), cosines.shape)
-      if cosines[part, concept] >= rule.paraphrase:
+      found = nearest_part(rule, prompt, embed)
+      if found.cosine >= rule.paraphrase:
         raise Refused(
-          f"{prompt!r}: rule {rule.name!r} refuses {parts[int(part)]!r}, which is near to "
-          f"{rule.concepts[int(concept)]!r} ({cosines[part, concept]:.3f}, from "
-          f"{rule.paraphrase:g} on)."
+          f"{prompt!r}: rule {rule.name!r} refuses {found.part!r}, which is near to "
+          f"{found.concept!r} ({found.cosine:.3f}, from {rule.paraphrase:g} on)."
         )
 
 

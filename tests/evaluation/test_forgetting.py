@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import forgetting_guard as guarding
 from benchmarks import forgetting_memorisation as memorisation
 from benchmarks import forgetting_page as pages
 from benchmarks import forgetting_tables as tables
@@ -160,6 +161,17 @@ def test_precise_controls_differ_by_a_pixel_and_have_no_caption_of_a_record():
     assert max(abs(a.x - b.x), abs(a.y - b.y)) <= 2.5 * memorisation.JITTER / SIZE
 
 
+def test_images_of_the_guard_are_of_the_individual_but_the_last_two_kinds():
+  found = guarding.start_images(4)
+  kinds = {kind: [ATTACKED.drawn(r) for r in read_all(images)] for kind, images in found.items()}
+  others = ("other individuals", "the base's own")
+  assert all(all(kinds[kind]) for kind in ("listed", "moved by 2 pixels", "at other places"))
+  assert not any(any(kinds[kind]) for kind in others)
+  assert {i.shape[1:] for i in found.values()} == {(SIZE, SIZE, 3)}
+  groups = guarding.prompts(2)
+  assert all(ATTACKED.name not in s.caption for s in groups["neighbours"] + groups["own"])
+
+
 def test_parameters_come_back(tmp_path):
   tree = {"a": {"b": {"c": np.arange(3.0)}, "d": np.ones((2, 2), np.float32)}}
   save_params(tmp_path / "x" / "one.npz", tree)
@@ -217,12 +229,22 @@ def test_the_page_of_all_cells_has_all_rows(cells, tmp_path):
   (folder / "norms_base.json").write_text(json.dumps(kinds))
   controls = {"precise": {"a": [1.0] * 16}, "copied": {"b": [2.0] * 16}}
   (folder / "norms_controls.json").write_text(json.dumps(controls))
+  refused = {name: [i == 0 for i in range(4)] for name in guarding.CHECKS}
+  cost = dict.fromkeys([*guarding.CHECKS, "draw"], 1.0)
+  of_rule = {"paraphrase": 0.9, "similarity": 0.9, "radius": 6}
+  groups = {"its name": target, "own": target}
+  save(runs / "guard" / "prompts.json",
+       Cell(of_rule | {"refused": refused, "seconds": cost}, groups))  # fmt: skip
+  images = {"listed": {"hash": [True], "features": [True, False]}}
+  (runs / "guard" / "images.json").write_text(json.dumps(images))
   to = tmp_path / "docs"
   pages.write_page(runs, to, "python -m benchmarks.forgetting", [])
   text = (to / pages.PAGE).read_text()
   assert tables.NOT_RUN not in text and "nan" not in text
   assert chosen(runs / "efficacy", "uce", "style").score == 1
   assert all(f"| {method.title} |" in text for method in METHOD_OF.values())
+  # Of two drawings with the individual one is refused, by every check.
+  assert "| its name | 50% | 50% | 50% | 50% | 100.0% [34.2, 100.0] | 50.0% [9.5, 90.5] |" in text
   assert {p.suffix for p in to.iterdir()} == {".md", ".png", ".svg", ".xz"}
   assert text.count("](forgetting") == 3
   assert pages.dose(runs, "base")[1024].successes == len(copied)
