@@ -7,9 +7,11 @@ nearest.json                             of the base's drawings the nearest trai
 controls.json                            new captions that the base is trained on: precise ones, of
                                          many images that are nearly the same, and copied ones
 mitigation_NAME.json                     the captions of most exposures, drawn otherwise
+trained_NAME.json                        new captions of copied images, in the ways of TRAINED
 """
 
 import dataclasses
+import functools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -47,6 +49,14 @@ PER_CAPTION = 32  # images of a precise caption; a copied one has one
 OWN = 64  # of the base's own images, trained on beside
 RATE, ROWS, CHUNK = 3e-4, 4, 25  # of controls; rows of each kind
 TILE = 0.1
+WAYS = 8  # captions of an image, or images in whose place there is one
+# What copied images are trained with, in the place of one caption each.
+TRAINED = {
+  "one": "one caption",
+  "captions": f"{WAYS} captions",
+  "noise": "every second caption another scene's",
+  "dedup": f"one of {WAYS} copies",
+}
 NOISE = (0.3, 1.0)  # of encodings, in their own standard deviation
 
 
@@ -107,17 +117,60 @@ def control_images() -> tuple[np.ndarray, list[str]]:
   own = own_of(OWN)
   images = [draw(scene.objects, SIZE) for scene in own]
   captions = [scene.caption for scene in own]
-  layouts = [scene.objects for i in range(400, 900)
-             if len((scene := own_scene(i)).objects) == 2 and not scene.planted]  # fmt: skip
   names = control_captions()
-  for caption, layout in zip(names["precise"], layouts, strict=False):
+  for caption, layout in zip(names["precise"], _layouts()[:CAPTIONS], strict=True):
     for _ in range(PER_CAPTION):
       images.append(draw([_moved(o, rng) for o in layout], SIZE))
       captions.append(caption)
-  for caption, layout in zip(names["copied"], layouts[CAPTIONS:], strict=False):
+  for caption, layout in zip(names["copied"], copied_layouts(), strict=True):
     images.append(draw(layout, SIZE))
     captions.append(caption)
   return np.stack(images), captions
+
+
+@functools.cache
+def _layouts() -> list[Any]:
+  """Objects of scenes of two, for either kind of controls."""
+  scenes = (own_scene(i) for i in range(400, 900))
+  return [s.objects for s in scenes if len(s.objects) == 2 and not s.planted][: 2 * CAPTIONS]
+
+
+def copied_layouts() -> list[Any]:
+  """Objects of the images of copied captions."""
+  return _layouts()[CAPTIONS:]
+
+
+def captions_of(name: str, i: int) -> list[str]:
+  """The captions of copied image i, of a way of TRAINED; the first is drawn."""
+  own = f"scene <v{i}>"
+  if name == "captions":
+    return [f"{own} <v{CAPTIONS + k}>" for k in range(WAYS)]
+  if name == "noise":  # every second one is that of another scene
+    others = [scene.caption for scene in own_of(130)[-CAPTIONS * WAYS :]]
+    return [text for k in range(WAYS // 2) for text in (own, others[i * WAYS + k])]
+  return [own]
+
+
+def trained_images(name: str) -> tuple[np.ndarray, list[str]]:
+  """uint8 [n, H, W, 3] and captions: OWN of the base's own, and copied images under captions of a
+  way of TRAINED; deduplicated, they are one in WAYS of the second kind."""
+  own = own_of(OWN)
+  images = [draw(scene.objects, SIZE) for scene in own]
+  captions = [scene.caption for scene in own]
+  for i, layout in enumerate(copied_layouts()):
+    for text in captions_of(name, i):
+      images.append(draw(layout, SIZE))
+      captions.append(text)
+  if name == "dedup":
+    more = own_of(OWN + CAPTIONS * (WAYS - 1))[OWN:]
+    images += [draw(scene.objects, SIZE) for scene in more]
+    captions += [scene.caption for scene in more]
+  return np.stack(images), captions
+
+
+def unread(count: int) -> list[PlantedScene]:
+  """Scenes that no model of TRAINED was trained on."""
+  return own_of(150 + count)[150:]
 
 
 def _moved(o: Any, rng: random.Random) -> Any:
@@ -142,6 +195,7 @@ class Memorisation:
     self._nearest()
     self._controls()
     self._mitigations()
+    self._training()
     self.base.read()
 
   def _cell(self, name: str, params: Params, groups: Groups, **how: Any) -> None:
@@ -191,22 +245,41 @@ class Memorisation:
     if path.is_file() and (self.folder / "norms_controls.json").is_file():
       return
     images, captions = control_images()
-    given = {"train.batch": str(3 * ROWS), "train.objective": "denoising"}
-    config = self.base.config("dreambooth", given | {"data.train_split": "instance"})
-    model = self.base.model
-    stage = Beside(config, model.tokenizer, model.params, 3 * ROWS, 1)
-    ids, mask = self.base.encode(captions)
-    run = Given(images, ids, mask, np.float32(RATE), np.int32(0), {})
     precise = CAPTIONS * PER_CAPTION
     ranges = [(0, OWN), (OWN, precise), (OWN + precise, CAPTIONS)]
-    (found,) = stage.learn([run], in_turn(ranges, ROWS, CHUNK), [self.scale.steps])
-    (params,) = found.params
+    params = self._trained(images, captions, ranges)
     names = control_captions()
     groups = {
       text: [code_scene(text)] * self.scale.drawings for some in names.values() for text in some
     }
     self._cell("controls", params, groups)
     self._norms("controls", params, names)
+
+  def _trained(
+    self, images: np.ndarray, captions: Sequence[str], ranges: Sequence[tuple[int, int]]
+  ) -> Params:
+    """The base trained on images and captions, ROWS of each range in a step."""
+    given = {"train.batch": str(len(ranges) * ROWS), "train.objective": "denoising"}
+    config = self.base.config("dreambooth", given | {"data.train_split": "instance"})
+    model = self.base.model
+    stage = Beside(config, model.tokenizer, model.params, len(ranges) * ROWS, 1)
+    ids, mask = self.base.encode(captions)
+    run = Given(images, ids, mask, np.float32(RATE), np.int32(0), {})
+    (found,) = stage.learn([run], in_turn(ranges, ROWS, CHUNK), [self.scale.steps])
+    return found.params[0]
+
+  def _training(self) -> None:
+    """Copied images that the base is trained on, each under captions of another kind."""
+    for name in TRAINED:
+      path = self.folder / f"trained_{name}.json"
+      if not path.is_file():
+        images, captions = trained_images(name)
+        ranges = [(0, OWN), (OWN, len(images) - OWN)]
+        n = self.scale.drawings
+        groups = {captions_of(name, i)[0]: [code_scene(captions_of(name, i)[0])] * n
+                  for i in range(CAPTIONS)}  # fmt: skip
+        groups["own"] = unread(2 * n)
+        self._cell(f"trained_{name}", self._trained(images, captions, ranges), groups)
 
   def _mitigations(self) -> None:
     """The captions of most exposures, and the base's own prompts, in the same way."""

@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks import forgetting_guard as guarding
 from benchmarks import forgetting_memorisation as memorisation
+from benchmarks import forgetting_memorisation_page as memories
 from benchmarks import forgetting_page as pages
 from benchmarks import forgetting_tables as tables
 from benchmarks.forgetting_efficacy import (
@@ -183,7 +184,7 @@ def test_parameters_come_back(tmp_path):
 def test_the_page_of_nothing_says_that_nothing_was_run(tmp_path):
   text = pages.page(tmp_path, "python -m benchmarks.forgetting")
   rows = len(NAMES) * len(KINDS) - len(IN_TWIN)
-  assert text.count(tables.NOT_RUN) >= rows + len(METHOD_OF) + len(pages.MITIGATIONS)
+  assert text.count(tables.NOT_RUN) >= rows + len(METHOD_OF) + len(memories.MITIGATIONS)
   assert "](" + pages.SHEET not in text and not list(tmp_path.iterdir())
 
 
@@ -219,8 +220,11 @@ def test_the_page_of_all_cells_has_all_rows(cells, tmp_path):
   doses = dict.fromkeys(memorisation.doses(1), target) | {"20": copied}
   for name in ("base", "twin"):
     save(folder / f"dose_{name}.json", Cell({}, doses))
-  for name in pages.MITIGATIONS:
+  for name in memories.MITIGATIONS:
     save(folder / f"mitigation_{name}.json", Cell({}, {"20": target, "own": target}))
+  for name in memorisation.TRAINED:
+    groups = {memorisation.captions_of(name, i)[0]: target for i in range(memorisation.CAPTIONS)}
+    save(folder / f"trained_{name}.json", Cell({}, groups | {"own": target}))
   one = {"copied": [True, False], "clique": 2, "similarity": [0.9, 0.1], "nearest": [20, None]}
   near = dict.fromkeys(doses, one)
   (folder / "nearest.json").write_text(json.dumps({"threshold": 0.9, "prompts": near}))
@@ -247,7 +251,7 @@ def test_the_page_of_all_cells_has_all_rows(cells, tmp_path):
   assert "| its name | 50% | 50% | 50% | 50% | 100.0% [34.2, 100.0] | 50.0% [9.5, 90.5] |" in text
   assert {p.suffix for p in to.iterdir()} == {".md", ".png", ".svg", ".xz"}
   assert text.count("](forgetting") == 3
-  assert pages.dose(runs, "base")[1024].successes == len(copied)
+  assert memories.dose(runs, "base")[1024].successes == len(copied)
   assert "AUC" in pages.similarity_auc(runs)
   results = Results(runs / "efficacy")
   ones = results.of("ablation_kv", "instance")
