@@ -24,12 +24,12 @@ PRIORS = 64  # images that the base draws of an anchor, or of a concept
 PAIRS = 4  # of a step
 STEPS, CHUNK = 100, 25  # of a run; of a compiled call
 
-KV_RATES = (3e-4, 1e-3, 3e-3)
-FULL_RATES = (3e-5, 1e-4, 3e-4)
-LORA_RATES = (1e-3, 3e-3, 1e-2)
-ROW_RATES = (1e-2, 3e-2, 1e-1)
-MAXIMISE_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
-RIDGES = (0.05, 0.5, 5.0)  # of uce, in the place of a rate
+KV_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+FULL_RATES = (1e-5, 3e-5, 5e-5, 1e-4)
+LORA_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+ROW_RATES = (3e-3, 1e-2, 3e-2, 1e-1)
+MAXIMISE_RATES = (3e-6, 1e-5, 3e-5, 1e-4)
+RIDGES = (0.005, 0.05, 0.5, 5.0, 50.0)  # of uce, in the place of a rate
 
 
 class Method(NamedTuple):
