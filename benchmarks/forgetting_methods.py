@@ -26,7 +26,9 @@ STEPS, CHUNK = 100, 25  # of a run; of a compiled call
 
 KV_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 FULL_RATES = (1e-5, 3e-5, 5e-5, 1e-4)
-LORA_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+HIGHER_RATES = (3e-5, 1e-4, 3e-4)  # where something holds the anchor
+ESD_RATES = (1e-4, 3e-4, 1e-3)
+LORA_RATES = (3e-4, 5e-4, 7e-4, 1e-3)
 ROW_RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 MAXIMISE_RATES = (3e-6, 1e-5, 3e-5, 1e-4)
 RIDGES = (0.005, 0.05, 0.5, 5.0, 50.0)  # of uce, in the place of a rate
@@ -72,10 +74,11 @@ METHOD_OF: dict[str, Method] = {
   "ablation_kv": Method("ablation, keys and values", _ABLATION, "kv", KV_RATES),
   "ablation_kv_reg": Method("the same, regularised", _ABLATION, "kv", KV_RATES, 1.0),
   "ablation_all": Method("ablation, all weights", _ABLATION, "all", FULL_RATES),
+  "ablation_all_reg": Method("the same, regularised", _ABLATION, "all", HIGHER_RATES, 1.0),
   "ablation_lora": Method("ablation, adapters", _ABLATION, "lora", LORA_RATES),
   "ablation_row": Method("ablation, embedding", _ABLATION, "embedding", ROW_RATES),
-  "noise": Method("noise, all weights", "noise", "all", FULL_RATES),
-  "esd": Method("ESD, all weights", "esd", "all", FULL_RATES),
+  "noise": Method("noise, all weights", "noise", "all", HIGHER_RATES),
+  "esd": Method("ESD, all weights", "esd", "all", ESD_RATES),
   "uce": Method("UCE", "uce", "kv", RIDGES),
   "maximise": Method("maximise the loss", "maximise", "all", MAXIMISE_RATES),
   "clipped": Method("clipped ascent", "maximise", "all", MAXIMISE_RATES, ceiling=0.5),
