@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from benchmarks.recorded import load_params, save_params
 from t2i_jax.data.from_emoji import (
   FLAGS,
   STYLES,
@@ -194,11 +195,6 @@ def confusion(params: Params, concepts: Concepts, which: list[int]) -> list[list
 
 def learned(file: Path, concepts: Concepts, which: list[int], steps: int = STEPS) -> Params:
   """`learn`, kept in a file."""
-  like = init_params(Classifier, jax.random.key(0))
-  leaves, tree = jax.tree.flatten(like)
   if not file.is_file():
-    file.parent.mkdir(parents=True, exist_ok=True)
-    found = jax.tree.leaves(learn(concepts, which, steps))
-    np.savez(file, *map(np.asarray, found))
-  with np.load(file) as kept:
-    return jax.tree.unflatten(tree, [kept[f"arr_{i}"] for i in range(len(leaves))])
+    save_params(file, learn(concepts, which, steps))
+  return load_params(file)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks.forgetting_methods import CHUNK, METHOD_OF, STEPS, Eraser, Run, save_params
+from benchmarks.forgetting_methods import CHUNK, METHOD_OF, STEPS, Eraser, Run
 from benchmarks.forgetting_world import (
   COUNTS,
   DEV_COUNTS,
@@ -28,6 +28,7 @@ from benchmarks.forgetting_world import (
 )
 from benchmarks.personalisation_bench import Base, judged
 from benchmarks.personalisation_world import Cell, load_cell
+from benchmarks.recorded import save_params
 from t2i_jax.evaluation.paired import Paired
 from t2i_jax.evaluation.placement import cell_of, total_variation
 from t2i_jax.evaluation.planted_judge import PlantedVerdict, judge_reading

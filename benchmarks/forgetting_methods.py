@@ -5,11 +5,9 @@ Objective, trained weights, optimiser and step are those of the configs of `t2i 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.forgetting_world import Concept, keep_of
 from benchmarks.personalisation_bench import Base
@@ -154,16 +152,3 @@ class Eraser:
     model = self.base.model
     changed = edit_backbone(model.system, dict(model.params), concepts, anchors, how.keep, run.rate)
     return {**model.params, "backbone": changed}
-
-
-def save_params(path: Path, params: Params) -> None:
-  """Parameters by part, as one file of arrays."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_suffix(".part.npz")
-  np.savez(part, **{k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()})
-  part.replace(path)
-
-
-def load_params(path: Path) -> Params:
-  with np.load(path) as arrays:
-    return unflatten_dict({name: arrays[name] for name in arrays.files}, sep="/")

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.forgetting_efficacy import ATTACKED
-from benchmarks.forgetting_methods import load_params
 from benchmarks.forgetting_world import aliases, alone, own_scenes
 from benchmarks.personalisation_bench import Base, Groups
 from benchmarks.personalisation_beside import Beside, Given, in_turn
 from benchmarks.personalisation_world import SIZE, load_cell
+from benchmarks.recorded import load_params
 from t2i_jax.data.scenes.planted import PlantedScene, draw, subject_scene
 from t2i_jax.evaluation.stats import Rate
 from t2i_jax.models.params import Params

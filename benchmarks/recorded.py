@@ -13,6 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from t2i_jax.models.params import Params
 from t2i_jax.training.checksum import fingerprint
 
 BASE = "base_params.json"  # hashes of the base's weights, by part
@@ -49,6 +53,19 @@ def check_base(runs: Path, params: dict[str, Any]) -> None:
   elif json.loads(path.read_text()) != own:
     sys.exit(f"{path}: what was drawn here is of a base with other weights. Use another --runs, "
              "without --restore.")  # fmt: skip
+
+
+def save_params(path: Path, params: Params) -> None:
+  """Parameters by part, as one file of arrays."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_suffix(".part.npz")
+  np.savez(part, **{k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()})
+  part.replace(path)
+
+
+def load_params(path: Path) -> Params:
+  with np.load(path) as arrays:
+    return unflatten_dict({name: arrays[name] for name in arrays.files}, sep="/")
 
 
 def _read(archive: Path) -> dict[str, bytes]:

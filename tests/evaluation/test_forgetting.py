@@ -24,7 +24,7 @@ from benchmarks.forgetting_efficacy import (
   rate,
   score,
 )
-from benchmarks.forgetting_methods import METHOD_OF, load_params, save_params
+from benchmarks.forgetting_methods import METHOD_OF
 from benchmarks.forgetting_recovery import ATTACKS, prompt_groups, steps_to
 from benchmarks.forgetting_world import (
   COUNTS,
@@ -40,6 +40,7 @@ from benchmarks.forgetting_world import (
 )
 from benchmarks.personalisation_bench import SHOWN
 from benchmarks.personalisation_world import SIZE, Cell, save_cell
+from benchmarks.recorded import load_params, save_params
 from t2i_jax.data.scenes import planted
 from t2i_jax.data.scenes.facts import Spec
 from t2i_jax.data.scenes.heldout import heldout_pair
