@@ -25,13 +25,13 @@ from benchmarks import (
   editing_prompts,
   editing_strokes,
 )
-from benchmarks.editing_bench import BATCH, Bench, agree
+from benchmarks.editing_bench import BATCH, Bench
 from benchmarks.editing_images import EDITORS
 from benchmarks.few_step import finished
 from benchmarks.pages import run_of, write
 from benchmarks.personalisation_jobs import each_by_itself, names_of
 from benchmarks.quickstart import t2i
-from benchmarks.recorded import record, restore
+from benchmarks.recorded import agree, record, restore
 
 PAGE, RECORD = "editing.md", "editing.tar.xz"
 STEPS = 20  # of config.sampling

@@ -1,7 +1,5 @@
 """What the parts of benchmarks.editing share: the base, its compiled editors, drawings as read."""
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -204,14 +202,3 @@ def kept(path: Path) -> Cell | None:
 def rates(verdicts: Sequence[DoneKept]) -> list[str]:
   """Cells of a table: done, kept, both."""
   return [cell(Rate.of(map(of, verdicts))) for of in MEASURES.values()]
-
-
-def agree(runs: Path, settings: dict[str, Any]) -> None:
-  """Exits where a folder has drawings of other settings, so that none are mixed."""
-  runs.mkdir(parents=True, exist_ok=True)
-  path = runs / "settings.json"
-  text = json.dumps(settings, indent=1) + "\n"
-  if not path.is_file():
-    path.write_text(text)
-  elif path.read_text() != text:
-    sys.exit(f"{path} has other settings than these: {settings}. Use another --runs.")

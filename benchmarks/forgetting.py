@@ -23,7 +23,6 @@ from benchmarks import forgetting_efficacy as efficacy
 from benchmarks import forgetting_memorisation as memorisation
 from benchmarks import forgetting_prefixes as prefixes
 from benchmarks import forgetting_recovery as recovery
-from benchmarks.editing_bench import agree
 from benchmarks.few_step import finished
 from benchmarks.forgetting_efficacy import ATTACKED
 from benchmarks.forgetting_guard import Guarding
@@ -33,7 +32,7 @@ from benchmarks.forgetting_world import DEVELOPMENT, REPORTED, WITHOUT
 from benchmarks.personalisation import build_planted, train_planted
 from benchmarks.personalisation_bench import SAMPLING, Base
 from benchmarks.personalisation_jobs import add_run_flags, each_by_itself, names_of
-from benchmarks.recorded import restore
+from benchmarks.recorded import agree, restore
 from t2i_jax.inference import open_model
 from t2i_jax.models.params import Params
 

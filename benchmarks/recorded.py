@@ -43,6 +43,17 @@ def restore(runs: Path, archive: Path) -> None:
       file.write_bytes(content)
 
 
+def agree(runs: Path, settings: dict[str, Any]) -> None:
+  """Exits where a folder has drawings of other settings, so that none are mixed."""
+  runs.mkdir(parents=True, exist_ok=True)
+  path = runs / "settings.json"
+  text = json.dumps(settings, indent=1) + "\n"
+  if not path.is_file():
+    path.write_text(text)
+  elif path.read_text() != text:
+    sys.exit(f"{path} has other settings than these: {settings}. Use another --runs.")
+
+
 def check_base(runs: Path, params: dict[str, Any]) -> None:
   """Exits where RUNS has drawings of a base with other weights, as a base has that was trained on
   another kind of processor; where it has none, it is that of `params` from then on."""

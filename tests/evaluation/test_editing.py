@@ -9,8 +9,9 @@ import pytest
 from benchmarks import editing, editing_attention, editing_frames, editing_images, editing_strokes
 from benchmarks import personalisation_imagic as imagic
 from benchmarks.editing_attention import Box, iou, of_pixels, points_inside
-from benchmarks.editing_bench import DIFFERENCE, agree, difference, tasks_of
+from benchmarks.editing_bench import DIFFERENCE, difference, tasks_of
 from benchmarks.personalisation_world import SIZE
+from benchmarks.recorded import agree
 from t2i_jax.data.scenes.planted import draw
 from t2i_jax.evaluation.done_kept import DoneKept
 from t2i_jax.evaluation.planted_reader import read_all
