@@ -31,6 +31,7 @@ from benchmarks.emoji_artist_runs import (
   BASE_STEPS,
   DRAWN,
   ERASED,
+  FORGET_RATE,
   FORGOTTEN,
   METHODS,
   NEIGHBOUR,
@@ -74,12 +75,12 @@ saw all colours of the artist, counts it as the style; an eye would not. LoRA re
 in the Twemoji style, too, and there the classifier still answers Twemoji. No row draws an object
 that can be recognised.
 
-Forgetting Twemoji fails at the verb's own settings. Without a style this base draws Twemoji in
-three of four, so the anchor for styles demands little. By keys and values nothing changes, with
-OpenMoji as the anchor neither: in 100 steps at 2e-4 the term of ablation does not fall. By all
-weights it falls, Twemoji stays in nearly all drawings, and OpenMoji is lost in half of its own:
-worse than no change. Ten times the rate does not help: OpenMoji suffers, Twemoji stays. Few
-steps of a base that draws no objects may be why; a longer one was not tried."""
+Forgetting Twemoji fails at 2e-4. Without a style this base draws Twemoji in three of four, so the
+anchor for styles demands little. By keys and values nothing changes, with OpenMoji as the anchor
+neither: in 100 steps the term of ablation does not fall. By all weights it falls, Twemoji stays in
+nearly all drawings, and OpenMoji is lost in half of its own: worse than no change. Ten times the
+rate does not help: OpenMoji suffers, Twemoji stays. Few steps of a base that draws no objects may
+be why; a longer one was not tried."""
 
 MIT = """\
 Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
@@ -235,11 +236,11 @@ def forgotten_section(world: World, answers: Answers) -> str:
   return "\n".join([
     f"## {FORGOTTEN} forgotten",
     "",
-    f"`t2i forget --kind=style --concept=\"{FORGOTTEN} style\" --anchor= --regularisation=1`:",
-    f"concept ablation on 64 images that the base draws for {TEMPLATES} further concepts without a",
-    f"style. So \"{FORGOTTEN} style\" is to be drawn as no style, for which the base draws either",
-    "artist: the aim of the first column is the base's last one, not 0. In the last rows the",
-    f"anchor is \"{NEIGHBOUR} style\", and the aim the base's second one.",
+    f"`t2i forget --kind=style --concept=\"{FORGOTTEN} style\" --anchor= --regularisation=1",
+    f"--lr={FORGET_RATE:g}`: concept ablation on 64 images that the base draws for {TEMPLATES}",
+    f"further concepts without a style. So \"{FORGOTTEN} style\" is to be drawn as no style, for",
+    "which the base draws either artist: the aim of the first column is the base's last one, not",
+    f"0. In the last rows the anchor is \"{NEIGHBOUR} style\", and the aim the base's second one.",
     "",
     rates_table(world, answers, ["base", *ERASED], one),
     "",
@@ -270,9 +271,9 @@ def page(
     f"config has 1400: emoji of {SIDE} x {SIDE} pixels by name, by OpenMoji and Twemoji. It draws",
     "few objects ([emoji](emoji.md)), so styles alone are judged. The third artist,",
     f"{world.artist.info['name']}, is in none of its data.",
-    "The verbs [`t2i personalise`](adapt.md) and [`t2i forget`](forget.md) run at their own",
-    "settings, which were chosen on other models; one run each. Intervals are 95% Wilson intervals",
-    "over drawings; runs differ by more.",
+    "[`t2i personalise`](adapt.md) runs at its own settings, which were chosen on other models,",
+    "[`t2i forget`](forget.md) at the rates below; one run each. Intervals are 95% Wilson",
+    "intervals over drawings; runs differ by more.",
     "",
     FOUND,
     "",

@@ -51,8 +51,11 @@ def taught(name: str) -> tuple[str, ...]:
   return ("personalise", f"--method={name}")
 
 
-def forgets(what: str, anchor: str = "", *more: str) -> tuple[str, ...]:
-  return ("forget", f"--what={what}", f"--anchor={anchor}", "--regularisation=1", *more)
+FORGET_RATE = 2e-4
+
+
+def forgets(what: str, anchor: str = "", rate: float = FORGET_RATE) -> tuple[str, ...]:
+  return ("forget", f"--what={what}", f"--anchor={anchor}", "--regularisation=1", f"--lr={rate:g}")
 
 
 ENHANCED = 0.5  # strength of the word in DomainGallery's guidance
@@ -70,7 +73,7 @@ ERASED = {
   ),
   "forgot_fast": Method(
     "the same, ten times the learning rate",
-    forgets("kv", f"{NEIGHBOUR} style", "--lr=2e-3"),
+    forgets("kv", f"{NEIGHBOUR} style", 10 * FORGET_RATE),
   ),
 }
 METHODS = {"base": Method("base, untouched"), **PERSONALISED, **ERASED}

@@ -46,6 +46,10 @@ from t2i_jax.training.setup import set_up
 ANCHORS, CONCEPTS, SHEET = "anchors", "concepts", "forgotten.png"
 METHODS = ("ablation", "noise", "esd", "uce", "maximise")
 FREE = ("esd", "maximise")  # that need no anchor
+HELD = ("noise", "esd")  # of which the target does not move with the weights
+# Of all weights of a work directory, chosen on the planted world (docs/forgetting.md): where
+# something holds what is drawn for the anchor, and where nothing does.
+HELD_RATE, FREE_RATE = 3e-4, 5e-5
 # What is trained -> the config.
 CONFIGS = {
   "kv": "ablation",
@@ -217,6 +221,9 @@ def config_of(base: Base, method: str, how: How, to: Path) -> ConfigDict:
     given["data.train_split"] = PAIR[0]
   config = load_config(f"configs/{name}.py:{base.where}", {**given, **how.overrides})
   config.name = config.name.replace(name, f"{method}_{how.what}", 1)
+  if how.what == "all" and config.parts.backbone.start.startswith("run:"):
+    rate = HELD_RATE if how.regularisation or method in HELD else FREE_RATE
+    config.train.update({k: rate for k in ("lr", "vector_lr") if f"train.{k}" not in how.overrides})
   if how.what == "kv" and config.parts.backbone.train == "all":
     raise ConfigError(
       f"--what=kv: model.kind = {config.model.kind!r} has no keys and values of text. Use "

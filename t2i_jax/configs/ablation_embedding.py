@@ -26,5 +26,5 @@ def get_config(variant: str = "") -> ConfigDict:
   choice = "embeddings(of='{}', texts=('a red circle',), beside=('a circle',))"
   add_adapters(c, variant, {f"embeddings_{name}": choice.format(name) for name in encoders})
   sections.forgetting(c)
-  c.train.update(lr=1e-2, vector_lr=1e-2)
+  c.train.update(lr=3e-2, vector_lr=3e-2)
   return c

@@ -22,5 +22,5 @@ def get_config(variant: str = "") -> ConfigDict:
   c = parent.get_config(variant)
   c.name = c.name.replace("lora", "ablation_lora", 1)
   sections.forgetting(c)
-  c.train.update(lr=1e-3, vector_lr=1e-3)
+  c.train.update(lr=7e-4, vector_lr=7e-4)
   return c

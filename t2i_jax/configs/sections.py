@@ -121,7 +121,8 @@ def subject(c: ConfigDict) -> None:
 def forgetting(c: ConfigDict) -> None:
   """What a model forgets a concept with: pairs of the prompts of the anchor and of the concept.
 
-  A published model has the published batch and rate [2303.13516, its code]; others need more.
+  A published model has the published batch and rate [2303.13516, its code]; others the rate that
+  was chosen on the planted world (docs/forgetting.md).
   """
   subject(c)
   c.data.train_split = "anchor+target"
@@ -129,7 +130,7 @@ def forgetting(c: ConfigDict) -> None:
   c.train.caption_dropout = dict.fromkeys(c.text.towers, 0.0)
   c.process.t_sampling = ()
   own = c.parts.backbone.start.startswith("run:")
-  lr = 2e-4 if own else 1.6e-5
+  lr = 1e-3 if own else 1.6e-5
   c.train.update(steps=100, batch=16, **adamw(lr, "constant"))
   c.train.ema = 0.0
 
