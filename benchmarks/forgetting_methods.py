@@ -70,9 +70,13 @@ class Method(NamedTuple):
 _ABLATION = "ablation"
 METHOD_OF: dict[str, Method] = {
   "ablation_kv": Method("ablation, keys and values", _ABLATION, "kv", KV_RATES),
-  "ablation_kv_reg": Method("the same, regularised", _ABLATION, "kv", KV_RATES, 1.0),
+  "ablation_kv_reg": Method(
+    "ablation, keys and values, regularised", _ABLATION, "kv", KV_RATES, 1.0
+  ),
   "ablation_all": Method("ablation, all weights", _ABLATION, "all", FULL_RATES),
-  "ablation_all_reg": Method("the same, regularised", _ABLATION, "all", HIGHER_RATES, 1.0),
+  "ablation_all_reg": Method(
+    "ablation, all weights, regularised", _ABLATION, "all", HIGHER_RATES, 1.0
+  ),
   "ablation_lora": Method("ablation, adapters", _ABLATION, "lora", LORA_RATES),
   "ablation_row": Method("ablation, embedding", _ABLATION, "embedding", ROW_RATES),
   "noise": Method("noise, all weights", "noise", "all", HIGHER_RATES),

@@ -23,46 +23,59 @@ from benchmarks.forgetting_tables import (
   settings_table,
   steps_table,
 )
-from benchmarks.forgetting_world import DEVELOPMENT, KINDS, REPORTED
+from benchmarks.forgetting_world import DEVELOPMENT, IN_TWIN, KINDS, REPORTED
 from benchmarks.pages import run_of, write
-from benchmarks.personalisation_world import shown
+from benchmarks.personalisation_world import SIZE, shown
 from benchmarks.recorded import record
 from t2i_jax.data.sheet import grid
 
 PAGE, SHEET, RECORD = "forgetting.md", "forgetting.png", "forgetting.tar.xz"
 CURVES = "forgetting.svg"
 ASCENT = "instance"  # the kind whose development concept shows what maximising the loss does
+IN_ROW = 3  # drawings of a concept in the sheet
 DRAWN = ("efficacy", "recovery", "prefixes", "memorisation", "guard")  # folders of what was drawn
 
 
-def files_of_sheet(runs: Path) -> list[list[Path]]:
-  """A row a method, of which all was drawn: files of the first concept of each kind."""
-  rows = []
+def files_of_sheet(runs: Path) -> dict[str, list[Path | None]]:
+  """By method, of which all was drawn: files of the first concept of each kind; None where it has
+  none of a kind."""
+  found = {}
   for name in NAMES:
-    files = [path_of(runs / "efficacy", name, REPORTED[k][0], 0).with_suffix(".png") for k in KINDS]
-    if all(file.is_file() for file in files):
-      rows.append(files)
-  return rows
+    files = [
+      None if name == "twin" and kind in IN_TWIN
+      else path_of(runs / "efficacy", name, REPORTED[kind][0], 0).with_suffix(".png")
+      for kind in KINDS
+    ]  # fmt: skip
+    if all(file is None or file.is_file() for file in files):
+      found[name] = files
+  return found
 
 
 def sheet(runs: Path) -> list[list[np.ndarray]]:
   """A row a method: drawings of the first concept of each kind."""
   # The first drawings of a cell are of its target; four of each group are kept.
-  return [[image for file in files for image in shown(file)[:3]] for files in files_of_sheet(runs)]
+  blank = [np.full((SIZE, SIZE, 3), 255, np.uint8)] * IN_ROW
+  return [
+    [image for file in files for image in (shown(file)[:IN_ROW] if file else blank)]
+    for files in files_of_sheet(runs).values()
+  ]
 
 
 def write_page(runs: Path, to: Path, command: str, configs: Sequence[Path]) -> None:
   """The page, its sheet and its charts.   configs: of the base and of the twin"""
   to.mkdir(parents=True, exist_ok=True)
   if rows := sheet(runs):
-    grid(rows, 2, block=3).save(to / SHEET)
+    grid(rows, 2, block=IN_ROW).save(to / SHEET)
   for name, text in ((CURVES, recovery_chart(runs)), (CHART, dose_chart(runs))):
     if text:
       (to / name).write_text(text, encoding="utf-8")
   line = run_of(command, *(path for path in configs if path.is_file()))
   write(to / PAGE, page(runs, command), line)
   cells = [path for part in DRAWN for path in (runs / part).rglob("*.json")]
-  cells += [*runs.glob("*.json"), *(file for files in files_of_sheet(runs) for file in files)]
+  cells += [
+    *runs.glob("*.json"),
+    *(f for files in files_of_sheet(runs).values() for f in files if f),
+  ]
   record(runs, cells, to / RECORD)
   print(to / PAGE)
 
@@ -96,15 +109,15 @@ def erasure(results: Results, runs: Path) -> list[str]:
   lines = [
     "## Erasure",
     "",
-    f"Drawings of a run: {counts_text()}. *Concept drawn*: it is in the image, where its prompt",
-    "names it, and where other sentences do that no method is trained on. *Anchor in its place*:",
-    "the image is what the anchor's prompt asks for, without the concept. Neighbours and own",
-    "prompts are right where all of the prompt is, own prompts beside the base's of the same",
-    "noise, with Newcombe's paired interval and McNemar's exact p. *Distance*: the total",
-    "variation of what is drawn for the concept from what the base draws for the anchor, of",
-    "identities and of places in a grid of 3 x 3; of other noise, it is that of the anchor's",
-    "drawings themselves: how far two samples of one model are. Renaming replaces the concept by",
-    "the anchor in prompts, and is of the base's weights.",
+    f"Drawings of a run: {counts_text()}; one run of each of two concepts.",
+    "*Concept drawn*: it is in the image, where its prompt names it, and where other sentences do",
+    "that no method is trained on. *Anchor in its place*: the image is what the anchor's prompt",
+    "asks for, without the concept. Neighbours and own prompts are right where all of the prompt",
+    "is, own prompts beside the base's of the same noise, with Newcombe's paired interval and",
+    "McNemar's exact p. *Distance*: the total variation of what is drawn for the concept from what",
+    "the base draws for the anchor, of identities and of places in a grid of 3 x 3; of other noise,",
+    "it is that of the anchor's drawings themselves: how far two samples of one model are. Renaming",
+    "replaces the concept by the anchor in prompts, and is of the base's weights.",
     "",
   ]
   notes = {
@@ -124,13 +137,13 @@ def erasure(results: Results, runs: Path) -> list[str]:
       efficacy_table(results, kind),
       "",
     ]
-  if sheet(runs):
-    names = [NAMES[name] for name in NAMES if results.of(name, KINDS[0])]
+  if of_sheet := files_of_sheet(runs):
+    names = [NAMES[name] for name in of_sheet]
     lines += [
       f"![Drawings of a concept of each kind, a row a method]({SHEET})",
       "",
-      f"Three drawings each of {'; '.join(REPORTED[k][0].concept for k in KINDS)}, the same noise",
-      f"in every row: {'; '.join(names)}.",
+      f"{IN_ROW} drawings each of {'; '.join(REPORTED[k][0].concept for k in KINDS)}, the same",
+      f"noise in every row: {'; '.join(names)}.",
       "",
     ]
   return [

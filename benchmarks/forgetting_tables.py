@@ -1,6 +1,7 @@
 """The tables and charts of docs/forgetting.md on erasure and recovery, from what was read."""
 
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -51,12 +52,15 @@ def efficacy_table(results: Results, kind: str) -> str:
       percent(rate(ones, lambda one: one.valid())),
       *(percent(rate(ones, lambda one, g=g: one.right(g))) for g in ("anchor", "near", "far")),
       drift,
-      f"{results.distance(ones, looks_in, group):.2f}",
-      f"{results.distance(ones, places_in, group):.2f}",
+      *(apart(results.distance(ones, of, group)) for of in (looks_in, places_in)),
     ])  # fmt: skip
   head = ["", "concept drawn", "in other words", "anchor in its place", "anchor right"]
   head += ["near neighbours right", "far neighbours right", "own prompts right: change, points"]
   return table([*head, "identities: distance", "places: distance"], rows)
+
+
+def apart(distance: float) -> str:
+  return "nothing drawn" if isnan(distance) else f"{distance:.2f}"
 
 
 def settings_table(results: Results) -> str:
