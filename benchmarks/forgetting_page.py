@@ -115,9 +115,9 @@ def erasure(results: Results, runs: Path) -> list[str]:
     "asks for, without the concept. Neighbours and own prompts are right where all of the prompt",
     "is, own prompts beside the base's of the same noise, with Newcombe's paired interval and",
     "McNemar's exact p. *Distance*: the total variation of what is drawn for the concept from what",
-    "the base draws for the anchor, of identities and of places in a grid of 3 x 3; of other noise,",
-    "it is that of the anchor's drawings themselves: how far two samples of one model are. Renaming",
-    "replaces the concept by the anchor in prompts, and is of the base's weights.",
+    "the base draws for the anchor, of identities and of places in a grid of 3 x 3; of other",
+    "noise, it is that of the anchor's drawings themselves: how far two samples of one model are.",
+    "Renaming replaces the concept by the anchor in prompts, and is of the base's weights.",
     "",
   ]
   notes = {
