@@ -69,7 +69,7 @@ class Scale(NamedTuple):
     return self.inversion if attack.inverts else self.tuning
 
 
-FULL = Scale(20, 20, (25, 50, 100, 200), (5, 10, 20, 40, 80))
+FULL = Scale(20, 20, (25, 50, 100, 200), (5, 10, 20, 40, 80, 160))
 TINY = Scale(4, 4, (25,), (5, 10))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.few_step import cell as percent
 from benchmarks.forgetting_efficacy import (
@@ -113,24 +113,37 @@ def steps_table(runs: Path) -> str:
   return table(["", *(attack.title for attack in ATTACKS.values())], rows)
 
 
-def _reached(runs: Path, attack: str, model: str) -> tuple[float | None, int] | None:
-  """Steps to 80%, and the steps that were made; None where the attack was not run."""
+class Reached(NamedTuple):
+  """Steps to 80%, None where they do not suffice; the last that was drawn, and its success."""
+
+  steps: float | None
+  last: int
+  success: float
+
+  def __str__(self) -> str:
+    if self.steps is not None:
+      return f"{self.steps:.0f}"
+    return f"> {self.last}, {100 * self.success:.0f}%"
+
+
+def _reached(runs: Path, attack: str, model: str) -> Reached | None:
+  """None where the attack was not run."""
   found = curve(runs, attack, model)
-  return (steps_to({s: r.rate for s, r in found.items()}), max(found)) if found else None
+  if not found:
+    return None
+  last = max(found)
+  return Reached(steps_to({s: r.rate for s, r in found.items()}), last, found[last].rate)
 
 
-def ratio(found: tuple[float | None, int], twin: tuple[float | None, int] | None) -> str:
-  """ "40; 0.5 of the twin's", with bounds where a curve does not reach 80%."""
-  steps, last = found
-  text = f"{steps:.0f}" if steps is not None else f"> {last}"
+def ratio(found: Reached, twin: Reached | None) -> str:
+  """ "40; 0.50", steps and their share of the twin's, with bounds where 80% is not reached."""
   if twin is None:
-    return text
-  of, most = twin
-  if of is not None and steps is not None:
-    return f"{text}; {steps / of:.2f}" if of else text
-  if steps is not None:
-    return f"{text}; < {steps / most:.2f}"
-  return f"{text}; > {last / of:.2f}" if of else text
+    return str(found)
+  if twin.steps is not None and found.steps is not None:
+    return f"{found}; {found.steps / twin.steps:.2f}" if twin.steps else str(found)
+  if found.steps is not None:
+    return f"{found}; < {found.steps / twin.last:.2f}"
+  return f"{found}; > {found.last / twin.steps:.2f}" if twin.steps else str(found)
 
 
 def recovery_chart(runs: Path) -> str:

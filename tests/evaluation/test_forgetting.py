@@ -143,10 +143,11 @@ def test_what_is_always_right_has_the_concept_and_what_is_erased_has_its_anchor(
 def test_steps_to_a_rate_are_linear_between_those_that_were_drawn():
   assert steps_to({0: 0.0, 10: 0.4, 20: 1.0}) == pytest.approx(10 + 10 * 0.4 / 0.6)
   assert steps_to({0: 0.9, 10: 0.1}) == 0 and steps_to({0: 0.0, 10: 0.79}) is None
-  assert tables.ratio((20.0, 160), (40.0, 160)) == "20; 0.50"
-  assert tables.ratio((20.0, 160), (None, 160)) == "20; < 0.12"
-  assert tables.ratio((None, 160), (40.0, 160)) == "> 160; > 4.00"
-  assert tables.ratio((None, 160), None) == "> 160"
+  never = tables.Reached(None, 160, 0.25)
+  soon, later = (tables.Reached(steps, 160, 0.9) for steps in (20.0, 40.0))
+  assert tables.ratio(soon, later) == "20; 0.50" and tables.ratio(soon, never) == "20; < 0.12"
+  assert tables.ratio(never, later) == "> 160, 25%; > 4.00"
+  assert tables.ratio(never, never) == tables.ratio(never, None) == "> 160, 25%"
 
 
 def test_precise_controls_differ_by_a_pixel_and_have_no_caption_of_a_record():
