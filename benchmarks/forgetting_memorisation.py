@@ -47,7 +47,7 @@ JITTER = 1.0  # pixels by which the images of a precise caption differ in place,
 CAPTIONS = 4  # of either kind of control
 PER_CAPTION = 32  # images of a precise caption; a copied one has one
 OWN = 64  # of the base's own images, trained on beside
-RATE, ROWS, CHUNK = 3e-4, 4, 25  # of controls; rows of each kind
+RATE, ROWS, CHUNK = 1e-3, 4, 25  # of controls; rows of each kind
 TILE = 0.1
 WAYS = 8  # captions of an image, or images in whose place there is one
 # What copied images are trained with, in the place of one caption each.
@@ -68,7 +68,7 @@ class Scale(NamedTuple):
   steps: int
 
 
-FULL = Scale(20, SEEDS_OF_NORM, 200)
+FULL = Scale(20, SEEDS_OF_NORM, 600)
 TINY = Scale(4, 2, CHUNK)
 
 

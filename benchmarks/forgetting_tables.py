@@ -137,7 +137,7 @@ def _reached(runs: Path, attack: str, model: str) -> Reached | None:
 
 def ratio(found: Reached, twin: Reached | None) -> str:
   """ "40; 0.50", steps and their share of the twin's, with bounds where 80% is not reached."""
-  if twin is None:
+  if twin is None or found.steps == 0:
     return str(found)
   if twin.steps is not None and found.steps is not None:
     return f"{found}; {found.steps / twin.steps:.2f}" if twin.steps else str(found)

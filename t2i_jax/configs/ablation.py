@@ -11,7 +11,9 @@ Of a published model: 100 steps of 8 pairs at 1.6e-5, as the code has for styles
 for each image of 2 x 4). For memorised images it has all weights, 400 steps, and 5e-7 for each of
 2 x 2; it draws 1,000 images of 200 prompts.
 
-Result: not yet measured; of a tiny model: tests/adapt/test_forget.py.
+Result: of an individual of the planted world 3% is left by keys and values with regularisation 1,
+near neighbours right in 30% (before 88%); by all weights 0% and 12%; without regularisation all
+weights are lost in 100 steps: docs/forgetting.md.
 """
 
 from ml_collections import ConfigDict

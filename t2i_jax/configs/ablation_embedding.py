@@ -8,7 +8,8 @@ which draws the images of the anchor, builds the data and trains
 Trained are the embeddings of the tokens that the prompts of the concept have and those of the
 anchor have not, in every text encoder.
 
-Result: not yet measured; of a tiny model: tests/adapt/test_forget.py.
+Result: of an individual of the planted world 0% is left and its anchor drawn in 62%, as often as by
+a renamed prompt (70%); all else is as before, and so is its second name: docs/forgetting.md.
 """
 
 from ml_collections import ConfigDict

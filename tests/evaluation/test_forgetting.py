@@ -254,7 +254,7 @@ def test_the_page_of_all_cells_has_all_rows(cells, tmp_path):
   assert {p.suffix for p in to.iterdir()} == {".md", ".png", ".svg", ".xz"}
   assert text.count("](forgetting") == 3
   assert memories.dose(runs, "base")[1024].successes == len(copied)
-  assert "AUC" in pages.similarity_auc(runs)
+  assert "AUC" in memories.similarity_auc(runs)
   results = Results(runs / "efficacy")
   ones = results.of("ablation_kv", "instance")
   assert rate(ones, lambda one: one.valid()).rate == 1 and results.drift(ones).lost == 0
