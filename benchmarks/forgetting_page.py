@@ -54,9 +54,9 @@ In short, of the individual "grum circle" where nothing else is said:
 - *Maximising the loss*, bounded or not, is undone soonest: after 19 to 60 steps on one or four of
   the individual's images.
 - *A copied image* is drawn every time from 256 records on, in 1% of drawings with 64, with fewer
-  never. In training, with as many steps, eight captions in place of one halve the copies, false ones
-  for every second leave a fifth, one copy in place of eight a twentieth. At sampling only noise that
-  spoils all prompts helps.
+  never. In training, with as many steps, eight captions in place of one halve the copies, false
+  ones for every second leave a fifth, one copy in place of eight a twentieth. At sampling only
+  noise that spoils all prompts helps.
 - *A policy* refuses whatever names the individual and, by the text encoder, its second name;
   misspelt names pass, and one drawing in ten of these has it. A check by the encoder takes half the
   time of a drawing. Whoever has the weights has the individual.
@@ -117,14 +117,15 @@ def page(runs: Path, command: str) -> str:
     "",
     f"    {command}",
     "",
-    "The base is `configs/scenes_planted.py`, trained on [the planted world](planted.md). Its",
-    "twin is the same run on the same records without the individuals, artists and copied images",
-    "that are erased here: an erased model is right when nothing tells it from its twin. Methods",
-    "are those of `t2i forget` ([forget](forget.md)); a run begins at the base's averaged",
-    f"weights, and its own weights draw: {PAIRS} pairs of prompts a step, {PRIORS} images that",
-    "the base drew of an anchor. Drawings: euler, 10 steps, the base's guidance scale. The",
-    "reader of the planted world judges them; it is in no loss. Percentages have 95% Wilson",
-    "intervals over drawings; concepts and runs differ by more. What has not been run says so.",
+    "after `python -m benchmarks.personalisation --only=base`. The base is",
+    "`configs/scenes_planted.py`, trained on [the planted world](planted.md). Its twin is the same",
+    "run on the same records without the individuals, artists and copied images that are erased",
+    "here: an erased model is right when nothing tells it from its twin. Methods are those of",
+    "`t2i forget` ([forget](forget.md)); a run begins at the base's averaged weights, and its own",
+    f"weights draw: {PAIRS} pairs of prompts a step, {PRIORS} images that the base drew of an",
+    "anchor. Drawings: euler, 10 steps, the base's guidance scale. The reader of the planted world",
+    "judges them; it is in no loss. Percentages have 95% Wilson intervals over drawings; concepts",
+    "and runs differ by more. What has not been run says so.",
     "",
     *((FOUND, "") if results.base else ()),
     *erasure(results, runs),
@@ -138,15 +139,16 @@ def erasure(results: Results, runs: Path) -> list[str]:
   lines = [
     "## Erasure",
     "",
-    f"Drawings of a run: {counts_text()}; one run of each of two concepts.",
-    "*Concept drawn*: it is in the image, where its prompt names it, and where other sentences do",
-    "that no method is trained on. *Anchor in its place*: the image is what the anchor's prompt",
-    "asks for, without the concept. Neighbours and own prompts are right where all of the prompt",
-    "is, own prompts beside the base's of the same noise, with Newcombe's paired interval and",
-    "McNemar's exact p. *Distance*: the total variation of what is drawn for the concept from what",
-    "the base draws for the anchor, of identities and of places in a grid of 3 x 3; of other",
-    "noise, it is that of the anchor's drawings themselves: how far two samples of one model are.",
-    "Renaming replaces the concept by the anchor in prompts, and is of the base's weights.",
+    f"Drawings of a run: {counts_text()};",
+    "one run of each of two concepts. *Concept drawn*: it is in the image, where its prompt",
+    "names it, and where other sentences do that no method is trained on. *Anchor in its",
+    "place*: the image is what the anchor's prompt asks for, without the concept. Neighbours",
+    "and own prompts are right where all of the prompt is, own prompts beside the base's of the",
+    "same noise, with Newcombe's paired interval and McNemar's exact p. *Distance*: the total",
+    "variation of what is drawn for the concept from what the base draws for the anchor, of",
+    "identities and of places in a grid of 3 x 3; of other noise, it is that of the anchor's",
+    "drawings themselves: how far two samples of one model are. Renaming replaces the concept",
+    "by the anchor in prompts, and is of the base's weights.",
     "",
   ]
   notes = {
@@ -160,8 +162,8 @@ def erasure(results: Results, runs: Path) -> list[str]:
     lines += [
       f"### {kind.capitalize()}",
       "",
-      f"{concept_list(REPORTED[kind])}. {notes[kind]} Settings were chosen on",
-      f'"{dev.concept}".',
+      f"{concept_list(REPORTED[kind])}. {notes[kind]}",
+      f'Settings were chosen on "{dev.concept}".',
       "",
       efficacy_table(results, kind),
       "",

@@ -29,8 +29,8 @@ from t2i_jax.evaluation.chart import Series, line_chart, panels
 from t2i_jax.evaluation.stats import Rate
 
 NOT_RUN = "not run yet"
-CHARTED = ("base", "twin", "ablation_kv", "ablation_kv_reg", "ablation_all_reg", "ablation_row",
-           "noise", "esd", "clipped")  # fmt: skip
+CHARTED = ("base", "twin", "ablation_kv_reg", "ablation_all_reg", "ablation_row", "noise", "esd",
+           "clipped")  # fmt: skip
 PANELS = 2  # of charts, beside each other
 
 
