@@ -8,7 +8,7 @@ configs/ablation_lora.py, there is none. --method=ablation --frozen trains this 
 
 Of a published model: 200 steps at 5e-5, as its code has, and 8 rows in place of one.
 
-Result: by all weights 0% is left of an individual of the planted world, its near neighbours are right
+Result: by all weights 0% is left of an individual of the planted world, near neighbours are right
 in 22% (before 88%), own prompts lose 17 points: docs/forgetting.md.
 """
 

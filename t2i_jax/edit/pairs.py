@@ -198,7 +198,7 @@ class Pairs:
 
   def _conditioned(self, part: Given, threshold: float) -> Given:
     """With the encoders' outputs, images as latents, and what is traced."""
-    own, vae = only(self.params, self.system.text), only(self.params, VAE)
+    own, vae = only(self.params, self.system.encoding), only(self.params, VAE)
     of = lambda text: self._encode(own, text)
     return part._replace(
       source=of(part.source),

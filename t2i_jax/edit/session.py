@@ -115,7 +115,7 @@ class Session:
 
   def encoded(self, texts: Sequence[str]) -> Conditioning:
     """The conditions of texts, one row each, on this host."""
-    own, n = only(self.model.params, self.system.text), len(texts)
+    own, n = only(self.model.params, self.system.encoding), len(texts)
     tokens = {name: one.encode(list(texts)) for name, one in self.system.text.items()}
     with jax.set_mesh(self.model.mesh):
       (part,) = Batches(self.model.mesh, n)(tokens)
@@ -155,7 +155,7 @@ class Session:
     source, target, null = map(tokens, (prompts, targets, [self.c.negative] * n))
     strengths = np.full(n, strength, np.float32)
     given = Given(source, target, null, images, np.asarray(seeds, np.uint32), strengths)
-    own, vae, found = only(params, system.text), only(params, VAE), []
+    own, vae, found = only(params, system.encoding), only(params, VAE), []
     with jax.set_mesh(mesh):
       for part in Batches(mesh, min(n, self.c.batch))(given):
         part = part._replace(

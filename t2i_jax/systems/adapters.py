@@ -9,7 +9,7 @@ it has, "embeddings(of='text', texts=('a grum circle',), beside=('a circle',))".
 where a network is built with its weights (System.module), and `merged` into these for inference.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Protocol
@@ -255,6 +255,11 @@ def bound(
     if one.of == part and name in params:
       return one.bind(params[name], params[part])
   return params.get(part, {}), None
+
+
+def adapted(system: Any, names: Collection[str]) -> tuple[str, ...]:
+  """Parts, and the adapters of each."""
+  return (*names, *(name for name, one in system.adapters.items() if one.of in names))
 
 
 def in_training(system: Any, masks: Masks) -> Any:

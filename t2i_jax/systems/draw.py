@@ -176,7 +176,7 @@ class Drawing:
     plan = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.plan)
     with jax.set_mesh(self.mesh):
       return {
-        "encoders": self._encode.lower(only(params, self.system.text), tokens),
+        "encoders": self._encode.lower(only(params, self.system.encoding), tokens),
         "sampler": self._from_noise.lower(only(params, self.system.sampled), plan, *given),
         "decoder": self._decode.lower(only(params, VAE), x0, None),
       }
@@ -292,7 +292,7 @@ class Drawing:
   def _conditioned(self, params: Params | InTurn, part: Inputs) -> tuple[Inputs, Origin | None]:
     """The inputs with the encoders' outputs, the scales and other models' parameters; and the
     images that they start from as they were."""
-    own, (guide, weak), origin = only(params, self.system.text), self.guides, part.origin
+    own, (guide, weak), origin = only(params, self.system.encoding), self.guides, part.origin
     vae = only(params, VAE)
     told = () if self._beside else part.references
     seen = tuple(self._encode_image(vae, image) for image in told)

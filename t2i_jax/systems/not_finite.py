@@ -67,7 +67,7 @@ def _check_autoencoder(system: Any, params: Params | InTurn, way: Any, x: jax.Ar
 
 def _check_encoders(system: Any, params: Params | InTurn, text: Any) -> None:
   found = jax.jit(lambda own, text: _finite(system.towers(own, text)))(
-    only(params, system.text), text
+    only(params, system.encoding), text
   )
   for name, finite in found.items():
     if not finite:

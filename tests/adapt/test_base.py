@@ -11,7 +11,7 @@ from t2i_jax.config import load_config
 from t2i_jax.errors import ConfigError
 from t2i_jax.inference import open_model
 from t2i_jax.models.lora import Masks
-from t2i_jax.systems.adapters import in_training
+from t2i_jax.systems.adapters import in_training, merged
 from t2i_jax.systems.system import Draws
 from t2i_jax.training import train
 from t2i_jax.training.setup import set_up
@@ -83,6 +83,23 @@ def test_a_run_of_controlnets_is_no_base(base, easy_data, tmp_path):
   (tmp_path / "net/config.json").write_text(config.to_json())
   with pytest.raises(ConfigError, match=r"trains controlnet beside .*start from|that starts from"):
     config_of("lora", tmp_path / "net")
+
+
+@pytest.mark.parametrize("kind", ["lora", "ablation_embedding"])
+def test_what_is_drawn_in_training_has_the_adapters(base, easy_data, one_device, kind):
+  given = {"train__objective": "denoising", "data__train_split": "train"}
+  run = set_up(config_of(kind, base / "base", data__dir=str(easy_data), **given))
+  plain = open_model(base / "base")
+  own = run.system.init(jax.random.key(0))
+  params = plain.params | {name: own[name] for name in run.system.adapters}
+  for name in run.system.adapters:
+    params[name] = jax.tree.map(lambda x: x + 0.3, params[name])
+  texts = ["a red circle", "a blue square"]
+  drawn = run.tasks.draw(params, texts, range(2)).astype(int)
+  whole = plain.tasks.draw(merged(run.system, params), texts, range(2))
+  # Of 255 levels; low-rank products are added in another order.
+  assert np.abs(drawn - whole).max() <= 1
+  assert np.abs(drawn - plain.draw(texts, range(2))).max() > 1
 
 
 def test_dropout_is_of_training_alone(base, easy_data, one_device):
