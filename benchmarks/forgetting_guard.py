@@ -22,6 +22,7 @@ from benchmarks.few_step import cell as percent
 from benchmarks.forgetting_efficacy import ATTACKED
 from benchmarks.forgetting_memorisation import own_of
 from benchmarks.forgetting_recovery import prompt_groups, said, target_scenes
+from benchmarks.forgetting_tables import NOT_RUN
 from benchmarks.forgetting_world import alone, neighbours
 from benchmarks.pages import table
 from benchmarks.personalisation_bench import Base, Groups
@@ -148,14 +149,14 @@ class Guarding:
 
   def _checks(self, rule: guard.Rule) -> dict[str, Callable[[Any], bool]]:
     """Whether each check alone refuses a prompt, or an image."""
-    named = guard.Policy((rule._replace(paraphrase=None),))
+    policy = guard.Policy((rule,))
     hashes = rule._replace(listed=rule.listed._replace(features=np.zeros((0, 1), np.float32)))
     features = rule._replace(radius=-1)
     image = lambda rule, one: guard.check_image(guard.Policy((rule,)), one, "")
     return {
-      "words": partial(refuses, partial(guard.allowed, named)),
+      "words": partial(refuses, partial(guard.allowed, policy)),
       "paraphrase": partial(
-        refuses, lambda text: guard.check_paraphrases(guard.Policy((rule,)), [text], self.embed)
+        refuses, lambda text: guard.check_paraphrases(policy, [text], self.embed)
       ),
       "hash": partial(refuses, partial(image, hashes)),
       "features": partial(refuses, partial(image, features)),
@@ -217,7 +218,7 @@ def guarding(runs: Path) -> list[str]:
   folder = runs / "guard"
   lines = ["## A policy at the source", ""]
   if not (folder / "images.json").is_file():
-    return [*lines, "Not run yet.", ""]
+    return [*lines, NOT_RUN, ""]
   cell = load_cell(folder / "prompts.json")
   about = cell.about
   return [

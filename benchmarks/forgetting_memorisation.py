@@ -276,8 +276,8 @@ class Memorisation:
         images, captions = trained_images(name)
         ranges = [(0, OWN), (OWN, len(images) - OWN)]
         n = self.scale.drawings
-        groups = {captions_of(name, i)[0]: [code_scene(captions_of(name, i)[0])] * n
-                  for i in range(CAPTIONS)}  # fmt: skip
+        texts = [captions_of(name, i)[0] for i in range(CAPTIONS)]
+        groups = {text: [code_scene(text)] * n for text in texts}
         groups["own"] = unread(2 * n)
         self._cell(f"trained_{name}", self._trained(images, captions, ranges), groups)
 

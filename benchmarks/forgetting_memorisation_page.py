@@ -1,6 +1,7 @@
 """The section of docs/forgetting.md on memorisation, and its chart."""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,8 +22,8 @@ from benchmarks.forgetting_memorisation import (
 )
 from benchmarks.forgetting_tables import NOT_RUN
 from benchmarks.pages import table
-from benchmarks.personalisation_world import Cell, load_cell
-from t2i_jax.data.scenes.planted import EXPOSURES, copies
+from benchmarks.personalisation_world import load_cell
+from t2i_jax.data.scenes.planted import EXPOSURES, PlantedScene, copies
 from t2i_jax.evaluation.chart import Series, line_chart
 from t2i_jax.evaluation.memorisation import auc, found_at
 from t2i_jax.evaluation.planted_judge import judge_reading, same_layout
@@ -38,8 +39,6 @@ MITIGATIONS = {
   "word": 'a word added: "image"',
   **{f"noise{noise:g}": f"encodings with noise of {noise:g}" for noise in NOISE},
 }
-
-
 DETECTED = (
   "nearest training image is the copied one",
   "nearer than the threshold",
@@ -165,40 +164,36 @@ def _separated(positive: Any, negative: Any) -> list[str]:
 
 
 def mitigation_table(runs: Path) -> str:
-  rows = []
-  for name, title in MITIGATIONS.items():
-    path = runs / "memorisation" / f"mitigation_{name}.json"
-    if not path.is_file():
-      rows.append([title, NOT_RUN, ""])
-      continue
-    cell = load_cell(path)
-    numbers = [key for key in cell.readings if key.isdigit()]
-    copies_of = Rate.of(is_copy(seen, int(key)) for key in numbers for seen in cell.readings[key])
-    rows.append([title, percent(copies_of), percent(own_right(cell))])
-  return table(["", "copied", "the base's own prompts right"], rows)
+  of = {str(copy.number): copy.objects for copy in copies()}
+  return _copied_table(runs, "mitigation", MITIGATIONS, lambda _: of, own_of)
 
 
 def trained_table(runs: Path) -> str:
+  of = lambda name: {captions_of(name, i)[0]: o for i, o in enumerate(copied_layouts())}
+  return _copied_table(runs, "trained", TRAINED, of, unread)
+
+
+def _copied_table(
+  runs: Path,
+  cells: str,
+  titles: Mapping[str, str],
+  layouts: Callable[[str], Mapping[str, Any]],
+  own: Callable[[int], Sequence[PlantedScene]],
+) -> str:
+  """layouts: name -> objects of copied images, by group of a cell;   own: count -> scenes"""
   rows = []
-  for name, title in TRAINED.items():
-    path = runs / "memorisation" / f"trained_{name}.json"
+  for name, title in titles.items():
+    path = runs / "memorisation" / f"{cells}_{name}.json"
     if not path.is_file():
       rows.append([title, NOT_RUN, ""])
       continue
-    seen = load_cell(path).readings
-    own = unread(len(seen["own"]))
-    right = Rate.of(judge_reading(*pair).correct for pair in zip(seen["own"], own, strict=True))
-    copied = Rate.of(
-      same_layout(one.objects, layout)
-      for i, layout in enumerate(copied_layouts()) for one in seen[captions_of(name, i)[0]]
-    )  # fmt: skip
+    groups = load_cell(path).readings
+    plain, of = groups.pop("own"), layouts(name)
+    copied = Rate.of(same_layout(s.objects, of[key]) for key in groups for s in groups[key])
+    pairs = zip(plain, own(len(plain)), strict=True)
+    right = Rate.of(judge_reading(*pair).correct for pair in pairs)
     rows.append([title, percent(copied), percent(right)])
   return table(["", "copied", "the base's own prompts right"], rows)
-
-
-def own_right(cell: Cell) -> Rate:
-  seen = cell.readings["own"]
-  return Rate.of(judge_reading(*pair).correct for pair in zip(seen, own_of(len(seen)), strict=True))
 
 
 def memorisation(runs: Path) -> list[str]:

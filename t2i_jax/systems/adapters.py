@@ -257,7 +257,7 @@ def bound(
   return params.get(part, {}), None
 
 
-def adapted(system: Any, names: Collection[str]) -> tuple[str, ...]:
+def with_adapters(system: Any, names: Collection[str]) -> tuple[str, ...]:
   """Parts, and the adapters of each."""
   return (*names, *(name for name, one in system.adapters.items() if one.of in names))
 

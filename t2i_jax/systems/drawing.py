@@ -28,7 +28,7 @@ from t2i_jax.process.losses import Penalty
 from t2i_jax.process.weightings import Weighting
 from t2i_jax.ranges import Weight
 from t2i_jax.systems.ablation import Ablation, Esd, Maximise
-from t2i_jax.systems.adapters import adapted
+from t2i_jax.systems.adapters import with_adapters
 from t2i_jax.systems.beside import IMAGE, check_trained, kind_of, reads_images, with_image
 from t2i_jax.systems.comfusion import ComFusion
 from t2i_jax.systems.conditions import CONDITIONS, Condition
@@ -109,12 +109,12 @@ class DrawingSystem(System):
   @property
   def sampled(self) -> tuple[str, ...]:
     """The parts that a sampler calls, with their adapters."""
-    return adapted(self, ("backbone", *self.controlnets))
+    return with_adapters(self, ("backbone", *self.controlnets))
 
   @property
   def encoding(self) -> tuple[str, ...]:
     """The text encoders, with their adapters."""
-    return adapted(self, tuple(self.text))
+    return with_adapters(self, tuple(self.text))
 
   @property
   def two_times(self) -> bool:
